@@ -1,0 +1,1 @@
+"""The generative side of p-diff: knows parameter vectors, never images."""

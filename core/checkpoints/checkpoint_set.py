@@ -1,0 +1,116 @@
+"""The K checkpoints and the frozen network around them, as one file.
+
+K checkpoints · D numbers in one flattened subset.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.checkpoints.subset import ParameterSubset
+from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.errors import UserError
+from core.runtime.settings import describe, differences
+
+KIND = "checkpoints"
+NETWORK_PREFIX = "network/"
+
+
+def check_k(k: int) -> None:
+    """Raises `UserError` for fewer than 2 checkpoints."""
+    if k < 2:
+        raise UserError(f"task.param.k={k}: a distribution needs at least 2 checkpoints; give 2 or more")
+
+
+@dataclass(frozen=True)
+class CheckpointSet:
+    """K trained vectors, with everything that is needed to put one back and score it.
+
+    A vector put into `network` reaches exactly its recorded accuracy on the split `provenance["accuracy_split"]`.
+    """
+
+    vectors_KD: Tensor
+    accuracy_K: Tensor  # in [0, 1]
+    subset: ParameterSubset
+    network: Mapping[str, Tensor]  # whole state dict of the classifier; its subset entries are the trained starting point
+    settings: Mapping[str, Any]  # what determined the file: data, model, training, seed
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # where they come from: seconds, split, versions, commit
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        where = self.path or "the checkpoints"
+        if self.vectors_KD.dim() != 2 or self.vectors_KD.shape[1] != self.subset.num_params:
+            raise UserError(f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of {self.subset.num_params} numbers; collect again")
+        if self.accuracy_K.shape != (len(self),):
+            raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
+        finite_KD = torch.isfinite(self.vectors_KD)
+        if not finite_KD.all():
+            row, column = (~finite_KD).nonzero()[0].tolist()
+            value = self.vectors_KD[row, column].item()
+            raise UserError(f"{where}: checkpoint {row} holds {value} in {self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate")
+
+    def __len__(self) -> int:
+        return len(self.vectors_KD)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies vectors, subset and network; a generator remembers the set it was trained on by this."""
+        digest = hashlib.sha256(repr(self.subset).encode())
+        for tensor in (self.vectors_KD, *(self.network[name] for name in sorted(self.network))):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def first(self, k: int) -> "CheckpointSet":
+        """The first `k` checkpoints.
+
+        Raises:
+            UserError: fewer than 2 asked for, or more than there are.
+        """
+        check_k(k)
+        if k > len(self):
+            raise UserError(f"task.param.k={k} checkpoints asked for, but {self.path} holds {len(self)}; give task.param.k={len(self)} or collect more")
+        return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
+
+    def require(self, settings: Mapping[str, Any]) -> None:
+        """Check that the set was made with these settings.
+
+        Raises:
+            UserError: it was not; what differs is named.
+        """
+        if differing := differences(self.settings, settings):
+            raise UserError(
+                f"{self.path} was made with other settings ({describe(differing)}); give the same ones, or task.param.path= of another file, or delete it"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the set, whole or not at all."""
+        tensors = {"vectors": self.vectors_KD, "accuracy": self.accuracy_K}
+        tensors |= {NETWORK_PREFIX + name: tensor for name, tensor in self.network.items()}
+        metadata = {"subset": self.subset.to_metadata(), "settings": self.settings, "provenance": self.provenance}
+        save_artifact(path, KIND, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> "CheckpointSet":
+        """Read and check a checkpoints file.
+
+        Raises:
+            UserError: missing, damaged, foreign, or holding something that is not a finite number.
+        """
+        tensors, metadata = load_artifact(path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are")
+        if missing := {"vectors", "accuracy"} - tensors.keys():
+            raise UserError(f"{path} lacks {sorted(missing)}; collect again")
+        network = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(NETWORK_PREFIX)}
+        return cls(
+            vectors_KD=tensors["vectors"],
+            accuracy_K=tensors["accuracy"],
+            subset=ParameterSubset.from_metadata(metadata["subset"]),
+            network=network,
+            settings=metadata["settings"],
+            provenance=metadata["provenance"],
+            path=path,
+        )

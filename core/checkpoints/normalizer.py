@@ -1,0 +1,59 @@
+"""Bring vectors and latents to zero mean and unit variance, and back.
+
+K checkpoints · D numbers in one flattened subset · L numbers in one latent.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from core.checkpoints.subset import ParameterSubset
+
+SMALLEST_STD = 1e-6
+
+
+class Normalizer(nn.Module):
+    """An affine map with fixed coefficients, some columns in log space; saved with the generator.
+
+    Log space keeps what must be positive (running variances) positive after it was generated.
+    """
+
+    def __init__(self, mean_D: Tensor, std_D: Tensor, log_D: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("mean", mean_D)
+        self.register_buffer("std", std_D)
+        self.register_buffer("log", torch.zeros_like(mean_D, dtype=torch.bool) if log_D is None else log_D)
+
+    @classmethod
+    def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
+        """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
+        log_D = torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(subset.names, subset.sizes)])
+        means, stds = [], []
+        for part_KS in _to_log(vectors_KD, log_D).split(subset.sizes, dim=1):
+            std = part_KS.std(dim=1, correction=0).mean()
+            if std < SMALLEST_STD:  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
+                std = part_KS.std(correction=0)
+            means.append(part_KS.mean().expand(part_KS.shape[1]))
+            stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))
+        return cls(torch.cat(means), torch.cat(stds), log_D)
+
+    @classmethod
+    def per_coordinate(cls, latents_KL: Tensor) -> "Normalizer":
+        """One mean and one std for each coordinate, over the checkpoints; used for latents."""
+        std_L = latents_KL.std(dim=0, correction=0)
+        return cls(latents_KL.mean(dim=0), torch.where(std_L < SMALLEST_STD, torch.ones_like(std_L), std_L))
+
+    def normalize(self, values_BD: Tensor) -> Tensor:
+        """To zero mean and unit variance."""
+        return (_to_log(values_BD, self.log) - self.mean) / self.std
+
+    def unnormalize(self, values_BD: Tensor) -> Tensor:
+        """Undo `normalize`."""
+        values_BD = values_BD * self.std + self.mean
+        return torch.where(self.log, values_BD.exp(), values_BD) if self.log.any() else values_BD
+
+
+def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:
+    """Log of the columns that are kept in log space; a variance that has died out counts as tiny, not as minus infinity."""
+    if not log_D.any():
+        return values_BD
+    return torch.where(log_D, values_BD.clamp_min(1e-12).log(), values_BD)

@@ -1,0 +1,1 @@
+"""How models behave and how alike they are: score tables on disk, and measures over them."""

@@ -1,0 +1,53 @@
+"""What is scored: every source of weights by name, built from the checkpoints and the generator alone.
+
+K checkpoints · M models · D numbers in one flattened subset.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.generation import baselines
+from core.generation.generator import WeightGenerator
+from core.runtime.seeding import generator_for
+
+MakeVectors = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How many models of each baseline are scored, and how they are made: the `evaluation` configuration."""
+
+    num_baselines: int = 50
+    noise: Sequence[float] = (0.05,)
+    average_of: int = 16
+
+
+def sources(
+    checkpoints: CheckpointSet,
+    generator: WeightGenerator,
+    sample: MakeVectors,
+    options: SourceOptions,
+    seed: int,
+) -> Mapping[str, MakeVectors]:
+    """By name, what makes the vectors (M, D) of each source; each draws from a random generator of its own.
+
+    Args:
+        sample: makes the p_diff vectors.
+    """
+    vectors_KD, subset, count = checkpoints.vectors_KD, checkpoints.subset, options.num_baselines
+    group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
+    made: dict[str, MakeVectors] = {
+        "original": lambda: vectors_KD,
+        "ensemble": lambda: baselines.ensemble(vectors_KD),
+        "p_diff": sample,
+        "reconstructed": lambda: generator.reconstruct(vectors_KD),
+    }
+    for sigma in options.noise:
+        made[f"noised_{sigma:g}"] = lambda sigma=sigma: baselines.noised(vectors_KD, subset, sigma, count, generator_for(seed, f"noised_{sigma:g}"))
+    made[f"average_{group}"] = lambda: baselines.average(vectors_KD, group, count, generator_for(seed, "average"))
+    made["gaussian"] = lambda: baselines.gaussian(vectors_KD, count, generator_for(seed, "gaussian"))
+    made["gaussian_full"] = lambda: baselines.gaussian_full(vectors_KD, count, generator_for(seed, "gaussian_full"))
+    return made

@@ -1,0 +1,157 @@
+"""The trained generator: noise -> latent -> vector, as one object and one file.
+
+M generated models · B batch · D numbers in one flattened subset · L numbers in one latent.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.subset import ParameterSubset
+from core.diffusion.objective import NoiseSchedule
+from core.diffusion.sampling import sample_latents
+from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.errors import UserError
+from core.runtime.seeding import generator_for
+
+KIND = "generator"
+Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
+# A file may come from elsewhere, so it may only name these; anything else could be any function of any package.
+TRUSTED = re.compile(r"core\.networks\.\w+\.\w+|diffusers\.\w+Scheduler")
+
+
+class WeightGenerator(nn.Module):
+    """Samples flattened parameter vectors, and reconstructs given ones.
+
+    Args:
+        recipes: "autoencoder", "denoiser", "schedule" and "sampler", each as plain values, so that the file can say
+            how to build what its tensors fill.
+        subset: the generated parameters.
+        trained_on: the fingerprint of the checkpoints, their K, and the settings of the training.
+    """
+
+    def __init__(
+        self,
+        recipes: Mapping[str, Recipe],
+        subset: ParameterSubset,
+        normalizer: Normalizer,
+        latent_normalizer: Normalizer,
+        autoencoder: nn.Module,
+        denoiser: nn.Module,
+        trained_on: Mapping[str, Any],
+    ):
+        super().__init__()
+        self.recipes, self.subset, self.trained_on = dict(recipes), subset, dict(trained_on)
+        self.normalizer, self.latent_normalizer = normalizer, latent_normalizer
+        self.autoencoder, self.denoiser = autoencoder, denoiser
+        self.schedule = NoiseSchedule(**recipes["schedule"])
+        self.requires_grad_(False).eval()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the trained tensors and the sampler."""
+        digest = hashlib.sha256(json.dumps(self.recipes, sort_keys=True).encode())
+        for tensor in self.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.normalizer.mean.device
+
+    def use_sampler(self, sampler: Recipe) -> "WeightGenerator":
+        """Sample with another sampler than the one trained with; returns self."""
+        self.recipes["sampler"] = dict(sampler)
+        return self
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        batch_size: int = 200,
+        progress: Callable[[Iterable[Sequence[int]]], Iterable[Sequence[int]]] = iter,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Generated vectors (M, D) on the CPU, one for each index.
+
+        Model `i` of a seed is the same vector (to float rounding) in any batch, on any device.
+        """
+        sampler = self.recipes["sampler"]
+        make_scheduler = _build(sampler["scheduler"])
+        batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        vectors = []
+        for batch in progress(batches):
+            latents_BL = sample_latents(
+                self.denoiser,
+                self.schedule,
+                make_scheduler,
+                sampler["num_steps"],
+                self.denoiser.latent_dim,
+                [generator_for(seed, "generate", index) for index in batch],
+                self.device,
+                on_step,
+            )
+            vectors.append(self.decode(latents_BL).cpu())
+        return torch.cat(vectors)
+
+    @torch.no_grad()
+    def decode(self, latents_BL: Tensor) -> Tensor:
+        """Standardized latents (B, L) to parameter vectors (B, D)."""
+        return self.normalizer.unnormalize(self.autoencoder.decode(self.latent_normalizer.unnormalize(latents_BL)))
+
+    @torch.no_grad()
+    def encode(self, vectors_BD: Tensor) -> Tensor:
+        """Parameter vectors (B, D) to standardized latents (B, L)."""
+        return self.latent_normalizer.normalize(self.autoencoder.encode(self.normalizer.normalize(vectors_BD)))
+
+    def reconstruct(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
+        """Encode and decode vectors, (M, D) to (M, D) on the CPU."""
+        batches = vectors_MD.split(batch_size)
+        return torch.cat([self.decode(self.encode(batch.to(self.device))).cpu() for batch in batches])
+
+    def save(self, path: Path) -> None:
+        """Write the generator, whole or not at all."""
+        metadata = {"recipes": self.recipes, "subset": self.subset.to_metadata(), "trained_on": self.trained_on}
+        save_artifact(path, KIND, self.state_dict(), metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> "WeightGenerator":
+        """Read a generator file; runs no code from it.
+
+        Raises:
+            UserError: missing, damaged or foreign, or it names a class outside this project's networks.
+        """
+        state, metadata = load_artifact(path, KIND, hint="train one with python train_p_diff.py mode=train, or say with output_dir=FOLDER where it is")
+        recipes, subset = metadata["recipes"], ParameterSubset.from_metadata(metadata["subset"])
+        try:
+            autoencoder = _build(recipes["autoencoder"], num_params=subset.num_params)
+            generator = cls(
+                recipes,
+                subset,
+                *(Normalizer(*(state[f"{name}.{part}"] for part in ("mean", "std", "log"))) for name in ("normalizer", "latent_normalizer")),
+                autoencoder=autoencoder,
+                denoiser=_build(recipes["denoiser"], latent_dim=autoencoder.latent_dim),
+                trained_on=metadata["trained_on"],
+            )
+            generator.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UserError(f"{path} does not hold a whole generator ({str(error).splitlines()[0]}); train again") from error
+        return generator
+
+
+def _build(recipe: Recipe, **sizes: int) -> Any:
+    """Instantiate a recipe, if it names a class that a file may name and plain arguments."""
+    nested = [value for value in recipe.values() if isinstance(value, Mapping)]
+    if nested or not TRUSTED.fullmatch(recipe["_target_"]):
+        raise UserError(f"{recipe['_target_']} is not a network of core.networks or a scheduler of diffusers; put your own class into core/networks")
+    return instantiate(recipe, **sizes)

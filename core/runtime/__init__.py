@@ -1,0 +1,1 @@
+"""What every stage stands on: run directories, safe files, seeds, the Trainer, plain errors."""

@@ -1,0 +1,54 @@
+"""What both command lines share: Hydra, one sentence for a user's mistake, the folder that a run writes to."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.runtime.errors import UserError
+from core.runtime.provenance import ROOT
+
+log = logging.getLogger(__name__)
+
+
+def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Run `main(cfg)` under Hydra with configs/base.yaml.
+
+    A `UserError`, or a configuration value that does not resolve, ends in one sentence on stderr and exit status 1;
+    Ctrl-C in status 130. Anything else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def explained(cfg: DictConfig) -> None:
+        try:
+            OmegaConf.resolve(cfg)
+            say_device(cfg.trainer.accelerator)
+            main(cfg)
+        except (UserError, OmegaConfBaseException) as error:
+            sys.exit(f"error: {str(error).splitlines()[0]}")
+        except KeyboardInterrupt:
+            log.info("stopped; the same command goes on from here")
+            sys.exit(130)
+
+    return hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="base")(explained)
+
+
+def sweep_suffix() -> str:
+    """In a multirun (-m), the swept overrides of this job, so that jobs do not share a folder; else empty."""
+    hydra_config = HydraConfig.get()
+    return hydra_config.job.override_dirname if hydra_config.mode == RunMode.MULTIRUN else ""
+
+
+def say_device(accelerator: str) -> None:
+    """Tell on what this runs: whoever expected a GPU should see at once that there is none."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        log.info("running on %s", torch.cuda.get_device_name())
+    else:
+        log.info("running on the CPU (%d threads)%s", torch.get_num_threads(), "" if accelerator == "cpu" else ": no GPU was found")

@@ -1,0 +1,47 @@
+"""Where a result comes from: command, commit, versions, machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "diffusers", "safetensors", "numpy", "scikit-learn")
+
+
+def git_state() -> dict[str, Any]:
+    """The commit this code is at, and whether tracked files were changed since; empty outside a git checkout."""
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that results depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def provenance() -> dict[str, Any]:
+    """All of it, as JSON-ready values."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "versions": library_versions(),
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

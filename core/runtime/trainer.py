@@ -1,0 +1,108 @@
+"""Fit one Lightning module: progress bar, loggers, resuming an interrupted fit, skipping a finished one."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from torch.utils.data import DataLoader
+
+from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.errors import UserError
+from core.runtime.loggers import JsonLinesLogger
+
+log = logging.getLogger(__name__)
+MakeTrainer = Callable[..., Trainer]
+STATES_PER_FIT = 10  # training states written during one fit, each replacing the last
+
+# Said by Lightning at every fit, about choices made here on purpose (data in memory needs no workers).
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+warnings.filterwarnings("ignore", message=".*mid-epoch checkpoint.*")
+for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class StageProgressBar(TQDMProgressBar):
+    """Lightning's bar, saying which stage of how many it shows."""
+
+    def __init__(self, label: str, refresh_rate: int):
+        super().__init__(refresh_rate)
+        self.label = label
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        epochs = f" epoch {trainer.current_epoch + 1}/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 1 else ""
+        self.train_progress_bar.set_description(self.label + epochs)
+
+
+def pick_device(accelerator: str) -> torch.device:
+    """Where to sample and score: the GPU, unless `trainer.accelerator` is cpu or there is none."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    module: LightningModule,
+    loader: DataLoader,
+    *,
+    name: str,
+    label: str,
+    state_dir: Path,
+    make_trainer: MakeTrainer,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    val_loader: DataLoader | None = None,
+    max_epochs: int = 1,
+) -> float:
+    """Fit `module` in place and return the seconds it took, over all the sessions it took.
+
+    An interrupted fit goes on from its last training state; a finished one is loaded, not repeated.
+
+    Args:
+        name: of the stage; its files in `state_dir` and its lines in metrics.jsonl carry it.
+        label: of the progress bar.
+        make_trainer: Lightning's Trainer with the machine's options bound.
+    """
+    finished, resumable = state_dir / f"{name}.safetensors", state_dir / f"{name}.ckpt"
+    if finished.is_file():
+        state, metadata = load_artifact(finished, "stage")
+        module.load_state_dict(state)
+        log.info("%s: finished before, taken from %s", label, finished)
+        return metadata["seconds"]
+
+    steps = max_epochs * len(loader)
+    timer = Timer()
+    saver = ModelCheckpoint(
+        state_dir,
+        filename=name,
+        every_n_train_steps=max(1, steps // STATES_PER_FIT),
+        enable_version_counter=False,
+    )
+    bar = StageProgressBar(label, refresh_rate=max(1, min(20, len(loader) // 10)))
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
+    trainer = make_trainer(
+        max_epochs=max_epochs,
+        logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
+        callbacks=[bar, timer, *callbacks, saver],
+        log_every_n_steps=max(1, min(50, steps // 20)),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    resuming = resumable.is_file()
+    if resuming:
+        log.info("%s: going on from %s", label, resumable)
+    trainer.fit(module, loader, val_loader, ckpt_path=resumable if resuming else None, weights_only=True)
+    module.cpu()
+    seconds = timer.time_elapsed("train")
+    save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
+    resumable.unlink(missing_ok=True)
+    return seconds

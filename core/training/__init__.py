@@ -1,0 +1,1 @@
+"""One LightningModule per stage, and what fits them one after the other."""

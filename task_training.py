@@ -1,0 +1,63 @@
+"""Train a classifier on images and collect K checkpoints of its last normalization layers.
+
+    python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from core.checkpoints.checkpoint_set import CheckpointSet, check_k
+from core.runtime.entry_point import entry_point
+from core.runtime.loggers import make_loggers
+from core.runtime.progress import Stages
+from core.runtime.seeding import derive_seed
+from core.runtime.settings import digest
+from core.runtime.trainer import pick_device
+from tasks.collection import collect_checkpoints, recorded_settings
+from tasks.data.datasets import load_images
+from tasks.data.splits import DataOptions
+from tasks.models import build_classifier
+
+log = logging.getLogger(__name__)
+
+
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """Images -> classifier -> K checkpoints, in one file."""
+    task, path = cfg.task, Path(cfg.task.param.path)
+    settings = recorded_settings(task)
+    check_k(task.param.k)
+    if path.exists():
+        stored = CheckpointSet.load(path)
+        stored.require(settings)
+        log.info("%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do", path, len(stored), len(stored.first(task.param.k)))
+        return
+
+    data = load_images(DataOptions(**task.data))
+    torch.manual_seed(derive_seed(task.seed, "classifier/init"))
+    model = build_classifier(**task.model, **data.facts)
+    state_dir = path.parent / f"training_state_{digest(settings)}"
+    checkpoints = collect_checkpoints(
+        task,
+        model,
+        data,
+        settings=settings,
+        state_dir=state_dir,
+        make_trainer=instantiate(cfg.trainer),
+        loggers=make_loggers(cfg.logger, path.parent),
+        stages=Stages(["train_task", "collect"]),
+        scoring={**cfg.scoring, "num_workers": task.data.num_workers, "device": pick_device(cfg.trainer.accelerator)},
+    )
+    checkpoints.save(path)
+    shutil.rmtree(state_dir)
+    accuracy_K = checkpoints.accuracy_K
+    log.info("%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%", path, len(checkpoints), checkpoints.subset.num_params, 100 * accuracy_K.min(), 100 * accuracy_K.max())
+
+
+if __name__ == "__main__":
+    main()

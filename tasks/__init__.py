@@ -1,0 +1,1 @@
+"""The image side of p-diff: datasets, classifiers, collecting checkpoints, scoring vectors."""

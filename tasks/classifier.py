@@ -1,0 +1,64 @@
+"""The classifier as a LightningModule, for training it and for fine-tuning its subset."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from core.runtime.seeding import derive_seed
+
+MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
+
+
+class Classifier(LightningModule):
+    """Cross-entropy training of `model`.
+
+    Args:
+        make_scheduler: of the learning rate, stepped once per epoch; None keeps the rate constant.
+        frozen_statistics: keep the whole network in eval mode, so that BatchNorm uses and keeps its running statistics.
+        seed: every epoch reseeds from it, so that an interrupted training goes on as if it had not been.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        make_optimizer: MakeOptimizer,
+        make_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        frozen_statistics: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.model, self.frozen_statistics, self.seed = model, frozen_statistics, seed
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Stay in eval mode where the statistics are frozen, whatever the Trainer asks."""
+        return super().train(mode and not self.frozen_statistics)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(derive_seed(self.seed, "classifier", self.current_epoch))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images_BCSS, labels_B = batch
+        loss = F.cross_entropy(self.model(images_BCSS), labels_B)
+        self.log("classifier/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images_BCSS, labels_B = batch
+        self.val_accuracy(self.model(images_BCSS), labels_B)
+        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+        return {"optimizer": optimizer} | ({"lr_scheduler": self.make_scheduler(optimizer)} if self.make_scheduler else {})

@@ -1,0 +1,1 @@
+"""Images: one loader per dataset, all giving the same three splits."""

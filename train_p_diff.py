@@ -1,0 +1,120 @@
+"""Train p-diff on K checkpoints, generate M new models, and report how good and how new they are.
+
+    python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+"""
+
+import logging
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.evaluation.evaluate import evaluate
+from core.evaluation.sources import SourceOptions, sources
+from core.evaluation.summary import summary
+from core.generation.export import export_models
+from core.generation.generator import WeightGenerator
+from core.report.tables import write_report
+from core.runtime.artifacts import write_json
+from core.runtime.entry_point import entry_point, sweep_suffix
+from core.runtime.errors import UserError
+from core.runtime.loggers import make_loggers
+from core.runtime.progress import Stages
+from core.runtime.run_directory import RunDirectory
+from core.runtime.settings import digest
+from core.runtime.trainer import pick_device
+from core.training.stages import train_generator, training_settings
+from tasks.collection import recorded_settings
+from tasks.scoring import build_score_fns
+
+log = logging.getLogger(__name__)
+STAGES = {
+    "train": ["autoencoder", "diffusion", "generate", "score", "report"],
+    "test": ["generate", "score", "report"],
+    "generate": ["generate"],
+}
+
+
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """Checkpoints -> autoencoder -> latent DDPM -> generated weights -> scores -> report."""
+    if cfg.mode not in STAGES:
+        raise UserError(f"mode={cfg.mode}: expected one of {', '.join(STAGES)}")
+    run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
+    stages = Stages(STAGES[cfg.mode])
+    if cfg.mode == "generate":
+        generate(cfg, run, stages)
+        return
+
+    checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
+    checkpoints.require(recorded_settings(cfg.task))
+    checkpoints = checkpoints.first(cfg.task.param.k)
+    run.begin(cfg, training_settings(cfg.system, checkpoints, cfg.seed), cfg.mode)
+    if cfg.mode == "train":
+        train(cfg, checkpoints, run, stages)
+    score_and_report(cfg, checkpoints, run, stages)
+
+
+def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
+    """Checkpoints -> generator.safetensors, unless it is there."""
+    if run.generator.is_file():
+        log.info("%s was trained with these settings: training is skipped", run.generator)
+        return
+    generator = train_generator(
+        cfg.system,
+        checkpoints,
+        seed=cfg.seed,
+        state_dir=run.training_state,
+        make_trainer=instantiate(cfg.trainer),
+        loggers=make_loggers(cfg.logger, run.path),
+        stages=stages,
+    )
+    generator.save(run.generator)
+
+
+def load_generator(cfg: DictConfig, run: RunDirectory) -> WeightGenerator:
+    """The trained generator, on the device, with the sampler asked for now."""
+    generator = WeightGenerator.load(run.generator)
+    return generator.use_sampler(OmegaConf.to_container(cfg.system.sampler)).to(pick_device(cfg.trainer.accelerator))
+
+
+def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
+    """generator.safetensors -> scores of every source -> metrics.json and the report."""
+    generator = load_generator(cfg, run)
+    with stages.stage("generate"):
+        vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
+        export_models(vectors_MD[: cfg.generation.num_exported], checkpoints, run.generated, cfg.seed)
+
+    with stages.stage("score"):
+        made = sources(checkpoints, generator, lambda: vectors_MD, SourceOptions(**cfg.evaluation), cfg.seed)
+        depends_on = {"generator": generator.fingerprint, "checkpoints": checkpoints.fingerprint, "seed": cfg.seed}
+        depends_on |= OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["generation", "evaluation"]))
+        score_fns = build_score_fns(cfg, checkpoints)
+        tables = evaluate(made, score_fns, run, identity=digest(depends_on), reuse=cfg.mode == "train", progress=stages.progress)
+    stages.seconds["score"] = sum(table.seconds for table in tables.values())
+
+    with stages.stage("report"):
+        metrics = summary(tables)
+        text = write_report(metrics, run.report, title=f"{cfg.task.data.dataset}, {cfg.task.model.name}, K = {len(checkpoints)}")
+    seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
+    write_json(run.metrics, {**metrics, "seconds": {name: round(value, 2) for name, value in seconds.items()}})
+    log.info("\n%s\nreport: %s", text, run.report / "table.md")
+
+
+def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
+    """generator.safetensors -> full state dicts of M new models, without scoring them."""
+    generator = load_generator(cfg, run)
+    path = Path(cfg.task.param.path)
+    checkpoints = CheckpointSet.load(path).first(generator.trained_on["k"])
+    if checkpoints.fingerprint != generator.trained_on["fingerprint"]:
+        raise UserError(f"{run.generator} was not trained on the checkpoints in {path}; give task.param.path= of those that it was trained on")
+    run.record(cfg.mode)
+    with stages.stage("generate"):
+        vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
+        export_models(vectors_MD, checkpoints, run.generated, cfg.seed)
+    log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
+
+
+if __name__ == "__main__":
+    main()
