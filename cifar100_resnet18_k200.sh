@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The paper's headline run: CIFAR-100, ResNet-18, K = 200 checkpoints of the last two normalization layers.
+#   bash cifar100_resnet18_k200.sh [overrides]      every override goes to both commands, for example task.param.k=50
+# Uses .venv if scripts/setup.sh made one, else the python on the PATH; PYTHON=… chooses another.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+[ -n "${PYTHON:-}" ] || { [ -x .venv/bin/python ] && PYTHON=.venv/bin/python || PYTHON=python; }
+"$PYTHON" task_training.py experiment=cifar100_resnet18_k200 "$@"
+"$PYTHON" train_p_diff.py experiment=cifar100_resnet18_k200 "$@"

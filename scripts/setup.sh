@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Create .venv and install requirements.txt into it; does nothing where that was done before.
+# Source it: it leaves the environment's python in $PYTHON.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=.venv/bin/python
+stamp=.venv/requirements.installed
+if ! cmp --silent requirements.txt "$stamp"; then
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: python3 is $(python3 --version 2>&1); p-diff needs Python 3.11 or newer" >&2
+        exit 1
+    }
+    echo "installing requirements.txt into .venv (about 3 minutes and 6 GB, once)"
+    [ -x "$PYTHON" ] || python3 -m venv .venv
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+    cp requirements.txt "$stamp"
+fi
