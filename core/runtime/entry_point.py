@@ -8,6 +8,7 @@ from collections.abc import Callable
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,7 +34,13 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             main(cfg)
         except (UserError, OmegaConfBaseException) as error:
             sys.exit(f"error: {str(error).splitlines()[0]}")
-        except KeyboardInterrupt:
+        except InstantiationException as error:  # Hydra's wrapping of what a constructor raised
+            if not isinstance(error.__cause__, UserError):
+                raise
+            sys.exit(f"error: {error.__cause__}")
+        except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
+            if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
             log.info("stopped; the same command goes on from here")
             sys.exit(130)
 

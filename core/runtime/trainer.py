@@ -18,13 +18,13 @@ from core.runtime.loggers import JsonLinesLogger
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
-STATES_PER_FIT = 10  # training states written during one fit, each replacing the last
+STATES_PER_FIT = 10  # training states written during one fit (at most one per epoch), each replacing the last
 
 # Said by Lightning at every fit, about choices made here on purpose (data in memory needs no workers).
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-warnings.filterwarnings("ignore", message=".*mid-epoch checkpoint.*")
+warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")
 for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -58,7 +58,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     val_loader: DataLoader | None = None,
-    max_epochs: int = 1,
+    max_epochs: int | None = None,
 ) -> float:
     """Fit `module` in place and return the seconds it took, over all the sessions it took.
 
@@ -68,6 +68,8 @@ def fit(
         name: of the stage; its files in `state_dir` and its lines in metrics.jsonl carry it.
         label: of the progress bar.
         make_trainer: Lightning's Trainer with the machine's options bound.
+        max_epochs: with it, training states are written at the ends of epochs; None is for a module whose loader only
+            counts its steps (`SteppedModule`): one pass, with training states inside it.
     """
     finished, resumable = state_dir / f"{name}.safetensors", state_dir / f"{name}.ckpt"
     if finished.is_file():
@@ -76,13 +78,17 @@ def fit(
         log.info("%s: finished before, taken from %s", label, finished)
         return metadata["seconds"]
 
-    steps = max_epochs * len(loader)
+    steps = (max_epochs or 1) * len(loader)
+    if max_epochs is None:
+        cadence = {"every_n_train_steps": max(1, steps // STATES_PER_FIT)}
+    else:  # Lightning restarts a loader at its first batch, so going on from the middle of an epoch would repeat some
+        cadence = {"every_n_epochs": max(1, max_epochs // STATES_PER_FIT), "save_on_train_epoch_end": True}
     timer = Timer()
     saver = ModelCheckpoint(
         state_dir,
         filename=name,
-        every_n_train_steps=max(1, steps // STATES_PER_FIT),
         enable_version_counter=False,
+        **cadence,
     )
     bar = StageProgressBar(label, refresh_rate=max(1, min(20, len(loader) // 10)))
     try:
@@ -90,7 +96,7 @@ def fit(
     except OSError as error:
         raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
     trainer = make_trainer(
-        max_epochs=max_epochs,
+        max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
         callbacks=[bar, timer, *callbacks, saver],
         log_every_n_steps=max(1, min(50, steps // 20)),

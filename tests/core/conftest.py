@@ -1,0 +1,133 @@
+"""Small things that several tests of `core` share: a two-norm network, 12 checkpoints of it, a tiny `system`."""
+
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from torch import nn
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.subset import flatten, resolve_subset
+from core.generation.generator import WeightGenerator
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import MLPDenoiser
+from core.runtime.trainer import MakeTrainer
+from tests.core.tiny import CONFIGS, randomize_statistics
+
+K = 12
+SHRUNK = {
+    "autoencoder.channels": [4, 8],
+    "autoencoder.latent_dim": 6,
+    "denoiser.hidden_dim": 16,
+    "denoiser.num_blocks": 1,
+    "batch_size": 5,
+    "autoencoder_steps": 24,
+    "diffusion_steps": 23,
+    "ema_decay": 0.8,
+}
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Tensors here are so small that threads would only wait for each other: on a busy machine, 20 times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_network() -> nn.Sequential:
+    """Its last two norms hold 2 · 14 + 2 · 16 = 60 numbers."""
+    return nn.Sequential(nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)).eval()
+
+
+@pytest.fixture
+def tiny_checkpoints(tiny_network: nn.Sequential) -> CheckpointSet:
+    """12 vectors around the network's own, all different, with accuracies that tell the rows apart."""
+    subset = resolve_subset(tiny_network, "last_norms", count=2)
+    return CheckpointSet(
+        vectors_KD=flatten(tiny_network, subset) + 0.1 * torch.randn(K, subset.num_params),
+        accuracy_K=torch.linspace(0.5, 0.9, K, dtype=torch.float64),
+        subset=subset,
+        network={name: tensor.clone() for name, tensor in tiny_network.state_dict().items()},
+        settings={"task": {"seed": 0, "model": {"name": "tiny"}}},
+        provenance={"seconds": {"collect": 1.0}, "accuracy_split": "val"},
+    )
+
+
+@pytest.fixture
+def tiny_system() -> DictConfig:
+    """The real configs/system/ae_ddpm.yaml with the default autoencoder, denoiser and sampler, shrunk."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        choices = ["system=ae_ddpm", "system/autoencoder=small", "system/denoiser=mlp", "system/sampler=dpm_solver"]
+        system = compose("base", overrides=choices).system
+    for name, value in SHRUNK.items():
+        OmegaConf.update(system, name, value)
+    return system
+
+
+@pytest.fixture
+def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> WeightGenerator:
+    """An untrained generator whose normalizers and BatchNorm statistics are anything but neutral."""
+    recipes = {name: OmegaConf.to_container(tiny_system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")}
+    subset = tiny_checkpoints.subset
+    return WeightGenerator(
+        recipes,
+        subset,
+        Normalizer.per_tensor(tiny_checkpoints.vectors_KD, subset),
+        Normalizer.per_coordinate(torch.randn(20, 6) * torch.arange(1, 7) + 3),
+        randomize_statistics(ConvAutoencoder(subset.num_params, channels=(4, 8), latent_dim=6)),
+        MLPDenoiser(6, hidden_dim=16, num_blocks=1),
+        {"fingerprint": tiny_checkpoints.fingerprint, "k": K, "seed": 0, "seconds": {}},
+    )
+
+
+@pytest.fixture
+def make_trainer() -> Callable[..., MakeTrainer]:
+    """`make_trainer(*extra)` is what `fit` takes: a Trainer on the CPU, here with callbacks of the test's own before fit's."""
+
+    def with_callbacks(*extra: Callback) -> MakeTrainer:
+        def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
+            return Trainer(accelerator="cpu", devices=1, callbacks=[*extra, *callbacks], **options)
+
+        return make
+
+    return with_callbacks
+
+
+@pytest.fixture
+def keep_signals() -> Iterator[None]:
+    """Lightning answers Ctrl-C by ignoring further ones for good; later tests should stay stoppable."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """`with full_disk():` no file can grow beyond 64 kB; holds for root too, unlike file permissions."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

@@ -1,0 +1,83 @@
+"""What the user sees: one sentence for a mistake, status 130 for Ctrl-C, a traceback only for a bug."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning import LightningModule
+from torch import nn, optim
+
+from core.runtime.entry_point import entry_point
+from core.runtime.errors import UserError
+from tests.core.tiny import StopAfter
+
+CONFIG = {"trainer": {"accelerator": "cpu"}}
+
+
+def outcome(main, config=CONFIG) -> str | int:
+    """The status or sentence that the process would end with."""
+    with pytest.raises(SystemExit) as stop:
+        entry_point(main)(OmegaConf.create(config))
+    return stop.value.code
+
+
+def test_a_mistake_ends_in_one_sentence():
+    def main(cfg):
+        raise UserError("k=1 is too few; give 2 or more")
+
+    assert outcome(main) == "error: k=1 is too few; give 2 or more"
+
+
+def test_a_mistake_found_by_a_constructor_that_the_configuration_names_is_the_same_sentence():
+    def main(cfg):
+        instantiate({"_target_": "core.networks.autoencoder.ConvAutoencoder", "kernel_size": 4}, num_params=10)
+
+    sentence = outcome(main)
+    assert sentence.startswith("error: autoencoder with channels=") and "odd kernel" in sentence and "\n" not in sentence
+
+
+def test_a_value_that_does_not_resolve_ends_in_one_sentence():
+    sentence = outcome(lambda cfg: None, {**CONFIG, "a": "${nowhere}"})
+    assert sentence.startswith("error: ") and "nowhere" in sentence and "\n" not in sentence
+
+
+def test_the_configuration_arrives_resolved():
+    seen = {}
+    entry_point(lambda cfg: seen.update(OmegaConf.to_container(cfg)))(OmegaConf.create({**CONFIG, "a": 1, "b": "${a}"}))
+    assert seen["b"] == 1
+
+
+def test_ctrl_c_ends_in_status_130():
+    def main(cfg):
+        raise KeyboardInterrupt
+
+    assert outcome(main) == 130
+
+
+def test_ctrl_c_inside_a_fit_ends_in_status_130(make_trainer, keep_signals):
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch).mean()
+
+        def configure_optimizers(self):
+            return optim.SGD(self.parameters(), lr=0.1)
+
+    def main(cfg):
+        trainer = make_trainer(StopAfter(1, KeyboardInterrupt))(callbacks=[], max_epochs=1, logger=False, enable_checkpointing=False)
+        trainer.fit(Module(), torch.ones(2, 1, 1))
+
+    assert outcome(main) == 130
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), SystemExit(7)])
+def test_everything_else_passes_through(error):
+    def main(cfg):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        entry_point(main)(OmegaConf.create(CONFIG))
+    assert raised.value is error

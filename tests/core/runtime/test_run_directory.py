@@ -1,0 +1,91 @@
+"""One folder per run: resumed, moved aside or refused, never mixed."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from core.runtime.artifacts import read_json
+from core.runtime.errors import UserError
+from core.runtime.run_directory import RunDirectory
+
+CONFIG = OmegaConf.create({"seed": 0, "name": "run_${seed}"})
+SETTINGS = {"seed": 0, "system": {"ema_decay": 0.9}}
+OTHER = {"seed": 0, "system": {"ema_decay": 0.5}}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with SETTINGS that left a file in every place."""
+    run = RunDirectory(tmp_path / "outputs" / "run")
+    run.begin(CONFIG, SETTINGS, "train")
+    for path in (run.generator, run.metrics, run.scores("p_diff"), run.report / "table.md", run.training_state / "diffusion.ckpt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(path.name)
+    return run
+
+
+def test_the_same_settings_go_on_with_the_run(run):
+    before = content(run.path)
+    RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
+    after = content(run.path)
+    assert {**after, "provenance.json": b""} == {**before, "provenance.json": b""}
+    assert [path.name for path in run.path.parent.iterdir()] == ["run"]
+
+
+def test_training_with_other_settings_moves_the_earlier_run_aside_whole(run):
+    before = content(run.path)
+    RunDirectory(run.path).begin(CONFIG, OTHER, "train")
+    assert content(run.path.with_name("run.1")) == before
+    assert sorted(content(run.path)) == ["config.yaml", "provenance.json", "training_state/settings.json"]
+
+    RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
+    assert content(run.path.with_name("run.1")) == before
+    assert read_json(run.path.with_name("run.2") / "training_state/settings.json") == OTHER
+
+
+@pytest.mark.parametrize("mode", ["test", "generate"])
+def test_other_modes_refuse_other_settings_and_touch_nothing(run, mode):
+    before = content(run.path)
+    with pytest.raises(UserError, match="system.ema_decay=0.9 there, 0.5 here") as error:
+        RunDirectory(run.path).begin(CONFIG, OTHER, mode)
+    assert str(run.path) in str(error.value)
+    assert content(run.path) == before and [path.name for path in run.path.parent.iterdir()] == ["run"]
+
+
+def test_the_configuration_is_kept_resolved(run):
+    assert OmegaConf.load(run.path / "config.yaml") == {"seed": 0, "name": "run_0"}
+
+
+def test_each_mode_keeps_its_own_command(run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/train_p_diff.py", "mode=test"])
+    run.begin(CONFIG, SETTINGS, "test")
+    commands = read_json(run.path / "provenance.json")
+    assert set(commands) == {"train", "test"}
+    assert commands["test"]["command"] == ["train_p_diff.py", "mode=test"] != commands["train"]["command"]
+
+
+def test_testing_keeps_the_configuration_of_the_training(run):
+    run.begin(OmegaConf.create({"seed": 1}), SETTINGS, "test")
+    assert OmegaConf.load(run.path / "config.yaml").seed == 0
+
+
+def test_damaged_settings_are_named(run):
+    (run.training_state / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="settings.json"):
+        run.begin(CONFIG, SETTINGS, "train")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "regular").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write") as error:
+        RunDirectory(tmp_path / "regular" / "run").begin(CONFIG, SETTINGS, "train")
+    assert str(tmp_path / "regular" / "run") in str(error.value)
+
+
+def test_a_source_with_a_dot_in_its_name_keeps_it(run):
+    assert run.scores("noised_0.05").name == "noised_0.05.npz"

@@ -1,0 +1,41 @@
+"""Naming what differs between two settings."""
+
+import json
+
+from core.runtime.settings import MISSING, describe, differences, digest
+
+STORED = {"seed": 0, "task": {"model": {"name": "resnet18", "pretrained": False}, "subset": ["a.*", "b.*"]}}
+
+
+def test_equal_settings_differ_in_nothing_also_after_a_trip_through_json():
+    assert differences(STORED, json.loads(json.dumps(STORED))) == {}
+
+
+def test_differences_carry_the_names_that_one_types():
+    asked = {"seed": 1, "task": {"model": {"name": "resnet50", "pretrained": False}, "subset": ["a.*"]}}
+    assert differences(STORED, asked) == {
+        "seed": (0, 1),
+        "task.model.name": ("resnet18", "resnet50"),
+        "task.subset": (["a.*", "b.*"], ["a.*"]),
+    }
+
+
+def test_a_name_on_one_side_only_is_a_difference_even_if_its_value_is_null():
+    assert differences({"a": None}, {"b": {"c": None}}) == {"a": (None, MISSING), "b.c": (MISSING, None)}
+
+
+def test_false_zero_and_absent_are_told_apart():
+    assert differences({"x": 0}, {}) == {"x": (0, MISSING)}
+    assert differences({"x": None}, {"x": 0}) == {"x": (None, 0)}
+
+
+def test_the_sentence_names_both_values_and_counts_the_rest():
+    differing = differences({f"n{index}": 0 for index in range(9)}, {f"n{index}": 1 for index in range(9)})
+    assert describe(differing, most=2) == "n0=0 there, 1 here; n1=0 there, 1 here; and 7 more"
+    assert describe({"n": (0, 1)}) == "n=0 there, 1 here"
+
+
+def test_the_digest_depends_on_content_and_not_on_order():
+    turned = {"task": dict(reversed(STORED["task"].items())), "seed": 0}
+    assert digest(STORED) == digest(turned)
+    assert digest(STORED) != digest({**STORED, "seed": 1})

@@ -1,0 +1,218 @@
+"""Fitting one stage: resumed where it stopped, loaded where it finished, the same result either way."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ExponentialLR
+from torch.utils.data import DataLoader
+
+from core.diffusion.objective import NoiseSchedule
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import ConvDenoiser
+from core.runtime.errors import UserError
+from core.runtime.trainer import fit, pick_device
+from core.training.autoencoder_module import AutoencoderModule
+from core.training.diffusion_module import LatentDiffusionModule
+from tests.core.tiny import StopAfter, damaged_copies
+
+STEPS = 23
+
+
+def autoencoder_stage(steps=STEPS):
+    """The module as a new process builds it, with BatchNorm statistics and two noises, and its callbacks."""
+    torch.manual_seed(1)
+    autoencoder, vectors_KD = ConvAutoencoder(20, channels=(4,), latent_dim=5), torch.randn(9, 20)
+    return AutoencoderModule(autoencoder, vectors_KD, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0), []
+
+
+def diffusion_stage(steps=STEPS):
+    """The same with an average of the weights beside them."""
+    torch.manual_seed(1)
+    denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
+    module = LatentDiffusionModule(denoiser, NoiseSchedule(50), latents_KL, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0)
+    return module, [EMAWeightAveraging(decay=0.9)]
+
+
+class Epochs(LightningModule):
+    """Several passes over a loader, a validation after each, a learning rate that falls from epoch to epoch."""
+
+    stage = "classifier"
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def train_dataloader(self):
+        return DataLoader(torch.linspace(-1, 1, 60).view(20, 3), batch_size=4)
+
+    def training_step(self, batch_BC, batch_idx):
+        return (self.model(batch_BC) - 1).square().mean()
+
+    def validation_step(self, batch_BC, batch_idx):
+        self.log("val/loss", self.training_step(batch_BC, batch_idx))
+
+    def configure_optimizers(self):
+        optimizer = AdamW(self.parameters(), lr=0.1)
+        return [optimizer], [ExponentialLR(optimizer, gamma=0.5)]
+
+
+def epochs_stage():
+    torch.manual_seed(1)
+    return Epochs(), []
+
+
+@pytest.fixture
+def run_stage(tmp_path, make_trainer):
+    """`run_stage(build, folder, *extra callbacks)` is one session: builds the module anew and fits it."""
+
+    def session(build, folder, *extra, **options):
+        module, callbacks = build()
+        seconds = fit(
+            module,
+            module.train_dataloader(),
+            name=module.stage,
+            label="[1/1]",
+            state_dir=tmp_path / folder / "training_state",
+            make_trainer=make_trainer(*extra),
+            callbacks=callbacks,
+            **options,
+        )
+        return module.state_dict(), seconds
+
+    return session
+
+
+@pytest.fixture(params=[autoencoder_stage, diffusion_stage], ids=["autoencoder", "diffusion"])
+def build(request):
+    return request.param
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=lambda text: f"{name}: {text}")
+
+
+def interrupt(run_stage, build, folder, steps, error=RuntimeError):
+    with pytest.raises((error, SystemExit)):
+        run_stage(build, folder, StopAfter(steps, error))
+
+
+# 1: before any training state; 13: after the state of step 12; 22: before the last step; 23: before the end is recorded
+@pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
+def test_an_interrupted_stage_equals_an_unbroken_one(run_stage, build, steps):
+    unbroken, _ = run_stage(build, "unbroken")
+    interrupt(run_stage, build, "broken", steps)
+    resumed, _ = run_stage(build, "broken")
+    assert_same(resumed, unbroken)
+
+
+def test_a_stage_killed_after_its_last_state_equals_an_unbroken_one(run_stage, build):
+    build = partial(build, steps=20)  # a multiple of STATES_PER_FIT: the last state holds the last step
+    unbroken, _ = run_stage(build, "unbroken")
+    with pytest.raises(RuntimeError):
+        run_stage(build, "broken", StopAtEpochEnd())
+    assert_same(run_stage(build, "broken")[0], unbroken)
+
+
+# 5 steps an epoch: in the first epoch, in the middle of the third, at an epoch's end, in the last
+@pytest.mark.parametrize("steps", [3, 12, 15, 19])
+def test_interrupted_epochs_equal_unbroken_ones(run_stage, steps):
+    options = {"max_epochs": 4, "val_loader": epochs_stage()[0].train_dataloader()}
+    unbroken, _ = run_stage(epochs_stage, "unbroken", **options)
+    with pytest.raises(RuntimeError):
+        run_stage(epochs_stage, "broken", StopAfter(steps), **options)
+    seen = StepsSeen()
+    assert_same(run_stage(epochs_stage, "broken", seen, **options)[0], unbroken)
+    assert seen.steps == list(range((steps - 1) // 5 * 5, 20))
+
+
+def test_a_stage_interrupted_twice_equals_an_unbroken_one(run_stage, build):
+    unbroken, _ = run_stage(build, "unbroken")
+    interrupt(run_stage, build, "broken", 7)
+    interrupt(run_stage, build, "broken", 15)
+    assert_same(run_stage(build, "broken")[0], unbroken)
+
+
+def test_ctrl_c_loses_nothing_either(run_stage, build, keep_signals):
+    unbroken, _ = run_stage(build, "unbroken")
+    interrupt(run_stage, build, "broken", 13, KeyboardInterrupt)
+    assert_same(run_stage(build, "broken")[0], unbroken)
+
+
+def test_resuming_goes_on_from_the_last_state_instead_of_starting_over(run_stage, build):
+    interrupt(run_stage, build, "broken", 13)
+    seen = StepsSeen()
+    run_stage(build, "broken", seen)
+    assert seen.steps == list(range(12, STEPS))
+
+
+def test_a_finished_stage_is_loaded_and_not_repeated(run_stage, build):
+    state, seconds = run_stage(build, "run")
+    again, seconds_again = run_stage(build, "run", StopAfter(1))  # would raise if it trained
+    assert_same(again, state)
+    assert seconds_again == seconds > 0
+
+
+def test_a_finished_stage_leaves_one_safe_file_and_no_training_state(run_stage, build, tmp_path):
+    run_stage(build, "run")
+    assert [path.suffix for path in (tmp_path / "run/training_state").iterdir()] == [".safetensors"]
+
+
+def test_training_moves_the_weights(run_stage, build):
+    state, _ = run_stage(build, "run")
+    start = build()[0].state_dict()
+    frozen = [name for name in state if "weight" in name and torch.equal(state[name], start[name])]
+    assert not frozen
+
+
+@pytest.mark.parametrize("damage", ["empty", "half"])
+def test_a_damaged_finished_stage_is_named(run_stage, tmp_path, damage):
+    run_stage(autoencoder_stage, "run")
+    path = tmp_path / "run/training_state/autoencoder.safetensors"
+    path.write_bytes(dict(damaged_copies(path))[damage])
+    with pytest.raises(UserError, match="autoencoder.safetensors is damaged"):
+        run_stage(autoencoder_stage, "run")
+
+
+def test_a_folder_that_cannot_be_made_is_named(run_stage, tmp_path):
+    (tmp_path / "regular").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write to") as error:
+        run_stage(autoencoder_stage, "regular")
+    assert str(tmp_path / "regular") in str(error.value)
+
+
+def test_losses_are_kept_as_json_lines_with_stage_and_step(run_stage, tmp_path):
+    run_stage(autoencoder_stage, "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "autoencoder/loss" in line]
+    assert {line["stage"] for line in lines} == {"autoencoder"}
+    assert [line["step"] for line in losses] == list(range(STEPS))
+    assert losses[-1]["autoencoder/loss"] < losses[0]["autoencoder/loss"]
+
+
+def test_the_cpu_is_used_where_it_is_asked_for():
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+class StopAtEpochEnd(Callback):
+    """Ends a fit after the last step and its state."""
+
+    def on_train_epoch_end(self, *_):
+        raise RuntimeError("stopped by the test")
+
+
+class StepsSeen(Callback):
+    """Records the number of each step that is taken."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.steps.append(trainer.global_step - 1)
