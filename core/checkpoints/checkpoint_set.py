@@ -102,7 +102,7 @@ class CheckpointSet:
             UserError: missing, damaged, foreign, or holding something that is not a finite number.
         """
         tensors, metadata = load_artifact(path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are")
-        if missing := {"vectors", "accuracy"} - tensors.keys():
+        if missing := {"vectors", "accuracy", "subset", "settings", "provenance"} - tensors.keys() - metadata.keys():
             raise UserError(f"{path} lacks {sorted(missing)}; collect again")
         network = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(NETWORK_PREFIX)}
         return cls(

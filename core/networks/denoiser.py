@@ -23,14 +23,17 @@ class ConvDenoiser(nn.Module):
         kernel_size: odd.
 
     Raises:
-        UserError: channels that do not mirror each other.
+        UserError: channels that do not mirror each other, or an even kernel.
     """
 
     def __init__(self, latent_dim: int, channels: Sequence[int] = (64, 128, 256, 512, 256, 128, 64, 1), kernel_size: int = 7):
         super().__init__()
         widths = [1, *channels]
-        if widths != widths[::-1] or len(channels) % 2:
-            raise UserError(f"denoiser channels {list(channels)} must rise and fall alike and end in 1, for example [64, 128, 64, 1]")
+        if not channels or widths != widths[::-1] or len(channels) % 2 or kernel_size % 2 == 0:
+            raise UserError(
+                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: give channels that rise and fall alike "
+                "and end in 1, for example [64, 128, 64, 1], and an odd kernel"
+            )
         self.latent_dim = latent_dim
         half = len(channels) // 2
         self.rising = nn.ModuleList(conv_block(a, b, kernel_size) for a, b in zip(widths[:half], widths[1:]))

@@ -1,0 +1,143 @@
+"""The checkpoints file: rows stay with their accuracies, and what cannot be learned from is refused by name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.checkpoints.checkpoint_set import CheckpointSet, check_k
+from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.errors import UserError
+from tests.core.tiny import damaged_copies
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_checkpoints):
+    path = tmp_path / "checkpoints.safetensors"
+    tiny_checkpoints.save(path)
+    return path
+
+
+def test_everything_survives_the_disk_in_its_order(saved, tiny_checkpoints):
+    loaded = CheckpointSet.load(saved)
+    torch.testing.assert_close(loaded.vectors_KD, tiny_checkpoints.vectors_KD, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.accuracy_K, tiny_checkpoints.accuracy_K, rtol=0, atol=0)
+    assert loaded.subset == tiny_checkpoints.subset and loaded.path == saved
+    assert loaded.settings == tiny_checkpoints.settings and loaded.provenance == tiny_checkpoints.provenance
+    assert loaded.network.keys() == tiny_checkpoints.network.keys()
+    for name, tensor in tiny_checkpoints.network.items():
+        torch.testing.assert_close(loaded.network[name], tensor, rtol=0, atol=0)
+
+
+def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text(tmp_path, tiny_checkpoints):
+    rows = 120  # "10" sorts before "2"
+    many = replace(tiny_checkpoints, vectors_KD=torch.arange(rows).float()[:, None].repeat(1, 60), accuracy_K=torch.arange(rows) / rows)
+    many.save(tmp_path / "many.safetensors")
+    loaded = CheckpointSet.load(tmp_path / "many.safetensors").first(99)
+    torch.testing.assert_close(loaded.vectors_KD[:, 0] / rows, loaded.accuracy_K)
+    assert torch.equal(loaded.vectors_KD[:, 0], torch.arange(99).float())
+
+
+def test_the_first_k_are_a_set_of_their_own(tiny_checkpoints):
+    first = tiny_checkpoints.first(5)
+    assert len(first) == 5 and torch.equal(first.vectors_KD, tiny_checkpoints.vectors_KD[:5])
+    assert torch.equal(first.accuracy_K, tiny_checkpoints.accuracy_K[:5]) and len(tiny_checkpoints) == 12
+
+
+def test_more_than_there_are_is_refused_with_both_numbers(saved):
+    with pytest.raises(UserError, match="task.param.k=13 .* holds 12") as error:
+        CheckpointSet.load(saved).first(13)
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("k", [1, 0, -3])
+def test_fewer_than_two_are_no_distribution(tiny_checkpoints, k):
+    for refuse in (check_k, tiny_checkpoints.first):
+        with pytest.raises(UserError, match=f"task.param.k={k}: .* at least 2"):
+            refuse(k)
+    check_k(2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_checkpoints, value):
+    vectors_KD = tiny_checkpoints.vectors_KD.clone()
+    vectors_KD[7, 14] = value  # the first of 1.bias
+    with pytest.raises(UserError, match=f"checkpoint 7 holds {value} in 1.bias"):
+        replace(tiny_checkpoints, vectors_KD=vectors_KD)
+
+    path = tmp_path / "bad.safetensors"  # written by somebody else
+    tiny_checkpoints.save(path)
+    tensors, metadata = load_artifact(path, "checkpoints")
+    save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata)
+    with pytest.raises(UserError, match="checkpoint 7 .* 1.bias") as error:
+        CheckpointSet.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_vectors_of_another_size_than_the_subset_are_refused_with_both(tiny_checkpoints):
+    with pytest.raises(UserError, match=r"\(12, 59\) .* 60 numbers"):
+        replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD[:, :59])
+
+
+def test_another_number_of_accuracies_than_of_vectors_is_refused_with_both(tiny_checkpoints):
+    with pytest.raises(UserError, match="11 accuracies for 12 vectors"):
+        replace(tiny_checkpoints, accuracy_K=tiny_checkpoints.accuracy_K[:11])
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "other content"])
+def test_a_damaged_file_is_named(saved, damage):
+    saved.write_bytes(dict(damaged_copies(saved))[damage])
+    with pytest.raises(UserError, match="checkpoints.safetensors is damaged"):
+        CheckpointSet.load(saved)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="task_training.py.*task.param.path=") as error:
+        CheckpointSet.load(tmp_path / "absent.safetensors")
+    assert str(tmp_path / "absent.safetensors") in str(error.value)
+
+
+def test_a_generator_is_no_checkpoints_file(tmp_path, tiny_generator):
+    tiny_generator.save(tmp_path / "generator.safetensors")
+    with pytest.raises(UserError, match="generator.safetensors is not a p-diff checkpoints file"):
+        CheckpointSet.load(tmp_path / "generator.safetensors")
+
+
+@pytest.mark.parametrize("part", ["vectors", "accuracy", "subset", "settings", "provenance"])
+def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
+    tensors, metadata = load_artifact(saved, "checkpoints")
+    tensors, metadata = ({name: value for name, value in parts.items() if name != part} for parts in (tensors, metadata))
+    save_artifact(saved, "checkpoints", tensors, metadata)
+    with pytest.raises(UserError, match=f"lacks .*{part}") as error:
+        CheckpointSet.load(saved)
+    assert str(saved) in str(error.value)
+
+
+def test_other_settings_are_named_by_what_one_types(saved):
+    stored = CheckpointSet.load(saved)
+    stored.require(stored.settings)
+    with pytest.raises(UserError, match="task.seed=0 there, 1 here; task.model.name=tiny there, resnet18 here") as error:
+        stored.require({"task": {"seed": 1, "model": {"name": "resnet18"}}})
+    assert str(saved) in str(error.value)
+
+
+def test_the_fingerprint_knows_the_content_and_nothing_else(saved, tiny_checkpoints):
+    expected = tiny_checkpoints.fingerprint
+    assert CheckpointSet.load(saved).fingerprint == expected
+    network = dict(reversed(tiny_checkpoints.network.items()))
+    assert replace(tiny_checkpoints, network=network, settings={}, provenance={}).fingerprint == expected
+
+
+@pytest.mark.parametrize("change", ["rows swapped", "one number", "network", "fewer"])
+def test_the_fingerprint_changes_with_the_content(tiny_checkpoints, change):
+    vectors_KD, network = tiny_checkpoints.vectors_KD.clone(), {name: tensor.clone() for name, tensor in tiny_checkpoints.network.items()}
+    if change == "rows swapped":
+        vectors_KD = vectors_KD[[1, 0, *range(2, 12)]]
+    elif change == "one number":
+        vectors_KD[3, 4] += 1e-6
+    elif change == "network":
+        network["1.running_mean"][0] += 1
+    other = replace(tiny_checkpoints, vectors_KD=vectors_KD, network=network)
+    if change == "fewer":
+        other = other.first(11)
+    assert other.fingerprint != tiny_checkpoints.fingerprint

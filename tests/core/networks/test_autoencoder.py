@@ -1,0 +1,90 @@
+"""The parameter autoencoder: any D, additive noise while training only, nothing dead."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from core.networks.autoencoder import ConvAutoencoder
+from core.runtime.errors import UserError
+from tests.core.tiny import CONFIGS, randomize_statistics
+
+
+@pytest.fixture
+def autoencoder():
+    return randomize_statistics(ConvAutoencoder(33, channels=(4, 8, 4), latent_dim=5))
+
+
+@pytest.mark.parametrize("num_params", [1, 7, 33, 2048])
+@pytest.mark.parametrize("channels", [(4,), (4, 8, 4)])
+def test_any_number_of_parameters_goes_in_and_out(num_params, channels):
+    autoencoder = ConvAutoencoder(num_params, channels=channels, latent_dim=5).eval()
+    vectors_BD = torch.randn(3, num_params)
+    assert autoencoder.encode(vectors_BD).shape == (3, 5)
+    assert autoencoder(vectors_BD).shape == (3, num_params)
+    assert autoencoder.padded_length % 2 ** len(channels) == 0
+    assert num_params <= autoencoder.padded_length < num_params + 2 ** len(channels)
+
+
+def test_padding_is_zeros_at_the_end(autoencoder):
+    padded = ConvAutoencoder(40, channels=(4, 8, 4), latent_dim=5).eval()
+    padded.load_state_dict(autoencoder.state_dict())
+    vectors_BD = torch.randn(3, 33)
+    with_zeros = torch.cat([vectors_BD, torch.zeros(3, 7)], dim=1)
+    torch.testing.assert_close(autoencoder.encode(vectors_BD), padded.encode(with_zeros))
+    torch.testing.assert_close(autoencoder(vectors_BD), padded(with_zeros)[:, :33])
+
+
+@pytest.mark.parametrize("num_params", [1, 7, 33])
+def test_every_parameter_gets_a_gradient(num_params):
+    autoencoder = randomize_statistics(ConvAutoencoder(num_params, channels=(4, 8), latent_dim=5))
+    autoencoder(torch.randn(3, num_params)).square().mean().backward()
+    dead = [name for name, parameter in autoencoder.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not dead, f"no gradient for {dead}"
+
+
+def test_every_coordinate_reaches_the_latent_and_is_reached_by_it(autoencoder):
+    vectors_BD = torch.randn(1, 33, requires_grad=True)
+    autoencoder.encode(vectors_BD).sum().backward()
+    assert vectors_BD.grad.ne(0).all()
+    jacobian = torch.autograd.functional.jacobian(autoencoder.decode, torch.randn(1, 5))  # (1, 33, 1, 5)
+    assert jacobian.ne(0).any(dim=-1).all()
+
+
+def test_without_training_nothing_is_random_and_no_sample_depends_on_its_batch(autoencoder):
+    vectors_BD = torch.randn(4, 33)
+    together = autoencoder(vectors_BD)
+    torch.testing.assert_close(together, autoencoder(vectors_BD), rtol=0, atol=0)
+    torch.testing.assert_close(together[[2]], autoencoder(vectors_BD[[2]]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("noises", [(0.5, 0.0), (0.0, 0.5), (0.3, 0.4)])
+def test_noise_is_added_with_the_stated_std_whatever_the_size_of_the_vector(autoencoder, noises):
+    autoencoder.input_noise, autoencoder.latent_noise = noises
+    autoencoder.encode = autoencoder.decode = lambda values: values
+    vectors_BD = 1000 * torch.randn(2000, 33)  # x (1 − σ) + σ ε would take half of it away
+    added = autoencoder.train()(vectors_BD) - vectors_BD
+    assert added.mean().item() == pytest.approx(0, abs=0.01)
+    assert added.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_default_noises_are_the_papers():
+    autoencoder = ConvAutoencoder(8)
+    assert (autoencoder.input_noise, autoencoder.latent_noise) == (0.001, 0.1)
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}])
+def test_impossible_options_are_refused_with_their_values(options):
+    (name, value), *_ = options.items()
+    shown = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(UserError) as error:
+        ConvAutoencoder(8, **options)
+    assert f"{name}={shown}" in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "system/autoencoder").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_configured_autoencoder_fits_the_papers_subset(path):
+    autoencoder = instantiate(OmegaConf.load(path), num_params=2048).eval()
+    with torch.no_grad():
+        assert autoencoder(torch.randn(2, 2048)).shape == (2, 2048)
+        assert autoencoder.encode(torch.randn(2, 2048)).shape == (2, autoencoder.latent_dim)

@@ -1,0 +1,93 @@
+"""Denoisers: every sample has its own timestep, every parameter a gradient."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from core.networks.blocks import sinusoidal_embedding
+from core.networks.denoiser import ConvDenoiser, MLPDenoiser
+from core.runtime.errors import UserError
+from tests.core.tiny import CONFIGS, randomize_statistics
+
+L = 11
+
+
+@pytest.fixture(params=["conv", "mlp"])
+def denoiser(request):
+    if request.param == "mlp":
+        return MLPDenoiser(L, hidden_dim=16, num_blocks=2).eval()
+    return randomize_statistics(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3))
+
+
+def test_the_timestep_is_each_samples_own(denoiser):
+    x_BL, t_B = torch.randn(3, L), torch.tensor([3, 700, 42])
+    together = denoiser(x_BL, t_B)
+    for row in range(3):
+        torch.testing.assert_close(together[[row]], denoiser(x_BL[[row]], t_B[[row]]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_timestep_changes_the_prediction_of_its_own_sample_only(denoiser):
+    x_BL = torch.randn(1, L).repeat(3, 1)
+    same, other = denoiser(x_BL, torch.tensor([5, 5, 5])), denoiser(x_BL, torch.tensor([5, 900, 5]))
+    assert (same[1] - other[1]).abs().max() > 1e-3
+    torch.testing.assert_close(same[[0, 2]], other[[0, 2]])
+
+
+def test_every_parameter_gets_a_gradient(denoiser):
+    denoiser(torch.randn(4, L), torch.tensor([0, 1, 500, 999])).square().mean().backward()
+    dead = [name for name, parameter in denoiser.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not dead, f"no gradient for {dead}"
+
+
+def test_the_prediction_has_the_shape_of_the_latent(denoiser):
+    assert denoiser(torch.randn(4, L), torch.full((4,), 500)).shape == (4, L)
+
+
+def test_no_activation_bounds_the_predicted_noise():
+    denoiser = randomize_statistics(ConvDenoiser(L, channels=(4, 1), kernel_size=3))
+    predicted = denoiser(1000 * torch.randn(100, L), torch.full((100,), 500))
+    assert predicted.min() < -10 and predicted.max() > 10  # ELU ends at −1
+
+
+@pytest.mark.parametrize("channels", [(4, 1), (4, 8, 4, 1), (4, 8, 16, 8, 4, 1)])
+def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_timestep(channels):
+    denoiser = randomize_statistics(ConvDenoiser(L, channels=channels, kernel_size=3))
+    calls = []
+    for layer in (*denoiser.rising, *denoiser.falling):
+        layer.register_forward_hook(lambda layer, inputs, output: calls.append((inputs[0], output)))
+    x_BL, t_B = torch.randn(2, L), torch.tensor([3, 700])
+    prediction = denoiser(x_BL, t_B)
+
+    half, time_B1L = len(channels) // 2, sinusoidal_embedding(t_B, L)[:, None]
+    rising, falling = calls[:half], calls[half:]
+    assert len(rising) == len(falling) == half
+    previous = x_BL[:, None]
+    for received, output in rising:
+        torch.testing.assert_close(received, previous + time_B1L)
+        previous = output
+    twins = [0, *(output for _, output in reversed(rising[:-1]))]  # the deepest has no twin: it is the input itself
+    for (received, output), twin in zip(falling, twins):
+        torch.testing.assert_close(received, previous + twin + time_B1L)
+        previous = output
+    torch.testing.assert_close(prediction, previous[:, 0])
+
+
+@pytest.mark.parametrize("channels", [(), (4,), (4, 8, 1), (4, 8, 4), (4, 8, 4, 2), (4, 8, 8, 4, 1)])
+def test_channels_that_do_not_rise_and_fall_alike_are_refused_with_their_values(channels):
+    with pytest.raises(UserError) as error:
+        ConvDenoiser(L, channels=channels)
+    assert str(list(channels)) in str(error.value)
+
+
+def test_an_even_kernel_is_refused_with_its_value():
+    with pytest.raises(UserError, match="kernel_size=4"):
+        ConvDenoiser(L, kernel_size=4)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "system/denoiser").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_configured_denoiser_maps_latents_to_latents(path):
+    denoiser = instantiate(OmegaConf.load(path), latent_dim=128).eval()
+    with torch.no_grad():
+        assert denoiser(torch.randn(2, 128), torch.tensor([0, 999])).shape == (2, 128)
+    assert denoiser.latent_dim == 128
