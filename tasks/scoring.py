@@ -113,7 +113,7 @@ class Scorer:
                 wrong.append(torch.stack([wrong_B for _, wrong_B in pairs]).cpu())
         wrong_MN = torch.cat(wrong, dim=1)
         loss_M = torch.stack(losses).sum(dim=0) / wrong_MN.shape[1]
-        return Scores((~wrong_MN).double().mean(dim=1).numpy(), loss_M.numpy(), wrong_MN.numpy())
+        return Scores((~wrong_MN.numpy()).mean(axis=1), loss_M.numpy(), wrong_MN.numpy())
 
     @staticmethod
     def _score_chunk(logits_BC: Tensor, labels_B: Tensor, bar: tqdm) -> tuple[Tensor, Tensor]:

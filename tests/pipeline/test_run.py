@@ -1,0 +1,156 @@
+"""The pipeline through its entry points: what it writes, that it repeats, that it resumes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.subset import unflatten
+from core.evaluation.scores import ScoreTable
+from core.generation.generator import WeightGenerator
+from tasks.data.datasets import load_images
+from tasks.data.splits import DataOptions
+
+RUN = "outputs/digits_test_resnet/ae_ddpm"
+CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
+SOURCES = ["original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "average_3", "gaussian", "gaussian_full"]
+
+
+def test_a_run_writes_what_the_readme_promises(workplace):
+    run = workplace.path / RUN
+    for name in ("config.yaml", "provenance.json", "metrics.json", "metrics.jsonl", "generator.safetensors", "report/table.md", "generated/000.safetensors"):
+        assert (run / name).is_file(), name
+    assert {path.stem for path in (run / "scores").iterdir()} == set(SOURCES)
+    assert any(run.glob("tensorboard/events*"))
+    assert not list(run.rglob("*.tmp"))
+    assert yaml.safe_load((run / "config.yaml").read_text())["task"]["data"]["dataset"] == "digits"
+    assert {"command", "git", "versions", "device"} <= json.loads((run / "provenance.json").read_text())["train"].keys()
+    stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"autoencoder", "diffusion"}
+
+
+def test_metrics_follow_the_contract(workplace):
+    metrics = workplace.metrics()
+    rows = {row["source"]: row for row in metrics["table"]}
+    assert list(rows) == SOURCES
+    assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 6, 3, 3, 3, 3]
+    for row in rows.values():
+        assert 0 <= row["accuracy_worst"] <= row["accuracy_median"] <= row["accuracy_best"] <= 1
+        assert 0 <= row["max_iou_mean"] <= 1 and row["min_l2_mean"] >= 0
+    assert "accuracy_std" not in rows["ensemble"] and "within_iou_mean" not in rows["ensemble"]
+    assert set(metrics["seconds"]) == {"train_task", "collect", "autoencoder", "diffusion", "generate", "score", "report"}
+    assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
+
+
+def test_protocols_choose_on_the_split_they_name(workplace):
+    table = ScoreTable.load(workplace.path / RUN / "scores/original.npz")
+    metrics = workplace.metrics()
+    assert metrics["paper_protocol"]["original"] == table.scores["test"].accuracy_M.max()
+    best_on_val = np.flatnonzero(table.scores["val"].accuracy_M == table.scores["val"].accuracy_M.max())
+    assert metrics["held_out_protocol"]["original"] in table.scores["test"].accuracy_M[best_on_val]
+
+
+def test_every_recorded_accuracy_is_reproduced_by_an_independent_forward(workplace):
+    checkpoints = CheckpointSet.load(workplace.path / CHECKPOINTS)
+    val = load_images(DataOptions("digits", root="unused")).split(checkpoints.provenance["accuracy_split"])
+    images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
+    model = timm.create_model("test_resnet", num_classes=10, in_chans=1).eval()
+    for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K):
+        model.load_state_dict({**checkpoints.network, **unflatten(vector_D, checkpoints.subset)})
+        with torch.no_grad():
+            right = (model(images).argmax(1) == labels).numpy()
+        assert right.mean() == recorded.item()
+
+
+def test_checkpoints_differ_from_each_other_and_only_in_the_subset(workplace):
+    checkpoints = CheckpointSet.load(workplace.path / CHECKPOINTS)
+    assert len(torch.unique(checkpoints.vectors_KD, dim=0)) == 6
+    assert {name.rsplit(".", 1)[1] for name in checkpoints.subset.names} == {"weight", "bias"}
+
+
+def test_exported_models_load_into_plain_timm(workplace):
+    state = load_file(workplace.path / RUN / "generated/000.safetensors")
+    timm.create_model("test_resnet", num_classes=10, in_chans=1).load_state_dict(state)
+    generated = ScoreTable.load(workplace.path / RUN / "scores/p_diff.npz").vectors_MD[0]
+    subset = WeightGenerator.load(workplace.path / RUN / "generator.safetensors").subset
+    exported = torch.cat([state[name].flatten() for name in subset.names])
+    assert np.array_equal(exported.numpy(), generated)
+
+
+def test_mode_test_gives_the_numbers_of_the_run_that_trained(workplace):
+    before = workplace.metrics()
+    assert workplace.run("train_p_diff.py", "mode=test").error == 0
+    after = workplace.metrics()
+    assert {**after, "seconds": {}} == {**before, "seconds": {}}
+
+
+def test_running_again_reuses_everything(workplace):
+    files = [CHECKPOINTS, f"{RUN}/generator.safetensors", f"{RUN}/scores/original.npz"]
+    before = {name: (workplace.path / name).stat().st_mtime_ns for name in files}
+    metrics = workplace.metrics()
+    assert workplace.run("task_training.py").error == 0 and workplace.run("train_p_diff.py").error == 0
+    assert {name: (workplace.path / name).stat().st_mtime_ns for name in files} == before
+    assert {**workplace.metrics(), "seconds": {}} == {**metrics, "seconds": {}}
+
+
+def test_a_damaged_score_table_is_made_again(workplace):
+    path = workplace.path / RUN / "scores/gaussian.npz"
+    whole = path.read_bytes()
+    before = workplace.metrics()["table"]
+    path.write_bytes(whole[: len(whole) // 2])
+    assert workplace.run("train_p_diff.py").error == 0
+    assert workplace.metrics()["table"] == before
+
+
+def test_the_sampler_can_be_changed_without_training_again(workplace):
+    run = workplace.path / "outputs/ddim"
+    shutil.copytree(workplace.path / RUN, run)
+    generator, sampled = (run / "generator.safetensors").read_bytes(), ScoreTable.load(run / "scores/p_diff.npz").vectors_MD
+    assert workplace.run("train_p_diff.py", "mode=test", "system/sampler=ddim", "output_dir=outputs/ddim").error == 0
+    assert (run / "generator.safetensors").read_bytes() == generator
+    assert not np.array_equal(ScoreTable.load(run / "scores/p_diff.npz").vectors_MD, sampled)
+
+
+def test_fewer_checkpoints_are_the_first_ones_and_the_earlier_run_is_kept(workplace):
+    before = workplace.metrics()
+    assert workplace.run("train_p_diff.py", "task.param.k=4", "output_dir=outputs/k").error == 0
+    assert workplace.run("train_p_diff.py", "task.param.k=3", "output_dir=outputs/k").error == 0
+    rows = {name: workplace.metrics(name)["table"][0]["n"] for name in ("outputs/k", "outputs/k.1")}
+    assert rows == {"outputs/k": 3, "outputs/k.1": 4}
+    first = ScoreTable.load(workplace.path / "outputs/k/scores/original.npz").vectors_MD
+    every = ScoreTable.load(workplace.path / RUN / "scores/original.npz").vectors_MD
+    assert np.array_equal(first, every[:3]) and workplace.metrics() == before
+
+
+def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
+    run = workplace.path / "outputs/generate"
+    shutil.copytree(workplace.path / RUN, run)
+    assert workplace.run("train_p_diff.py", "mode=generate", "generation.num_models=7", "seed=7", "output_dir=outputs/generate").error == 0
+    states = [load_file(path) for path in sorted((run / "generated").glob("*.safetensors"))]
+    assert len(states) == 7
+    generator = WeightGenerator.load(run / "generator.safetensors")
+    alone_D = generator.sample(7, [5])[0]
+    exported_D = torch.cat([states[5][name].flatten() for name in generator.subset.names])
+    torch.testing.assert_close(exported_D, alone_D)
+
+
+def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):
+    assert empty.run("task_training.py").error == 0 and empty.run("train_p_diff.py").error == 0
+    assert empty.metrics()["table"] == workplace.metrics()["table"]
+    assert empty.run("task_training.py", "seed=0", "task.param.path=zero.safetensors").error == 0
+    assert empty.run("train_p_diff.py", "seed=0", "task.param.path=zero.safetensors").error == 0
+    assert empty.metrics()["table"] != workplace.metrics()["table"]
+    zero = CheckpointSet.load(empty.path / "zero.safetensors")
+    assert zero.settings["task"]["seed"] == 0
+
+
+@pytest.mark.parametrize("overrides", [["system/denoiser=conv", "system/sampler=ddpm", "system.schedule.num_timesteps=20", "system.sampler.num_steps=20"]])
+def test_the_papers_denoiser_and_sampler_run(workplace, overrides):
+    assert workplace.run("train_p_diff.py", "output_dir=outputs/paper", "system.denoiser.channels=[4,8,4,1]", *overrides).error == 0
+    assert workplace.metrics("outputs/paper")["table"][2]["n"] == 5

@@ -1,0 +1,78 @@
+"""The shell scripts, as a user calls them; configurations, as a user combines them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.pipeline.conftest import TINY
+from tests.tasks.archives import write_cifar100
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (ROOT / "configs/task").glob("*.yaml") if path.stem != "common")
+
+
+def test_the_headline_script_runs_cifar100_to_a_table(tmp_path):
+    write_cifar100(tmp_path / "data", per_class=8)
+    tiny = [override for override in TINY if "test_resnet" not in override]
+    command = [
+        "bash", str(ROOT / "cifar100_resnet18_k200.sh"), *tiny, "task.data.verify=false", f"task.data.root={tmp_path}/data",
+        f"task.param.path={tmp_path}/checkpoints.safetensors", f"output_dir={tmp_path}/run", "task.collect.batch_size=8",
+        "system.autoencoder.channels=[4,4,4,4]", "system.denoiser.channels=[4,8,4,1]", "system.schedule.num_timesteps=10", "system.sampler.num_steps=10",
+        "evaluation.num_baselines=2", "task.model.name=resnet10t",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=500)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "running on the CPU" in result.stdout and "| original" in result.stdout
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert [row["n"] for row in metrics["table"]][:3] == [6, 1, 5]
+
+
+def test_without_data_the_script_says_where_it_looked(tmp_path):
+    command = ["bash", str(ROOT / "cifar100_resnet18_k200.sh"), "trainer=cpu", f"task.data.root={tmp_path}/nothing", f"task.param.path={tmp_path}/c.safetensors"]
+    # an unreachable proxy stands for a machine without network, also where there is one
+    env = {**os.environ, "PYTHON": sys.executable, "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and f"{tmp_path}/nothing" in errors[0] and "task.data.root=" in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("base", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_resolves(experiment):
+    OmegaConf.to_container(composed(f"experiment={experiment}"), resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_every_task_and_model_compose(task, model):
+    cfg = composed(f"task={task}", f"task/model={model}")
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert cfg.output_dir == f"outputs/{task}_{model}/ae_ddpm"
+    assert cfg.task.param.path == f"param_data/{task}_{model}/checkpoints.safetensors"
+
+
+def test_the_dataset_alone_moves_all_paths():
+    cfg = composed("task=cifar100", "task.data.dataset=cifar10")
+    assert cfg.task.param.path.startswith("param_data/cifar10_resnet18/") and cfg.output_dir.startswith("outputs/cifar10_resnet18/")
+
+
+def test_the_headline_experiment_is_the_papers():
+    cfg = composed("experiment=cifar100_resnet18_k200")
+    assert (cfg.task.data.dataset, cfg.task.model.name, cfg.task.param.k, cfg.task.param.count) == ("cifar100", "resnet18", 200, 2)
+    assert cfg.system.autoencoder.channels == [64, 128, 256, 256, 32] and cfg.system.denoiser.channels == [64, 128, 256, 512, 256, 128, 64, 1]
+    assert (cfg.system.autoencoder.input_noise, cfg.system.autoencoder.latent_noise) == (0.001, 0.1)
+    assert OmegaConf.to_container(cfg.system.schedule) == {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    assert cfg.system.sampler.num_steps == 1000

@@ -1,0 +1,138 @@
+"""Scoring through the frozen prefix equals the plain full forward, on every kind of network."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.runtime.errors import UserError
+from tasks.frozen_prefix import split_network
+from tasks.models import build_classifier
+from tasks.scoring import Scorer
+
+NETWORKS = {
+    "resnet18": {"image_size": 16},
+    "vit_tiny_patch16_224": {"image_size": 32, "options": {"img_size": 32, "patch_size": 8}},
+    "convnext_tiny": {"image_size": 32, "options": {"depths": (1, 1, 2, 2)}},
+}
+NUM_IMAGES, BATCH = 21, 8  # the last chunk is not full
+
+
+def network(name):
+    torch.manual_seed(0)
+    return build_classifier(name, num_classes=5, channels=3, **NETWORKS[name]).eval()
+
+
+def images_for(name):
+    torch.manual_seed(1)
+    size = NETWORKS[name]["image_size"]
+    return TensorDataset(torch.randn(NUM_IMAGES, 3, size, size), torch.randint(5, (NUM_IMAGES,)))
+
+
+def vectors_for(model, subset, num_models=4):
+    torch.manual_seed(2)
+    vector_D = flatten(model, subset)
+    return vector_D + 0.5 * torch.randn(num_models, len(vector_D))
+
+
+def independent_scores(model, subset, vectors_MD, split):
+    """The definition, without chunks, prefix or functional calls: load the state dict, run the network."""
+    images, labels = split.tensors
+    wrong, losses = [], []
+    for vector_D in vectors_MD:
+        model.load_state_dict({**model.state_dict(), **unflatten(vector_D, subset)})
+        with torch.no_grad():
+            logits = model(images)
+        wrong.append((logits.argmax(1) != labels).numpy())
+        losses.append(torch.nn.functional.cross_entropy(logits, labels).item())
+    return np.stack(wrong), np.array(losses)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scores_equal_an_independent_full_forward(name):
+    model, split = network(name), images_for(name)
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert scorer.network is not None, "the frozen prefix was not used"
+    scores = scorer(vectors_MD)
+    wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scores.wrong_MN, wrong_MN)
+    assert np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+    assert np.array_equal(scores.accuracy_M, (~wrong_MN).mean(axis=1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_prefix_holds_most_of_the_network_and_no_generated_parameter(name):
+    model, (images, _) = network(name), images_for(name).tensors
+    subset = resolve_subset(model, "last_norms", count=2)
+    network_ = split_network(model, subset.names, images[:BATCH])
+    prefix_weights = {node.target for node in network_.prefix.graph.nodes if node.op == "get_attr"}
+    suffix_weights = {node.target for node in network_.suffix.graph.nodes if node.op == "get_attr"}
+    assert not (prefix_weights | suffix_weights) & set(subset.names)
+    assert len(prefix_weights) > 4 * len(suffix_weights)
+    with torch.no_grad():
+        vector_D = vectors_for(model, subset, num_models=1)[0]
+        logits = network_.logits(network_.cache(images[:BATCH]), unflatten(vector_D, subset))
+        expected = torch.func.functional_call(model, unflatten(vector_D, subset), (images[:BATCH],))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+class BranchesOnData(torch.nn.Module):
+    """torch.export cannot trace a branch on the content of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.LayerNorm(12), torch.nn.Linear(12, 5)
+
+    def forward(self, images):
+        hidden = self.norm(images.flatten(1))
+        return self.head(hidden if hidden.sum() > 0 else -hidden)
+
+
+def test_a_network_that_cannot_be_exported_is_run_whole():
+    torch.manual_seed(0)
+    model = BranchesOnData().eval()
+    subset = resolve_subset(model, "last_norms", count=1)
+    split = TensorDataset(torch.randn(8, 3, 2, 2), torch.randint(5, (8,)))
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=8)
+    assert scorer.network is None
+    wrong_MN, _ = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scorer(vectors_MD).wrong_MN, wrong_MN)
+
+
+def test_a_small_cache_changes_nothing_but_what_is_kept():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    kept, not_kept = (Scorer(model, subset, split, batch_size=BATCH, cache_bytes=size) for size in (1e9, 0))
+    first, second, again = kept(vectors_MD), not_kept(vectors_MD), kept(vectors_MD)
+    assert kept._kept is not None and not_kept._kept is None
+    assert np.array_equal(first.wrong_MN, second.wrong_MN) and np.array_equal(first.loss_M, again.loss_M)
+
+
+def test_scoring_leaves_the_network_as_it_was():
+    model, split = network("resnet18"), images_for("resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    subset = resolve_subset(model, "last_norms", count=2)
+    Scorer(model, subset, split, batch_size=BATCH)(vectors_for(model, subset))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_running_statistics_can_be_generated_too():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, ["layer4.1.bn2.*"])
+    assert "layer4.1.bn2.running_var" in subset.names
+    vectors_MD = vectors_for(model, subset).abs()
+    wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
+    scores = Scorer(network("resnet18"), subset, split, batch_size=BATCH)(vectors_MD)
+    assert np.array_equal(scores.wrong_MN, wrong_MN) and np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+
+
+def test_a_vector_of_the_wrong_length_is_refused():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    with pytest.raises(UserError, match="2048"):
+        Scorer(model, subset, split, batch_size=BATCH)(torch.zeros(2, 2047))
