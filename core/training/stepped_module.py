@@ -62,6 +62,11 @@ class SteppedModule(LightningModule):
         self.log(f"{self.stage}/loss", loss.detach(), prog_bar=True)
         return loss
 
+    def on_train_end(self) -> None:
+        for name, tensor in self.state_dict().items():
+            if not torch.isfinite(tensor).all():  # a fit of fewer steps than CHECK_EVERY may end so, and must not count as finished
+                raise UserError(f"{self.stage}: {name} is not finite after {self.global_step} steps; try a smaller learning rate")
+
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.trained_parameters())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"}}
