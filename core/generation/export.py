@@ -6,6 +6,7 @@ M generated models · D numbers in one flattened subset.
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,14 +21,14 @@ def export_models(vectors_MD: Tensor, checkpoints: CheckpointSet, folder: Path, 
     Raises:
         UserError: they would not fit on the disk, or the folder is not writable.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    needed = len(vectors_MD) * sum(tensor.nbytes for tensor in checkpoints.network.values())
-    free = shutil.disk_usage(folder.parent).free
-    if needed > free:
-        raise UserError(f"{len(vectors_MD)} whole networks take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free; give a smaller generation.num_models")
     new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        needed = len(vectors_MD) * sum(tensor.nbytes for tensor in checkpoints.network.values())
+        free = shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise UserError(f"{len(vectors_MD)} whole networks take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free; give a smaller generation.num_models")
+        shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         width = max(3, len(str(len(vectors_MD) - 1)))
         for index, vector_D in enumerate(vectors_MD):
@@ -35,5 +36,8 @@ def export_models(vectors_MD: Tensor, checkpoints: CheckpointSet, folder: Path, 
             save_file(state, new / f"{index:0{width}}.safetensors", {"source": "p_diff", "seed": str(seed), "index": str(index)})
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write the generated models to {folder} ({error.strerror}); choose another output_dir") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write the generated models to {folder} ({reason}); choose another output_dir") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
@@ -85,7 +86,12 @@ class WeightGenerator(nn.Module):
         """Generated vectors (M, D) on the CPU, one for each index.
 
         Model `i` of a seed is the same vector (to float rounding) in any batch, on any device.
+
+        Raises:
+            UserError: no index, or a batch size below 1.
         """
+        if not len(indices) or batch_size < 1:
+            raise UserError(f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: expected at least 1 of each")
         sampler = self.recipes["sampler"]
         make_scheduler = _build(sampler["scheduler"])
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
@@ -129,11 +135,11 @@ class WeightGenerator(nn.Module):
         """Read a generator file; runs no code from it.
 
         Raises:
-            UserError: missing, damaged or foreign, or it names a class outside this project's networks.
+            UserError: missing, damaged or foreign, or it names something other than a network of ours.
         """
         state, metadata = load_artifact(path, KIND, hint="train one with python train_p_diff.py mode=train, or say with output_dir=FOLDER where it is")
-        recipes, subset = metadata["recipes"], ParameterSubset.from_metadata(metadata["subset"])
         try:
+            recipes, subset = metadata["recipes"], ParameterSubset.from_metadata(metadata["subset"])
             autoencoder = _build(recipes["autoencoder"], num_params=subset.num_params)
             generator = cls(
                 recipes,
@@ -144,14 +150,29 @@ class WeightGenerator(nn.Module):
                 trained_on=metadata["trained_on"],
             )
             generator.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise UserError(f"{path} does not hold a whole generator ({str(error).splitlines()[0]}); train again") from error
+        except (KeyError, RuntimeError, TypeError, UserError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{path} does not hold a whole generator ({reason}); train again") from error
         return generator
 
 
 def _build(recipe: Recipe, **sizes: int) -> Any:
-    """Instantiate a recipe, if it names a class that a file may name and plain arguments."""
-    nested = [value for value in recipe.values() if isinstance(value, Mapping)]
-    if nested or not TRUSTED.fullmatch(recipe["_target_"]):
-        raise UserError(f"{recipe['_target_']} is not a network of core.networks or a scheduler of diffusers; put your own class into core/networks")
-    return instantiate(recipe, **sizes)
+    """Instantiate a recipe, if it names a class that a file may name, and plain arguments.
+
+    Raises:
+        UserError: it does not, or there is no such class, or the class refuses the arguments.
+    """
+    target = recipe.get("_target_")
+    if not TRUSTED.fullmatch(str(target)) or not all(map(_is_plain, recipe.values())):
+        raise UserError(
+            f"{target} is not a network of core.networks or a scheduler of diffusers with plain arguments; put your own class into core/networks"
+        )
+    try:
+        return instantiate(recipe, **sizes, _recursive_=False)  # else Hydra would also call whatever a list in it names
+    except InstantiationException as error:
+        raise UserError(f"{target} cannot be made: {error.__cause__ or error}") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a string or a list of such."""
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else not isinstance(value, Mapping)

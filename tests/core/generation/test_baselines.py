@@ -1,0 +1,126 @@
+"""Weights that need no generative model, against closed forms; none alters or aliases the checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.checkpoints.subset import ParameterSubset
+from core.generation import baselines
+from core.runtime.seeding import generator_for
+
+SUBSET = ParameterSubset(("a", "b", "c"), ((4,), (2, 2), (2,)))  # D = 10
+
+MAKE = {
+    "ensemble": lambda vectors_KD, generator: baselines.ensemble(vectors_KD),
+    "noised": lambda vectors_KD, generator: baselines.noised(vectors_KD, SUBSET, 0.1, 20, generator),
+    "noised_0": lambda vectors_KD, generator: baselines.noised(vectors_KD, SUBSET, 0.0, 8, generator),
+    "average_1": lambda vectors_KD, generator: baselines.average(vectors_KD, 1, 20, generator),
+    "average_3": lambda vectors_KD, generator: baselines.average(vectors_KD, 3, 20, generator),
+    "gaussian": lambda vectors_KD, generator: baselines.gaussian(vectors_KD, 20, generator),
+    "gaussian_full": lambda vectors_KD, generator: baselines.gaussian_full(vectors_KD, 20, generator),
+}
+
+
+@pytest.fixture
+def generator():
+    return generator_for(0, "test")
+
+
+@pytest.fixture
+def vectors_KD():
+    """Correlated, with a mean and sizes that differ from tensor to tensor."""
+    mixing = torch.randn(10, 10) * torch.tensor([1.0] * 4 + [0.1] * 4 + [5.0] * 2)
+    return torch.randn(8, 10) @ mixing + torch.arange(10.0)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_no_baseline_alters_the_checkpoints_or_shares_memory_with_them(vectors_KD, generator, name):
+    before = vectors_KD.clone()
+    made = MAKE[name](vectors_KD, generator)
+    assert torch.equal(vectors_KD, before)
+    made.fill_(-1)
+    assert torch.equal(vectors_KD, before)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_baseline_depends_on_its_generator_alone(vectors_KD, name):
+    first = MAKE[name](vectors_KD, generator_for(0, "test"))
+    torch.rand(1000)
+    assert torch.equal(MAKE[name](vectors_KD, generator_for(0, "test")), first)
+    if name != "ensemble":
+        assert not torch.equal(MAKE[name](vectors_KD, generator_for(1, "test")), first)
+
+
+def test_the_ensemble_is_one_model_the_mean(vectors_KD):
+    torch.testing.assert_close(baselines.ensemble(vectors_KD), vectors_KD.sum(dim=0)[None] / 8)
+
+
+@pytest.mark.parametrize("num_models", [1, 5, 8, 11, 24])
+def test_each_checkpoint_is_chosen_once_before_any_is_chosen_twice(generator, num_models):
+    rows = baselines.choose(8, num_models, generator)
+    counts = torch.bincount(rows, minlength=8)
+    assert len(rows) == num_models and counts.max() - counts.min() <= 1
+
+
+def test_without_noise_the_models_are_checkpoints(vectors_KD, generator):
+    made = baselines.noised(vectors_KD, SUBSET, 0.0, 8, generator)
+    assert sorted(made[:, 0].tolist()) == sorted(vectors_KD[:, 0].tolist())
+    assert all((vectors_KD == vector_D).all(dim=1).any() for vector_D in made)
+
+
+def test_noise_is_relative_to_the_std_of_each_tensor_of_the_checkpoint_it_is_added_to(generator):
+    sizes = torch.tensor([[1.0, 0.1, 10.0], [2.0, 0.0, 3.0]])  # (checkpoint, tensor)
+    subset = ParameterSubset(("a", "b", "c"), ((2000,), (2000,), (2000,)))
+    pattern = torch.tensor([1.0, -1.0]).repeat(1000)  # std 1, mean 0
+    vectors_KD = torch.cat([size * pattern + 100 for size in sizes.T[:, :, None]], dim=1)
+    made = baselines.noised(vectors_KD, subset, 0.05, 2, generator)
+    order = [(vectors_KD - vector_D).norm(dim=1).argmin().item() for vector_D in made]
+    added = (made - vectors_KD[order]).view(2, 3, 2000)
+    torch.testing.assert_close(added.std(dim=2), 0.05 * sizes[order], rtol=0.06, atol=1e-6)
+    torch.testing.assert_close(added.mean(dim=2), torch.zeros(2, 3), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 8])
+def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, group_size):
+    made = baselines.average(torch.eye(8), group_size, 50, generator)  # row i marks checkpoint i
+    chosen = made > 0
+    assert made.shape == (50, 8) and (chosen.sum(dim=1) == group_size).all()
+    torch.testing.assert_close(made[chosen], torch.full((50 * group_size,), 1 / group_size))
+    assert chosen.any(dim=0).all()
+    assert len(chosen.unique(dim=0)) > 1 or group_size == 8
+
+
+def test_averages_of_different_models_do_not_build_on_each_other(vectors_KD, generator):
+    many = baselines.average(vectors_KD, 8, 5, generator)  # every group is all of them
+    torch.testing.assert_close(many, vectors_KD.mean(dim=0).expand(5, -1))
+
+
+def test_the_diagonal_gaussian_has_the_means_and_variances_of_the_checkpoints_and_no_correlation(vectors_KD, generator):
+    made = baselines.gaussian(vectors_KD, 20_000, generator)
+    expected = np.diag(np.cov(vectors_KD.numpy().T))
+    assert abs(np.corrcoef(vectors_KD.numpy().T) - np.eye(10)).max() > 0.5  # which is there to be lost
+    np.testing.assert_allclose(made.mean(dim=0), vectors_KD.mean(dim=0), atol=0.05 * expected.max() ** 0.5)
+    np.testing.assert_allclose(made.var(dim=0), expected, rtol=0.06)
+    np.testing.assert_allclose(np.corrcoef(made.numpy().T), np.eye(10), atol=0.04)
+
+
+def test_the_full_gaussian_has_the_mean_and_covariance_of_the_checkpoints(vectors_KD, generator):
+    made = baselines.gaussian_full(vectors_KD, 40_000, generator)
+    expected = np.cov(vectors_KD.numpy().T)
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose((np.cov(made.numpy().T) - expected) / scale, np.zeros((10, 10)), atol=0.04)
+    np.testing.assert_allclose((made.mean(dim=0) - vectors_KD.mean(dim=0)) / np.sqrt(np.diag(expected)), np.zeros(10), atol=0.04)
+
+
+def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
+    """Of K = 4 checkpoints in D = 10, a draw can only leave the mean along 3 directions."""
+    vectors_KD = torch.randn(4, 10)
+    centered = baselines.gaussian_full(vectors_KD, 50, generator) - vectors_KD.mean(dim=0)
+    assert torch.linalg.matrix_rank(centered, rtol=1e-4) == 3
+    assert torch.linalg.matrix_rank(torch.cat([centered, vectors_KD - vectors_KD.mean(dim=0)]), rtol=1e-4) == 3
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian_full"])
+def test_a_coordinate_that_never_varied_stays(vectors_KD, generator, name):
+    vectors_KD[:, 3] = 7.0
+    torch.testing.assert_close(MAKE[name](vectors_KD, generator)[:, 3], torch.full((20,), 7.0))

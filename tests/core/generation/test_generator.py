@@ -1,0 +1,264 @@
+"""The trained generator: model i is model i, the file holds all of it and runs no code."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.subset import ParameterSubset
+from core.generation.generator import WeightGenerator
+from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.errors import UserError
+from tests.core.tiny import SAMPLERS, damaged_copies, sampler_recipe
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_generator):
+    path = tmp_path / "generator.safetensors"
+    tiny_generator.save(path)
+    return path
+
+
+def rewrite(path, recipes):
+    """The same file with other recipes: what somebody else could send."""
+    tensors, metadata = load_artifact(path, "generator")
+    save_artifact(path, "generator", tensors, {**metadata, "recipes": {**metadata["recipes"], **recipes}})
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_model_i_is_the_same_alone_in_any_batch_and_in_any_order(tiny_generator, sampler):
+    tiny_generator.use_sampler({**sampler_recipe(sampler), "num_steps": 20})
+    together = tiny_generator.sample(0, range(7))
+    assert together.shape == (7, 60) and len(together.unique(dim=0)) == 7
+    for other, rows in [
+        (tiny_generator.sample(0, [5]), [5]),
+        (tiny_generator.sample(0, [6, 2, 0]), [6, 2, 0]),
+        (tiny_generator.sample(0, range(7), batch_size=3), range(7)),
+        (tiny_generator.sample(0, range(5, 7)), [5, 6]),
+    ]:
+        torch.testing.assert_close(other, together[list(rows)], rtol=1e-4, atol=1e-4)
+
+
+def test_sampling_depends_on_the_seed_alone(tiny_generator):
+    first = tiny_generator.sample(0, range(3))
+    torch.rand(1000)
+    torch.testing.assert_close(tiny_generator.sample(0, range(3)), first, rtol=0, atol=0)
+    assert (tiny_generator.sample(1, range(3)) - first).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_generator_survives_the_disk_bit_by_bit(saved, tiny_generator, sampler):
+    recipe = {**sampler_recipe(sampler), "num_steps": 20}
+    before_MD = tiny_generator.use_sampler(recipe).sample(0, range(3))
+    tiny_generator.save(saved)
+    loaded = WeightGenerator.load(saved)
+    torch.testing.assert_close(loaded.sample(0, range(3)), before_MD, rtol=0, atol=0)
+    assert loaded.fingerprint == tiny_generator.fingerprint
+    assert (loaded.subset, loaded.trained_on, loaded.recipes) == (tiny_generator.subset, tiny_generator.trained_on, tiny_generator.recipes)
+    vectors_MD = torch.randn(3, 60)
+    torch.testing.assert_close(loaded.reconstruct(vectors_MD), tiny_generator.reconstruct(vectors_MD), rtol=0, atol=0)
+
+
+def test_it_decodes_in_eval_mode_without_touching_its_statistics(tiny_generator):
+    assert not any(module.training for module in tiny_generator.modules())
+    before = {name: tensor.clone() for name, tensor in tiny_generator.state_dict().items()}
+    latents_BL = torch.randn(5, 6)
+    together = tiny_generator.decode(latents_BL)
+    torch.testing.assert_close(tiny_generator.decode(latents_BL[[3]]), together[[3]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tiny_generator.decode(latents_BL), together, rtol=0, atol=0)  # no latent noise either
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_generator.state_dict().items())
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, tmp_path, load):
+    expected = tiny_generator.decode(torch.ones(2, 6))
+    tiny_generator.train()
+    generator = WeightGenerator(
+        tiny_generator.recipes,
+        tiny_generator.subset,
+        tiny_generator.normalizer,
+        tiny_generator.latent_normalizer,
+        tiny_generator.autoencoder,
+        tiny_generator.denoiser,
+        tiny_generator.trained_on,
+    )
+    if load:
+        generator.save(tmp_path / "generator.safetensors")
+        generator = WeightGenerator.load(tmp_path / "generator.safetensors")
+    torch.testing.assert_close(generator.decode(torch.ones(2, 6)), expected, rtol=0, atol=0)
+
+
+def test_both_normalizers_are_undone_in_their_order(tiny_generator):
+    tiny_generator.autoencoder.encode = lambda vectors_BD: vectors_BD[:, :6]
+    tiny_generator.autoencoder.decode = lambda latents_BL: torch.cat([latents_BL, torch.zeros(len(latents_BL), 54)], dim=1)
+    inner, outer = tiny_generator.latent_normalizer, tiny_generator.normalizer
+    decoded = tiny_generator.decode(torch.ones(1, 6))
+    torch.testing.assert_close(decoded[:, :6], (inner.mean + inner.std)[None] * outer.std[:6] + outer.mean[:6])
+    torch.testing.assert_close(decoded[:, 6:], outer.mean[None, 6:])
+    torch.testing.assert_close(tiny_generator.encode(decoded), torch.ones(1, 6), rtol=1e-4, atol=1e-4)
+
+
+def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(tiny_generator, tiny_checkpoints):
+    tiny_generator.autoencoder.encode = tiny_generator.autoencoder.decode = lambda values: values
+    tiny_generator.latent_normalizer = Normalizer.per_coordinate(torch.randn(9, 60))
+    before = tiny_checkpoints.vectors_KD.clone()
+    for batch_size in (200, 5):
+        reconstructed = tiny_generator.reconstruct(tiny_checkpoints.vectors_KD, batch_size)
+        torch.testing.assert_close(reconstructed, before, rtol=1e-5, atol=1e-5)
+    assert torch.equal(tiny_checkpoints.vectors_KD, before)
+
+
+def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
+    """A whole network is generated with its statistics; a negative variance would make it NaN."""
+    names = [name for name, tensor in tiny_network.state_dict().items() if tensor.is_floating_point()]
+    subset = ParameterSubset.of(tiny_network, names)
+    vectors_KD = torch.rand(9, subset.num_params)
+    tiny_generator.normalizer = Normalizer.per_tensor(vectors_KD, subset)
+    tiny_generator.autoencoder.decode = lambda latents_BL: 10 * torch.randn(len(latents_BL), subset.num_params)
+    parts = dict(zip(subset.names, tiny_generator.decode(torch.randn(50, 6)).split(subset.sizes, dim=1)))
+    assert (parts["1.running_var"] > 0).all() and (parts["1.running_mean"] < 0).any()
+
+
+def test_progress_sees_every_batch_and_on_step_every_step(tiny_generator):
+    batches, steps = [], []
+    tiny_generator.sample(0, range(5), batch_size=2, progress=lambda items: batches.extend(items) or items, on_step=lambda t, x_BL: steps.append(len(x_BL)))
+    assert [list(batch) for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert steps == [2] * 20 + [2] * 20 + [1] * 20
+
+
+@pytest.mark.parametrize("options", [{"indices": []}, {"indices": [0], "batch_size": 0}])
+def test_no_model_and_no_batch_are_refused(tiny_generator, options):
+    with pytest.raises(UserError, match="generation.num_models=|generation.batch_size="):
+        tiny_generator.sample(0, **options)
+
+
+def test_the_sampler_may_be_changed_after_training(tiny_generator):
+    default = tiny_generator.sample(0, [0])
+    changed = tiny_generator.use_sampler({**sampler_recipe("ddim"), "num_steps": 4}).sample(0, [0])
+    assert (default - changed).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("change", ["weights", "statistics", "sampler"])
+def test_the_fingerprint_changes_with_what_decides_the_samples(tiny_generator, change):
+    before = tiny_generator.fingerprint
+    if change == "weights":
+        tiny_generator.denoiser.project_in.weight[0, 0] += 1
+    elif change == "statistics":
+        next(module for module in tiny_generator.modules() if isinstance(module, nn.BatchNorm1d)).running_mean[0] += 1
+    else:
+        tiny_generator.use_sampler({**tiny_generator.recipes["sampler"], "num_steps": 7})
+    assert tiny_generator.fingerprint != before
+
+
+def test_changing_the_sampler_of_one_generator_changes_no_other(saved, tiny_generator):
+    recipes = tiny_generator.recipes
+    other = WeightGenerator.load(saved)
+    other.use_sampler(sampler_recipe("ddim"))
+    assert recipes["sampler"] == tiny_generator.recipes["sampler"] != other.recipes["sampler"]
+
+
+def run_code(path):
+    """Recipes that would create a file, if anything in them were called."""
+    touch = {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(path)]}]}
+    network = {"_target_": "core.networks.autoencoder.ConvAutoencoder", "latent_dim": 6, "channels": [4, 8]}
+    shell = {"_target_": "os.system", "_args_": [f"touch {path}"]}
+    return {
+        "os.system": shell,
+        "subprocess.run": {"_target_": "subprocess.run", "args": ["touch", str(path)]},
+        "any function": touch,
+        "an argument": {**network, "channels": shell},
+        "inside a list": {**network, "channels": [touch, 8]},
+        "deep inside lists": {**network, "channels": [[[touch]]]},
+        "inside a plain mapping": {**network, "channels": {"plain": touch}},
+        "recursion asked for": {**network, "channels": [touch], "_recursive_": True},
+        "through a module of ours": {"_target_": "core.networks.autoencoder.torch.hub.load", "_args_": [str(path)]},
+        "through diffusers": {"_target_": "diffusers.utils.os.system", "_args_": [f"touch {path}"]},
+        "a pipeline of diffusers": {"_target_": "diffusers.DiffusionPipeline.from_pretrained", "_args_": [str(path)]},
+    }
+
+
+RECIPES = sorted(run_code("path"))
+
+
+@pytest.mark.parametrize("attack", RECIPES)
+@pytest.mark.parametrize("network", ["autoencoder", "denoiser"])
+def test_a_file_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, network, attack):
+    rewrite(saved, {network: run_code(tmp_path / "ran")[attack]})
+    with pytest.raises(UserError) as error:
+        WeightGenerator.load(saved)
+    assert str(saved) in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("attack", RECIPES)
+def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, attack):
+    rewrite(saved, {"sampler": {"num_steps": 5, "scheduler": {**run_code(tmp_path / "ran")[attack], "_partial_": True}}})
+    with pytest.raises(UserError):
+        WeightGenerator.load(saved).sample(0, [0])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "recipes",
+    [
+        {"autoencoder": {"_target_": "core.networks.autoencoder.ConvAutoencoder", "channels": [4, 16], "latent_dim": 6}},
+        {"autoencoder": {"_target_": "core.networks.autoencoder.ConvAutoencoder", "kernel_size": 4}},
+        {"autoencoder": {"_target_": "core.networks.autoencoder.NoSuchClass"}},
+        {"autoencoder": {}},
+        {"denoiser": {"_target_": "core.networks.denoiser.MLPDenoiser", "hidden": 16}},
+        {"schedule": {"num_timesteps": 0}},
+        {"schedule": {"steps": 10}},
+    ],
+    ids=str,
+)
+def test_a_file_whose_parts_do_not_fit_is_named(saved, recipes):
+    rewrite(saved, recipes)
+    with pytest.raises(UserError) as error:
+        WeightGenerator.load(saved)
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["denoiser.project_in.weight", "normalizer.mean", "latent_normalizer.log"])
+def test_a_file_that_lacks_a_tensor_is_named(saved, missing):
+    tensors, metadata = load_artifact(saved, "generator")
+    del tensors[missing]
+    save_artifact(saved, "generator", tensors, metadata)
+    with pytest.raises(UserError, match="whole generator") as error:
+        WeightGenerator.load(saved)
+    assert str(saved) in str(error.value) and missing in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["recipes", "subset", "trained_on"])
+def test_a_file_that_lacks_metadata_is_named(saved, missing):
+    tensors, metadata = load_artifact(saved, "generator")
+    del metadata[missing]
+    save_artifact(saved, "generator", tensors, metadata)
+    with pytest.raises(UserError, match=missing) as error:
+        WeightGenerator.load(saved)
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "other content"])
+def test_a_damaged_file_is_named(saved, damage):
+    saved.write_bytes(dict(damaged_copies(saved))[damage])
+    with pytest.raises(UserError, match="generator.safetensors is damaged"):
+        WeightGenerator.load(saved)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="absent.*train_p_diff.py mode=train"):
+        WeightGenerator.load(tmp_path / "absent")
+
+
+def test_checkpoints_are_no_generator(tmp_path, tiny_checkpoints):
+    tiny_checkpoints.save(tmp_path / "checkpoints.safetensors")
+    with pytest.raises(UserError, match="checkpoints.safetensors is not a p-diff generator file"):
+        WeightGenerator.load(tmp_path / "checkpoints.safetensors")
+
+
+def test_the_recipes_are_plain_values(saved):
+    _, metadata = load_artifact(saved, "generator")
+    assert json.loads(json.dumps(metadata["recipes"])) == metadata["recipes"]
+    assert set(metadata["recipes"]) == {"autoencoder", "denoiser", "schedule", "sampler"}
