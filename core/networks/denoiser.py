@@ -59,6 +59,10 @@ class ConvDenoiser(nn.Module):
 class MLPDenoiser(nn.Module):
     """A residual MLP over the latent: a fraction of the paper denoiser's cost, for CPUs and small latents.
 
+    It predicts ε as x_t plus a correction. The latents of K checkpoints span far fewer directions than L; in all the
+    others x_t is nothing but scaled noise, and a network that has to learn this identity lets errors grow there
+    during sampling (samples 6 times as long as the latents they imitate, on digits, without the sum).
+
     Args:
         latent_dim: L.
         hidden_dim: H.
@@ -75,6 +79,8 @@ class MLPDenoiser(nn.Module):
             for _ in range(num_blocks)
         )
         self.project_out = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, latent_dim))
+        nn.init.zeros_(self.project_out[1].weight)
+        nn.init.zeros_(self.project_out[1].bias)
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
         """Predict the noise in x_t; every sample has its own timestep."""
@@ -82,4 +88,4 @@ class MLPDenoiser(nn.Module):
         hidden_BH = self.project_in(x_BL)
         for block in self.blocks:
             hidden_BH = hidden_BH + block(hidden_BH + time_BH)
-        return self.project_out(hidden_BH)
+        return x_BL + self.project_out(hidden_BH)

@@ -9,6 +9,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,8 +33,8 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             OmegaConf.resolve(cfg)
             say_device(cfg.trainer.accelerator)
             main(cfg)
-        except (UserError, OmegaConfBaseException) as error:
-            sys.exit(f"error: {str(error).splitlines()[0]}")
+        except (UserError, OmegaConfBaseException, InstantiationException) as error:
+            sys.exit(f"error: {sentence(error)}")
         except InstantiationException as error:  # Hydra's wrapping of what a constructor raised
             if not isinstance(error.__cause__, UserError):
                 raise
@@ -45,6 +46,12 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             sys.exit(130)
 
     return hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="base")(explained)
+
+
+def sentence(error: Exception) -> str:
+    """One line; where Hydra wrapped a `UserError` of a constructor, that one's."""
+    told = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    return " ".join(str(told).split()) if isinstance(told, UserError) else str(told).splitlines()[0]
 
 
 def sweep_suffix() -> str:

@@ -33,7 +33,7 @@ def rewritten(workplace, change):
         ("train_p_diff.py", "mode=tset", ["mode=tset", "train, test, generate"]),
         ("train_p_diff.py", "system.batch_size=1", ["batch_size=1"]),
         ("train_p_diff.py", "system.autoencoder.kernel_size=4", ["kernel_size=4", "odd"]),
-        ("train_p_diff.py", "system.denoiser.hidden_dim=wide", ["hidden_dim", "wide"]),
+        ("train_p_diff.py", "system.denoiser.hidden_dim=wide", ["MLPDenoiser"]),
         ("train_p_diff.py", "system.sampler.num_steps=2000", ["num_steps=2000", "1000"]),
         ("train_p_diff.py", "output_dir=/dev/null/run", ["/dev/null/run"]),
     ],
