@@ -58,7 +58,7 @@ class ScoreTable:
             with np.load(path, allow_pickle=False) as file:
                 scores = {split: cls._read_split(file, split) for split in file["splits"].tolist()}
                 return cls(path.stem, file["vectors"], scores, str(file["identity"]), float(file["seconds"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:  # TypeError: a plain array
             raise UserError(f"cannot read the scores in {path} ({error}); delete the file and run again") from error
 
     @staticmethod

@@ -1,0 +1,130 @@
+"""Measures over score tables against loops by hand and against scikit-learn and scipy."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics import jaccard_score
+
+from core.evaluation.metrics import best_on, iou_matrix, l2_matrix, max_iou, min_l2, summarize, within_iou
+
+M, K, N, D = 5, 7, 60, 9
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def wrong_MN(random):
+    return random.random((M, N)) < 0.3
+
+
+@pytest.fixture
+def reference_KN(random):
+    return random.random((K, N)) < 0.4
+
+
+@pytest.fixture
+def vectors_MD(random):
+    return random.normal(size=(M, D))
+
+
+def iou_by_hand(a_N, b_N):
+    both = either = 0
+    for a, b in zip(a_N, b_N):
+        both, either = both + (a and b), either + (a or b)
+    return both / either
+
+
+def test_iou_is_that_of_the_definition_and_of_scikit_learn(wrong_MN, reference_KN):
+    by_hand = [[iou_by_hand(a_N, b_N) for b_N in reference_KN] for a_N in wrong_MN]
+    library = [[jaccard_score(a_N, b_N) for b_N in reference_KN] for a_N in wrong_MN]
+    np.testing.assert_allclose(iou_matrix(wrong_MN, reference_KN), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(iou_matrix(wrong_MN, reference_KN), library, rtol=1e-6)
+
+
+def test_iou_of_known_sets():
+    wrong_MN = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0]], dtype=bool)
+    np.testing.assert_allclose(iou_matrix(wrong_MN, wrong_MN), [[1, 0, 2 / 3], [0, 1, 1 / 3], [2 / 3, 1 / 3, 1]])
+
+
+def test_models_without_errors_are_alike_and_unlike_any_other():
+    perfect, other = np.zeros((1, 4), dtype=bool), np.array([[1, 0, 0, 0]], dtype=bool)
+    assert iou_matrix(perfect, perfect).tolist() == [[1]] and iou_matrix(perfect, other).tolist() == [[0]]
+
+
+def test_counts_stay_exact_for_many_images():
+    wrong_MN = np.ones((1, 100_000), dtype=bool)
+    reference_KN = wrong_MN.copy()
+    reference_KN[0, 0] = False
+    assert iou_matrix(wrong_MN, reference_KN)[0, 0] == np.float32(99_999 / 100_000) != 1
+
+
+def test_max_iou_is_the_largest_over_the_references(wrong_MN, reference_KN):
+    expected = [max(iou_by_hand(a_N, b_N) for b_N in reference_KN) for a_N in wrong_MN]
+    np.testing.assert_allclose(max_iou(wrong_MN, reference_KN), expected, rtol=1e-6)
+
+
+def test_a_model_is_left_out_of_its_own_references_only_where_that_is_said(wrong_MN):
+    expected = [max(iou_by_hand(wrong_MN[i], wrong_MN[j]) for j in range(M) if j != i) for i in range(M)]
+    np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN, same=True), expected, rtol=1e-6)
+    np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN), np.ones(M))
+
+
+def test_a_copy_among_the_models_counts_although_the_diagonal_does_not(wrong_MN):
+    twins = np.concatenate([wrong_MN, wrong_MN[:1]])
+    assert max_iou(twins, twins, same=True)[[0, -1]].tolist() == [1, 1]
+    assert (max_iou(twins, twins, same=True)[1:-1] < 1).all()
+
+
+def test_the_diagonal_is_left_out_without_touching_the_masks(wrong_MN):
+    before = wrong_MN.copy()
+    max_iou(wrong_MN, wrong_MN, same=True)
+    assert (wrong_MN == before).all()
+
+
+def test_within_iou_is_the_mean_over_pairs_of_different_models(wrong_MN):
+    pairs = [iou_by_hand(wrong_MN[i], wrong_MN[j]) for i in range(M) for j in range(i)]
+    assert within_iou(wrong_MN) == pytest.approx(np.mean(pairs), rel=1e-6)
+
+
+def test_distances_are_those_of_scipy(vectors_MD, random):
+    reference_KD = random.normal(size=(K, D))
+    np.testing.assert_allclose(l2_matrix(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD), rtol=1e-6)
+    np.testing.assert_allclose(min_l2(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD).min(axis=1), rtol=1e-6)
+
+
+def test_the_distance_of_a_near_copy_keeps_its_digits(random):
+    vector = random.normal(size=(1, 2048)).astype(np.float32) * 10
+    copy = vector + np.float32(1e-3)
+    assert min_l2(copy, vector)[0] == pytest.approx(cdist(copy.astype(float), vector.astype(float))[0, 0], rel=1e-3)
+
+
+def test_a_vector_is_left_out_of_its_own_references_only_where_that_is_said(vectors_MD):
+    distances = cdist(vectors_MD, vectors_MD)
+    assert min_l2(vectors_MD, vectors_MD) == pytest.approx(np.zeros(M))
+    np.testing.assert_allclose(min_l2(vectors_MD, vectors_MD, same=True), (distances + np.diag([np.inf] * M)).min(axis=1))
+
+
+def test_a_summary_of_known_numbers():
+    assert summarize(np.array([0.1, 0.2, 0.6, 0.9])) == pytest.approx(
+        {
+            "n": 4,
+            "accuracy_mean": 0.45,
+            "accuracy_std": np.sqrt((0.35**2 + 0.25**2 + 0.15**2 + 0.45**2) / 3),
+            "accuracy_best": 0.9,
+            "accuracy_median": 0.4,
+            "accuracy_worst": 0.1,
+        }
+    )
+
+
+def test_one_model_has_no_spread():
+    assert "accuracy_std" not in summarize(np.array([0.5]))
+
+
+def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_loss():
+    assert best_on(np.array([0.5, 0.9, 0.7]), np.array([0.1, 9.0, 0.1])) == 1
+    assert best_on(np.array([0.9, 0.5, 0.9, 0.9]), np.array([0.3, 0.1, 0.2, 0.4])) == 2
+    assert best_on(np.array([0.5]), np.array([1.0])) == 0

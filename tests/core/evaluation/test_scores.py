@@ -1,0 +1,72 @@
+"""Score tables on disk."""
+
+import numpy as np
+import pytest
+
+from core.evaluation.scores import ScoreTable
+from core.runtime.errors import UserError
+from tests.core.evaluation.tables import scores, table
+from tests.core.tiny import damaged_copies
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "scores" / "noised_0.05.npz"
+    table("noised_0.05", scores([0.5, 0.9, 0.7]), scores([0.4, 0.8, 0.6], num_images=16, seed=1)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("num_images", [1, 8, 13, 40])  # masks are packed eight to a byte
+def test_everything_survives_the_disk_in_its_order(tmp_path, num_images):
+    before = table("p_diff", scores([0.5, 0.9, 0.7], num_images=num_images), scores([0.4, 0.8, 0.6], num_images=7, seed=1))
+    before.save(tmp_path / "p_diff.npz")
+    after = ScoreTable.load(tmp_path / "p_diff.npz")
+    assert (after.source, after.identity, after.seconds, set(after.scores)) == ("p_diff", "id", 1.5, {"test", "val"})
+    np.testing.assert_array_equal(after.vectors_MD, before.vectors_MD)
+    for split in ("test", "val"):
+        for name in ("accuracy_M", "loss_M", "wrong_MN"):
+            loaded, kept = getattr(after.scores[split], name), getattr(before.scores[split], name)
+            np.testing.assert_array_equal(loaded, kept)
+            assert loaded.dtype == kept.dtype and loaded.shape == kept.shape
+
+
+def test_a_task_without_right_and_wrong_images_has_no_mask(tmp_path):
+    table("p_diff", scores([0.5, 0.9], with_wrong=False)).save(tmp_path / "p_diff.npz")
+    assert ScoreTable.load(tmp_path / "p_diff.npz").scores["test"].wrong_MN is None
+
+
+def test_a_source_with_a_dot_keeps_its_name(saved):
+    assert ScoreTable.load(saved).source == "noised_0.05"
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut inside the header", "half", "last byte missing", "other content"])
+def test_a_damaged_file_is_named(saved, damage):
+    saved.write_bytes(dict(damaged_copies(saved))[damage])
+    with pytest.raises(UserError, match="cannot read the scores") as error:
+        ScoreTable.load(saved)
+    assert str(saved) in str(error.value)
+
+
+def test_a_foreign_file_is_named(saved):
+    for save in (lambda: np.savez(saved, other=np.zeros(3)), lambda: np.save(saved.open("wb"), np.zeros(3))):
+        save()
+        with pytest.raises(UserError, match="noised_0.05.npz"):
+            ScoreTable.load(saved)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent.npz"):
+        ScoreTable.load(tmp_path / "absent.npz")
+
+
+def test_a_file_that_would_run_code_is_refused(saved):
+    np.savez(saved, splits=np.array(["test"], dtype=object), vectors=np.zeros(3))
+    with pytest.raises(UserError, match="noised_0.05.npz"):
+        ScoreTable.load(saved)
+
+
+def test_a_full_disk_keeps_the_old_table(saved, full_disk):
+    before = saved.read_bytes()
+    with full_disk(), pytest.raises(UserError, match="cannot write .*noised_0.05.npz"):
+        table("noised_0.05", scores([0.5] * 5000)).save(saved)
+    assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == [saved.name]
