@@ -9,7 +9,6 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,10 +34,6 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             main(cfg)
         except (UserError, OmegaConfBaseException, InstantiationException) as error:
             sys.exit(f"error: {sentence(error)}")
-        except InstantiationException as error:  # Hydra's wrapping of what a constructor raised
-            if not isinstance(error.__cause__, UserError):
-                raise
-            sys.exit(f"error: {error.__cause__}")
         except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
             if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
@@ -51,7 +46,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
 def sentence(error: Exception) -> str:
     """One line; where Hydra wrapped a `UserError` of a constructor, that one's."""
     told = error.__cause__ if isinstance(error.__cause__, UserError) else error
-    return " ".join(str(told).split()) if isinstance(told, UserError) else str(told).splitlines()[0]
+    return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())
 
 
 def sweep_suffix() -> str:

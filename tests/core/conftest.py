@@ -1,5 +1,6 @@
 """Small things that several tests of `core` share: a two-norm network, 12 checkpoints of it, a tiny `system`."""
 
+import copy
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from core.generation.generator import WeightGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.trainer import MakeTrainer
-from tests.core.tiny import CONFIGS, randomize_statistics
+from tests.core.tiny import CONFIGS, randomize
 
 K = 12
 SHRUNK = {
@@ -69,15 +70,21 @@ def tiny_checkpoints(tiny_network: nn.Sequential) -> CheckpointSet:
     )
 
 
-@pytest.fixture
-def tiny_system() -> DictConfig:
-    """The real configs/system/ae_ddpm.yaml with the default autoencoder, denoiser and sampler, shrunk."""
+@pytest.fixture(scope="session")
+def shrunk_system() -> DictConfig:
+    """Composed once, since that takes longer than most tests."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         choices = ["system=ae_ddpm", "system/autoencoder=small", "system/denoiser=mlp", "system/sampler=dpm_solver"]
         system = compose("base", overrides=choices).system
     for name, value in SHRUNK.items():
         OmegaConf.update(system, name, value)
     return system
+
+
+@pytest.fixture
+def tiny_system(shrunk_system: DictConfig) -> DictConfig:
+    """The real configs/system/ae_ddpm.yaml with the default autoencoder, denoiser and sampler, shrunk."""
+    return copy.deepcopy(shrunk_system)
 
 
 @pytest.fixture
@@ -90,8 +97,8 @@ def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> 
         subset,
         Normalizer.per_tensor(tiny_checkpoints.vectors_KD, subset),
         Normalizer.per_coordinate(torch.randn(20, 6) * torch.arange(1, 7) + 3),
-        randomize_statistics(ConvAutoencoder(subset.num_params, channels=(4, 8), latent_dim=6)),
-        MLPDenoiser(6, hidden_dim=16, num_blocks=1),
+        randomize(ConvAutoencoder(subset.num_params, channels=(4, 8), latent_dim=6)),
+        randomize(MLPDenoiser(6, hidden_dim=16, num_blocks=1)),
         {"fingerprint": tiny_checkpoints.fingerprint, "k": K, "seed": 0, "seconds": {}},
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
@@ -19,12 +20,18 @@ def sampler_recipe(name: str) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(CONFIGS / f"system/sampler/{name}.yaml"))
 
 
-def randomize_statistics(model: nn.Module) -> nn.Module:
-    """Give BatchNorm statistics that differ from those of any batch, so that the wrong mode shows; in eval mode."""
+def randomize(model: nn.Module) -> nn.Module:
+    """Take a network away from its special beginning, as training would; in eval mode.
+
+    BatchNorm statistics then differ from those of any batch, and layers that start at zero no longer hide the others.
+    """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
 

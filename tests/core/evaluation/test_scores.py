@@ -1,9 +1,11 @@
 """Score tables on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from core.evaluation.scores import ScoreTable
+from core.evaluation.scores import ScoreTable, Vote
 from core.runtime.errors import UserError
 from tests.core.evaluation.tables import scores, table
 from tests.core.tiny import damaged_copies
@@ -28,6 +30,20 @@ def test_everything_survives_the_disk_in_its_order(tmp_path, num_images):
             loaded, kept = getattr(after.scores[split], name), getattr(before.scores[split], name)
             np.testing.assert_array_equal(loaded, kept)
             assert loaded.dtype == kept.dtype and loaded.shape == kept.shape
+
+
+def test_what_only_some_tables_hold_survives_the_disk_or_stays_absent(tmp_path, saved):
+    vote, ece_M = Vote(accuracy=0.9, loss=0.25, ece=0.03), np.array([0.1, 0.2])
+    latents_ML = np.arange(6, dtype=np.float32).reshape(2, 3)
+    full = table("p_diff", replace(scores([0.5, 0.9]), ece_M=ece_M, vote=vote), scores([0.5, 0.9]))
+    replace(full, latents_ML=latents_ML).save(tmp_path / "p_diff.npz")
+    loaded = ScoreTable.load(tmp_path / "p_diff.npz")
+    np.testing.assert_array_equal(loaded.latents_ML, latents_ML)
+    np.testing.assert_array_equal(loaded.scores["test"].ece_M, ece_M)
+    assert loaded.scores["test"].vote == vote
+    for scored in (loaded.scores["val"], ScoreTable.load(saved).scores["test"]):
+        assert scored.ece_M is None and scored.vote is None
+    assert ScoreTable.load(saved).latents_ML is None
 
 
 def test_a_task_without_right_and_wrong_images_has_no_mask(tmp_path):

@@ -7,12 +7,12 @@ from omegaconf import OmegaConf
 
 from core.networks.autoencoder import ConvAutoencoder
 from core.runtime.errors import UserError
-from tests.core.tiny import CONFIGS, randomize_statistics
+from tests.core.tiny import CONFIGS, randomize
 
 
 @pytest.fixture
 def autoencoder():
-    return randomize_statistics(ConvAutoencoder(33, channels=(4, 8, 4), latent_dim=5))
+    return randomize(ConvAutoencoder(33, channels=(4, 8, 4), latent_dim=5))
 
 
 @pytest.mark.parametrize("num_params", [1, 7, 33, 2048])
@@ -37,7 +37,7 @@ def test_padding_is_zeros_at_the_end(autoencoder):
 
 @pytest.mark.parametrize("num_params", [1, 7, 33])
 def test_every_parameter_gets_a_gradient(num_params):
-    autoencoder = randomize_statistics(ConvAutoencoder(num_params, channels=(4, 8), latent_dim=5))
+    autoencoder = randomize(ConvAutoencoder(num_params, channels=(4, 8), latent_dim=5))
     autoencoder(torch.randn(3, num_params)).square().mean().backward()
     dead = [name for name, parameter in autoencoder.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not dead, f"no gradient for {dead}"

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from core.networks.blocks import sinusoidal_embedding
 from core.networks.denoiser import ConvDenoiser, MLPDenoiser
 from core.runtime.errors import UserError
-from tests.core.tiny import CONFIGS, randomize_statistics
+from tests.core.tiny import CONFIGS, randomize
 
 L = 11
 
@@ -16,8 +16,8 @@ L = 11
 @pytest.fixture(params=["conv", "mlp"])
 def denoiser(request):
     if request.param == "mlp":
-        return MLPDenoiser(L, hidden_dim=16, num_blocks=2).eval()
-    return randomize_statistics(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3))
+        return randomize(MLPDenoiser(L, hidden_dim=16, num_blocks=2))
+    return randomize(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3))
 
 
 def test_the_timestep_is_each_samples_own(denoiser):
@@ -45,14 +45,19 @@ def test_the_prediction_has_the_shape_of_the_latent(denoiser):
 
 
 def test_no_activation_bounds_the_predicted_noise():
-    denoiser = randomize_statistics(ConvDenoiser(L, channels=(4, 1), kernel_size=3))
+    denoiser = randomize(ConvDenoiser(L, channels=(4, 1), kernel_size=3))
     predicted = denoiser(1000 * torch.randn(100, L), torch.full((100,), 500))
     assert predicted.min() < -10 and predicted.max() > 10  # ELU ends at −1
 
 
+def test_the_mlp_starts_from_the_noise_of_unit_data():
+    x_BL = 100 * torch.randn(4, L)
+    torch.testing.assert_close(MLPDenoiser(L)(x_BL, torch.tensor([0, 1, 500, 999])), x_BL)
+
+
 @pytest.mark.parametrize("channels", [(4, 1), (4, 8, 4, 1), (4, 8, 16, 8, 4, 1)])
 def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_timestep(channels):
-    denoiser = randomize_statistics(ConvDenoiser(L, channels=channels, kernel_size=3))
+    denoiser = randomize(ConvDenoiser(L, channels=channels, kernel_size=3))
     calls = []
     for layer in (*denoiser.rising, *denoiser.falling):
         layer.register_forward_hook(lambda layer, inputs, output: calls.append((inputs[0], output)))

@@ -36,6 +36,14 @@ def test_a_mistake_found_by_a_constructor_that_the_configuration_names_is_the_sa
     assert sentence.startswith("error: autoencoder with channels=") and "odd kernel" in sentence and "\n" not in sentence
 
 
+def test_an_argument_that_a_class_of_the_configuration_does_not_take_is_named_with_the_class():
+    def main(cfg):
+        instantiate({"_target_": "core.networks.autoencoder.ConvAutoencoder", "kernal_size": 3}, num_params=10)
+
+    sentence = outcome(main)
+    assert sentence.startswith("error: ") and "ConvAutoencoder" in sentence and "'kernal_size'" in sentence and "\n" not in sentence
+
+
 def test_a_value_that_does_not_resolve_ends_in_one_sentence():
     sentence = outcome(lambda cfg: None, {**CONFIG, "a": "${nowhere}"})
     assert sentence.startswith("error: ") and "nowhere" in sentence and "\n" not in sentence

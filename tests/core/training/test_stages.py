@@ -61,11 +61,10 @@ def assert_same(generator, expected):
 
 @pytest.mark.parametrize("denoiser", ["mlp", "conv"])
 def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(train, tiny_system, tmp_path, denoiser):
-    system = copy.deepcopy(tiny_system)
     if denoiser == "conv":  # its BatchNorm statistics are averaged too
-        system.denoiser = OmegaConf.create({"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3})
+        tiny_system.denoiser = OmegaConf.create({"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3})
     kept = KeepWeights()
-    generator = train("run", kept, system=system)
+    generator = train("run", kept)
     assert len(kept.states) == STEPS
 
     average = {name: tensor.double() for name, tensor in kept.states[0].items() if tensor.is_floating_point()}
@@ -152,7 +151,6 @@ def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free
 
 
 def test_diverging_training_ends_in_one_sentence_that_names_the_stage(train, tiny_system):
-    system = copy.deepcopy(tiny_system)
-    system.denoiser_optimizer.lr = 1e30
+    tiny_system.denoiser_optimizer.lr = 1e30
     with pytest.raises(UserError, match="^diffusion: .*learning rate"):
-        train("run", system=system)
+        train("run")
