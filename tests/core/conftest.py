@@ -1,29 +1,24 @@
-"""Small things that several tests of `core` share: a two-norm network, 12 checkpoints of it, a tiny `system`."""
+"""Fixtures that several tests of `core` share; what they are made of is in tiny.py."""
 
 import copy
 import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
-from core.checkpoints.subset import flatten, resolve_subset
 from core.generation.generator import WeightGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
-from core.runtime.trainer import MakeTrainer
-from tests.core.tiny import CONFIGS, randomize
+from tests.core.tiny import CONFIGS, K, make_checkpoints, make_network, randomize
 
-K = 12
 SHRUNK = {
     "autoencoder.channels": [4, 8],
     "autoencoder.latent_dim": 6,
@@ -52,22 +47,12 @@ def fixed_seed() -> None:
 
 @pytest.fixture
 def tiny_network() -> nn.Sequential:
-    """Its last two norms hold 2 · 14 + 2 · 16 = 60 numbers."""
-    return nn.Sequential(nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)).eval()
+    return make_network()
 
 
 @pytest.fixture
 def tiny_checkpoints(tiny_network: nn.Sequential) -> CheckpointSet:
-    """12 vectors around the network's own, all different, with accuracies that tell the rows apart."""
-    subset = resolve_subset(tiny_network, "last_norms", count=2)
-    return CheckpointSet(
-        vectors_KD=flatten(tiny_network, subset) + 0.1 * torch.randn(K, subset.num_params),
-        accuracy_K=torch.linspace(0.5, 0.9, K, dtype=torch.float64),
-        subset=subset,
-        network={name: tensor.clone() for name, tensor in tiny_network.state_dict().items()},
-        settings={"task": {"seed": 0, "model": {"name": "tiny"}}},
-        provenance={"seconds": {"collect": 1.0}, "accuracy_split": "val"},
-    )
+    return make_checkpoints(tiny_network)
 
 
 @pytest.fixture(scope="session")
@@ -101,19 +86,6 @@ def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> 
         randomize(MLPDenoiser(6, hidden_dim=16, num_blocks=1)),
         {"fingerprint": tiny_checkpoints.fingerprint, "k": K, "seed": 0, "seconds": {}},
     )
-
-
-@pytest.fixture
-def make_trainer() -> Callable[..., MakeTrainer]:
-    """`make_trainer(*extra)` is what `fit` takes: a Trainer on the CPU, here with callbacks of the test's own before fit's."""
-
-    def with_callbacks(*extra: Callback) -> MakeTrainer:
-        def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
-            return Trainer(accelerator="cpu", devices=1, callbacks=[*extra, *callbacks], **options)
-
-        return make
-
-    return with_callbacks
 
 
 @pytest.fixture

@@ -1,18 +1,22 @@
-"""Plain pieces that the tests of `core` import: the sampler files, a crash on demand, damaged files."""
+"""What the tests of `core` are made of: a two-norm network, 12 checkpoints of it, a crash on demand, damaged files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.provenance import ROOT
+from core.runtime.trainer import MakeTrainer
 
 CONFIGS = ROOT / "configs"
 SAMPLERS = sorted(path.stem for path in (CONFIGS / "system/sampler").glob("*.yaml"))
+K = 12
 
 
 def sampler_recipe(name: str) -> dict[str, Any]:
@@ -33,6 +37,40 @@ def randomize(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
+
+
+def make_network() -> nn.Sequential:
+    """Its last two norms hold 2 · 14 + 2 · 16 = 60 numbers."""
+    return nn.Sequential(nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)).eval()
+
+
+def make_checkpoints(network: nn.Module) -> CheckpointSet:
+    """K vectors around the network's own, all different, with accuracies that tell the rows apart."""
+    subset = resolve_subset(network, "last_norms", count=2)
+    return CheckpointSet(
+        vectors_KD=flatten(network, subset) + 0.1 * torch.randn(K, subset.num_params),
+        accuracy_K=torch.linspace(0.5, 0.9, K, dtype=torch.float64),
+        subset=subset,
+        network={name: tensor.clone() for name, tensor in network.state_dict().items()},
+        settings={"task": {"seed": 0, "model": {"name": "tiny"}}},
+        provenance={"seconds": {"collect": 1.0}, "accuracy_split": "val"},
+    )
+
+
+def cpu_trainer(*extra: Callback) -> MakeTrainer:
+    """What `fit` takes: a Trainer on the CPU, here with callbacks of the test's own before those of `fit`."""
+
+    def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
+        return Trainer(accelerator="cpu", devices=1, callbacks=[*extra, *callbacks], **options)
+
+    return make
+
+
+def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Two state dicts are equal bit by bit."""
+    assert state.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=lambda text: f"{name}: {text}")
 
 
 class StopAfter(Callback):

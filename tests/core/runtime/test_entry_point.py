@@ -9,7 +9,7 @@ from torch import nn, optim
 
 from core.runtime.entry_point import entry_point
 from core.runtime.errors import UserError
-from tests.core.tiny import StopAfter
+from tests.core.tiny import StopAfter, cpu_trainer
 
 CONFIG = {"trainer": {"accelerator": "cpu"}}
 
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_in_status_130():
     assert outcome(main) == 130
 
 
-def test_ctrl_c_inside_a_fit_ends_in_status_130(make_trainer, keep_signals):
+def test_ctrl_c_inside_a_fit_ends_in_status_130(keep_signals):
     class Module(LightningModule):
         def __init__(self):
             super().__init__()
@@ -75,7 +75,7 @@ def test_ctrl_c_inside_a_fit_ends_in_status_130(make_trainer, keep_signals):
             return optim.SGD(self.parameters(), lr=0.1)
 
     def main(cfg):
-        trainer = make_trainer(StopAfter(1, KeyboardInterrupt))(callbacks=[], max_epochs=1, logger=False, enable_checkpointing=False)
+        trainer = cpu_trainer(StopAfter(1, KeyboardInterrupt))(callbacks=[], max_epochs=1, logger=False, enable_checkpointing=False)
         trainer.fit(Module(), torch.ones(2, 1, 1))
 
     assert outcome(main) == 130

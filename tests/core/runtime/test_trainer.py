@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from core.diffusion.objective import NoiseSchedule
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser
+from core.runtime.artifacts import save_artifact
 from core.runtime.errors import UserError
 from core.runtime.trainer import fit, pick_device
 from core.training.autoencoder_module import AutoencoderModule
 from core.training.diffusion_module import LatentDiffusionModule
-from tests.core.tiny import StopAfter, damaged_copies
+from tests.core.tiny import StopAfter, assert_same, cpu_trainer, damaged_copies
 
 STEPS = 23
 
@@ -67,130 +68,114 @@ def epochs_stage():
     return Epochs(), []
 
 
-@pytest.fixture
-def run_stage(tmp_path, make_trainer):
-    """`run_stage(build, folder, *extra callbacks)` is one session: builds the module anew and fits it."""
-
-    def session(build, folder, *extra, **options):
-        module, callbacks = build()
-        seconds = fit(
-            module,
-            module.train_dataloader(),
-            name=module.stage,
-            label="[1/1]",
-            state_dir=tmp_path / folder / "training_state",
-            make_trainer=make_trainer(*extra),
-            callbacks=callbacks,
-            **options,
-        )
-        return module.state_dict(), seconds
-
-    return session
+def run_stage(build, folder, *extra, **options):
+    """One session: builds the module anew and fits it. Returns its state and the seconds."""
+    module, callbacks = build()
+    seconds = fit(
+        module,
+        module.train_dataloader(),
+        name=module.stage,
+        label="[1/1]",
+        state_dir=folder / "training_state",
+        make_trainer=cpu_trainer(*extra),
+        callbacks=callbacks,
+        **options,
+    )
+    return module.state_dict(), seconds
 
 
-@pytest.fixture(params=[autoencoder_stage, diffusion_stage], ids=["autoencoder", "diffusion"])
+@pytest.fixture(scope="module", params=[autoencoder_stage, diffusion_stage], ids=["autoencoder", "diffusion"])
 def build(request):
     return request.param
 
 
-def assert_same(state, expected):
-    assert state.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=lambda text: f"{name}: {text}")
+@pytest.fixture(scope="module")
+def unbroken(build, tmp_path_factory):
+    """The state that an undisturbed fit ends with."""
+    return run_stage(build, tmp_path_factory.mktemp("unbroken"))[0]
 
 
-def interrupt(run_stage, build, folder, steps, error=RuntimeError):
+def interrupt(build, folder, steps, error=RuntimeError):
     with pytest.raises((error, SystemExit)):
         run_stage(build, folder, StopAfter(steps, error))
 
 
 # 1: before any training state; 13: after the state of step 12; 22: before the last step; 23: before the end is recorded
 @pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
-def test_an_interrupted_stage_equals_an_unbroken_one(run_stage, build, steps):
-    unbroken, _ = run_stage(build, "unbroken")
-    interrupt(run_stage, build, "broken", steps)
-    resumed, _ = run_stage(build, "broken")
-    assert_same(resumed, unbroken)
+def test_an_interrupted_stage_equals_an_unbroken_one(build, unbroken, tmp_path, steps):
+    interrupt(build, tmp_path, steps)
+    assert_same(run_stage(build, tmp_path)[0], unbroken)
 
 
-def test_a_stage_killed_after_its_last_state_equals_an_unbroken_one(run_stage, build):
+def test_a_stage_killed_after_its_last_state_equals_an_unbroken_one(build, tmp_path):
     build = partial(build, steps=20)  # a multiple of STATES_PER_FIT: the last state holds the last step
-    unbroken, _ = run_stage(build, "unbroken")
     with pytest.raises(RuntimeError):
-        run_stage(build, "broken", StopAtEpochEnd())
-    assert_same(run_stage(build, "broken")[0], unbroken)
+        run_stage(build, tmp_path / "broken", StopAtEpochEnd())
+    assert_same(run_stage(build, tmp_path / "broken")[0], run_stage(build, tmp_path / "unbroken")[0])
 
 
 # 5 steps an epoch: in the first epoch, in the middle of the third, at an epoch's end, in the last
 @pytest.mark.parametrize("steps", [3, 12, 15, 19])
-def test_interrupted_epochs_equal_unbroken_ones(run_stage, steps):
+def test_interrupted_epochs_equal_unbroken_ones(tmp_path, steps):
     options = {"max_epochs": 4, "val_loader": epochs_stage()[0].train_dataloader()}
-    unbroken, _ = run_stage(epochs_stage, "unbroken", **options)
     with pytest.raises(RuntimeError):
-        run_stage(epochs_stage, "broken", StopAfter(steps), **options)
+        run_stage(epochs_stage, tmp_path / "broken", StopAfter(steps), **options)
     seen = StepsSeen()
-    assert_same(run_stage(epochs_stage, "broken", seen, **options)[0], unbroken)
+    resumed, _ = run_stage(epochs_stage, tmp_path / "broken", seen, **options)
+    assert_same(resumed, run_stage(epochs_stage, tmp_path / "unbroken", **options)[0])
     assert seen.steps == list(range((steps - 1) // 5 * 5, 20))
 
 
-def test_a_stage_interrupted_twice_equals_an_unbroken_one(run_stage, build):
-    unbroken, _ = run_stage(build, "unbroken")
-    interrupt(run_stage, build, "broken", 7)
-    interrupt(run_stage, build, "broken", 15)
-    assert_same(run_stage(build, "broken")[0], unbroken)
+def test_a_stage_interrupted_twice_equals_an_unbroken_one(build, unbroken, tmp_path):
+    interrupt(build, tmp_path, 7)
+    interrupt(build, tmp_path, 15)
+    assert_same(run_stage(build, tmp_path)[0], unbroken)
 
 
-def test_ctrl_c_loses_nothing_either(run_stage, build, keep_signals):
-    unbroken, _ = run_stage(build, "unbroken")
-    interrupt(run_stage, build, "broken", 13, KeyboardInterrupt)
-    assert_same(run_stage(build, "broken")[0], unbroken)
+def test_ctrl_c_loses_nothing_either(build, unbroken, tmp_path, keep_signals):
+    interrupt(build, tmp_path, 13, KeyboardInterrupt)
+    assert_same(run_stage(build, tmp_path)[0], unbroken)
 
 
-def test_resuming_goes_on_from_the_last_state_instead_of_starting_over(run_stage, build):
-    interrupt(run_stage, build, "broken", 13)
+def test_resuming_goes_on_from_the_last_state_instead_of_starting_over(build, tmp_path):
+    interrupt(build, tmp_path, 13)
     seen = StepsSeen()
-    run_stage(build, "broken", seen)
+    run_stage(build, tmp_path, seen)
     assert seen.steps == list(range(12, STEPS))
 
 
-def test_a_finished_stage_is_loaded_and_not_repeated(run_stage, build):
-    state, seconds = run_stage(build, "run")
-    again, seconds_again = run_stage(build, "run", StopAfter(1))  # would raise if it trained
+def test_a_finished_stage_is_loaded_and_not_repeated_and_leaves_one_safe_file(build, unbroken, tmp_path):
+    state, seconds = run_stage(build, tmp_path)
+    assert [path.name for path in (tmp_path / "training_state").iterdir()] == [f"{build()[0].stage}.safetensors"]
+    again, seconds_again = run_stage(build, tmp_path, StopAfter(1))  # would raise if it trained
     assert_same(again, state)
     assert seconds_again == seconds > 0
 
 
-def test_a_finished_stage_leaves_one_safe_file_and_no_training_state(run_stage, build, tmp_path):
-    run_stage(build, "run")
-    assert [path.suffix for path in (tmp_path / "run/training_state").iterdir()] == [".safetensors"]
-
-
-def test_training_moves_the_weights(run_stage, build):
-    state, _ = run_stage(build, "run")
+def test_training_moves_every_weight(build, unbroken):
     start = build()[0].state_dict()
-    frozen = [name for name in state if "weight" in name and torch.equal(state[name], start[name])]
-    assert not frozen
+    assert not [name for name in unbroken if torch.equal(unbroken[name], start[name])]
 
 
 @pytest.mark.parametrize("damage", ["empty", "half"])
-def test_a_damaged_finished_stage_is_named(run_stage, tmp_path, damage):
-    run_stage(autoencoder_stage, "run")
-    path = tmp_path / "run/training_state/autoencoder.safetensors"
+def test_a_damaged_finished_stage_is_named(tmp_path, damage):
+    path = tmp_path / "training_state/autoencoder.safetensors"
+    save_artifact(path, "stage", autoencoder_stage()[0].state_dict(), {"seconds": 1.0})
     path.write_bytes(dict(damaged_copies(path))[damage])
     with pytest.raises(UserError, match="autoencoder.safetensors is damaged"):
-        run_stage(autoencoder_stage, "run")
+        run_stage(autoencoder_stage, tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_named(run_stage, tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "regular").write_text("in the way")
     with pytest.raises(UserError, match="cannot write to") as error:
-        run_stage(autoencoder_stage, "regular")
+        run_stage(autoencoder_stage, tmp_path / "regular")
     assert str(tmp_path / "regular") in str(error.value)
 
 
-def test_losses_are_kept_as_json_lines_with_stage_and_step(run_stage, tmp_path):
-    run_stage(autoencoder_stage, "run")
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+def test_losses_are_kept_as_json_lines_with_stage_and_step(tmp_path):
+    run_stage(autoencoder_stage, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "autoencoder/loss" in line]
     assert {line["stage"] for line in lines} == {"autoencoder"}
     assert [line["step"] for line in losses] == list(range(STEPS))

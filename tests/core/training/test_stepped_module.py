@@ -12,6 +12,7 @@ from core.runtime.errors import UserError
 from core.runtime.trainer import fit
 from core.training.autoencoder_module import AutoencoderModule
 from core.training.stepped_module import SteppedModule
+from tests.core.tiny import cpu_trainer
 
 K = 10
 
@@ -23,12 +24,12 @@ def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=partial(SGD, lr
 
 
 @pytest.fixture
-def run(tmp_path, make_trainer):
+def run(tmp_path):
     """Fit a module with callbacks of the test's own."""
 
     def session(module, *extra):
         loader = module.train_dataloader()
-        return fit(module, loader, name="autoencoder", label="", state_dir=tmp_path / "training_state", make_trainer=make_trainer(*extra))
+        return fit(module, loader, name="autoencoder", label="", state_dir=tmp_path / "training_state", make_trainer=cpu_trainer(*extra))
 
     return session
 
@@ -54,7 +55,7 @@ def test_a_batch_larger_than_the_data_is_all_of_it(run, monkeypatch):
 
 
 @pytest.mark.parametrize("seed, same", [(0, True), (1, False)])
-def test_a_step_draws_by_seed_and_number_whatever_happened_before(tmp_path, run, make_trainer, monkeypatch, seed, same):
+def test_a_step_draws_by_seed_and_number_whatever_happened_before(tmp_path, run, monkeypatch, seed, same):
     first = batches_of(make_module(), run, monkeypatch)
     torch.rand(1000)
     (tmp_path / "training_state/autoencoder.safetensors").unlink()
