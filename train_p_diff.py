@@ -4,15 +4,19 @@
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.evaluate import evaluate
+from core.evaluation.scores import ScoreTable
 from core.evaluation.sources import SourceOptions, sources
 from core.evaluation.summary import summary
+from core.evaluation.trajectories import follow
 from core.generation.export import export_models
 from core.generation.generator import WeightGenerator
 from core.report.tables import write_report
@@ -26,7 +30,8 @@ from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
 from tasks.collection import recorded_settings
-from tasks.scoring import build_score_fns
+from tasks.finetuning import finetune
+from tasks.scoring import Task
 
 log = logging.getLogger(__name__)
 STAGES = {
@@ -87,11 +92,7 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
         export_models(vectors_MD[: cfg.generation.num_exported], checkpoints, run.generated, cfg.seed)
 
     with stages.stage("score"):
-        made = sources(checkpoints, generator, lambda: vectors_MD, SourceOptions(**cfg.evaluation), cfg.seed)
-        depends_on = {"generator": generator.fingerprint, "checkpoints": checkpoints.fingerprint, "seed": cfg.seed}
-        depends_on |= OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["generation", "evaluation"]))
-        score_fns = build_score_fns(cfg, checkpoints)
-        tables = evaluate(made, score_fns, run, identity=digest(depends_on), reuse=cfg.mode == "train", progress=stages.progress)
+        tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
     stages.seconds["score"] = sum(table.seconds for table in tables.values())
 
     with stages.stage("report"):
@@ -100,6 +101,37 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
     seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
     write_json(run.metrics, {**metrics, "seconds": {name: round(value, 2) for name, value in seconds.items()}})
     log.info("\n%s\nreport: %s", text, run.report / "table.md")
+
+
+def score(
+    cfg: DictConfig, checkpoints: CheckpointSet, generator: WeightGenerator, vectors_MD: Tensor, run: RunDirectory, stages: Stages
+) -> dict[str, ScoreTable]:
+    """Every source through the same scoring; what the figures need besides is saved with it."""
+    task, options = Task.of(cfg, checkpoints), SourceOptions(**cfg.evaluation)
+    score_fns = task.score_fns(options.num_train_images)
+    tune = partial(
+        finetune,
+        task=task,
+        make_optimizer=instantiate(cfg.task.collect.optimizer),
+        batch_size=cfg.task.collect.batch_size,
+        num_steps=options.finetune_steps,
+        seed=cfg.seed,
+    )
+    depends_on = {"generator": generator.fingerprint, "checkpoints": checkpoints.fingerprint, "seed": cfg.seed}
+    depends_on |= OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["generation", "evaluation"]))
+    tables = evaluate(
+        sources(checkpoints, generator, lambda: vectors_MD, tune, options, cfg.seed),
+        score_fns,
+        run,
+        encode=lambda vectors: generator.encode(vectors.to(generator.device)),
+        soup_candidates=options.soup_candidates,
+        identity=digest(depends_on),
+        reuse=cfg.mode == "train",
+        progress=stages.progress,
+    )
+    follow(generator, cfg.seed, options.num_trajectories, score_fns["val"]).save(run.trajectories)
+    checkpoints.save_history(run.training_history)
+    return tables
 
 
 def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:

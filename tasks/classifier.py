@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
 
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
@@ -24,6 +25,7 @@ class Classifier(LightningModule):
         make_scheduler: of the learning rate, stepped once per epoch; None keeps the rate constant.
         frozen_statistics: keep the whole network in eval mode, so that BatchNorm uses and keeps its running statistics.
         seed: every epoch reseeds from it, so that an interrupted training goes on as if it had not been.
+        history_of: record this subset at the start of each of `num_epochs` epochs and at the end, as `history_ED`.
     """
 
     def __init__(
@@ -35,10 +37,15 @@ class Classifier(LightningModule):
         make_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         frozen_statistics: bool = False,
         seed: int = 0,
+        history_of: ParameterSubset | None = None,
+        num_epochs: int = 0,
     ):
         super().__init__()
         self.model, self.frozen_statistics, self.seed = model, frozen_statistics, seed
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.history_of = history_of
+        if history_of is not None:  # a buffer, so that it survives an interruption
+            self.register_buffer("history_ED", torch.zeros(num_epochs + 1, history_of.num_params))
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -47,6 +54,14 @@ class Classifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(derive_seed(self.seed, "classifier", self.current_epoch))
+        self._record(self.current_epoch)
+
+    def on_train_end(self) -> None:
+        self._record(-1)
+
+    def _record(self, epoch: int) -> None:
+        if self.history_of is not None:
+            self.history_ED[epoch] = flatten(self.model, self.history_of)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images_BCSS, labels_B = batch

@@ -26,6 +26,7 @@ from tasks.classifier import Classifier
 from tasks.data.splits import ImageData
 from tasks.scoring import Scorer
 
+LARGEST_HISTORY = 100_000  # parameters: the history is for a figure, not worth a second copy of a whole network per epoch
 ACCURACY_SPLIT = "val"  # test is read once, for the report
 
 
@@ -57,21 +58,27 @@ def train_classifier(
     task: DictConfig,
     model: nn.Module,
     data: ImageData,
+    subset: ParameterSubset,
     *,
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
     label: str,
-) -> float:
-    """Train `model` in place for `task.epochs`; returns seconds. Validation is watched, never selected on."""
+) -> tuple[float, Tensor | None]:
+    """Train `model` in place for `task.epochs`. Validation is watched, never selected on.
+
+    Returns the seconds, and the subset at the start of each epoch and at the end, (E + 1, D), unless it is large.
+    """
     module = Classifier(
         model,
         data.num_classes,
         make_optimizer=instantiate(task.optimizer),
         make_scheduler=instantiate(task.scheduler),
         seed=task.seed,
+        history_of=subset if subset.num_params <= LARGEST_HISTORY else None,
+        num_epochs=task.epochs,
     )
-    return fit(
+    seconds = fit(
         module,
         DataLoader(data.train, task.batch_size, shuffle=True, num_workers=task.data.num_workers),
         name="classifier",
@@ -82,6 +89,7 @@ def train_classifier(
         val_loader=DataLoader(data.val, task.batch_size, num_workers=task.data.num_workers),
         max_epochs=task.epochs,
     )
+    return seconds, getattr(module, "history_ED", None)
 
 
 def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset: ParameterSubset, make_trainer: MakeTrainer, label: str) -> Tensor:
@@ -136,8 +144,8 @@ def collect_checkpoints(
     """
     subset = resolve_subset(model, task.param.subset, task.param.count)  # a wrong subset should not cost a training
     with stages.stage("train_task"):
-        seconds = train_classifier(
-            task, model, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
+        seconds, history_ED = train_classifier(
+            task, model, data, subset, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
         )
     stages.seconds["train_task"] = seconds
     model.eval()
@@ -152,4 +160,5 @@ def collect_checkpoints(
         {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         settings,
         {"seconds": dict(stages.seconds), "accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint()},
+        history_ED=history_ED,
     )

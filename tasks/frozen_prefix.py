@@ -35,10 +35,25 @@ class SplitNetwork:
         return self.suffix(*crossing, *(parameters[name] for name in self.names))
 
 
-def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | None:
+@dataclass(frozen=True)
+class WholeNetwork:
+    """The same interface without a cut: what "crosses" are the images themselves."""
+
+    model: nn.Module
+
+    def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
+        """The images."""
+        return (images_BCSS,)
+
+    def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the whole network with `parameters`."""
+        return torch.func.functional_call(self.model, dict(parameters), crossing)
+
+
+def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
     """Cut `model` (in eval mode) at its generated parameters, for chunks shaped like `images_BCSS`.
 
-    Returns None, and says why, where `torch.export` cannot trace the network; the caller then runs it whole.
+    Where `torch.export` cannot trace the network, the network stays whole and the log says why.
     """
     try:
         with torch.no_grad():
@@ -46,7 +61,7 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
         return _cut(graph_module, names)
     except Exception as error:  # torch.export raises many kinds, none of which matters: the full forward is always there
         log.info("no frozen prefix (%s: %s); every model is run whole", type(error).__name__, str(error).split("\n")[0])
-        return None
+        return WholeNetwork(model)
 
 
 def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.checkpoints.subset import ParameterSubset
-from core.runtime.artifacts import load_artifact, save_artifact
+from core.runtime.artifacts import load_artifact, replacing, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.settings import describe, differences
 
@@ -40,6 +41,7 @@ class CheckpointSet:
     network: Mapping[str, Tensor]  # whole state dict of the classifier; its subset entries are the trained starting point
     settings: Mapping[str, Any]  # what determined the file: data, model, training, seed
     provenance: Mapping[str, Any] = field(default_factory=dict)  # where they come from: seconds, split, versions, commit
+    history_ED: Tensor | None = None  # the subset through classifier training: the start of each epoch, and the end
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -91,8 +93,17 @@ class CheckpointSet:
         """Write the set, whole or not at all."""
         tensors = {"vectors": self.vectors_KD, "accuracy": self.accuracy_K}
         tensors |= {NETWORK_PREFIX + name: tensor for name, tensor in self.network.items()}
+        if self.history_ED is not None:
+            tensors["history"] = self.history_ED
         metadata = {"subset": self.subset.to_metadata(), "settings": self.settings, "provenance": self.provenance}
         save_artifact(path, KIND, tensors, metadata)
+
+    def save_history(self, path: Path) -> None:
+        """Write the subset through classifier training as npz, for the figure; nothing where it was not recorded."""
+        if self.history_ED is None:
+            return
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, history_ED=self.history_ED.numpy(), names=np.array(self.subset.names), sizes=np.array(self.subset.sizes))
 
     @classmethod
     def load(cls, path: Path) -> "CheckpointSet":
@@ -112,5 +123,6 @@ class CheckpointSet:
             network=network,
             settings=metadata["settings"],
             provenance=metadata["provenance"],
+            history_ED=tensors.get("history"),
             path=path,
         )

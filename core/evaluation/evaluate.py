@@ -3,15 +3,21 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from core.evaluation.scores import ScoreFn, ScoreTable
+from core.evaluation.soup import greedy_soup
 from core.evaluation.sources import MakeVectors
 from core.evaluation.summary import PROTOCOL_SOURCES
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
+SOUP_SOURCES = ("original", "p_diff")
 
 
 def evaluate(
@@ -19,31 +25,48 @@ def evaluate(
     score_fns: Mapping[str, ScoreFn],
     run: RunDirectory,
     *,
+    encode: Callable[[Tensor], Tensor],
+    soup_candidates: int,
     identity: str,
     reuse: bool,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> dict[str, ScoreTable]:
     """One table per source, saved in the run directory as soon as it is scored.
 
-    Test scores all sources; validation those among which a model is chosen.
+    Test scores every source; the other splits those among which a model is chosen. The greedy soups of the originals
+    and of the generated models come last, since they are made from the scores of those on validation.
 
     Args:
         made: from `sources`.
+        encode: vectors (M, D) to standardized latents (M, L).
         identity: of everything that the numbers depend on.
         reuse: take a saved table with the same identity instead of scoring again.
     """
-    tables = {}
-    for source in progress(made):
+    tables: dict[str, ScoreTable] = {}
+
+    def soup(source: str) -> Tensor:
+        table = tables[source]
+        return greedy_soup(torch.from_numpy(table.vectors_MD), table.scores["val"], score_fns["val"], soup_candidates)
+
+    every = {**made, **{f"soup_{source}": partial(soup, source) for source in SOUP_SOURCES}}
+    for source in progress(every):
         path = run.scores(source)
         table = stored_table(path, identity) if reuse else None
         if table is None:
-            vectors_MD, start = made[source](), time.perf_counter()
-            splits = ("val", "test") if source in PROTOCOL_SOURCES else ("test",)
-            scores = {split: score_fns[split](vectors_MD) for split in splits}
-            table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start)
+            start = time.perf_counter()
+            vectors_MD = every[source]()
+            scores = {split: score_fns[split](vectors_MD) for split in splits_of(source)}
+            table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).cpu().numpy())
             table.save(path)
         tables[source] = table
     return tables
+
+
+def splits_of(source: str) -> tuple[str, ...]:
+    """Which splits a source is scored on."""
+    if source in PROTOCOL_SOURCES:
+        return "train", "val", "test"
+    return ("val", "test") if source.startswith("soup_") else ("test",)
 
 
 def stored_table(path: Path, identity: str) -> ScoreTable | None:

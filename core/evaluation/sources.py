@@ -23,12 +23,17 @@ class SourceOptions:
     num_baselines: int = 50
     noise: Sequence[float] = (0.05,)
     average_of: int = 16
+    finetune_steps: int = 5
+    num_train_images: int = 300  # whose loss is one of the ways to choose a model
+    soup_candidates: int = 50  # models, from the best on validation down, that a greedy soup tries
+    num_trajectories: int = 4  # reverse processes whose accuracy is followed
 
 
 def sources(
     checkpoints: CheckpointSet,
     generator: WeightGenerator,
     sample: MakeVectors,
+    finetune: Callable[[Tensor], Tensor],
     options: SourceOptions,
     seed: int,
 ) -> Mapping[str, MakeVectors]:
@@ -36,6 +41,7 @@ def sources(
 
     Args:
         sample: makes the p_diff vectors.
+        finetune: trains vectors (M, D) on for `options.finetune_steps`; it needs images, which this package never sees.
     """
     vectors_KD, subset, count = checkpoints.vectors_KD, checkpoints.subset, options.num_baselines
     group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
@@ -48,6 +54,8 @@ def sources(
     for sigma in options.noise:
         made[f"noised_{sigma:g}"] = lambda sigma=sigma: baselines.noised(vectors_KD, subset, sigma, count, generator_for(seed, f"noised_{sigma:g}"))
     made[f"average_{group}"] = lambda: baselines.average(vectors_KD, group, count, generator_for(seed, "average"))
+    made["interpolated"] = lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated"))
     made["gaussian"] = lambda: baselines.gaussian(vectors_KD, count, generator_for(seed, "gaussian"))
     made["gaussian_full"] = lambda: baselines.gaussian_full(vectors_KD, count, generator_for(seed, "gaussian_full"))
+    made["finetuned"] = lambda: finetune(vectors_KD[baselines.choose(len(vectors_KD), count, generator_for(seed, "finetuned"))])
     return made

@@ -33,6 +33,13 @@ def average(vectors_KD: Tensor, group_size: int, num_models: int, generator: tor
     return torch.stack([vectors_KD[rows].mean(dim=0) for rows in groups])
 
 
+def interpolated(vectors_KD: Tensor, num_models: int, generator: torch.Generator) -> Tensor:
+    """Each model lies at a random point between two random different checkpoints (M, D)."""
+    pairs = torch.stack([torch.randperm(len(vectors_KD), generator=generator)[:2] for _ in range(num_models)])
+    share_M1 = torch.rand(num_models, 1, generator=generator)
+    return torch.lerp(vectors_KD[pairs[:, 0]], vectors_KD[pairs[:, 1]], share_M1)
+
+
 def gaussian(vectors_KD: Tensor, num_models: int, generator: torch.Generator) -> Tensor:
     """Draws from the Gaussian with the checkpoints' mean and diagonal covariance (M, D)."""
     noise_MD = torch.randn(num_models, vectors_KD.shape[1], generator=generator)

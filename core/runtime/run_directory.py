@@ -25,6 +25,8 @@ class RunDirectory:
         self.metrics = path / "metrics.json"
         self.report = path / "report"
         self.generated = path / "generated"
+        self.trajectories = path / "trajectories.npz"
+        self.training_history = path / "training_history.npz"
         self._settings = self.training_state / "settings.json"
         self._provenance = path / "provenance.json"
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,11 @@ def carve_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple
         val.append(members[: max(1, round(fraction * len(members)))])
     val = np.sort(np.concatenate(val))
     return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDataset:
+    """At most `count` random items of an augmented split, each augmented once: the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        items = [split[index] for index in torch.randperm(len(split))[:count].tolist()]
+    return TensorDataset(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))

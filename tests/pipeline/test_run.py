@@ -19,14 +19,16 @@ from tasks.data.splits import DataOptions
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
-SOURCES = ["original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "average_3", "gaussian", "gaussian_full"]
+SOURCES = [
+    "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated", "gaussian", "gaussian_full", "finetuned",
+]  # fmt: skip
 
 
 def test_a_run_writes_what_the_readme_promises(workplace):
     run = workplace.path / RUN
     for name in ("config.yaml", "provenance.json", "metrics.json", "metrics.jsonl", "generator.safetensors", "report/table.md", "generated/000.safetensors"):
         assert (run / name).is_file(), name
-    assert {path.stem for path in (run / "scores").iterdir()} == set(SOURCES)
+    assert {path.stem for path in (run / "scores").iterdir()} == {*SOURCES, "soup_original", "soup_p_diff"}
     assert any(run.glob("tensorboard/events*"))
     assert not list(run.rglob("*.tmp"))
     assert yaml.safe_load((run / "config.yaml").read_text())["task"]["data"]["dataset"] == "digits"
@@ -39,7 +41,7 @@ def test_metrics_follow_the_contract(workplace):
     metrics = workplace.metrics()
     rows = {row["source"]: row for row in metrics["table"]}
     assert list(rows) == SOURCES
-    assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 6, 3, 3, 3, 3]
+    assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 6, 3, 3, 3, 3, 3, 3, 3]
     for row in rows.values():
         assert 0 <= row["accuracy_worst"] <= row["accuracy_median"] <= row["accuracy_best"] <= 1
         assert 0 <= row["max_iou_mean"] <= 1 and row["min_l2_mean"] >= 0

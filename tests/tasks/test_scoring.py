@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
-from tasks.frozen_prefix import split_network
+from tasks.frozen_prefix import SplitNetwork, WholeNetwork, split_network
 from tasks.models import build_classifier
 from tasks.scoring import Scorer
 
@@ -55,7 +56,7 @@ def test_scores_equal_an_independent_full_forward(name):
     subset = resolve_subset(model, "last_norms", count=2)
     vectors_MD = vectors_for(model, subset)
     scorer = Scorer(model, subset, split, batch_size=BATCH)
-    assert scorer.network is not None, "the frozen prefix was not used"
+    assert isinstance(scorer.network, SplitNetwork), "the frozen prefix was not used"
     scores = scorer(vectors_MD)
     wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
     assert np.array_equal(scores.wrong_MN, wrong_MN)
@@ -98,9 +99,28 @@ def test_a_network_that_cannot_be_exported_is_run_whole():
     split = TensorDataset(torch.randn(8, 3, 2, 2), torch.randint(5, (8,)))
     vectors_MD = vectors_for(model, subset)
     scorer = Scorer(model, subset, split, batch_size=8)
-    assert scorer.network is None
+    assert isinstance(scorer.network, WholeNetwork)
     wrong_MN, _ = independent_scores(model, subset, vectors_MD, split)
     assert np.array_equal(scorer(vectors_MD).wrong_MN, wrong_MN)
+
+
+def test_calibration_and_vote_follow_their_definitions():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    scores = Scorer(model, subset, split, batch_size=BATCH)(vectors_MD)
+    images, labels = split.tensors
+    probabilities = []
+    for vector_D in vectors_MD:
+        with torch.no_grad():
+            probabilities.append(torch.func.functional_call(model, unflatten(vector_D, subset), (images,)).softmax(1))
+    for ece, model_probabilities in zip(scores.ece_M, probabilities):
+        expected = multiclass_calibration_error(model_probabilities, labels, num_classes=5, n_bins=15)
+        assert ece == pytest.approx(expected.item(), abs=1e-5)
+    mean = torch.stack(probabilities).mean(0)
+    assert scores.vote.accuracy == (mean.argmax(1) == labels).double().mean().item()
+    assert scores.vote.loss == pytest.approx(torch.nn.functional.nll_loss(mean.log(), labels).item(), rel=1e-5)
+    assert scores.vote.ece == pytest.approx(multiclass_calibration_error(mean, labels, num_classes=5, n_bins=15).item(), abs=1e-5)
 
 
 def test_a_small_cache_changes_nothing_but_what_is_kept():

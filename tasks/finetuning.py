@@ -1,0 +1,42 @@
+"""The strongest simple baseline: originals trained on for some more steps.
+
+M models · B images in one batch · D numbers in one flattened subset.
+"""
+
+from itertools import chain, repeat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from core.checkpoints.subset import unflatten
+from core.runtime.seeding import derive_seed
+from tasks.classifier import MakeOptimizer
+from tasks.frozen_prefix import split_network
+from tasks.scoring import Task
+
+
+def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:
+    """Train each of M vectors on for `num_steps`, as they were collected; (M, D), the given ones stay as they are.
+
+    All models see the same batches, so the frozen prefix of a batch is computed once for all of them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "finetuned"))
+        loader = DataLoader(task.data.train, batch_size, shuffle=True, drop_last=True)
+        batches = chain.from_iterable(repeat(loader))
+        models = [vector_D.to(task.device, copy=True).requires_grad_() for vector_D in vectors_MD]
+        optimizers = [make_optimizer([vector_D]) for vector_D in models]
+        network = None
+        for _, (images_BCSS, labels_B) in zip(range(num_steps), batches):
+            images_BCSS, labels_B = images_BCSS.to(task.device), labels_B.to(task.device)
+            network = network or split_network(task.model, task.subset.names, images_BCSS)
+            with torch.no_grad():
+                crossing = network.cache(images_BCSS)
+            for vector_D, optimizer in zip(models, optimizers):
+                loss = F.cross_entropy(network.logits(crossing, unflatten(vector_D, task.subset)), labels_B)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return torch.stack([vector_D.detach().cpu() for vector_D in models])
