@@ -108,7 +108,7 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
         make_optimizer=instantiate(task.collect.optimizer),
         frozen_statistics=not buffers.intersection(subset.names),
         seed=derive_seed(task.seed, "collect"),
-    )
+    ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
     loader = DataLoader(data.train, task.collect.batch_size, shuffle=True, drop_last=True, num_workers=task.data.num_workers)
     if not len(loader):
         raise UserError(f"task.collect.batch_size={task.collect.batch_size} is more than the {len(data.train)} training images; give a smaller one")
