@@ -1,36 +1,37 @@
-"""metrics.json as text: the table over sources and the two protocols, in Markdown."""
+"""metrics.json as tables: sources, the two protocols, selection, combination and the verdict's comparisons.
 
-from collections.abc import Mapping, Sequence
+Accuracies are shown in percent. A block that metrics.json does not hold gives no table, never an empty or made-up one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.report.cells import ABSENT, Cell, Column, Table, csv_text, markdown, number, percent, signed
 from core.runtime.artifacts import replacing
 
+PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
 
-def percent(value: float | None) -> str:
-    """An accuracy in [0, 1] as percent with two decimals; absent is a dash."""
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
-def number(value: float | None, decimals: int = 3) -> str:
-    """A number, or a dash where the measure has no meaning for that source."""
-    return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it also reads well in a terminal; the first column is left-aligned."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if index == 0 else ":") for index, width in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *(line(row) for row in rows)])
+MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {  # of metrics.json's rows, in the order in which they are shown
+    "n": (Column("n", "How many models"), str),
+    "accuracy_mean": (Column("mean %", "Mean test accuracy"), percent),
+    "accuracy_std": (Column("std %", "Standard deviation of test accuracy over the models"), percent),
+    "accuracy_interval": (Column("95 % interval", "Bootstrap interval of the mean test accuracy, in percent"), str),
+    "accuracy_best": (Column("best %", "Highest test accuracy: chosen by the test images, so optimistic"), percent),
+    "accuracy_median": (Column("median %", "Median test accuracy"), percent),
+    "accuracy_worst": (Column("worst %", "Lowest test accuracy"), percent),
+    "loss_mean": (Column("loss", "Mean negative log-likelihood on test, in nats"), lambda value: number(value, 4)),
+    "ece_mean": (Column("ECE %", "Mean expected calibration error on test"), percent),
+    "max_iou_mean": (Column("max IoU", "Similarity to the most similar original, mean over models: low is novel"), number),
+    "within_iou_mean": (Column("IoU within", "Mean similarity of two models of this source: low is diverse"), number),
+    "min_l2_mean": (Column("min L2", "Distance to the nearest original, mean over models"), number),
+    "min_l2_relative_mean": (Column("min L2, rel.", "The same in units of the mean distance between two originals"), number),
+    "near_copies": (Column("near-copies %", "Share of models closer to an original than any two originals are to each other"), percent),
+}
 
 
 def source_table(metrics: Mapping[str, Any]) -> str:
-    """One row per source: accuracy on test in percent, similarity and distance to the originals."""
+    """The short form for a terminal: accuracy on test in percent, similarity and distance to the originals."""
     header = ["source", "n", "mean ± std", "best", "median", "worst", "max IoU", "IoU within", "min L2"]
     rows = []
     for row in metrics["table"]:
@@ -48,15 +49,130 @@ def source_table(metrics: Mapping[str, Any]) -> str:
 
 
 def protocol_table(metrics: Mapping[str, Any]) -> str:
-    """The paper's three columns under both protocols, test accuracy in percent."""
-    names = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
+    """The paper's three columns under both protocols, test accuracy in percent, for a terminal."""
     sources = list(metrics["paper_protocol"])
-    return markdown(["protocol", *sources], [[label, *(percent(metrics[key][source]) for source in sources)] for key, label in names.items()])
+    return markdown(["protocol", *sources], [[label, *(percent(metrics[key].get(source)) for source in sources)] for key, label in PROTOCOLS.items()])
+
+
+def full_table(metrics: Mapping[str, Any]) -> Table:
+    """One row per source with every measure that any source has."""
+    shown = [key for key in MEASURES if any(key in row for row in metrics["table"])]
+    rows = [[Cell(row["source"], row["source"]), *(measure_cell(key, row.get(key)) for key in shown)] for row in metrics["table"]]
+    return Table([Column("source", "Where the weights come from"), *(MEASURES[key][0] for key in shown)], rows)
+
+
+def measure_cell(key: str, value: Any) -> Cell:
+    """One measure of one source; an interval is ordered by its lower end."""
+    if value is None:
+        return Cell(ABSENT)
+    return Cell(interval(value, 100, 2), value[0]) if isinstance(value, Sequence) else Cell(MEASURES[key][1](value), value)
+
+
+def interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
+    """Two ends with an en dash; with words where a minus sign would make that hard to read."""
+    low, high = (signed(end, scale, decimals).removeprefix("+") for end in ends)
+    return f"{low} to {high}" if min(ends) < 0 else f"{low}–{high}"
+
+
+def protocols(metrics: Mapping[str, Any]) -> Table | None:
+    """The paper's three columns under each protocol that is there."""
+    there = {label: metrics[key] for key, label in PROTOCOLS.items() if metrics.get(key)}
+    sources = list(dict.fromkeys(source for values in there.values() for source in values))
+    rows = [[Cell(label, label), *(Cell(percent(values.get(source)), values.get(source)) for source in sources)] for label, values in there.items()]
+    return Table([Column("protocol"), *(Column(f"{source} %") for source in sources)], rows) if rows else None
+
+
+def comparisons(metrics: Mapping[str, Any]) -> Table | None:
+    """p_diff minus each baseline, with the intervals that decide the outcome."""
+    rows = []
+    for row in metrics.get("verdict", {}).get("comparisons", []):
+        accuracy, iou = row.get("accuracy_difference"), row.get("max_iou_difference")
+        rows.append(
+            [
+                Cell(row["baseline"], row["baseline"]),
+                Cell(row.get("outcome", ABSENT), row.get("outcome")),
+                Cell(signed(accuracy, 100, 2), accuracy),
+                interval_cell(row.get("accuracy_interval"), 100, 2),
+                Cell(signed(iou), iou),
+                interval_cell(row.get("max_iou_interval")),
+            ]
+        )
+    columns = [
+        Column("p_diff against"),
+        Column("outcome", "p_diff dominates only where it is better in accuracy and in novelty"),
+        Column("accuracy, points", "Mean test accuracy of p_diff minus that of the baseline, in percentage points: above 0 is better"),
+        Column("95 % interval"),
+        Column("max IoU", "Mean maximum IoU of p_diff minus that of the baseline: below 0 is newer"),
+        Column("95 % interval"),
+    ]
+    return Table(columns, rows) if rows else None
+
+
+def interval_cell(ends: Sequence[float] | None, scale: float = 1, decimals: int = 3) -> Cell:
+    """The interval of a difference: both ends with their sign."""
+    return Cell(f"{signed(ends[0], scale, decimals)} to {signed(ends[1], scale, decimals)}", ends[0]) if ends else Cell(ABSENT)
+
+
+def selection(metrics: Mapping[str, Any]) -> Table | None:
+    """What the best model is worth, by what chose it."""
+    rows = [
+        [
+            Cell(row["source"], row["source"]),
+            Cell(row["chosen_by"].replace("_", " "), row["chosen_by"]),
+            Cell(percent(row.get("test_accuracy")), row.get("test_accuracy")),
+            Cell("yes" if row.get("uses_test") else "no", str(bool(row.get("uses_test")))),
+        ]
+        for row in metrics.get("selection", [])
+    ]
+    columns = [Column("source"), Column("chosen by"), Column("test accuracy %"), Column("test images chose", "A choice made by test images flatters its own result")]
+    return Table(columns, rows) if rows else None
+
+
+def combination(metrics: Mapping[str, Any]) -> Table | None:
+    """Many models used together, against one."""
+    rows = [
+        [
+            Cell(row["source"], row["source"]),
+            Cell(row["method"].replace("_", " "), row["method"]),
+            Cell(str(row.get("n_models", ABSENT)), row.get("n_models")),
+            Cell(percent(row.get("accuracy")), row.get("accuracy")),
+            Cell(number(row.get("loss"), 4), row.get("loss")),
+            Cell(percent(row.get("ece")), row.get("ece")),
+        ]
+        for row in metrics.get("combination", [])
+    ]
+    columns = [Column("source"), Column("method"), Column("models"), Column("accuracy %"), Column("loss", "Negative log-likelihood in nats"), Column("ECE %")]
+    return Table(columns, rows) if rows else None
+
+
+SECTIONS = {"Protocols": protocols, "Selecting one model": selection, "Using many models": combination}
 
 
 def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> str:
-    """Write table.md into `folder` and return the tables it holds."""
-    tables = f"{source_table(metrics)}\n\n{protocol_table(metrics)}\n"
+    """Write table.md and scores.csv into `folder` and return the short tables for a terminal."""
+    parts = [f"# {title}", "Accuracies on test, in percent."]
+    if sentences := metrics.get("verdict", {}).get("sentences"):
+        parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in sentences)]
+    if (table := comparisons(metrics)) is not None:
+        parts.append(table.markdown())
+    parts += ["## Sources", full_table(metrics).markdown()]
+    for heading, build in SECTIONS.items():
+        if (table := build(metrics)) is not None:
+            parts += [f"## {heading}", table.markdown()]
     with replacing(folder / "table.md") as temporary:
-        temporary.write_text(f"# {title}\n\nTest accuracy in percent.\n\n{tables}")
-    return tables
+        temporary.write_text("\n\n".join(parts) + "\n")
+    with replacing(folder / "scores.csv") as temporary:
+        temporary.write_text(source_csv(metrics))
+    return f"{source_table(metrics)}\n\n{protocol_table(metrics)}\n"
+
+
+def source_csv(metrics: Mapping[str, Any]) -> str:
+    """The table over sources at full precision, accuracies in [0, 1]; what does not apply is an empty field."""
+    ends = {"accuracy_interval_low": 0, "accuracy_interval_high": 1}
+    names = [name for key in MEASURES for name in (ends if key == "accuracy_interval" else [key])]
+    rows = []
+    for row in metrics["table"]:
+        flat = row | {name: row["accuracy_interval"][index] for name, index in ends.items() if row.get("accuracy_interval")}
+        rows.append([row["source"], *(flat.get(name) for name in names)])
+    used = [0, *(index for index in range(1, len(names) + 1) if any(row[index] is not None for row in rows))]
+    return csv_text([["source", *names][index] for index in used], [[row[index] for index in used] for row in rows])

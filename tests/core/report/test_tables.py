@@ -2,7 +2,8 @@
 
 import pytest
 
-from core.report.tables import markdown, number, percent, protocol_table, source_table, write_report
+from core.report.cells import markdown, number, percent
+from core.report.tables import full_table, protocol_table, source_table, write_report
 
 FULL = {
     "source": "p_diff",
@@ -76,4 +77,4 @@ def test_columns_line_up_for_people_who_read_it_in_a_terminal():
 def test_the_report_on_disk_holds_both_tables(tmp_path):
     write_report(METRICS, tmp_path / "report", title="digits, K = 200")
     text = (tmp_path / "report" / "table.md").read_text()
-    assert "digits, K = 200" in text and source_table(METRICS) in text and protocol_table(METRICS) in text
+    assert "digits, K = 200" in text and full_table(METRICS).markdown() in text and "held out: chosen on validation" in text

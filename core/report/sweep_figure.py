@@ -1,0 +1,67 @@
+"""How accuracy and novelty depend on one setting, over several runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from core.report.style import figure, styled
+
+LINE_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#3b3b3b")
+
+
+class Point(NamedTuple):
+    """One run: the setting's value, accuracies in [0, 1] and p_diff's mean maximum IoU; None where it was not measured."""
+
+    value: float
+    p_diff_mean: float | None
+    p_diff_best: float | None
+    original_mean: float | None
+    max_iou: float | None
+
+
+MEASURES = {"p_diff_mean": ("-", "o", "p_diff mean"), "p_diff_best": (":", "^", "p_diff best on test"), "original_mean": ("--", "s", "original mean")}
+
+
+@styled
+def sweep_figure(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
+    """Accuracy above, similarity to the originals below, a color per line; runs of the same value are averaged, each a dot.
+
+    Args:
+        setting: its dotted name.
+        lines: points by what is the same along a line.
+    """
+    has_iou = any(point.max_iou is not None for points in lines.values() for point in points)
+    drawn = figure((6.2 if has_iou else 4.2) + 0.22 * len(lines))
+    panels = drawn.subplots(2 if has_iou else 1, sharex=True, squeeze=False, height_ratios=[3, 2] if has_iou else [1])[:, 0]
+    for index, points in enumerate(lines.values()):
+        color = LINE_COLORS[index % len(LINE_COLORS)]
+        for measure, (dashes, marker, _) in MEASURES.items():
+            draw_line(panels[0], points, measure, 100, color=color, ls=dashes, marker=marker)
+        if has_iou:
+            draw_line(panels[1], points, "max_iou", 1, color=color, ls="-", marker="o")
+    panels[0].set_ylabel("test accuracy (%)")
+    if has_iou:
+        panels[1].set_ylabel("maximum IoU, p_diff")
+    values = {point.value for points in lines.values() for point in points}
+    if min(values) > 0 and max(values) / min(values) > 20:
+        panels[-1].set_xscale("log")
+    panels[-1].set_xlabel(setting)
+    measures = [Line2D([], [], color="#555555", ls=dashes, marker=marker, ms=5, label=label) for dashes, marker, label in MEASURES.values()]
+    groups = [Line2D([], [], color=LINE_COLORS[index % len(LINE_COLORS)], lw=3, label=label) for index, label in enumerate(lines)]
+    drawn.legend(handles=measures, loc="outside upper center", ncols=3)
+    drawn.legend(handles=groups, loc="outside lower center", ncols=1)
+    return drawn
+
+
+def draw_line(axes: Axes, points: Sequence[Point], measure: str, scale: float, *, color: str, ls: str, marker: str) -> None:
+    """The mean over runs of the same value, and every run as a dot where there are several."""
+    known = [(point.value, scale * getattr(point, measure)) for point in points if getattr(point, measure) is not None]
+    values = sorted({value for value, _ in known})
+    means = [np.mean([result for at, result in known if at == value]) for value in values]
+    axes.plot(values, means, color=color, ls=ls, marker=marker, ms=5, lw=1.6)
+    if len(known) > len(values):
+        axes.scatter(*zip(*known), s=9, color=color, alpha=0.5, linewidths=0)

@@ -1,0 +1,26 @@
+"""Rebuild the report of a run from its saved files: no network, no GPU, no images.
+
+    python -m scripts.make_report outputs/digits_resnet18/ae_ddpm
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from core.report.page import write_page
+from core.runtime.errors import UserError
+from scripts.command_line import run_command
+
+
+def main() -> None:
+    """Write report/{index.html, table.md, scores.csv, figures/} into the run's folder and name the page."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.make_report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="output_dir of a run of train_p_diff.py")
+    run = parser.parse_args().run
+    if not run.is_dir():
+        raise UserError(f"there is no folder {run}; point to the output_dir of a run of train_p_diff.py")
+    sys.stdout.write(f"{write_page(run)}\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
