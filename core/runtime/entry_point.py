@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
@@ -32,7 +33,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             OmegaConf.resolve(cfg)
             say_device(cfg.trainer.accelerator)
             main(cfg)
-        except (UserError, OmegaConfBaseException, InstantiationException) as error:
+        except (UserError, OmegaConfBaseException, InstantiationException, MisconfigurationException) as error:
             sys.exit(f"error: {sentence(error)}")
         except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
             if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
@@ -56,7 +57,13 @@ def sweep_suffix() -> str:
 
 
 def say_device(accelerator: str) -> None:
-    """Tell on what this runs: whoever expected a GPU should see at once that there is none."""
+    """Tell on what this runs: whoever expected a GPU should see at once that there is none.
+
+    Raises:
+        UserError: a GPU was demanded.
+    """
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
     if accelerator != "cpu" and torch.cuda.is_available():
         log.info("running on %s", torch.cuda.get_device_name())
     else:

@@ -36,6 +36,7 @@ def rewritten(workplace, change):
         ("train_p_diff.py", "system.denoiser.hidden_dim=wide", ["MLPDenoiser"]),
         ("train_p_diff.py", "system.sampler.num_steps=2000", ["num_steps=2000", "1000"]),
         ("train_p_diff.py", "output_dir=/dev/null/run", ["/dev/null/run"]),
+        pytest.param("train_p_diff.py", "trainer=gpu", ["trainer.accelerator=gpu", "trainer=cpu"], marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
     ],
 )
 def test_a_wrong_value_is_named(workplace, script, override, words):
