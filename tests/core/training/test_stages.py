@@ -17,11 +17,14 @@ from tests.core.tiny import StopAfter, assert_same, cpu_trainer, make_checkpoint
 DECAY, STEPS = 0.8, 23  # of tiny_system
 
 
-class KeepWeights(Callback):
-    """Copies the denoiser after every step of the diffusion stage."""
+class Watch(Callback):
+    """Copies the data of the diffusion stage, and the denoiser after each of its steps."""
 
     def __init__(self):
         self.states = []
+
+    def on_train_start(self, trainer, module):
+        self.latents_KL = module.rows_K.clone()  # of the last stage, in the end
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
@@ -57,12 +60,12 @@ def finished(tmp_path_factory, shrunk_system, checkpoints):
 def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(tiny_system, checkpoints, tmp_path, denoiser):
     if denoiser == "conv":  # its BatchNorm statistics are averaged too
         tiny_system.denoiser = OmegaConf.create({"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3})
-    kept = KeepWeights()
-    generator = train(tmp_path, tiny_system, checkpoints, kept)
-    assert len(kept.states) == STEPS
+    watch = Watch()
+    generator = train(tmp_path, tiny_system, checkpoints, watch)
+    assert len(watch.states) == STEPS
 
-    average = {name: tensor.double() for name, tensor in kept.states[0].items() if tensor.is_floating_point()}
-    for state in kept.states[1:]:
+    average = {name: tensor.double() for name, tensor in watch.states[0].items() if tensor.is_floating_point()}
+    for state in watch.states[1:]:
         average = {name: DECAY * before + (1 - DECAY) * state[name] for name, before in average.items()}
 
     generator.save(tmp_path / "generator.safetensors")
@@ -70,15 +73,18 @@ def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(ti
         final = stage.denoiser.state_dict()
         for name, expected in average.items():
             torch.testing.assert_close(final[name].double(), expected, rtol=1e-4, atol=1e-6)
-        last = kept.states[-1]
+        last = watch.states[-1]
         assert all((final[name] - last[name]).abs().max() > 1e-5 for name in average if name.endswith("weight"))
 
 
-def test_the_diffusion_learns_latents_of_the_autoencoder_as_it_decodes_and_standardized(finished, checkpoints):
-    """Latents of a batch-dependent encoder, or raw ones, would not have zero mean and unit variance."""
-    latents_KL = finished[1].encode(checkpoints.vectors_KD)
-    torch.testing.assert_close(latents_KL.mean(dim=0), torch.zeros(6), rtol=0, atol=1e-4)
-    torch.testing.assert_close(latents_KL.std(dim=0, correction=0), torch.ones(6), rtol=1e-3, atol=1e-3)
+def test_the_diffusion_learns_standardized_latents_of_the_autoencoder_in_eval_mode(tiny_system, checkpoints, tmp_path):
+    """Raw latents, or those of an encoder that depends on its batch, would not have zero mean and unit variance."""
+    watch = Watch()
+    generator = train(tmp_path, tiny_system, checkpoints, watch)
+    for latents_KL in (watch.latents_KL, generator.encode(checkpoints.vectors_KD)):
+        torch.testing.assert_close(latents_KL.mean(dim=0), torch.zeros(6), rtol=0, atol=1e-4)
+        torch.testing.assert_close(latents_KL.std(dim=0, correction=0), torch.ones(6), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(generator.encode(checkpoints.vectors_KD), watch.latents_KL, rtol=1e-4, atol=1e-4)
 
 
 def test_the_autoencoder_no_longer_changes_in_the_second_stage(finished, tiny_system, checkpoints, tmp_path):
