@@ -27,7 +27,7 @@ class RunDirectory:
         self.generated = path / "generated"
         self.trajectories = path / "trajectories.npz"
         self.training_history = path / "training_history.npz"
-        self._settings = self.training_state / "settings.json"
+        self._settings = path / "settings.json"  # not in training_state, which may be deleted once the run is finished
         self._provenance = path / "provenance.json"
 
     def scores(self, source: str) -> Path:

@@ -1,5 +1,6 @@
 """One folder per run: resumed, moved aside or refused, never mixed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def run(tmp_path):
     run = RunDirectory(tmp_path / "outputs" / "run")
     run.begin(CONFIG, SETTINGS, "train")
     for path in (run.generator, run.metrics, run.scores("p_diff"), run.report / "table.md", run.training_state / "diffusion.ckpt"):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     return run
 
@@ -41,11 +42,19 @@ def test_training_with_other_settings_moves_the_earlier_run_aside_whole(run):
     before = content(run.path)
     RunDirectory(run.path).begin(CONFIG, OTHER, "train")
     assert content(run.path.with_name("run.1")) == before
-    assert sorted(content(run.path)) == ["config.yaml", "provenance.json", "training_state/settings.json"]
+    assert sorted(content(run.path)) == ["config.yaml", "provenance.json", "settings.json"]
 
     RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
     assert content(run.path.with_name("run.1")) == before
-    assert read_json(run.path.with_name("run.2") / "training_state/settings.json") == OTHER
+    assert read_json(run.path.with_name("run.2") / "settings.json") == OTHER
+
+
+def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
+    shutil.rmtree(run.training_state)  # to save space
+    RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
+    assert run.generator.exists()
+    RunDirectory(run.path).begin(CONFIG, OTHER, "train")
+    assert not run.generator.exists() and (run.path.with_name("run.1") / "generator.safetensors").exists()
 
 
 @pytest.mark.parametrize("mode", ["test", "generate"])
@@ -75,7 +84,7 @@ def test_testing_keeps_the_configuration_of_the_training(run):
 
 
 def test_damaged_settings_are_named(run):
-    (run.training_state / "settings.json").write_text("{")
+    (run.path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="settings.json"):
         run.begin(CONFIG, SETTINGS, "train")
 
