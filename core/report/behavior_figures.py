@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from core.report.style import figure, legend_below, source_styles, styled
 
@@ -61,6 +61,10 @@ def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str]
         legend_below(drawn, axes, columns=1)
     axes.set(xlabel=label, xscale=scale, ylim=(-0.1, len(values)), yticks=np.arange(len(values)) + 0.3)
     axes.set_yticklabels(list(reversed(values)))
+    if scale == "log":  # 0.1, 0.2, 0.5 instead of powers, of which a narrow range shows one or two
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -87,7 +91,7 @@ def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int
     drawn = figure(5.0)
     axes = drawn.subplots()
     off_diagonal = iou_SS[~np.eye(len(iou_SS), dtype=bool)]
-    shown = axes.imshow(iou_SS, cmap="cividis", vmin=float(np.quantile(off_diagonal, 0.005)), vmax=float(np.quantile(off_diagonal, 0.995)), interpolation="nearest")
+    shown = axes.imshow(iou_SS, cmap="cividis", vmin=float(np.quantile(off_diagonal, 0.005)), vmax=float(np.quantile(off_diagonal, 0.995)), aspect="auto", interpolation="nearest")
     borders = np.cumsum([0, *sizes])
     for border in borders[1:-1] - 0.5:
         axes.axhline(border, color="white", lw=0.8)

@@ -51,10 +51,13 @@ def subset_kind(run: RunFiles) -> str:
 
 
 def from_logs(run: RunFiles) -> dict[str, Mapping[str, str]]:
-    """{what: row} of the result logs: the main table's row, and the ablation over K where its K is ours."""
+    """{what: row} of the result logs: the main table's row, and that of the ablation over K where its K is ours."""
     k = run.config.get("task", {}).get("param", {}).get("k")
     category = {"last_norms": "main", "all": "full"}.get(subset_kind(run))
-    rows = [row for row in same_setting(run, "logs.csv") if row["category"] == category or (category == "main" and row["tag"] == f"numberckpt_{k}")]
+    rows = [row for row in same_setting(run, "logs.csv") if row["category"] == category]
+    known = {row["num_checkpoint"] for row in rows}  # the ablation repeats the main table's row for its K
+    if category == "main" and str(k) not in known:
+        rows += [row for row in same_setting(run, "logs.csv") if row["tag"] == f"numberckpt_{k}"]
     return {f"its logs, {row['tag']}": row for row in rows}
 
 

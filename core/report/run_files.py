@@ -81,6 +81,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no {path.name} in {path.parent}; point to the output_dir of a run of train_p_diff.py that was scored")
     metrics = read_json(path)
     try:
+        if not metrics["table"]:
+            raise KeyError("no source was scored")
         for row in metrics["table"]:
             _ = row["source"], row["n"], row["accuracy_mean"], row["accuracy_best"], row["accuracy_median"], row["accuracy_worst"]
         _ = metrics["paper_protocol"].items(), metrics["held_out_protocol"].items()
@@ -129,7 +131,7 @@ def attempt(run: RunFiles, read: Any) -> Any:
     try:
         return read()
     except UserError as error:
-        run.problems.append(str(error))
+        run.problems.append(str(error).replace(f"{run.path}/", ""))  # the page may be read where that folder is not
         log.warning("%s", error)
         return None
 

@@ -25,8 +25,8 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {  # of metrics.jso
     "max_iou_mean": (Column("max IoU", "Similarity to the most similar original, mean over models: low is novel"), number),
     "within_iou_mean": (Column("IoU within", "Mean similarity of two models of this source: low is diverse"), number),
     "min_l2_mean": (Column("min L2", "Distance to the nearest original, mean over models"), number),
-    "min_l2_relative_mean": (Column("min L2, rel.", "The same in units of the mean distance between two originals"), number),
-    "near_copies": (Column("near-copies %", "Share of models closer to an original than any two originals are to each other"), percent),
+    "min_l2_relative_mean": (Column("rel. L2", "The same in units of the mean distance between two originals"), number),
+    "near_copies": (Column("copies %", "Near-copies: share of models closer to an original than any two originals are to each other"), percent),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from core.report.cells import markdown, number, percent
-from core.report.tables import full_table, protocol_table, source_table, write_report
+from core.report.tables import combination, comparisons, full_table, protocol_table, selection, source_csv, source_table, write_report
 
 FULL = {
     "source": "p_diff",
@@ -78,3 +78,71 @@ def test_the_report_on_disk_holds_both_tables(tmp_path):
     write_report(METRICS, tmp_path / "report", title="digits, K = 200")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "digits, K = 200" in text and full_table(METRICS).markdown() in text and "held out: chosen on validation" in text
+
+
+AUDITED = METRICS | {
+    "table": [FULL | {"accuracy_interval": [0.7711, 0.7735], "ece_mean": 0.0312, "near_copies": 0.035}, ALONE],
+    "selection": [{"source": "p_diff", "chosen_by": "val_loss", "test_accuracy": 0.7733, "uses_test": False}],
+    "combination": [{"source": "p_diff", "method": "greedy soup", "accuracy": 0.78, "loss": 0.81, "ece": 0.02}],
+    "verdict": {
+        "sentences": ["Averages are as good."],
+        "comparisons": [
+            {"baseline": "gaussian", "accuracy_difference": -0.0012, "accuracy_interval": [-0.002, -0.0004], "max_iou_difference": 0.013,
+             "max_iou_interval": [0.01, 0.016], "outcome": "is dominated"},
+            {"baseline": "ensemble", "accuracy_difference": 0.0, "outcome": "tie"},
+        ],
+    },
+}  # fmt: skip
+
+
+def texts(table) -> list[dict[str, str]]:
+    labels = [column.label for column in table.columns]
+    return [dict(zip(labels, (cell.text for cell in row))) for row in table.rows]
+
+
+def test_the_full_table_has_a_column_for_what_any_source_has_and_none_for_the_rest():
+    first, second = texts(full_table(AUDITED))
+    assert first["95 % interval"] == "77.11–77.35" and first["ECE %"] == "3.12" and first["copies %"] == "3.50" and first["loss"] == "0.9000"
+    assert second["ECE %"] == second["std %"] == "–" and second["mean %"] == "77.24"
+    assert "rel. L2" not in first and "ECE %" not in texts(full_table(METRICS))[0]
+
+
+def test_cells_are_ordered_by_their_numbers_and_not_by_their_text():
+    row = full_table(AUDITED).rows[0]
+    assert [cell.value for cell in row[:4]] == ["p_diff", 200, 0.77241, 0.00126]
+
+
+def test_differences_are_shown_with_their_sign_and_in_points():
+    table = comparisons(AUDITED)
+    gaussian, ensemble = [[cell.text for cell in row] for row in table.rows]
+    assert gaussian == ["gaussian", "is dominated", "−0.12", "−0.20 to −0.04", "+0.013", "+0.010 to +0.016"]
+    assert ensemble == ["ensemble", "tie", "+0.00", "–", "–", "–"]
+
+
+def test_selection_says_whether_test_images_chose():
+    assert [list(row.values()) for row in texts(selection(AUDITED))] == [["p_diff", "val loss", "77.33", "no"]]
+
+
+def test_combinations_show_what_is_known():
+    assert [list(row.values()) for row in texts(combination(AUDITED))] == [["p_diff", "greedy soup", "–", "78.00", "0.8100", "2.00"]]
+
+
+@pytest.mark.parametrize("build", [comparisons, selection, combination])
+def test_a_block_that_is_not_there_gives_no_table(build):
+    assert build(METRICS) is None
+
+
+def test_csv_is_at_full_precision_with_empty_fields_for_what_does_not_apply():
+    header, first, second = source_csv(AUDITED).splitlines()
+    first, second = (dict(zip(header.split(","), line.split(","))) for line in (first, second))
+    assert first["accuracy_mean"] == "0.77241" and (first["accuracy_interval_low"], first["accuracy_interval_high"]) == ("0.7711", "0.7735")
+    assert second["accuracy_std"] == second["near_copies"] == "" and "min_l2_relative_mean" not in header
+
+
+def test_the_markdown_file_holds_every_block_that_is_there(tmp_path):
+    write_report(AUDITED, tmp_path, title="t")
+    text = (tmp_path / "table.md").read_text()
+    assert "- Averages are as good." in text and "greedy soup" in text and "val loss" in text and "is dominated" in text
+    assert (tmp_path / "scores.csv").read_text() == source_csv(AUDITED)
+    write_report(METRICS, tmp_path, title="t")
+    assert "Verdict" not in (tmp_path / "table.md").read_text()

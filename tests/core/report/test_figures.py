@@ -1,0 +1,167 @@
+"""Figures hold the numbers that they were given, look alike, and keep legends off the data."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from core.report import behavior_figures, weight_figures
+from core.report.gallery import nearest_pairs, subsample
+from core.report.run_files import RunFiles, read_run
+from core.report.style import save, source_styles
+from core.report.sweep_figure import Point, sweep_figure
+
+SOURCES = ["original", "ensemble", "p_diff", "noised_0.05", "noised_0.15", "average_16", "gaussian"]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def by_source(rng, low=0.7, high=0.9) -> dict[str, np.ndarray]:
+    return {source: rng.uniform(low, high, 1 if source == "ensemble" else 12) for source in SOURCES}
+
+
+def test_every_model_is_a_dot_and_every_mean_a_marker(rng):
+    accuracy, iou = by_source(rng, 0.8, 0.9), by_source(rng)
+    axes = behavior_figures.accuracy_vs_iou(accuracy, iou).axes[0]
+    drawn = [np.asarray(collection.get_offsets()) for collection in axes.collections]
+    clouds, means = drawn[: len(SOURCES) - 1], drawn[len(SOURCES) - 1 :]
+    many = [source for source in SOURCES if source != "ensemble"]
+    for source, cloud in zip(many, clouds, strict=True):
+        np.testing.assert_allclose(cloud, np.stack([iou[source], 100 * accuracy[source]], 1))
+    for source, mean in zip(SOURCES, means, strict=True):
+        np.testing.assert_allclose(mean, [[iou[source].mean(), 100 * accuracy[source].mean()]])
+    assert "%" in axes.get_ylabel()
+
+
+def test_histograms_count_every_model_and_mark_the_median(rng):
+    values = by_source(rng)
+    axes = behavior_figures.ridges(values, "maximum IoU").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == SOURCES[::-1]
+    medians = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert medians == pytest.approx([float(np.median(values[source])) for source in SOURCES[::-1]])
+    heights = axes.patches[0].get_data().values - axes.patches[0].get_data().baseline
+    assert heights.max() == pytest.approx(0.85) and (heights > 0).sum() <= 12
+
+
+@pytest.mark.parametrize(
+    "pooled, scale", [([0.1, 0.2], "linear"), ([0.001, 0.5], "log"), ([0.0, 0.5], "linear"), ([1.0, 1.0], "linear"), ([0.0, 0.0], "linear"), ([-1.0, 50], "linear")]
+)
+def test_the_scale_fits_the_values_and_holds_all_of_them(pooled, scale):
+    edges, chosen = behavior_figures.bins(np.array(pooled))
+    assert chosen == scale and edges[0] < min(pooled) and edges[-1] > max(pooled) and (np.diff(edges) > 0).all()
+    behavior_figures.ridges({"original": np.array(pooled)}, "x")
+
+
+def test_the_matrix_is_shown_as_it_is_in_blocks_of_a_source(rng):
+    iou_SS = rng.uniform(0.5, 1, (7, 7))
+    drawn = behavior_figures.iou_heat_map(iou_SS, ["original", "p_diff"], [3, 4])
+    axes = drawn.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), iou_SS)
+    assert axes.get_xticks().tolist() == [1.0, 4.5] and [line.get_xdata()[0] for line in axes.lines[1::2]] == [2.5]
+
+
+def test_the_reverse_diffusion_runs_from_noise_on_the_left_to_weights_on_the_right():
+    accuracy_TS = np.array([[0.1, 0.5, 0.9], [0.2, 0.4, 0.8]])
+    axes = behavior_figures.accuracy_along_diffusion(np.array([999, 500, 0]), accuracy_TS).axes[0]
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]
+    np.testing.assert_allclose([line.get_ydata() for line in axes.lines], 100 * np.array([*accuracy_TS, accuracy_TS.mean(0)]))
+
+
+def test_history_keeps_each_tensor_in_its_own_units(rng):
+    history_ED = np.concatenate([1000 + rng.normal(size=(5, 3)), 0.001 * rng.normal(size=(5, 60))], axis=1)
+    axes = weight_figures.training_heat_map(history_ED, ["scale", "bias"], [3, 60]).axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (3 + weight_figures.MOST_ROWS, 5)
+    assert shown[:3].std() == pytest.approx(1) and shown[3:].std() == pytest.approx(1, abs=0.3)
+    assert (np.diff(shown[:3, -1]) >= 0).all() and (np.diff(shown[3:, -1]) >= 0).all(), "not ordered by the final value"
+    constant = weight_figures.training_heat_map(np.ones((4, 2)), ["a"], [2])
+    assert not np.asarray(constant.axes[0].images[0].get_array()).any()
+
+
+def test_densities_integrate_to_one(rng):
+    samples = {source: rng.normal(size=(200, 2)) for source in ("original", "p_diff", "gaussian")}
+    drawn = weight_figures.weight_densities(samples, [3, 9])
+    for axes in drawn.axes:
+        for line in axes.lines:
+            assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(1, abs=0.02)
+    assert [axes.get_title() for axes in drawn.axes] == ["weight 3", "weight 9"]
+
+
+def test_principal_components_are_those_of_the_plain_decomposition(rng):
+    vectors = rng.normal(size=(30, 2)) @ rng.normal(size=(2, 50)) + 5
+    components, explained = weight_figures.principal_components(vectors, seed=0)
+    singular = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
+    np.testing.assert_allclose(explained[:2], singular[:2] ** 2 / (singular**2).sum(), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(components[3] - components[8]), np.linalg.norm(vectors[3] - vectors[8]), rtol=1e-6)
+
+
+def test_neighbors_stay_neighbors_and_the_map_is_the_same_each_time(rng):
+    groups = np.repeat(np.eye(3) * 50, 8, axis=0) + rng.normal(size=(24, 3))
+    points = weight_figures.neighbor_map(groups, seed=0)
+    nearest = np.argsort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)[:, 1]
+    assert (nearest // 8 == np.arange(24) // 8).all()
+    np.testing.assert_array_equal(points, weight_figures.neighbor_map(groups, seed=0))
+
+
+def test_a_copy_is_paired_with_what_it_copies(run):
+    files = read_run(run)
+    originals, made = files.tables["original"].vectors_MD, files.tables["p_diff"].vectors_MD
+    made[5] = originals[11]
+    distances = {source: np.linalg.norm(vectors[:, None] - originals[None], axis=2) for source, vectors in (("p_diff", made), ("original", originals))}
+    np.fill_diagonal(distances["original"], np.inf)
+    pairs = nearest_pairs(files, distances)
+    name, weights, nearest_name, nearest = pairs[0]
+    assert (name, nearest_name) == ("p_diff 5", "original 11") and len(pairs) == 6
+    np.testing.assert_array_equal(weights, nearest)
+    apart = [np.linalg.norm(weights - nearest) for _, weights, _, nearest in pairs[:4]]
+    assert apart[0] == 0 and min(apart[1:]) > 0
+
+
+def test_a_source_looks_the_same_everywhere_and_unlike_the_others():
+    styles = source_styles([*SOURCES, "reconstructed", "gaussian_full", "interpolated", "finetuned", "something_new"])
+    assert len({color for color, _ in styles.values()}) == len(styles)
+    assert styles["p_diff"] == source_styles(["p_diff", "gaussian"])["p_diff"]
+    assert sum(to_rgb(styles["noised_0.15"][0])) > sum(to_rgb(styles["noised_0.05"][0])), "a larger number is lighter"
+
+
+@pytest.mark.parametrize("kind", ["scatter", "ridges", "lines", "densities", "positions", "sweep"])
+def test_no_legend_lies_over_the_data(rng, kind):
+    values = by_source(rng)
+    drawn = {
+        "scatter": lambda: behavior_figures.accuracy_vs_iou(values, by_source(rng)),
+        "ridges": lambda: behavior_figures.ridges(values, "x", (0.8, "mark")),
+        "lines": lambda: behavior_figures.accuracy_along_diffusion(np.arange(5), rng.random((3, 5))),
+        "densities": lambda: weight_figures.weight_densities({source: rng.normal(size=(9, 6)) for source in SOURCES if source != "ensemble"}, range(6)),
+        "positions": lambda: weight_figures.positions({source: rng.normal(size=(9, 2)) for source in SOURCES}, "x", "y", ticks=True),
+        "sweep": lambda: sweep_figure("task.param.k", {"a": [Point(1, 0.8, 0.9, 0.7, 0.6), Point(50, 0.8, 0.9, 0.7, 0.6)]}),
+    }[kind]()
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    legends = [legend.get_window_extent() for legend in drawn.legends]
+    assert legends and not any(legend.overlaps(axes.get_tightbbox()) for legend in legends for axes in drawn.axes)
+    assert all(legend.x0 >= 0 and legend.x1 <= drawn.bbox.width + 1 for legend in legends)
+
+
+def test_saving_is_repeatable_and_leaves_matplotlib_as_it_was(rng, tmp_path):
+    before = dict(matplotlib.rcParams)
+    values = by_source(rng)
+    contents = [[path.read_bytes() for path in save(behavior_figures.ridges(values, "x"), tmp_path / name, "ridges").values()] for name in "ab"]
+    assert contents[0] == contents[1] and contents[0][0].startswith(b"\x89PNG") and b"<svg" in contents[0][1]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_subsample_is_of_the_rows_in_their_order():
+    rows = np.arange(100)[:, None]
+    chosen = subsample(rows, 7)[:, 0]
+    assert len(chosen) == 7 and (np.diff(chosen) > 0).all() and (chosen == subsample(rows, 7)[:, 0]).all()
+    assert (subsample(rows, 500) == rows).all()
+
+
+def test_a_title_is_found_even_without_settings(tmp_path):
+    assert RunFiles(tmp_path / "my_run", {}).title == "my_run"
+    config = {"task": {"data": {"dataset": "digits"}, "model": {"name": "resnet18"}, "param": {"k": 40}}}
+    assert RunFiles(tmp_path, {}, config).title == "digits, resnet18, K = 40"

@@ -1,0 +1,123 @@
+"""Many runs in one table: the paper's columns, what sets runs apart, a plot per swept setting, bad folders named."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from core.report.comparison import comparison_table, differing, lines, read_compared, swept_numbers
+from scripts import compare_runs
+from scripts.command_line import run_command
+from tests.core.report.synthetic import write_run
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("template") / "run", k=8, m=6, d=16, n=60, latent=None)
+
+
+@pytest.fixture
+def made(template, tmp_path):
+    """`made(name, best, **settings)`: a run's folder with these settings by dotted name, and p_diff's best accuracy."""
+
+    def make(name: str, best: float = 0.9, settings: dict | None = None) -> Path:
+        folder = Path(shutil.copytree(template, tmp_path / name))
+        config = OmegaConf.load(folder / "config.yaml")
+        for key, value in ({"output_dir": name, "task.param.path": f"{name}/checkpoints"} | (settings or {})).items():
+            OmegaConf.update(config, key, value)
+        OmegaConf.save(config, folder / "config.yaml")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["paper_protocol"]["p_diff"] = best
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    return make
+
+
+def call(monkeypatch, *words) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["compare_runs", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        run_command(compare_runs.main)
+    return stopped.value.code
+
+
+def cells(markdown: str) -> list[dict[str, str]]:
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|"))
+    return [dict(zip(header, row)) for row in rows]
+
+
+def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeypatch, capsys):
+    folders = [made("a", 0.9, {"task.data.dataset": "cifar100"}), made("b", 0.8, {"task.model.name": "vit_tiny_patch16_224"})]
+    assert call(monkeypatch, *folders) == 0
+    first, second = cells(capsys.readouterr().out)
+    assert list(first)[:4] == ["data set, model", "original %", "ensemble %", "p_diff %"]
+    assert (first["data set, model"], first["p_diff %"]) == ("cifar100, resnet18", "90.00")
+    assert (second["data set, model"], second["p_diff %"]) == ("digits, vit_tiny_patch16_224", "80.00")
+    metrics = json.loads((folders[0] / "metrics.json").read_text())
+    assert first["original mean %"] == f"{100 * metrics['table'][0]['accuracy_mean']:.2f}"
+    assert first["p_diff held out %"] == f"{100 * metrics['held_out_protocol']['p_diff']:.2f}"
+    assert first["paper: original / ensemble / p_diff"] == "77.4 / 77.7 / 77.9" and second["paper: original / ensemble / p_diff"] == "–"
+
+
+def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
+    folders = [made("a", settings={"task.param.k": 50}), made("b", settings={"task.param.k": 200}), made("c", settings={"task.data.dataset": "mnist", "task.epochs": 99})]
+    compared, problems = read_compared(folders)
+    assert differing(compared) == ["task.param.k"] and not problems
+    table = comparison_table(compared)
+    assert [column.label for column in table.columns][1] == "task.param.k" and [row[1].text for row in table.rows] == ["50", "200", "8"]
+
+
+def test_a_plot_per_swept_number_and_none_for_seeds_words_or_places(made, monkeypatch, tmp_path, capsys):
+    folders = [
+        made(f"{k}_{seed}", settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1})
+        for k in (10, 50) for seed in (1, 2)
+    ]  # fmt: skip
+    assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.csv", "sweep_task.param.k.png", "sweep_task.param.k.svg"}
+    assert (tmp_path / "out" / "compare.md").read_text() == capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "compare.csv").open()))
+    assert [row["task.param.k"] for row in rows] == ["10", "10", "50", "50"] and [float(row["p_diff_best"]) for row in rows] == [0.9] * 4
+    assert rows[0]["run"] == str(folders[0])
+
+
+def test_seeds_are_repetitions_on_one_line_and_other_settings_make_other_lines(made):
+    grid = [(k, noise, seed) for k in (10, 50) for noise in (0.1, 0.5) for seed in (1, 2)]
+    folders = [made(f"r{index}", 0.5 + index / 100, {"task.param.k": k, "system.latent_noise": noise, "seed": seed}) for index, (k, noise, seed) in enumerate(grid)]
+    compared, _ = read_compared(folders)
+    assert swept_numbers(compared) == ["task.param.k", "system.latent_noise"]
+    over_k = lines(compared, "task.param.k")
+    assert list(over_k) == ["digits, resnet18, system.latent_noise=0.1", "digits, resnet18, system.latent_noise=0.5"]
+    points = over_k["digits, resnet18, system.latent_noise=0.5"]
+    assert [point.value for point in points] == [10, 10, 50, 50] and [point.p_diff_best for point in points] == pytest.approx([0.52, 0.53, 0.56, 0.57])
+
+
+def test_a_switch_is_no_number(made):
+    compared, _ = read_compared([made("a", settings={"task.model.pretrained": True}), made("b", settings={"task.model.pretrained": False})])
+    assert differing(compared) == ["task.model.pretrained"] and swept_numbers(compared) == []
+
+
+def test_folders_that_cannot_be_compared_are_named_and_the_others_compared(made, monkeypatch, tmp_path, capsys):
+    good, cut, bare = made("good"), made("cut"), made("bare")
+    (cut / "metrics.json").write_text('{"table": [')
+    (bare / "config.yaml").unlink()
+    assert call(monkeypatch, good, cut, bare, tmp_path / "absent") == 0
+    printed = capsys.readouterr()
+    assert len(cells(printed.out)) == 1
+    named = printed.err.splitlines()
+    assert len(named) == 3 and all(line.startswith("left out: ") for line in named)
+    assert "cut/metrics.json" in named[0] and "bare/config.yaml" in named[1] and "absent" in named[2]
+
+
+def test_without_any_run_the_status_tells(monkeypatch, tmp_path, capsys):
+    assert "none of the 2 folders" in call(monkeypatch, tmp_path / "a", tmp_path / "b")
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("left out") == 2
+
+
+def test_the_same_folder_counts_once(made):
+    folder = made("a")
+    assert len(read_compared([folder, folder])[0]) == 1
