@@ -3,7 +3,25 @@
 M models · K reference models (the originals) · N images · D numbers in one vector.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.spatial.distance import cdist
+
+ROWS = 512  # models compared at a time: only so many rows of masks are held as numbers
+COLUMNS = 8192  # numbers of a vector compared at a time, since cdist copies its input as float64
+
+
+def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`iou_matrix` in blocks of rows: (which rows, their similarities), so that memory stays bounded for any M."""
+    # float32 holds counts up to 2^24 exactly, and its matrix product is the fast one
+    reference = reference_KN.astype(np.float32)
+    for rows in np.array_split(np.arange(len(wrong_MN)), -(-len(wrong_MN) // ROWS)):
+        wrong = wrong_MN[rows].astype(np.float32)
+        both = wrong @ reference.T
+        either = wrong.sum(1)[:, None] + reference.sum(1)[None, :] - both
+        yield rows, np.where(either == 0, np.float32(1), both / np.maximum(either, 1))
 
 
 def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
@@ -11,44 +29,76 @@ def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
 
     Two models without any error behave alike: their similarity is 1.
     """
-    # float32 holds counts up to 2^24 exactly, and its matrix product is the fast one
-    wrong, reference = wrong_MN.astype(np.float32), reference_KN.astype(np.float32)
-    both = wrong @ reference.T
-    either = wrong.sum(1)[:, None] + reference.sum(1)[None, :] - both
-    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    return np.concatenate([similarity for _, similarity in iou_blocks(wrong_MN, reference_KN)])
+
+
+def most_alike(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Each model's largest IoU with any reference, and which reference that is: two arrays of (M,).
+
+    Args:
+        same: the references are these very models, in this order; a model is then not compared with itself, and there
+            must be at least 2.
+    """
+    largest_M, which_M = np.empty(len(wrong_MN), np.float32), np.empty(len(wrong_MN), np.int64)
+    for rows, similarity in iou_blocks(wrong_MN, reference_KN):
+        if same:
+            similarity[np.arange(len(rows)), rows] = -np.inf
+        largest_M[rows], which_M[rows] = similarity.max(axis=1), similarity.argmax(axis=1)
+    return largest_M, which_M
 
 
 def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Each model's largest IoU with any reference (M,): low means novel.
-
-    Args:
-        same: the references are these very models, in this order; a model is then not compared with itself.
-    """
-    similarity_MK = iou_matrix(wrong_MN, reference_KN)
-    if same:
-        np.fill_diagonal(similarity_MK, -np.inf)
-    return similarity_MK.max(axis=1)
+    """Each model's largest IoU with any reference (M,): low means novel. `same` as in `most_alike`."""
+    return most_alike(wrong_MN, reference_KN, same=same)[0]
 
 
 def within_iou(wrong_MN: np.ndarray) -> float:
     """Mean IoU over all pairs of different models of one source; needs at least 2."""
-    return float(iou_matrix(wrong_MN, wrong_MN)[np.triu_indices(len(wrong_MN), k=1)].mean())
+    above = sum(float(similarity[np.arange(len(wrong_MN)) > rows[:, None]].sum(dtype=np.float64)) for rows, similarity in iou_blocks(wrong_MN, wrong_MN))
+    return above / (len(wrong_MN) * (len(wrong_MN) - 1) / 2)
 
 
 def l2_matrix(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
     """Euclidean distance of every pair, (M, K).
 
-    From the differences, row by row: the expansion |a|² + |b|² − 2ab loses all digits for near-copies.
+    From the differences, in float64: the expansion |a|² + |b|² − 2ab loses all digits for near-copies.
     """
-    return np.stack([np.linalg.norm(reference_KD - vector_D, axis=1) for vector_D in vectors_MD])
+    squared_MK = np.zeros((len(vectors_MD), len(reference_KD)))
+    for start in range(0, vectors_MD.shape[1], COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        squared_MK += cdist(vectors_MD[:, columns], reference_KD[:, columns], "sqeuclidean")
+    return np.sqrt(squared_MK)
 
 
 def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Each model's distance to the nearest reference (M,); `same` as in `max_iou`."""
+    """Each model's distance to the nearest reference (M,); `same` as in `most_alike`."""
     distance_MK = l2_matrix(vectors_MD, reference_KD)
     if same:
         np.fill_diagonal(distance_MK, np.inf)
     return distance_MK.min(axis=1)
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How far the originals lie from each other: the yardstick of every distance to them."""
+
+    smallest: float
+    mean: float  # over pairs
+
+    @classmethod
+    def of(cls, vectors_KD: np.ndarray) -> "Spacing":
+        """Over all pairs of at least 2 originals."""
+        distances = l2_matrix(vectors_KD, vectors_KD)[np.triu_indices(len(vectors_KD), k=1)]
+        return cls(float(distances.min()), float(distances.mean()))
+
+
+def near_copies(min_l2_M: np.ndarray, spacing: Spacing) -> float:
+    """Share of the models that lie nearer to an original than any two originals lie to each other.
+
+    An exact copy counts even where two originals are equal. A high share alone is not memorization: the middle of the
+    originals may lie nearer to each of them than they lie to each other, so compare with the share of their averages.
+    """
+    return float(((min_l2_M < spacing.smallest) | (min_l2_M == 0)).mean())
 
 
 def summarize(accuracy_M: np.ndarray) -> dict[str, float]:
@@ -67,3 +117,8 @@ def summarize(accuracy_M: np.ndarray) -> dict[str, float]:
 def best_on(accuracy_M: np.ndarray, loss_M: np.ndarray) -> int:
     """The model that a user would pick on this split: highest accuracy, the lowest loss among equals."""
     return int(np.lexsort((loss_M, -accuracy_M))[0])
+
+
+def least_loss_on(accuracy_M: np.ndarray, loss_M: np.ndarray) -> int:
+    """The model of the lowest loss on this split; the highest accuracy among equals."""
+    return int(np.lexsort((-accuracy_M, loss_M))[0])

@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import jaccard_score
 
-from core.evaluation.metrics import best_on, iou_matrix, l2_matrix, max_iou, min_l2, summarize, within_iou
+from core.evaluation import metrics
+from core.evaluation.metrics import Spacing, best_on, iou_matrix, l2_matrix, least_loss_on, max_iou, min_l2, most_alike, near_copies, summarize, within_iou
 
 M, K, N, D = 5, 7, 60, 9
 
@@ -89,6 +90,23 @@ def test_within_iou_is_the_mean_over_pairs_of_different_models(wrong_MN):
     assert within_iou(wrong_MN) == pytest.approx(np.mean(pairs), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, M, M + 1])
+def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_MN, reference_KN, rows, monkeypatch):
+    whole = [iou_matrix(wrong_MN, reference_KN), *most_alike(wrong_MN, reference_KN), *most_alike(wrong_MN, wrong_MN, same=True), within_iou(wrong_MN)]
+    monkeypatch.setattr(metrics, "ROWS", rows)
+    blocks = [iou_matrix(wrong_MN, reference_KN), *most_alike(wrong_MN, reference_KN), *most_alike(wrong_MN, wrong_MN, same=True), within_iou(wrong_MN)]
+    for once, again in zip(whole, blocks):
+        np.testing.assert_allclose(again, once, rtol=1e-12)
+
+
+def test_the_most_alike_reference_is_the_one_of_the_largest_similarity(wrong_MN, reference_KN):
+    largest_M, which_M = most_alike(wrong_MN, reference_KN)
+    similarity_MK = iou_matrix(wrong_MN, reference_KN)
+    assert which_M.tolist() == similarity_MK.argmax(axis=1).tolist() and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
+    twins = np.concatenate([wrong_MN, wrong_MN])
+    assert most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
+
+
 def test_distances_are_those_of_scipy(vectors_MD, random):
     reference_KD = random.normal(size=(K, D))
     np.testing.assert_allclose(l2_matrix(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD), rtol=1e-6)
@@ -99,6 +117,31 @@ def test_the_distance_of_a_near_copy_keeps_its_digits(random):
     vector = random.normal(size=(1, 2048)).astype(np.float32) * 10
     copy = vector + np.float32(1e-3)
     assert min_l2(copy, vector)[0] == pytest.approx(cdist(copy.astype(float), vector.astype(float))[0, 0], rel=1e-3)
+
+
+@pytest.mark.parametrize("columns", [1, 4, D, D + 1])
+def test_no_distance_depends_on_how_many_numbers_are_compared_at_a_time(vectors_MD, random, columns, monkeypatch):
+    reference_KD = random.normal(size=(K, D))
+    monkeypatch.setattr(metrics, "COLUMNS", columns)
+    np.testing.assert_allclose(l2_matrix(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD), rtol=1e-12)
+
+
+def test_the_spacing_of_a_right_triangle():
+    spacing = Spacing.of(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
+    assert spacing.smallest == 3 and spacing.mean == pytest.approx(4)
+
+
+def test_near_copies_lie_nearer_than_any_two_originals_to_each_other():
+    assert near_copies(np.array([0.0, 2.9, 3.0, 9.0]), Spacing(smallest=3.0, mean=4.0)) == 0.5
+
+
+def test_an_exact_copy_is_a_near_copy_even_of_originals_that_are_equal():
+    assert near_copies(np.array([0.0, 0.1]), Spacing(smallest=0.0, mean=1.0)) == 0.5
+
+
+def test_the_mean_of_scattered_originals_counts_as_near_although_it_copies_none(random):
+    vectors_KD = random.normal(size=(20, 500))
+    assert near_copies(min_l2(vectors_KD.mean(axis=0, keepdims=True), vectors_KD), Spacing.of(vectors_KD)) == 1
 
 
 def test_a_vector_is_left_out_of_its_own_references_only_where_that_is_said(vectors_MD):
@@ -128,3 +171,13 @@ def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_los
     assert best_on(np.array([0.5, 0.9, 0.7]), np.array([0.1, 9.0, 0.1])) == 1
     assert best_on(np.array([0.9, 0.5, 0.9, 0.9]), np.array([0.3, 0.1, 0.2, 0.4])) == 2
     assert best_on(np.array([0.5]), np.array([1.0])) == 0
+
+
+def test_the_least_loss_and_among_equals_the_highest_accuracy():
+    assert least_loss_on(np.array([0.9, 0.5, 0.7]), np.array([0.2, 0.1, 0.3])) == 1
+    assert least_loss_on(np.array([0.5, 0.9, 0.7]), np.array([0.1, 0.1, 0.1])) == 1
+
+
+@pytest.mark.parametrize("choose", [best_on, least_loss_on])
+def test_a_model_that_diverged_is_chosen_last(choose):
+    assert choose(np.array([0.5, 0.5]), np.array([np.nan, 3.0])) == 1
