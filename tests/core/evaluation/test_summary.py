@@ -1,11 +1,14 @@
 """metrics.json: what each row holds, and who chose the best model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from core.evaluation.metrics import max_iou, min_l2, within_iou
+from core.evaluation.intervals import Bootstrap, interval
+from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, within_iou
+from core.evaluation.scores import Vote
 from core.evaluation.summary import summary, table_row
 from tests.core.evaluation.tables import scores, table
 
@@ -68,3 +71,112 @@ def test_a_task_without_right_and_wrong_images_has_no_similarity(tables):
 def test_it_is_plain_json_without_nan(tables):
     content = summary(tables)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def with_test(score_table, **changes):
+    return replace(score_table, scores={**score_table.scores, "test": replace(score_table.scores["test"], **changes)})
+
+
+def row_of(content, source):
+    return next(row for row in content["table"] if row["source"] == source)
+
+
+def test_a_row_holds_the_interval_of_its_mean(tables):
+    bootstrap = Bootstrap(tables)
+    rows = summary(tables, bootstrap)["table"]
+    assert rows == summary(tables)["table"]
+    for row in rows:
+        assert row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"])) and row["accuracy_interval"][0] < row["accuracy_interval"][1]
+
+
+def test_one_model_without_known_images_has_no_interval():
+    plain = {name: table(name, scores([0.5] * n, with_wrong=False), scores([0.5] * n)) for name, n in (("original", 3), ("ensemble", 1), ("p_diff", 2))}
+    assert [row["source"] for row in summary(plain)["table"] if "accuracy_interval" in row] == ["original", "p_diff"]
+
+
+def test_a_row_measures_distance_by_the_spacing_of_the_originals(tables):
+    row, original_KD = row_of(summary(tables), "p_diff"), tables["original"].vectors_MD
+    spacing, nearest_M = Spacing.of(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
+    assert row["min_l2_relative_mean"] == pytest.approx(nearest_M.mean() / spacing.mean)
+    assert row["near_copies"] == near_copies(nearest_M, spacing)
+
+
+def test_the_originals_have_no_near_copies_but_a_relative_distance_below_one(tables):
+    row = row_of(summary(tables), "original")
+    assert "near_copies" not in row and 0 < row["min_l2_relative_mean"] <= 1
+
+
+def test_originals_that_are_all_equal_give_no_relative_distance(tables):
+    tables["original"] = replace(tables["original"], vectors_MD=np.ones((4, 6), np.float32))
+    row = row_of(summary(tables), "p_diff")
+    assert "min_l2_relative_mean" not in row and row["near_copies"] == 0
+
+
+def test_one_original_is_compared_with_none(tables):
+    tables["original"] = table("original", scores([0.7]), scores([0.8]))
+    content = summary(tables)
+    assert {"max_iou_mean", "min_l2_mean"}.isdisjoint(row_of(content, "original"))
+    assert "min_l2_mean" in row_of(content, "p_diff") and {"near_copies", "min_l2_relative_mean"}.isdisjoint(row_of(content, "p_diff"))
+
+
+def test_calibration_is_reported_where_it_was_measured(tables):
+    tables["p_diff"] = with_test(tables["p_diff"], ece_M=np.array([0.1, 0.2, 0.6]))
+    content = summary(tables)
+    assert row_of(content, "p_diff")["ece_mean"] == pytest.approx(0.3) and "ece_mean" not in row_of(content, "original")
+
+
+def test_a_loss_that_is_not_finite_is_not_reported(tables):
+    tables["p_diff"] = with_test(tables["p_diff"], loss_M=np.array([0.1, np.nan, 0.1]), vote=Vote(0.5, np.inf, 0.1))
+    content = summary(tables)
+    assert "loss_mean" not in row_of(content, "p_diff")
+    assert {"source": "p_diff", "method": "soft vote", "n_models": 3, "accuracy": 0.5, "ece": 0.1} in content["combination"]
+    json.dumps(content, allow_nan=False)
+
+
+def test_each_rule_of_selection_uses_the_split_it_names(tables):
+    for source in ("original", "p_diff"):
+        train = scores([0.1] * len(tables[source].vectors_MD), loss=[3.0, 2.0, 1.0, 4.0][: len(tables[source].vectors_MD)])
+        tables[source] = replace(tables[source], scores={**tables[source].scores, "train": train})
+    rows = summary(tables)["selection"]
+    assert [tuple(row.values()) for row in rows] == [
+        ("original", "val_accuracy", 0.80, False),
+        ("original", "val_loss", 0.80, False),
+        ("original", "train_loss", 0.90, False),
+        ("original", "test_accuracy", 0.90, True),
+        ("p_diff", "val_accuracy", 0.65, False),
+        ("p_diff", "val_loss", 0.65, False),
+        ("p_diff", "train_loss", 0.99, False),
+        ("p_diff", "test_accuracy", 0.99, True),
+    ]
+    assert list(rows[0]) == ["source", "chosen_by", "test_accuracy", "uses_test"]
+
+
+def test_a_rule_whose_split_was_not_scored_has_no_row(tables):
+    assert "train_loss" not in {row["chosen_by"] for row in summary(tables)["selection"]}
+
+
+def test_the_loss_rule_follows_the_loss_and_not_the_accuracy(tables):
+    tables["p_diff"] = replace(tables["p_diff"], scores={**tables["p_diff"].scores, "val": scores([0.9, 0.8, 0.1], loss=[0.5, 0.6, 0.4])})
+    chosen = {row["chosen_by"]: row["test_accuracy"] for row in summary(tables)["selection"] if row["source"] == "p_diff"}
+    assert chosen == {"val_accuracy": 0.75, "val_loss": 0.99, "test_accuracy": 0.99}
+
+
+def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
+    tables["original"] = with_test(tables["original"], vote=Vote(0.91, 0.3, 0.02), ece_M=np.array([0.4, 0.3, 0.2, 0.1]))
+    tables["soup_original"] = table("soup_original", scores([0.88], loss=[0.4]), scores([0.9]))
+    assert summary(tables)["combination"] == [
+        {"source": "original", "method": "one model", "n_models": 1, "accuracy": 0.80, "loss": pytest.approx(0.2), "ece": 0.3},
+        {"source": "original", "method": "soft vote", "n_models": 4, "accuracy": 0.91, "loss": 0.3, "ece": 0.02},
+        {"source": "original", "method": "greedy soup", "accuracy": 0.88, "loss": 0.4},
+        {"source": "original", "method": "mean of weights", "n_models": 4, "accuracy": 0.85, "loss": pytest.approx(0.15)},
+        {"source": "p_diff", "method": "one model", "n_models": 1, "accuracy": 0.65, "loss": pytest.approx(0.35)},
+    ]
+
+
+def test_soups_are_no_rows_of_the_table(tables):
+    before = summary(tables)["table"]
+    for source in ("original", "p_diff"):
+        tables[f"soup_{source}"] = table(f"soup_{source}", scores([0.9]), scores([0.9]))
+    content = summary(tables)
+    assert content["table"] == before
+    assert [row["source"] for row in content["combination"] if row["method"] == "greedy soup"] == ["original", "p_diff"]
