@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,22 @@ def test_the_first_k_are_a_set_of_their_own(tiny_checkpoints):
     first = tiny_checkpoints.first(5)
     assert len(first) == 5 and torch.equal(first.vectors_KD, tiny_checkpoints.vectors_KD[:5])
     assert torch.equal(first.accuracy_K, tiny_checkpoints.accuracy_K[:5]) and len(tiny_checkpoints) == 12
+
+
+def test_the_history_of_the_training_is_kept_where_there_is_one(tmp_path, saved, tiny_checkpoints):
+    history_ED = torch.randn(4, 60)
+    path = tmp_path / "with_history.safetensors"
+    replace(tiny_checkpoints, history_ED=history_ED).save(path)
+    loaded = CheckpointSet.load(path)
+    assert torch.equal(loaded.history_ED, history_ED) and torch.equal(loaded.first(3).history_ED, history_ED)
+    assert CheckpointSet.load(saved).history_ED is None
+
+    loaded.save_history(tmp_path / "history.npz")
+    with np.load(tmp_path / "history.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["history_ED"], history_ED.numpy())
+        assert tuple(file["names"].tolist()) == loaded.subset.names and file["sizes"].sum() == 60
+    tiny_checkpoints.save_history(tmp_path / "none.npz")
+    assert not (tmp_path / "none.npz").exists()
 
 
 def test_more_than_there_are_is_refused_with_both_numbers(saved):

@@ -12,6 +12,12 @@ from core.runtime.run_directory import RunDirectory
 from tests.core.tiny import damaged_copies
 
 MADE = {"original": torch.full((4, 2), 0.25), "ensemble": torch.full((1, 2), 0.5), "p_diff": torch.full((3, 2), 0.75), "gaussian": torch.zeros(2, 2)}
+SPLITS = ("train", "val", "test")
+ALL = [
+    *[(source, split) for source in ("original", "ensemble", "p_diff") for split in SPLITS],
+    ("gaussian", "test"),
+    *[(source, split) for source in ("soup_original", "soup_p_diff") for split in ("val", "test")],
+]
 
 
 @pytest.fixture
@@ -24,38 +30,46 @@ def score(run):
     """`score(identity, reuse)` gives the tables, and the (source, split) pairs that were really scored."""
 
     def session(identity="id", reuse=True):
-        made, scored = [], []
+        current, scored = [], []
 
-        def vectors_of(source):
-            return lambda: made.append(source) or MADE[source]
+        def watched(sources):
+            for source in sources:
+                current.append(source)
+                yield source
 
         def score_on(split):
             def score_fn(vectors_MD):
-                scored.append((made[-1], split))
-                accuracy_M = vectors_MD[:, 0].double().numpy() + (split == "val")
+                scored.append((current[-1], split))
+                accuracy_M = vectors_MD[:, 0].double().numpy() + SPLITS.index(split)
                 return Scores(accuracy_M, 1 - accuracy_M, np.zeros((len(vectors_MD), 5), dtype=bool))
 
             return score_fn
 
-        score_fns = {split: score_on(split) for split in ("val", "test")}
-        tables = evaluate({source: vectors_of(source) for source in MADE}, score_fns, run, identity=identity, reuse=reuse)
+        tables = evaluate(
+            {source: lambda vectors_MD=vectors_MD: vectors_MD.clone() for source, vectors_MD in MADE.items()},
+            {split: score_on(split) for split in SPLITS},
+            run,
+            encode=lambda vectors_MD: vectors_MD[:, :1] + 10,
+            soup_candidates=1,
+            identity=identity,
+            reuse=reuse,
+            progress=watched,
+        )
         return tables, scored
 
     return session
 
 
-ALL = [("original", "val"), ("original", "test"), ("ensemble", "val"), ("ensemble", "test"), ("p_diff", "val"), ("p_diff", "test"), ("gaussian", "test")]
-
-
-def test_all_sources_are_scored_on_test_and_those_of_the_protocol_on_validation(score):
+def test_all_sources_are_scored_on_test_and_on_other_splits_those_among_which_one_is_chosen(score):
     tables, scored = score()
-    assert scored == ALL and list(tables) == list(MADE)
+    assert scored == ALL and list(tables) == [*MADE, "soup_original", "soup_p_diff"]
     for source, table in tables.items():
+        expected = MADE[source.removeprefix("soup_")][: 1 if "soup" in source else None]
         assert table.source == source
-        np.testing.assert_array_equal(table.vectors_MD, MADE[source].numpy())
-        np.testing.assert_allclose(table.scores["test"].accuracy_M, MADE[source][:, 0].numpy())
-        if "val" in table.scores:
-            np.testing.assert_allclose(table.scores["val"].accuracy_M, MADE[source][:, 0].numpy() + 1)
+        np.testing.assert_array_equal(table.vectors_MD, expected.numpy())
+        np.testing.assert_array_equal(table.latents_ML, expected[:, :1].numpy() + 10)
+        for split, split_scores in table.scores.items():
+            np.testing.assert_allclose(split_scores.accuracy_M, expected[:, 0].numpy() + SPLITS.index(split))
 
 
 def test_the_same_question_is_not_scored_again(score):
@@ -86,4 +100,4 @@ def test_a_damaged_table_is_scored_anew_and_named(score, run, caplog):
 def test_an_interrupted_scoring_goes_on_with_the_next_source(score, run):
     score()
     run.scores("p_diff").unlink()
-    assert score()[1] == [("p_diff", "val"), ("p_diff", "test")]
+    assert score()[1] == [("p_diff", split) for split in SPLITS]

@@ -13,7 +13,7 @@ def make(tiny_checkpoints, tiny_generator):
     """`make(options, seed, checkpoints)`: the vectors of every source by name."""
 
     def build(options=SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4), seed=0, checkpoints=tiny_checkpoints):
-        return sources(checkpoints, tiny_generator, lambda: torch.full((3, 60), 7.0), options, seed)
+        return sources(checkpoints, tiny_generator, lambda: torch.full((3, 60), 7.0), lambda vectors_MD: vectors_MD + 100, options, seed)
 
     return build
 
@@ -28,8 +28,10 @@ def test_every_source_has_its_name_and_its_number_of_models(make):
         "noised_0.01": (5, 60),
         "noised_0.1": (5, 60),
         "average_4": (5, 60),
+        "interpolated": (5, 60),
         "gaussian": (5, 60),
         "gaussian_full": (5, 60),
+        "finetuned": (5, 60),
     }
 
 
@@ -39,6 +41,12 @@ def test_the_plain_sources_are_what_they_are_called(make, tiny_checkpoints, tiny
     torch.testing.assert_close(made["ensemble"]()[0], tiny_checkpoints.vectors_KD.mean(dim=0))
     torch.testing.assert_close(made["reconstructed"](), tiny_generator.reconstruct(tiny_checkpoints.vectors_KD))
     assert (made["p_diff"]() == 7).all()
+
+
+def test_fine_tuning_starts_from_different_checkpoints(make, tiny_checkpoints):
+    starts = make()["finetuned"]() - 100
+    nearest = torch.cdist(starts, tiny_checkpoints.vectors_KD).min(dim=1)
+    assert (nearest.values < 1e-3).all() and len(nearest.indices.unique()) == 5
 
 
 def test_each_noise_level_uses_its_own_sigma(make, tiny_checkpoints):
@@ -56,7 +64,7 @@ def test_a_source_is_the_same_whatever_else_is_made_and_in_whatever_order(make):
     for name in reversed(fewer):
         assert torch.equal(fewer[name](), first[name]), name
     other = make(seed=1)
-    for name in ("noised_0.01", "average_4", "gaussian", "gaussian_full"):
+    for name in ("noised_0.01", "average_4", "interpolated", "gaussian", "gaussian_full", "finetuned"):
         assert not torch.equal(other[name](), first[name]), name
 
 

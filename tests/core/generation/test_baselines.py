@@ -16,6 +16,7 @@ MAKE = {
     "noised_0": lambda vectors_KD, generator: baselines.noised(vectors_KD, SUBSET, 0.0, 8, generator),
     "average_1": lambda vectors_KD, generator: baselines.average(vectors_KD, 1, 20, generator),
     "average_3": lambda vectors_KD, generator: baselines.average(vectors_KD, 3, 20, generator),
+    "interpolated": lambda vectors_KD, generator: baselines.interpolated(vectors_KD, 20, generator),
     "gaussian": lambda vectors_KD, generator: baselines.gaussian(vectors_KD, 20, generator),
     "gaussian_full": lambda vectors_KD, generator: baselines.gaussian_full(vectors_KD, 20, generator),
 }
@@ -93,6 +94,14 @@ def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, gr
 def test_averages_of_different_models_do_not_build_on_each_other(vectors_KD, generator):
     many = baselines.average(vectors_KD, 8, 5, generator)  # every group is all of them
     torch.testing.assert_close(many, vectors_KD.mean(dim=0).expand(5, -1))
+
+
+def test_an_interpolation_lies_anywhere_between_two_different_checkpoints(generator):
+    made = baselines.interpolated(torch.eye(8), 400, generator)
+    torch.testing.assert_close(made.sum(dim=1), torch.ones(400))
+    assert (made >= 0).all() and ((made > 0).sum(dim=1) == 2).all()
+    counts = torch.histc(made.max(dim=1).values, bins=5, min=0.5, max=1)
+    assert (counts > 40).all() and len((made > 0).unique(dim=0)) == 8 * 7 / 2
 
 
 def test_the_diagonal_gaussian_has_the_means_and_variances_of_the_checkpoints_and_no_correlation(vectors_KD, generator):

@@ -1,0 +1,46 @@
+"""A greedy soup, with models that are one number and whose best average is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.evaluation.scores import Scores
+from core.evaluation.soup import greedy_soup
+
+VALUES = [0.2, 0.4, 0.9, 0.7]  # the nearer to 0.5, the better
+
+
+def score_fn(vectors_MD):
+    accuracy_M = 1 - (vectors_MD[:, 0].double() - 0.5).abs().numpy()
+    return Scores(accuracy_M, 1 - accuracy_M, None)
+
+
+@pytest.mark.parametrize(
+    "num_candidates, expected",
+    [
+        (1, 0.4),  # the best alone
+        (2, (0.4 + 0.7) / 2),  # 0.55 is nearer to 0.5 than 0.4 is
+        (4, (0.4 + 0.7) / 2),  # neither 0.2 nor 0.9 makes it better
+        (99, (0.4 + 0.7) / 2),
+    ],
+)
+def test_from_the_best_down_a_model_joins_where_the_average_does_not_get_worse(num_candidates, expected):
+    vectors_MD = torch.tensor(VALUES)[:, None]
+    before = vectors_MD.clone()
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates)
+    assert soup.shape == (1, 1) and soup.item() == pytest.approx(expected)
+    assert torch.equal(vectors_MD, before)
+
+
+def test_a_model_that_changes_nothing_joins():
+    vectors_MD = torch.eye(3)
+    constant = Scores(np.full(3, 0.5), np.arange(3.0), None)
+    soup = greedy_soup(vectors_MD, constant, lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None), 3)
+    torch.testing.assert_close(soup, torch.full((1, 3), 1 / 3))
+
+
+def test_the_soup_of_one_model_is_a_copy_of_it():
+    vectors_MD = torch.tensor([[0.4]])
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, 50)
+    soup.fill_(-1)
+    assert vectors_MD.item() == pytest.approx(0.4)
