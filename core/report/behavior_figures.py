@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
-from core.report.style import figure, legend_below, source_styles, styled
+from core.report.style import figure, legend_below, plain_log_ticks, source_styles, styled
 
 
 @styled
@@ -61,10 +61,8 @@ def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str]
         legend_below(drawn, axes, columns=1)
     axes.set(xlabel=label, xscale=scale, ylim=(-0.1, len(values)), yticks=np.arange(len(values)) + 0.3)
     axes.set_yticklabels(list(reversed(values)))
-    if scale == "log":  # 0.1, 0.2, 0.5 instead of powers, of which a narrow range shows one or two
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    if scale == "log":
+        plain_log_ticks(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

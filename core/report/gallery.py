@@ -39,7 +39,10 @@ Drawn = tuple[str, str, str, Callable[[], Figure]]  # name, title, caption, what
 
 
 def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
-    """Draw and save every figure that the run's files give; what cannot be drawn joins the run's problems."""
+    """Draw and save every figure that the run's files give; what cannot be drawn joins the run's problems.
+
+    Figures of an earlier report that this one does not have are removed: they would show other numbers.
+    """
     exhibits = []
     for name, title, caption, draw in planned(run):
         try:
@@ -49,6 +52,9 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
             log.warning("%s", run.problems[-1])
             continue
         exhibits.append(Exhibit(name, title, caption, files["png"], files["svg"]))
+    current = {path for exhibit in exhibits for path in (exhibit.png, exhibit.svg)}
+    for stale in {*folder.glob("*.png"), *folder.glob("*.svg")} - current:
+        stale.unlink()
     return exhibits
 
 

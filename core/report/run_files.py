@@ -121,8 +121,8 @@ def read_run(path: Path) -> RunFiles:
         if table is not None:
             run.tables[row["source"]] = table
     drop_what_does_not_fit(run)
-    run.trajectories = attempt(run, lambda: read_trajectories(path / "trajectories.npz"))
-    run.training_history = attempt(run, lambda: read_history(path / "training_history.npz"))
+    run.trajectories = attempt(run, lambda: read_trajectories(layout.trajectories))
+    run.training_history = attempt(run, lambda: read_history(layout.training_history))
     return run
 
 

@@ -7,8 +7,10 @@ from typing import ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from core.runtime.artifacts import replacing
 
@@ -89,6 +91,13 @@ def family_order(source: str) -> tuple[float, str]:
 def lighter(color: str, share: float) -> str:
     """The color mixed with this share of white."""
     return to_hex([channel + (1 - channel) * share for channel in to_rgb(color)])
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """0.1, 0.2, 0.5 on a logarithmic axis instead of powers of ten, of which a narrow range shows one or two."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(drawn: Figure, axes: Axes, columns: int = 3) -> None:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from core.report.style import figure, styled
+from core.report.style import figure, plain_log_ticks, styled
 
 LINE_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#3b3b3b")
 
@@ -49,7 +49,9 @@ def sweep_figure(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
     values = {point.value for points in lines.values() for point in points}
     if min(values) > 0 and max(values) / min(values) > 20:
         panels[-1].set_xscale("log")
+        plain_log_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel(setting)
+    drawn.align_ylabels()
     measures = [Line2D([], [], color="#555555", ls=dashes, marker=marker, ms=5, label=label) for dashes, marker, label in MEASURES.values()]
     groups = [Line2D([], [], color=LINE_COLORS[index % len(LINE_COLORS)], lw=3, label=label) for index, label in enumerate(lines)]
     drawn.legend(handles=measures, loc="outside upper center", ncols=3)

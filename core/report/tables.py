@@ -16,7 +16,7 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {  # of metrics.jso
     "n": (Column("n", "How many models"), str),
     "accuracy_mean": (Column("mean %", "Mean test accuracy"), percent),
     "accuracy_std": (Column("std %", "Standard deviation of test accuracy over the models"), percent),
-    "accuracy_interval": (Column("95 % interval", "Bootstrap interval of the mean test accuracy, in percent"), str),
+    "accuracy_interval": (Column("95 % interval", "Bootstrap interval of the mean test accuracy, over models and test images, in percent"), str),
     "accuracy_best": (Column("best %", "Highest test accuracy: chosen by the test images, so optimistic"), percent),
     "accuracy_median": (Column("median %", "Median test accuracy"), percent),
     "accuracy_worst": (Column("worst %", "Lowest test accuracy"), percent),
@@ -99,7 +99,7 @@ def comparisons(metrics: Mapping[str, Any]) -> Table | None:
         )
     columns = [
         Column("p_diff against"),
-        Column("outcome", "p_diff dominates only where it is better in accuracy and in novelty"),
+        Column("outcome", "From the two intervals: dominates is better on one axis and worse on none, a trade-off is better on one and worse on the other"),
         Column("accuracy, points", "Mean test accuracy of p_diff minus that of the baseline, in percentage points: above 0 is better"),
         Column("95 % interval"),
         Column("max IoU", "Mean maximum IoU of p_diff minus that of the baseline: below 0 is newer"),

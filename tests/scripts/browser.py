@@ -1,10 +1,8 @@
 """A real headless Chromium that looks at a page as a phone or a desk would."""
 
-import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +26,7 @@ def find() -> tuple[str, str] | None:
 
 
 def install() -> str | None:
-    """Install Debian's Chromium; None if that worked, else the reason why not. One process at a time: apt-get has locks."""
-    with (Path(tempfile.gettempdir()) / "p_diff_tests_browser.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return None if find() else apt_install()
-
-
-def apt_install() -> str | None:
-    """`install`, while no other process does."""
+    """Install Debian's Chromium; None if that worked, else the reason why not."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "no chromium and chromedriver are installed, and only root can install them with apt-get"
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

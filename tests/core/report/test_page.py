@@ -76,6 +76,14 @@ def test_a_rebuilt_report_is_the_same_report(run, reported):
     assert {path.suffix for path in (run / "report").rglob("*.*")} == {".html", ".md", ".csv", ".png", ".svg"}, "a temporary file was left"
 
 
+def test_a_figure_that_a_rebuilt_report_lacks_does_not_stay_from_the_earlier_one(run, fast_figures):
+    write_page(run)
+    (run / "trajectories.npz").unlink()
+    write_page(run)
+    names = {path.stem for path in (run / "report" / "figures").iterdir()}
+    assert names == FIGURES - {"reverse_diffusion"}
+
+
 def test_no_network_is_used(run, monkeypatch, fast_figures):
     def refuse(*_):
         raise AssertionError("the report asked for a network")
