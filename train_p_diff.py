@@ -13,13 +13,16 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.evaluate import evaluate
+from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import ScoreTable
 from core.evaluation.sources import SourceOptions, sources
 from core.evaluation.summary import summary
 from core.evaluation.trajectories import follow
+from core.evaluation.verdict import verdict
 from core.generation.export import export_models
 from core.generation.generator import WeightGenerator
-from core.report.tables import write_report
+from core.report.page import write_page
+from core.report.tables import protocol_table, source_table
 from core.runtime.artifacts import write_json
 from core.runtime.entry_point import entry_point, sweep_suffix
 from core.runtime.errors import UserError
@@ -93,14 +96,16 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
 
     with stages.stage("score"):
         tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
-    stages.seconds["score"] = sum(table.seconds for table in tables.values())
+    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)
 
     with stages.stage("report"):
-        metrics = summary(tables)
-        text = write_report(metrics, run.report, title=f"{cfg.task.data.dataset}, {cfg.task.model.name}, K = {len(checkpoints)}")
-    seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
-    write_json(run.metrics, {**metrics, "seconds": {name: round(value, 2) for name, value in seconds.items()}})
-    log.info("\n%s\nreport: %s", text, run.report / "table.md")
+        bootstrap = Bootstrap(tables)
+        metrics = {**summary(tables, bootstrap), "verdict": verdict(tables, bootstrap)}
+        seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
+        write_json(run.metrics, {**metrics, "seconds": seconds})
+        page = write_page(run)
+    write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
+    log.info("\n%s\n\n%s\n\n%s\n\nreport: %s", source_table(metrics), protocol_table(metrics), metrics["verdict"]["sentences"][0], page)
 
 
 def score(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +54,11 @@ def sentence(error: Exception) -> str:
 def sweep_suffix() -> str:
     """In a multirun (-m), the swept overrides of this job, so that jobs do not share a folder; else empty."""
     hydra_config = HydraConfig.get()
-    return hydra_config.job.override_dirname if hydra_config.mode == RunMode.MULTIRUN else ""
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return ""
+    typed = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word])
+    swept = {override.get_key_element() for override in typed if override.is_sweep_override()}
+    return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept)
 
 
 def say_device(accelerator: str) -> None:

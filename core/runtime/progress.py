@@ -27,7 +27,7 @@ class Stages:
         log.info("%s", self.label)
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = round(time.perf_counter() - start, 2)
 
     @property
     def label(self) -> str:

@@ -108,7 +108,7 @@ def fit(
         log.info("%s: going on from %s", label, resumable)
     trainer.fit(module, loader, val_loader, ckpt_path=resumable if resuming else None, weights_only=True)
     module.cpu()
-    seconds = timer.time_elapsed("train")
+    seconds = round(timer.time_elapsed("train"), 2)
     save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
     resumable.unlink(missing_ok=True)
     return seconds
