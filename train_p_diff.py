@@ -81,15 +81,21 @@ def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages
     generator.save(run.generator)
 
 
-def load_generator(cfg: DictConfig, run: RunDirectory) -> WeightGenerator:
-    """The trained generator, on the device, with the sampler asked for now."""
+def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSet) -> WeightGenerator:
+    """The trained generator, on the device, with the sampler asked for now.
+
+    Raises:
+        UserError: missing or damaged, or trained on other checkpoints than the first of these.
+    """
     generator = WeightGenerator.load(run.generator)
+    if checkpoints.first(generator.trained_on["k"]).fingerprint != generator.trained_on["fingerprint"]:
+        raise UserError(f"{run.generator} was not trained on the checkpoints in {checkpoints.path}; give task.param.path= of those that it was trained on")
     return generator.use_sampler(OmegaConf.to_container(cfg.system.sampler)).to(pick_device(cfg.trainer.accelerator))
 
 
 def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
     """generator.safetensors -> scores of every source -> metrics.json and the report."""
-    generator = load_generator(cfg, run)
+    generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
         vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
         export_models(vectors_MD[: cfg.generation.num_exported], checkpoints, run.generated, cfg.seed)
@@ -123,12 +129,12 @@ def score(
         seed=cfg.seed,
     )
     depends_on = {"generator": generator.fingerprint, "checkpoints": checkpoints.fingerprint, "seed": cfg.seed}
-    depends_on |= OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["generation", "evaluation"]))
+    depends_on |= {"num_models": cfg.generation.num_models, "evaluation": OmegaConf.to_container(cfg.evaluation)}
     tables = evaluate(
         sources(checkpoints, generator, lambda: vectors_MD, tune, options, cfg.seed),
         score_fns,
         run,
-        encode=lambda vectors: generator.encode(vectors.to(generator.device)),
+        encode=generator.encode,
         soup_candidates=options.soup_candidates,
         identity=digest(depends_on),
         reuse=cfg.mode == "train",
@@ -141,11 +147,8 @@ def score(
 
 def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     """generator.safetensors -> full state dicts of M new models, without scoring them."""
-    generator = load_generator(cfg, run)
-    path = Path(cfg.task.param.path)
-    checkpoints = CheckpointSet.load(path).first(generator.trained_on["k"])
-    if checkpoints.fingerprint != generator.trained_on["fingerprint"]:
-        raise UserError(f"{run.generator} was not trained on the checkpoints in {path}; give task.param.path= of those that it was trained on")
+    checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
+    generator = load_generator(cfg, run, checkpoints)
     run.record(cfg.mode)
     with stages.stage("generate"):
         vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)

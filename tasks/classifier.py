@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
 
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
+
+
+def training_loader(images: Dataset, batch_size: int, seed: int, *, num_workers: int = 0, drop_last: bool = False) -> DataLoader:
+    """Shuffled batches whose order depends on `seed` and the epoch alone, so that a resumed training repeats none.
+
+    torch's sampler for several processes is the one whose order Lightning sets by the epoch; here there is one process.
+    """
+    order = DistributedSampler(images, num_replicas=1, rank=0, shuffle=True, seed=derive_seed(seed, "order") % 2**31)
+    own = torch.Generator().manual_seed(derive_seed(seed, "workers"))  # else making an iterator would draw from the global one
+    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=drop_last, generator=own)
 
 
 class Classifier(LightningModule):

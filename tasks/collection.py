@@ -22,7 +22,7 @@ from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, StageProgressBar, fit
-from tasks.classifier import Classifier
+from tasks.classifier import Classifier, training_loader
 from tasks.data.splits import ImageData
 from tasks.scoring import Scorer
 
@@ -80,7 +80,7 @@ def train_classifier(
     )
     seconds = fit(
         module,
-        DataLoader(data.train, task.batch_size, shuffle=True, num_workers=task.data.num_workers),
+        training_loader(data.train, task.batch_size, task.seed, num_workers=task.data.num_workers),
         name="classifier",
         label=label,
         state_dir=state_dir,
@@ -109,7 +109,7 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
         frozen_statistics=not buffers.intersection(subset.names),
         seed=derive_seed(task.seed, "collect"),
     ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
-    loader = DataLoader(data.train, task.collect.batch_size, shuffle=True, drop_last=True, num_workers=task.data.num_workers)
+    loader = training_loader(data.train, task.collect.batch_size, module.seed, num_workers=task.data.num_workers, drop_last=True)
     if not len(loader):
         raise UserError(f"task.collect.batch_size={task.collect.batch_size} is more than the {len(data.train)} training images; give a smaller one")
     snapshots = Snapshots(subset, task.param.k)

@@ -50,6 +50,8 @@ class CheckpointSet:
             raise UserError(f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of {self.subset.num_params} numbers; collect again")
         if self.accuracy_K.shape != (len(self),):
             raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
+        if not torch.isfinite(self.accuracy_K).all():
+            raise UserError(f"{where}: an accuracy is not a number; collect again")
         finite_KD = torch.isfinite(self.vectors_KD)
         if not finite_KD.all():
             row, column = (~finite_KD).nonzero()[0].tolist()
@@ -75,7 +77,7 @@ class CheckpointSet:
         """
         check_k(k)
         if k > len(self):
-            raise UserError(f"task.param.k={k} checkpoints asked for, but {self.path} holds {len(self)}; give task.param.k={len(self)} or collect more")
+            raise UserError(f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; give task.param.k={len(self)} or collect more")
         return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
 
     def require(self, settings: Mapping[str, Any]) -> None:

@@ -126,7 +126,7 @@ def flatten(model: nn.Module, subset: ParameterSubset) -> Tensor:
     """Copy the subset out of `model` as one CPU vector of shape (D,), float32."""
     entries = floating_entries(model)
     parts = [entries[name].detach().reshape(-1).float().cpu() for name in subset.names]
-    return torch.cat(parts).clone()  # on CPU `.cpu()` aliases, and a snapshot must not follow the live weights
+    return torch.cat(parts)  # on a CPU each part aliases the live weights, which a snapshot must not follow; `cat` copies
 
 
 def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:

@@ -38,10 +38,6 @@ class NoiseSchedule(nn.Module):
         """Draw x_t ~ q(x_t | x_0).  Ho et al. 2020, Eq. 4."""
         return self.sqrt_alphas_cumprod[t_B, None] * x_start_BL + self.sqrt_one_minus_alphas_cumprod[t_B, None] * noise_BL
 
-    def predict_x_start(self, x_t_BL: Tensor, t_B: Tensor, noise_BL: Tensor) -> Tensor:
-        """Solve Eq. 4 for x_0, given the noise."""
-        return (x_t_BL - self.sqrt_one_minus_alphas_cumprod[t_B, None] * noise_BL) / self.sqrt_alphas_cumprod[t_B, None]
-
 
 def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tensor) -> Tensor:
     """The simple ε loss, one timestep for each sample.  Ho et al. 2020, Eq. 14."""

@@ -56,7 +56,7 @@ def evaluate(
             start = time.perf_counter()
             vectors_MD = every[source]()
             scores = {split: score_fns[split](vectors_MD) for split in splits_of(source)}
-            table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).cpu().numpy())
+            table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).numpy())
             table.save(path)
         tables[source] = table
     return tables

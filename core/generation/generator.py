@@ -116,14 +116,15 @@ class WeightGenerator(nn.Module):
         return self.normalizer.unnormalize(self.autoencoder.decode(self.latent_normalizer.unnormalize(latents_BL)))
 
     @torch.no_grad()
-    def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Parameter vectors (B, D) to standardized latents (B, L)."""
-        return self.latent_normalizer.normalize(self.autoencoder.encode(self.normalizer.normalize(vectors_BD)))
+    def encode(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
+        """Parameter vectors (M, D) to standardized latents (M, L) on the CPU."""
+        normalized = (self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(batch_size))
+        return torch.cat([self.latent_normalizer.normalize(self.autoencoder.encode(batch)).cpu() for batch in normalized])
 
     def reconstruct(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
         """Encode and decode vectors, (M, D) to (M, D) on the CPU."""
-        batches = vectors_MD.split(batch_size)
-        return torch.cat([self.decode(self.encode(batch.to(self.device))).cpu() for batch in batches])
+        latents_ML = self.encode(vectors_MD, batch_size)
+        return torch.cat([self.decode(batch.to(self.device)).cpu() for batch in latents_ML.split(batch_size)])
 
     def save(self, path: Path) -> None:
         """Write the generator, whole or not at all."""
@@ -156,21 +157,26 @@ class WeightGenerator(nn.Module):
         return generator
 
 
-def _build(recipe: Recipe, **sizes: int) -> Any:
-    """Instantiate a recipe, if it names a class that a file may name, and plain arguments.
-
-    Raises:
-        UserError: it does not, or there is no such class, or the class refuses the arguments.
-    """
+def check_recipe(recipe: Recipe) -> None:
+    """Raises `UserError` unless a recipe names a class that a file may name, and plain arguments."""
     target = recipe.get("_target_")
     if not TRUSTED.fullmatch(str(target)) or not all(map(_is_plain, recipe.values())):
         raise UserError(
             f"{target} is not a network of core.networks or a scheduler of diffusers with plain arguments; put your own class into core/networks"
         )
+
+
+def _build(recipe: Recipe, **sizes: int) -> Any:
+    """Instantiate a checked recipe.
+
+    Raises:
+        UserError: it may not be, or there is no such class, or the class refuses the arguments.
+    """
+    check_recipe(recipe)
     try:
         return instantiate(recipe, **sizes, _recursive_=False)  # else Hydra would also call whatever a list in it names
     except InstantiationException as error:
-        raise UserError(f"{target} cannot be made: {error.__cause__ or error}") from error
+        raise UserError(f"{recipe['_target_']} cannot be made: {error.__cause__ or error}") from error
 
 
 def _is_plain(value: Any) -> bool:

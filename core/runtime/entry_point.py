@@ -46,7 +46,8 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
 
 
 def sentence(error: Exception) -> str:
-    """One line; where Hydra wrapped a `UserError` of a constructor, that one's."""
+    """One line; where Hydra wrapped a `UserError` of a constructor, that one's. The log has the rest at level debug."""
+    log.debug("in full", exc_info=error)
     told = error.__cause__ if isinstance(error.__cause__, UserError) else error
     return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())
 

@@ -1,6 +1,7 @@
 """Lightning loggers of our own: the metrics of a run as JSON lines, one file for all stages."""
 
 import json
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class JsonLinesLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line."""
+        """Append one line; what is not a finite number, which JSON does not know, as null."""
+        metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"stage": self.stage, "step": step, **metrics}) + "\n")

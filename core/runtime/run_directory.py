@@ -41,8 +41,10 @@ class RunDirectory:
         aside, whole, and says so. Any other mode needs the run to be there with the same settings.
 
         Raises:
-            UserError: mode is not "train" and the run was trained with other settings; the folder is not writable.
+            UserError: mode is not "train" and there is no run, or one with other settings; the folder is not writable.
         """
+        if mode != "train" and not self._settings.is_file():
+            raise UserError(f"there is no trained run in {self.path}; train one with mode=train, or say with output_dir=FOLDER where it is")
         if self._settings.is_file() and (differing := differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(

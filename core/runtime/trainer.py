@@ -103,7 +103,7 @@ def fit(
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    resuming = resumable.is_file()
+    resuming = readable(resumable)
     if resuming:
         log.info("%s: going on from %s", label, resumable)
     trainer.fit(module, loader, val_loader, ckpt_path=resumable if resuming else None, weights_only=True)
@@ -112,3 +112,14 @@ def fit(
     save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
     resumable.unlink(missing_ok=True)
     return seconds
+
+
+def readable(state: Path) -> bool:
+    """Whether there is a whole training state; a damaged one costs the stage, not the run, and the log says so."""
+    if state.is_file():
+        try:
+            torch.load(state, map_location="meta", weights_only=True)
+            return True
+        except Exception as error:  # whatever a damaged file makes torch raise
+            log.warning("%s is damaged (%s): the stage starts over", state, type(error).__name__)
+    return False

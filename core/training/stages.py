@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
 from core.diffusion.objective import NoiseSchedule
-from core.generation.generator import WeightGenerator
+from core.generation.generator import WeightGenerator, check_recipe
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, fit
@@ -44,6 +44,8 @@ def train_generator(
         stages: must know "autoencoder" and "diffusion"; receives their seconds.
     """
     recipes: dict[str, Any] = {name: OmegaConf.to_container(system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")}
+    for recipe in (recipes["autoencoder"], recipes["denoiser"], recipes["sampler"]["scheduler"]):
+        check_recipe(recipe)  # what no file could be loaded with should not be trained
     shared = {"state_dir": state_dir, "make_trainer": make_trainer, "loggers": loggers}
 
     with stages.stage("autoencoder"):

@@ -4,14 +4,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from torch.utils.data import TensorDataset
+from pytorch_lightning import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
-from tasks.classifier import Classifier
+from core.runtime.trainer import fit
+from tasks.classifier import Classifier, training_loader
 from tasks.collection import collect_vectors, recorded_settings
-from tasks.data.splits import ImageData
+from tasks.data.splits import ImageData, TransformedImages
 from tasks.models import build_classifier
 
 CHANNELS, CLASSES = 3, 4
@@ -101,6 +103,37 @@ def test_training_history_starts_and_ends_with_the_networks_own_values(model, da
     assert torch.equal(module.history_ED[0], start_D)
     assert torch.equal(module.history_ED[2], flatten(model, subset))
     assert not torch.equal(module.history_ED[1], module.history_ED[2])
+
+
+class StopsAfter(Callback):
+    """As if the machine went down."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epochs:
+            raise RuntimeError("the machine went down")
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data):
+    cfg = task_config("task.epochs=4", "task.batch_size=8")
+
+    def train(folder, *stops):
+        torch.manual_seed(0)
+        model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
+        module = Classifier(model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), make_scheduler=instantiate(cfg.task.scheduler), seed=3)
+        torch.manual_seed(len(stops))  # what was drawn before must not matter
+        loader = training_loader(augmented, 8, seed=3)
+        fit(module, loader, name="classifier", label="", state_dir=folder / "state", make_trainer=instantiate(cfg.trainer), callbacks=stops, val_loader=DataLoader(data.val, 8), max_epochs=4)
+        return model.state_dict()
+
+    augmented = TransformedImages(data.train, range(40), lambda image: image + 0.1 * torch.randn_like(image))
+    unbroken = train(tmp_path / "unbroken")
+    with pytest.raises(RuntimeError, match="went down"):
+        train(tmp_path / "broken", StopsAfter(2))
+    resumed = train(tmp_path / "broken")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
 
 
 def test_settings_that_do_not_change_the_checkpoints_are_not_recorded():
