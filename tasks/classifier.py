@@ -19,14 +19,15 @@ from core.runtime.seeding import derive_seed
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
 
 
-def training_loader(images: Dataset, batch_size: int, seed: int, *, num_workers: int = 0, drop_last: bool = False) -> DataLoader:
+def training_loader(images: Dataset, batch_size: int, seed: int, num_workers: int = 0) -> DataLoader:
     """Shuffled batches whose order depends on `seed` and the epoch alone, so that a resumed training repeats none.
 
-    torch's sampler for several processes is the one whose order Lightning sets by the epoch; here there is one process.
+    What is left over at the end of an epoch waits for the next: batch statistics of a few images are noise, of one an
+    error. torch's sampler for several processes is the one whose order Lightning sets by the epoch; here there is one process.
     """
     order = DistributedSampler(images, num_replicas=1, rank=0, shuffle=True, seed=derive_seed(seed, "order") % 2**31)
     own = torch.Generator().manual_seed(derive_seed(seed, "workers"))  # else making an iterator would draw from the global one
-    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=drop_last, generator=own)
+    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=len(images) >= batch_size, generator=own)
 
 
 class Classifier(LightningModule):

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
-from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, StageProgressBar, fit
@@ -80,7 +79,7 @@ def train_classifier(
     )
     seconds = fit(
         module,
-        training_loader(data.train, task.batch_size, task.seed, num_workers=task.data.num_workers),
+        training_loader(data.train, task.batch_size, task.seed, task.data.num_workers),
         name="classifier",
         label=label,
         state_dir=state_dir,
@@ -109,9 +108,7 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
         frozen_statistics=not buffers.intersection(subset.names),
         seed=derive_seed(task.seed, "collect"),
     ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
-    loader = training_loader(data.train, task.collect.batch_size, module.seed, num_workers=task.data.num_workers, drop_last=True)
-    if not len(loader):
-        raise UserError(f"task.collect.batch_size={task.collect.batch_size} is more than the {len(data.train)} training images; give a smaller one")
+    loader = training_loader(data.train, task.collect.batch_size, module.seed, task.data.num_workers)
     snapshots = Snapshots(subset, task.param.k)
     trainer = make_trainer(
         max_epochs=-(-task.param.k // len(loader)),

@@ -152,6 +152,14 @@ def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):
     assert zero.settings["task"]["seed"] == 0
 
 
+def test_each_job_of_a_sweep_has_a_folder_named_by_what_is_swept(workplace):
+    assert workplace.run("train_p_diff.py", "-m", "system.autoencoder.latent_noise=0,0.2", "output_dir=outputs/sweep").error == 0
+    jobs = sorted((workplace.path / "outputs/sweep").iterdir())
+    assert [job.name for job in jobs] == ["system.autoencoder.latent_noise=0", "system.autoencoder.latent_noise=0.2"]
+    originals, generated = ([workplace.metrics(str(job))["table"][index] for job in jobs] for index in (0, 2))
+    assert originals[0] == originals[1] and generated[0] != generated[1]
+
+
 @pytest.mark.parametrize("overrides", [["system/denoiser=conv", "system/sampler=ddpm", "system.schedule.num_timesteps=20", "system.sampler.num_steps=20"]])
 def test_the_papers_denoiser_and_sampler_run(workplace, overrides):
     assert workplace.run("train_p_diff.py", "output_dir=outputs/paper", "system.denoiser.channels=[4,8,4,1]", *overrides).error == 0

@@ -8,7 +8,6 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
-from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from core.runtime.trainer import fit
 from tasks.classifier import Classifier, training_loader
@@ -89,9 +88,9 @@ def test_statistics_move_when_they_are_part_of_the_subset(model, data):
     assert not torch.equal(vectors_KD[0, columns], vectors_KD[-1, columns])
 
 
-def test_a_batch_larger_than_the_data_is_refused(model, data):
-    with pytest.raises(UserError, match="batch_size=64.*40 training images"):
-        collect(task_config("task.collect.batch_size=64"), model, data, resolve_subset(model, "last_norms"))
+@pytest.mark.parametrize("batch_size, sizes", [(8, [8] * 5), (13, [13] * 3), (64, [40])])
+def test_leftover_images_make_no_small_batch_unless_there_are_only_so_many(data, batch_size, sizes):
+    assert [len(labels) for _, labels in training_loader(data.train, batch_size, seed=0)] == sizes
 
 
 def test_training_history_starts_and_ends_with_the_networks_own_values(model, data):

@@ -1,0 +1,76 @@
+"""A training step under Lightning, against a bare loop of the same networks and optimizers."""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from core.diffusion.objective import NoiseSchedule
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import ConvDenoiser, MLPDenoiser
+from core.runtime.trainer import fit
+from core.training.autoencoder_module import AutoencoderModule
+from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stepped_module import SteppedModule
+from scripts.benchmark.contest import Contest
+
+K, D, L = 200, 2048, 128
+
+
+def autoencoder(channels: tuple[int, ...], num_steps: int) -> SteppedModule:
+    """Stage one on random vectors."""
+    return AutoencoderModule(ConvAutoencoder(D, channels), torch.randn(K, D), **options(num_steps))
+
+
+def diffusion(denoiser: type, num_steps: int) -> SteppedModule:
+    """Stage two on random latents."""
+    return LatentDiffusionModule(denoiser(L), NoiseSchedule(), torch.randn(K, L), **options(num_steps))
+
+
+def options(num_steps: int) -> dict:
+    """What both stages are told."""
+    return {"make_optimizer": partial(torch.optim.AdamW, lr=1e-3), "num_steps": num_steps, "batch_size": 50, "seed": 0}
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    """Small and paper-size networks of both stages."""
+    cases = {
+        "autoencoder, small": (partial(autoencoder, (8, 16, 32, 64, 32)), 10),
+        "autoencoder, paper": (partial(autoencoder, (64, 128, 256, 256, 32)), 4),
+        "denoiser, mlp": (partial(diffusion, MLPDenoiser), 200),
+        "denoiser, conv": (partial(diffusion, ConvDenoiser), 6),
+    }
+    for case, (make, num_steps) in cases.items():
+        yield Contest(
+            "training",
+            case,
+            "step, batch 50",
+            ours=partial(with_lightning, make, num_steps, device),
+            reference=partial(bare_loop, make, num_steps, device),
+            our_units=num_steps,
+            reference_units=num_steps,
+        )
+
+
+def with_lightning(make: Callable[[int], SteppedModule], num_steps: int, device: torch.device) -> None:
+    """As the pipeline does it, files and progress bar included."""
+    module = make(num_steps)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # its progress bar would end up among the results
+        make_trainer = partial(Trainer, accelerator="cpu" if device.type == "cpu" else "gpu", devices=1)
+        fit(module, module.train_dataloader(), name="benchmark", label="benchmark", state_dir=Path(folder) / "state", make_trainer=make_trainer)
+
+
+def bare_loop(make: Callable[[int], SteppedModule], num_steps: int, device: torch.device) -> None:
+    """The least that trains the same network: draw a batch, loss, gradient, step."""
+    module = make(num_steps).to(device).train()
+    optimizer = module.make_optimizer(module.trained_parameters())
+    for _ in range(num_steps):
+        rows = torch.randperm(K, device=device)[:50]
+        optimizer.zero_grad()
+        module.loss(module.rows_K[rows]).backward()
+        optimizer.step()
