@@ -18,7 +18,7 @@ def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
     row = measured.row()
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (30, 10, 40)
     assert (row["ours_seconds"], row["reference_seconds"]) == (1, 30)
-    assert "| s     | c    | model |  1000.00 |      30000.0 |           30 | 10–40 |" in table([row])
+    assert [cell.strip() for cell in table([row]).splitlines()[2].split("|")[1:-1]] == ["s", "c", "model", "1000.00", "30000.0", "30", "10–40"]
 
 
 def test_the_scoring_contest_computes_the_same_logits_both_ways(monkeypatch):
