@@ -103,7 +103,7 @@ class Scorer:
     Args:
         model: the classifier with its stored weights, in eval mode; never altered.
         images: the split.
-        batch_size: B; the last chunk is padded to it, since the traced graph has one size.
+        batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size.
     """
 
     def __init__(
@@ -119,8 +119,9 @@ class Scorer:
         label: str = "score",
     ):
         self.subset, self.device, self.label = subset, device, label
-        self.loader = DataLoader(images, batch_size, num_workers=num_workers)
-        self.batch_size, self.cache_bytes = batch_size, cache_bytes
+        chunks = -(-len(images) // batch_size)
+        self.batch_size, self.cache_bytes = -(-len(images) // chunks), cache_bytes  # even chunks: padding is computed, too
+        self.loader = DataLoader(images, self.batch_size, num_workers=num_workers)
         images_BCSS, _ = next(iter(self.loader))
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images_BCSS))
         self._kept: list[tuple[tuple[Any, ...], Tensor]] | None = None

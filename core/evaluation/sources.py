@@ -29,7 +29,7 @@ class SourceOptions:
     noise: Sequence[float] = (0.05,)
     average_of: int = 16
     finetune_steps: int = 5
-    num_train_images: int = 300  # whose loss is one of the ways to choose a model
+    num_train_images: int = 200  # whose loss is one of the ways to choose a model
     soup_candidates: int = 50  # models, from the best on validation down, that a greedy soup tries
     num_trajectories: int = 4  # reverse processes whose accuracy is followed
 

@@ -39,7 +39,8 @@ class Workplace:
     def run(self, script: str, *overrides: str, tiny: bool = True) -> Outcome:
         """`python <script> <overrides>`; later overrides win."""
         chosen = {override.split("=")[0]: override for override in [*(TINY if tiny else []), *overrides]}
-        self.monkeypatch.setattr(sys, "argv", [script, *chosen.values()])
+        options_first = sorted(chosen.values(), key=lambda word: not word.startswith("-"))
+        self.monkeypatch.setattr(sys, "argv", [script, *options_first])
         self.monkeypatch.chdir(self.path)
         try:
             ENTRY_POINTS[script]()
