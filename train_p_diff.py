@@ -34,7 +34,7 @@ from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
 from tasks.collection import recorded_settings
 from tasks.finetuning import finetune
-from tasks.scoring import Task
+from tasks.task import Task
 
 log = logging.getLogger(__name__)
 STAGES = {

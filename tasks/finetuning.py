@@ -14,7 +14,7 @@ from core.checkpoints.subset import unflatten
 from core.runtime.seeding import derive_seed
 from tasks.classifier import MakeOptimizer
 from tasks.frozen_prefix import split_network
-from tasks.scoring import Task
+from tasks.task import Task
 
 
 def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:

@@ -10,53 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_calibration_error
 from tqdm import tqdm
 
-from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, unflatten
-from core.evaluation.scores import ScoreFn, Scores, Vote
-from core.runtime.errors import UserError
-from core.runtime.trainer import pick_device
-from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions, ImageData, fixed_sample
+from core.evaluation.scores import Scores, Vote
 from tasks.frozen_prefix import split_network
-from tasks.models import build_classifier, load_network
-
-
-@dataclass(frozen=True)
-class Task:
-    """The stored classifier and its images, checked to be those that the checkpoints were made with."""
-
-    data: ImageData
-    model: nn.Module
-    subset: ParameterSubset
-    device: torch.device
-    options: dict[str, Any]  # of `Scorer`
-
-    @classmethod
-    def of(cls, cfg: DictConfig, checkpoints: CheckpointSet) -> "Task":
-        """Build from the configuration.
-
-        Raises:
-            UserError: the images are others than those that the checkpoints were scored on, or the network does not fit.
-        """
-        data = load_images(DataOptions(**cfg.task.data))
-        if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
-            raise UserError(
-                f"{cfg.task.data.dataset} in {cfg.task.data.root} does not hold the images that {checkpoints.path} was made with; give task.data.root= of those"
-            )
-        model = load_network(build_classifier(**cfg.task.model, **data.facts), checkpoints.network, str(checkpoints.path))
-        device = pick_device(cfg.trainer.accelerator)
-        return cls(data, model, checkpoints.subset, device, {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": device})
-
-    def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
-        """A `ScoreFn` for each split; "train" is a fixed sample of the training images, which only serves to choose by."""
-        splits = {"train": fixed_sample(self.data.train, num_train_images), "val": self.data.val, "test": self.data.test}
-        return {name: Scorer(self.model, self.subset, images, label=f"{name} images", **self.options) for name, images in splits.items()}
 
 
 @dataclass

@@ -9,7 +9,7 @@ from core.runtime.seeding import derive_seed
 from tasks.data.splits import ImageData
 from tasks.finetuning import finetune
 from tasks.models import build_classifier
-from tasks.scoring import Task
+from tasks.task import Task
 
 
 def make_task():
