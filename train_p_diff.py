@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.mode not in STAGES:
         raise UserError(f"mode={cfg.mode}: expected one of {', '.join(STAGES)}")
     run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
-    stages = Stages(STAGES[cfg.mode])
+    stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     if cfg.mode == "generate":
         generate(cfg, run, stages)
         return
@@ -90,7 +90,7 @@ def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
     generator = WeightGenerator.load(run.generator)
     if checkpoints.first(generator.trained_on["k"]).fingerprint != generator.trained_on["fingerprint"]:
         raise UserError(f"{run.generator} was not trained on the checkpoints in {checkpoints.path}; give task.param.path= of those that it was trained on")
-    return generator.use_sampler(OmegaConf.to_container(cfg.system.sampler)).to(pick_device(cfg.trainer.accelerator))
+    return generator.use_sampler(OmegaConf.to_container(cfg.system)["sampler"]).to(pick_device(cfg.trainer.accelerator))
 
 
 def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
@@ -140,7 +140,8 @@ def score(
         reuse=cfg.mode == "train",
         progress=stages.progress,
     )
-    follow(generator, cfg.seed, options.num_trajectories, score_fns["val"]).save(run.trajectories)
+    if generator.denoiser is not None:
+        follow(generator, cfg.seed, options.num_trajectories, score_fns["val"]).save(run.trajectories)
     checkpoints.save_history(run.training_history)
     return tables
 

@@ -22,13 +22,15 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", mean_D)
         self.register_buffer("std", std_D)
         self.register_buffer("log", torch.zeros_like(mean_D, dtype=torch.bool) if log_D is None else log_D)
+        self.any_log = bool(self.log.any())  # asked once: asking a GPU at every batch would wait for it
 
     @classmethod
     def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
         """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
         log_D = torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(subset.names, subset.sizes)])
         means, stds = [], []
-        for part_KS in _to_log(vectors_KD, log_D).split(subset.sizes, dim=1):
+        for part_KS, log_S in zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)):  # part by part: K × D need not exist twice
+            part_KS = _to_log(part_KS, log_S)
             std = part_KS.std(dim=1, correction=0).mean()
             if std < SMALLEST_STD:  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
                 std = part_KS.std(correction=0)
@@ -42,14 +44,23 @@ class Normalizer(nn.Module):
         std_L = latents_KL.std(dim=0, correction=0)
         return cls(latents_KL.mean(dim=0), torch.where(std_L < SMALLEST_STD, torch.ones_like(std_L), std_L))
 
+    @classmethod
+    def identity(cls, width: int) -> "Normalizer":
+        """The map that changes nothing."""
+        return cls(torch.zeros(width), torch.ones(width))
+
+    def columns(self, part: slice) -> "Normalizer":
+        """The same map for some of the columns."""
+        return Normalizer(self.mean[part], self.std[part], self.log[part])
+
     def normalize(self, values_BD: Tensor) -> Tensor:
         """To zero mean and unit variance."""
-        return (_to_log(values_BD, self.log) - self.mean) / self.std
+        return ((_to_log(values_BD, self.log) if self.any_log else values_BD) - self.mean) / self.std
 
     def unnormalize(self, values_BD: Tensor) -> Tensor:
         """Undo `normalize`."""
         values_BD = values_BD * self.std + self.mean
-        return torch.where(self.log, values_BD.exp(), values_BD) if self.log.any() else values_BD
+        return torch.where(self.log, values_BD.exp(), values_BD) if self.any_log else values_BD
 
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:

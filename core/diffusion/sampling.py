@@ -16,17 +16,16 @@ MakeScheduler = Callable[..., SchedulerMixin]
 
 
 @torch.no_grad()
-def sample_latents(
+def denoise(
     denoiser: Denoiser,
     schedule: NoiseSchedule,
     make_scheduler: MakeScheduler,
     num_steps: int,
-    latent_dim: int,
+    x_BL: Tensor,
     generators: Sequence[torch.Generator],
-    device: torch.device,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Denoise x_T ~ N(0, I) to x_0, one sample per generator, shape (B, L).
+    """Denoise x_T (B, L) to x_0, one random generator per sample.
 
     Every draw of sample i comes from generator i, so a sample does not depend on the batch that it is in
     (Karras et al. 2022's `StackedRandomGenerator`).
@@ -49,10 +48,14 @@ def sample_latents(
         prediction_type="epsilon",
     )
     scheduler.set_timesteps(num_steps)
-    x_BL = torch.stack([torch.randn(latent_dim, generator=generator) for generator in generators]).to(device)
     for t in scheduler.timesteps.tolist():
-        t_B = torch.full((len(x_BL),), t, device=device)
+        t_B = torch.full((len(x_BL),), t, device=x_BL.device)
         x_BL = scheduler.step(denoiser(x_BL, t_B), t, x_BL, generator=list(generators)).prev_sample
         if on_step is not None:
             on_step(t, x_BL)
     return x_BL
+
+
+def standard_normal(latent_dim: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """x_T ~ N(0, I), shape (B, L): row i comes from generator i."""
+    return torch.stack([torch.randn(latent_dim, generator=generator) for generator in generators]).to(device)

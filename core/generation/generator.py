@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 from core.diffusion.objective import NoiseSchedule
-from core.diffusion.sampling import sample_latents
+from core.diffusion.sampling import denoise, standard_normal
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.seeding import generator_for
@@ -35,6 +35,7 @@ class WeightGenerator(nn.Module):
     Args:
         recipes: "autoencoder", "denoiser", "schedule" and "sampler", each as plain values, so that the file can say
             how to build what its tensors fill.
+        denoiser: None where the latents are drawn from N(0, I) itself, as a VAE's are; "denoiser" and "sampler" are None then.
         subset: the generated parameters.
         trained_on: the fingerprint of the checkpoints, their K, and the settings of the training.
     """
@@ -46,7 +47,7 @@ class WeightGenerator(nn.Module):
         normalizer: Normalizer,
         latent_normalizer: Normalizer,
         autoencoder: nn.Module,
-        denoiser: nn.Module,
+        denoiser: nn.Module | None,
         trained_on: Mapping[str, Any],
     ):
         super().__init__()
@@ -69,9 +70,9 @@ class WeightGenerator(nn.Module):
         """Where the tensors are."""
         return self.normalizer.mean.device
 
-    def use_sampler(self, sampler: Recipe) -> "WeightGenerator":
-        """Sample with another sampler than the one trained with; returns self."""
-        self.recipes["sampler"] = dict(sampler)
+    def use_sampler(self, sampler: Recipe | None) -> "WeightGenerator":
+        """Sample with another sampler than the one trained with; returns self. Without a denoiser there is none to choose."""
+        self.recipes["sampler"] = dict(sampler) if self.denoiser is not None else None
         return self
 
     @torch.no_grad()
@@ -92,23 +93,20 @@ class WeightGenerator(nn.Module):
         """
         if not len(indices) or batch_size < 1:
             raise UserError(f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: expected at least 1 of each")
-        sampler = self.recipes["sampler"]
-        make_scheduler = _build(sampler["scheduler"])
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         vectors = []
         for batch in progress(batches):
-            latents_BL = sample_latents(
-                self.denoiser,
-                self.schedule,
-                make_scheduler,
-                sampler["num_steps"],
-                self.denoiser.latent_dim,
-                [generator_for(seed, "generate", index) for index in batch],
-                self.device,
-                on_step,
-            )
+            latents_BL = self._sample_latents([generator_for(seed, "generate", index) for index in batch], on_step)
             vectors.append(self.decode(latents_BL).cpu())
         return torch.cat(vectors)
+
+    def _sample_latents(self, generators: Sequence[torch.Generator], on_step: Callable[[int, Tensor], None] | None) -> Tensor:
+        """Standardized latents (B, L), one per random generator."""
+        x_BL = standard_normal(self.autoencoder.latent_dim, generators, self.device)
+        if self.denoiser is None:
+            return x_BL
+        sampler = self.recipes["sampler"]
+        return denoise(self.denoiser, self.schedule, _build(sampler["scheduler"]), sampler["num_steps"], x_BL, generators, on_step)
 
     @torch.no_grad()
     def decode(self, latents_BL: Tensor) -> Tensor:
@@ -147,7 +145,7 @@ class WeightGenerator(nn.Module):
                 subset,
                 *(Normalizer(*(state[f"{name}.{part}"] for part in ("mean", "std", "log"))) for name in ("normalizer", "latent_normalizer")),
                 autoencoder=autoencoder,
-                denoiser=_build(recipes["denoiser"], latent_dim=autoencoder.latent_dim),
+                denoiser=_build(recipes["denoiser"], latent_dim=autoencoder.latent_dim) if recipes["denoiser"] else None,
                 trained_on=metadata["trained_on"],
             )
             generator.load_state_dict(state)

@@ -1,9 +1,10 @@
 """Parameter autoencoders: a flattened subset of D numbers <-> a latent of L numbers.
 
-B batch · D numbers in one flattened subset · L numbers in one latent.
+K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent · C channels · S length of a feature map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,64 +13,45 @@ from torch import Tensor, nn
 from core.networks.blocks import conv_block, upsampling_block
 from core.runtime.errors import UserError
 
+Columns = Callable[[slice], Tensor]  # some columns of the K normalized vectors (K, columns), so that K × D need not exist twice
 
-class ConvAutoencoder(nn.Module):
-    """Stacked strided 1D convolutions down to one latent vector, and back (p-diff, §3.2).
 
-    Each layer halves the length; a linear layer joins the last feature map to the latent. Any D works: vectors are
-    padded with zeros to a multiple of 2^layers and cut again.
+class Autoencoder(nn.Module):
+    """What training and generation ask of every parameter autoencoder.
 
     Args:
         num_params: D.
-        channels: output channels of each encoder layer; the decoder mirrors them.
-        kernel_size: odd.
         latent_dim: L.
         input_noise: σ_V, std of the Gaussian added to the (normalized) vector while training.
         latent_noise: σ_Z, std of the Gaussian added to the latent while training.
 
     Raises:
-        UserError: an even kernel, no layer, or a negative noise.
+        UserError: no latent, or a negative noise.
     """
 
-    def __init__(
-        self,
-        num_params: int,
-        channels: Sequence[int] = (64, 128, 256, 256, 32),
-        kernel_size: int = 7,
-        latent_dim: int = 128,
-        input_noise: float = 0.001,
-        latent_noise: float = 0.1,
-    ):
+    def __init__(self, num_params: int, latent_dim: int, input_noise: float = 0.001, latent_noise: float = 0.1):
         super().__init__()
-        if not channels or kernel_size % 2 == 0 or min(input_noise, latent_noise) < 0:
+        if latent_dim < 1 or min(input_noise, latent_noise) < 0:
             raise UserError(
-                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}, input_noise={input_noise}, latent_noise={latent_noise}: "
-                "give at least one channel, an odd kernel and noises of 0 or more"
+                f"autoencoder with latent_dim={latent_dim}, input_noise={input_noise}, latent_noise={latent_noise}: give a latent_dim of at least 1 and noises of 0 or more"
             )
         self.num_params, self.latent_dim = num_params, latent_dim
         self.input_noise, self.latent_noise = input_noise, latent_noise
-        last_length = -(-num_params // 2 ** len(channels))
-        self.padded_length = last_length * 2 ** len(channels)
-        self.feature_shape = (channels[-1], last_length)
-
-        widths = [1, *channels]
-        self.encoder = nn.Sequential(*(conv_block(a, b, kernel_size, stride=2) for a, b in zip(widths, widths[1:])))
-        self.to_latent = nn.Linear(channels[-1] * last_length, latent_dim)
-        self.from_latent = nn.Linear(latent_dim, channels[-1] * last_length)
-        mirrored = [*reversed(channels), channels[0]]
-        self.decoder = nn.Sequential(*(upsampling_block(a, b, kernel_size) for a, b in zip(mirrored, mirrored[1:])))
-        self.to_vector = nn.Conv1d(channels[0], 1, kernel_size, padding=kernel_size // 2)
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
         """Normalized vectors (B, D) to latents (B, L)."""
-        padded = F.pad(vectors_BD, (0, self.padded_length - self.num_params))
-        features_BCL = self.encoder(padded[:, None, :])  # (B, 1, D_padded) -> (B, C, D_padded / 2^layers)
-        return self.to_latent(features_BCL.flatten(1))
+        raise NotImplementedError
 
     def decode(self, latents_BL: Tensor) -> Tensor:
         """Latents (B, L) to normalized vectors (B, D)."""
-        features_BCL = self.from_latent(latents_BL).unflatten(1, self.feature_shape)
-        return self.to_vector(self.decoder(features_BCL))[:, 0, : self.num_params]
+        raise NotImplementedError
+
+    def adapt(self, columns: Columns) -> Tensor | None:
+        """Take from the K vectors what needs no gradient; called once, before training.
+
+        Returns the rows (K, …) that `training_loss` is to be given; None where those are the normalized vectors themselves.
+        """
+        return None
 
     def forward(self, vectors_BD: Tensor) -> Tensor:
         """dec(enc(v + ξ_V) + ξ_Z), with the noises only while training, like dropout (p-diff, Eq. 3)."""
@@ -77,3 +59,98 @@ class ConvAutoencoder(nn.Module):
             return self.decode(self.encode(vectors_BD))
         latents_BL = self.encode(vectors_BD + self.input_noise * torch.randn_like(vectors_BD))
         return self.decode(latents_BL + self.latent_noise * torch.randn_like(latents_BL))
+
+    def training_loss(self, vectors_BD: Tensor) -> Tensor:
+        """Squared error against the clean vector, averaged over its D numbers (p-diff, Eq. 4)."""
+        return F.mse_loss(self(vectors_BD), vectors_BD)
+
+
+class ConvStack(Autoencoder):
+    """Stacked strided 1D convolutions from a feature map down to one latent vector, and back.
+
+    Each layer halves the length; a linear layer joins the last feature map to the latent. Any length works: maps are
+    padded with zeros to a multiple of 2^layers and cut again.
+
+    Args:
+        in_channels: of the outermost feature map.
+        length: of the outermost feature map.
+        channels: output channels of each encoder layer; the decoder mirrors them.
+        kernel_size: odd.
+        **options: of `Autoencoder`.
+
+    Raises:
+        UserError: an even kernel or no layer.
+    """
+
+    def __init__(self, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
+        super().__init__(**options)
+        if not channels or kernel_size % 2 == 0:
+            raise UserError(f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}: give at least one channel and an odd kernel")
+        last_length = -(-length // 2 ** len(channels))
+        self.length, self.padded_length = length, last_length * 2 ** len(channels)
+        self.feature_shape = (channels[-1], last_length)
+
+        widths = [in_channels, *channels]
+        self.encoder = nn.Sequential(*(conv_block(a, b, kernel_size, stride=2) for a, b in zip(widths, widths[1:])))
+        self.to_latent = nn.Linear(channels[-1] * last_length, self.latent_dim)
+        self.from_latent = nn.Linear(self.latent_dim, channels[-1] * last_length)
+        mirrored = [*reversed(channels), channels[0]]
+        self.decoder = nn.Sequential(*(upsampling_block(a, b, kernel_size) for a, b in zip(mirrored, mirrored[1:])))
+        self.to_vector = nn.Conv1d(channels[0], in_channels, kernel_size, padding=kernel_size // 2)
+
+    def features(self, map_BCS: Tensor) -> Tensor:
+        """The last feature map, flat: (B, C, S) to (B, C' · S / 2^layers)."""
+        return self.encoder(F.pad(map_BCS, (0, self.padded_length - self.length))).flatten(1)
+
+    def expand(self, latents_BL: Tensor) -> Tensor:
+        """Latents (B, L) to the feature map before `to_vector`, (B, C, S) with the padding still on."""
+        return self.decoder(self.from_latent(latents_BL).unflatten(1, self.feature_shape))
+
+
+class ConvAutoencoder(ConvStack):
+    """The paper's autoencoder: the vector is one channel of length D (p-diff, §3.2).
+
+    Args:
+        num_params: D.
+        channels: output channels of each encoder layer; the decoder mirrors them.
+        kernel_size: odd.
+        **options: of `Autoencoder`.
+
+    Raises:
+        UserError: an even kernel, no layer, or a negative noise.
+    """
+
+    def __init__(self, num_params: int, channels: Sequence[int] = (64, 128, 256, 256, 32), kernel_size: int = 7, latent_dim: int = 128, **options: Any):
+        super().__init__(1, num_params, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options)
+
+    def encode(self, vectors_BD: Tensor) -> Tensor:
+        """Normalized vectors (B, D) to latents (B, L)."""
+        return self.to_latent(self.features(vectors_BD[:, None, :]))
+
+    def decode(self, latents_BL: Tensor) -> Tensor:
+        """Latents (B, L) to normalized vectors (B, D)."""
+        return self.to_vector(self.expand(latents_BL))[:, 0, : self.length]
+
+
+class VariationalAutoencoder(ConvAutoencoder):
+    """The same network as a VAE, whose prior N(0, I) is sampled instead of a diffusion (p-diff's comparison).
+
+    Args:
+        num_params: D.
+        kl_weight: β of the KL term; with 1 the loss is the negative ELBO per number of a decoder with variance 1/2.
+            Higgins et al. 2017, Eq. 4; Kingma & Welling 2014, Eq. 10.
+        **options: of `ConvAutoencoder`; `latent_noise` is what the posterior learns here, so it is not among them.
+    """
+
+    def __init__(self, num_params: int, kl_weight: float = 1.0, **options: Any):
+        super().__init__(num_params, **options)
+        self.kl_weight = kl_weight
+        self.to_log_variance = nn.Linear(self.to_latent.in_features, self.latent_dim)
+
+    def training_loss(self, vectors_BD: Tensor) -> Tensor:
+        """Squared error of a draw from the posterior + β KL(posterior ‖ N(0, I)), both per number of the vector."""
+        features_BF = self.features((vectors_BD + self.input_noise * torch.randn_like(vectors_BD))[:, None, :])
+        mean_BL, log_variance_BL = self.to_latent(features_BF), self.to_log_variance(features_BF)
+        latents_BL = mean_BL + (log_variance_BL / 2).exp() * torch.randn_like(mean_BL)
+        kl_B = (mean_BL.square() + log_variance_BL.exp() - 1 - log_variance_BL).sum(dim=1) / 2
+        return F.mse_loss(self.decode(latents_BL), vectors_BD) + self.kl_weight * kl_B.mean() / self.num_params

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
@@ -19,6 +20,8 @@ from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, fit
 from core.training.autoencoder_module import AutoencoderModule
 from core.training.diffusion_module import LatentDiffusionModule
+
+RECIPES = ("autoencoder", "denoiser", "schedule", "sampler")  # of the system, that a generator is built from
 
 
 def training_settings(system: DictConfig, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
@@ -40,46 +43,65 @@ def train_generator(
     """Both stages, each resumed or skipped where an earlier session got further.
 
     Args:
-        system: the `system` configuration.
-        stages: must know "autoencoder" and "diffusion"; receives their seconds.
+        system: the `system` configuration; without a denoiser, latents are drawn from N(0, I) instead of learned.
+        stages: must know "autoencoder" and, with a denoiser, "diffusion"; receives their seconds.
     """
-    recipes: dict[str, Any] = {name: OmegaConf.to_container(system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")}
-    for recipe in (recipes["autoencoder"], recipes["denoiser"], recipes["sampler"]["scheduler"]):
-        check_recipe(recipe)  # what no file could be loaded with should not be trained
+    recipes: dict[str, Any] = {name: OmegaConf.to_container(system)[name] for name in RECIPES}
+    for recipe in (recipes["autoencoder"], recipes["denoiser"], recipes["sampler"] and recipes["sampler"]["scheduler"]):
+        if recipe:
+            check_recipe(recipe)  # what no file could be loaded with should not be trained
     shared = {"state_dir": state_dir, "make_trainer": make_trainer, "loggers": loggers}
+    normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
+    autoencoder = train_autoencoder(system, checkpoints.vectors_KD, normalizer, seed, stages, **shared)
+    if system.denoiser:
+        batches = (normalizer.normalize(batch) for batch in checkpoints.vectors_KD.split(system.batch_size))
+        latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])  # once: the autoencoder no longer changes
+        latent_normalizer = Normalizer.per_coordinate(latents_KL)
+        denoiser = train_denoiser(system, latent_normalizer.normalize(latents_KL), seed, stages, **shared)
+    else:
+        latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
+    trained_on = {"fingerprint": checkpoints.fingerprint, "k": len(checkpoints), "seed": seed, "seconds": dict(stages.seconds)}
+    return WeightGenerator(recipes, checkpoints.subset, normalizer, latent_normalizer, autoencoder, denoiser, trained_on)
 
+
+def train_autoencoder(system: DictConfig, vectors_KD: Tensor, normalizer: Normalizer, seed: int, stages: Stages, **shared: Any) -> nn.Module:
+    """Stage one; an autoencoder without parameters only adapts to the vectors. Returns it frozen, in eval mode."""
     with stages.stage("autoencoder"):
         torch.manual_seed(derive_seed(seed, "autoencoder/init"))
-        normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
-        vectors_KD = normalizer.normalize(checkpoints.vectors_KD)
-        first = AutoencoderModule(
-            instantiate(system.autoencoder, num_params=checkpoints.subset.num_params),
-            vectors_KD,
-            make_optimizer=instantiate(system.autoencoder_optimizer),
-            num_steps=system.autoencoder_steps,
-            batch_size=system.batch_size,
-            seed=seed,
-        )
-        seconds = fit(first, first.train_dataloader(), name="autoencoder", label=stages.label, **shared)
-    stages.seconds["autoencoder"] = seconds
+        autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
+        prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]))
+        seconds = None
+        if list(autoencoder.parameters()):
+            module = AutoencoderModule(
+                autoencoder,
+                *((vectors_KD, normalizer) if prepared_K is None else (prepared_K,)),
+                make_optimizer=instantiate(system.autoencoder_optimizer),
+                num_steps=system.autoencoder_steps,
+                batch_size=system.batch_size,
+                seed=seed,
+                compile_mode=system.compile,
+            )
+            seconds = fit(module, module.train_dataloader(), name="autoencoder", label=stages.label, **shared)
+    if seconds is not None:
+        stages.seconds["autoencoder"] = seconds  # over all the sessions it took
+    return autoencoder.eval().requires_grad_(False)
 
+
+def train_denoiser(system: DictConfig, latents_KL: Tensor, seed: int, stages: Stages, **shared: Any) -> nn.Module:
+    """Stage two, over standardized latents. Returns the denoiser with the average of its weights."""
     with stages.stage("diffusion"):
         torch.manual_seed(derive_seed(seed, "diffusion/init"))
-        autoencoder = first.autoencoder.eval().requires_grad_(False)
-        latents_KL = torch.cat([autoencoder.encode(batch) for batch in vectors_KD.split(system.batch_size)])
-        latent_normalizer = Normalizer.per_coordinate(latents_KL)
-        second = LatentDiffusionModule(
-            instantiate(system.denoiser, latent_dim=autoencoder.latent_dim),
+        module = LatentDiffusionModule(
+            instantiate(system.denoiser, latent_dim=latents_KL.shape[1]),
             NoiseSchedule(**system.schedule),
-            latent_normalizer.normalize(latents_KL),
+            latents_KL,
             make_optimizer=instantiate(system.denoiser_optimizer),
             num_steps=system.diffusion_steps,
             batch_size=system.batch_size,
             seed=seed,
+            compile_mode=system.compile,
         )
         average = EMAWeightAveraging(decay=system.ema_decay)  # puts the average into the module when the fit ends
-        seconds = fit(second, second.train_dataloader(), name="diffusion", label=stages.label, callbacks=[average], **shared)
+        seconds = fit(module, module.train_dataloader(), name="diffusion", label=stages.label, callbacks=[average], **shared)
     stages.seconds["diffusion"] = seconds
-
-    trained_on = {"fingerprint": checkpoints.fingerprint, "k": len(checkpoints), "seed": seed, "seconds": dict(stages.seconds)}
-    return WeightGenerator(recipes, checkpoints.subset, normalizer, latent_normalizer, autoencoder, second.denoiser, trained_on)
+    return module.denoiser

@@ -30,14 +30,16 @@ class SteppedModule(LightningModule):
     Args:
         rows_K: the data, shape (K, …).
         stage: names the stage in logs and seeds.
+        compile_mode: of `torch.compile` for the loss ("default"; "reduce-overhead" uses CUDA graphs); None runs it as it is.
     """
 
-    def __init__(self, rows_K: Tensor, *, stage: str, make_optimizer: MakeOptimizer, num_steps: int, batch_size: int, seed: int):
+    def __init__(self, rows_K: Tensor, *, stage: str, make_optimizer: MakeOptimizer, num_steps: int, batch_size: int, seed: int, compile_mode: str | None = None):
         super().__init__()
         if num_steps < 1 or batch_size < 2:
             raise UserError(f"{stage}: num_steps={num_steps} and batch_size={batch_size}; expected at least 1 step and batches of at least 2")
         self.register_buffer("rows_K", rows_K, persistent=False)
         self.stage, self.make_optimizer, self.num_steps, self.batch_size, self.seed = stage, make_optimizer, num_steps, batch_size, seed
+        self._loss = self.loss if compile_mode is None else torch.compile(self.loss, mode=compile_mode)
 
     def loss(self, rows_B: Tensor) -> Tensor:
         """The objective on one batch."""
@@ -56,7 +58,7 @@ class SteppedModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         rows = torch.randperm(len(self.rows_K), device=self.device)[: self.batch_size]
-        loss = self.loss(self.rows_K[rows])
+        loss = self._loss(self.rows_K[rows])
         if self.global_step % CHECK_EVERY == 0 and not torch.isfinite(loss):
             raise UserError(f"{self.stage}: the loss is {loss.item()} at step {self.global_step}; try a smaller learning rate")
         self.log(f"{self.stage}/loss", loss.detach(), prog_bar=True)

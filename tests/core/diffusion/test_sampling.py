@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 
 from core.diffusion.objective import NoiseSchedule
-from core.diffusion.sampling import sample_latents
+from core.diffusion.sampling import denoise, standard_normal
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.errors import UserError
 from core.runtime.seeding import generator_for
@@ -23,7 +23,8 @@ def sample(denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=NoiseS
     recipe = sampler_recipe(sampler)
     generators = [generator_for(0, "test", index) for index in indices]
     steps = num_steps or recipe["num_steps"]
-    return sample_latents(denoiser, schedule, instantiate(recipe["scheduler"]), steps, latent_dim, generators, torch.device("cpu"), on_step)
+    x_BL = standard_normal(latent_dim, generators, torch.device("cpu"))
+    return denoise(denoiser, schedule, instantiate(recipe["scheduler"]), steps, x_BL, generators, on_step)
 
 
 def perfect_for_gaussian(mean_L, std):
