@@ -3,7 +3,9 @@
 M models · N images · B images in one chunk · D numbers in one flattened subset.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,7 +19,13 @@ from tqdm import tqdm
 
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
+from core.runtime.errors import UserError
 from tasks.frozen_prefix import split_network
+
+log = logging.getLogger(__name__)
+MODELS_AT_ONCE = 32  # where the network vectorizes over models
+MODELS_COMPARED = 8  # with fp32, to tell what a lower precision costs
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass
@@ -65,6 +73,11 @@ class Scorer:
         model: the classifier with its stored weights, in eval mode; never altered.
         images: the split.
         batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size.
+        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters; the first call then
+            says on how many images the predictions are those of fp32. CPUs are slower with less, or cannot do it at all.
+
+    Raises:
+        UserError: another precision, or a lower one on a CPU.
     """
 
     def __init__(
@@ -77,9 +90,15 @@ class Scorer:
         num_workers: int = 0,
         cache_bytes: float = 2e9,
         device: torch.device = torch.device("cpu"),
+        precision: str = "fp32",
         label: str = "score",
     ):
-        self.subset, self.device, self.label = subset, device, label
+        if precision not in PRECISIONS:
+            raise UserError(f"scoring.precision={precision}: expected one of {', '.join(PRECISIONS)}")
+        if precision != "fp32" and device.type == "cpu":
+            raise UserError(f"scoring.precision={precision} needs a GPU; give scoring.precision=fp32")
+        self.subset, self.device, self.precision, self.label = subset, device, precision, label
+        self.agreement: float | None = None  # share of predictions that are those of fp32
         chunks = -(-len(images) // batch_size)
         self.batch_size, self.cache_bytes = -(-len(images) // chunks), cache_bytes  # even chunks: padding is computed, too
         self.loader = DataLoader(images, self.batch_size, num_workers=num_workers)
@@ -105,20 +124,57 @@ class Scorer:
             yield chunk
         self._kept = kept if room >= 0 else None
 
-    def _log_probabilities(self, crossing: tuple[Any, ...], parameters: dict[str, Tensor], bar: tqdm) -> Tensor:
-        bar.update()
-        return self.network.logits(crossing, parameters).float().log_softmax(dim=1)
+    def _logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
+        """Logits (M, B, classes) for one chunk."""
+
+        def of_one(vector_D: Tensor) -> Tensor:
+            return self.network.logits(crossing, unflatten(vector_D, self.subset))
+
+        found = []
+        for group in vectors_MD.split(MODELS_AT_ONCE if self.network.vectorizes else 1):
+            found.append(torch.vmap(of_one)(group) if self.network.vectorizes else of_one(group[0])[None])
+            if bar is not None:
+                bar.update(len(group))
+        return torch.cat(found).float()
+
+    def _lowered(self) -> AbstractContextManager:
+        """The configured precision."""
+        if self.precision == "tf32":
+            return tf32_products()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def _compare_with_fp32(self, crossing: tuple[Any, ...], vectors_MD: Tensor, num_images: int) -> None:
+        """Set `agreement`, and say it."""
+        with self._lowered():
+            lowered_MB = self._logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
+        exact_MB = self._logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
+        self.agreement = (lowered_MB == exact_MB).double().mean().item()
+        log.info("%s in %s: %.2f %% of %d predictions are those of fp32", self.label, self.precision, 100 * self.agreement, exact_MB.numel())
 
     @torch.inference_mode()
     def __call__(self, vectors_MD: Tensor) -> Scores:
         """Scores of M vectors; raises `UserError` if they do not have D numbers."""
-        models = [unflatten(vector_D, self.subset) for vector_D in vectors_MD.to(self.device)]
+        vectors_MD = vectors_MD.to(self.device)
         tallies, votes = [], []
-        with tqdm(total=len(models) * len(self.loader), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False) as bar:
+        with tqdm(total=len(vectors_MD) * len(self.loader), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False) as bar:
             for crossing, labels_B in self._chunks():
-                log_MBC = torch.stack([self._log_probabilities(crossing, parameters, bar) for parameters in models])[:, : len(labels_B)]
+                if self.precision != "fp32" and self.agreement is None:
+                    self._compare_with_fp32(crossing, vectors_MD, len(labels_B))
+                with self._lowered():
+                    log_MBC = self._logits(crossing, vectors_MD, bar)[:, : len(labels_B)].log_softmax(dim=2)
                 tallies.append(Tally.of(log_MBC, labels_B))
                 votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), labels_B))
         every, vote = Tally.joined(tallies), Tally.joined(votes)
         together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))
         return Scores(every.accuracy_M, every.nll_M, every.wrong_MB.numpy(), every.ece_M, together)
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Let a GPU multiply in TensorFloat-32 inside the block."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,5 +1,7 @@
 """Scoring through the frozen prefix equals the plain full forward, on every kind of network."""
 
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
 from tasks.frozen_prefix import SplitNetwork, WholeNetwork, split_network
 from tasks.models import build_classifier
-from tasks.scoring import Scorer
+from tasks.scoring import Scorer, tf32_products
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -156,3 +158,72 @@ def test_a_vector_of_the_wrong_length_is_refused():
     subset = resolve_subset(model, "last_norms", count=2)
     with pytest.raises(UserError, match="2048"):
         Scorer(model, subset, split, batch_size=BATCH)(torch.zeros(2, 2047))
+
+
+def test_many_models_at_once_score_as_one_after_the_other():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.LayerNorm(16), torch.nn.ReLU(), torch.nn.Linear(16, 5)).eval()
+    split = TensorDataset(torch.randn(NUM_IMAGES, 3, 4, 4), torch.randint(5, (NUM_IMAGES,)))
+    subset = resolve_subset(model, "all")
+    vectors_MD = vectors_for(model, subset, num_models=40)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert scorer.network.vectorizes
+    scores = scorer(vectors_MD)
+    wrong, losses = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scores.wrong_MN, wrong)
+    np.testing.assert_allclose(scores.loss_M, losses, rtol=1e-5)
+
+
+def test_generated_convolutions_are_run_one_model_after_the_other():
+    model = network("resnet18")
+    assert not Scorer(model, resolve_subset(model, "all"), images_for("resnet18"), batch_size=BATCH).network.vectorizes
+
+
+class Flipped(Scorer):
+    """Stands for a GPU: in "lower precision", the logits of the first model have the other sign."""
+
+    def _lowered(self):
+        @contextmanager
+        def flipped():
+            plain = self._logits
+            self._logits = lambda *arguments: plain(*arguments) * torch.tensor([-1.0] + [1.0] * 3)[:, None, None]
+            yield
+            del self._logits
+
+        return flipped() if self.precision == "bf16" else nullcontext()
+
+
+def test_a_lower_precision_says_how_often_it_agrees(caplog):
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms")
+    vectors_MD = vectors_for(model, subset)
+    exact, lowered = (Flipped(model, subset, split, batch_size=BATCH) for _ in range(2))
+    lowered.precision = "bf16"
+    with caplog.at_level("INFO"):
+        exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
+    assert exact.agreement is None and lowered.agreement == 0.75 and "75.00 % of 32 predictions are those of fp32" in caplog.text
+    assert (exact_loss_M == lowered_loss_M).tolist() == [False, True, True, True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_lower_precisions_nearly_agree_on_a_gpu(precision):
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms")
+    scorer = Scorer(model, subset, split, batch_size=BATCH, device=torch.device("cuda"), precision=precision)
+    assert np.isfinite(scorer(vectors_for(model, subset)).loss_M).all() and scorer.agreement > 0.9
+
+
+def test_tf32_is_allowed_only_while_scoring():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with tf32_products():
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_an_unknown_precision_is_refused():
+    model = network("resnet18")
+    with pytest.raises(UserError, match="scoring.precision=fp8"):
+        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="fp8")
+    with pytest.raises(UserError, match="scoring.precision=bf16 needs a GPU"):
+        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="bf16")
