@@ -128,15 +128,17 @@ def score(
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
-    depends_on = {"generator": generator.fingerprint, "checkpoints": checkpoints.fingerprint, "seed": cfg.seed}
-    depends_on |= {"num_models": cfg.generation.num_models, "evaluation": OmegaConf.to_container(cfg.evaluation)}
+    common = {"checkpoints": checkpoints.fingerprint, "seed": cfg.seed, "evaluation": OmegaConf.to_container(cfg.evaluation), "precision": cfg.scoring.precision}
+    of_this_run = {**common, "generator": generator.fingerprint, "num_models": cfg.generation.num_models}
     tables = evaluate(
         sources(checkpoints, generator, lambda: vectors_MD, tune, options, cfg.seed),
         score_fns,
         run,
+        shared=Path(cfg.task.param.path).parent / "scores" / digest(common),
         encode=generator.encode,
         soup_candidates=options.soup_candidates,
-        identity=digest(depends_on),
+        identity=digest(of_this_run),
+        shared_identity=digest(common),
         reuse=cfg.mode == "train",
         progress=stages.progress,
     )

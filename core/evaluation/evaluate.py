@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from core.runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 SOUP_SOURCES = ("original", "p_diff")
+OF_THE_GENERATOR = ("p_diff", "reconstructed", "soup_p_diff")
 
 
 def evaluate(
@@ -25,9 +27,11 @@ def evaluate(
     score_fns: Mapping[str, ScoreFn],
     run: RunDirectory,
     *,
+    shared: Path,
     encode: Callable[[Tensor], Tensor],
     soup_candidates: int,
     identity: str,
+    shared_identity: str,
     reuse: bool,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> dict[str, ScoreTable]:
@@ -38,8 +42,10 @@ def evaluate(
 
     Args:
         made: from `sources`.
+        shared: folder for the tables that do not depend on the generator; every run over the same checkpoints finds them there.
         encode: vectors (M, D) to standardized latents (M, L).
         identity: of everything that the numbers depend on.
+        shared_identity: the same without the generator.
         reuse: take a saved table with the same identity instead of scoring again.
     """
     tables: dict[str, ScoreTable] = {}
@@ -50,14 +56,19 @@ def evaluate(
 
     every = {**made, **{f"soup_{source}": partial(soup, source) for source in SOUP_SOURCES}}
     for source in progress(every):
-        path = run.scores(source)
+        path, common = run.scores(source), None if source in OF_THE_GENERATOR else shared / f"{source}.npz"
         table = stored_table(path, identity) if reuse else None
+        if table is None and common and reuse and (known := stored_table(common, shared_identity)):
+            table = replace(known, identity=identity, latents_ML=encode(torch.from_numpy(known.vectors_MD)).numpy())
+            table.save(path)
         if table is None:
             start = time.perf_counter()
             vectors_MD = every[source]()
             scores = {split: score_fns[split](vectors_MD) for split in splits_of(source)}
             table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).numpy())
             table.save(path)
+            if common:
+                replace(table, identity=shared_identity, latents_ML=None).save(common)
         tables[source] = table
     return tables
 

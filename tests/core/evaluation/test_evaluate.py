@@ -26,10 +26,10 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def score(run):
+def score(run, tmp_path):
     """`score(identity, reuse)` gives the tables, and the (source, split) pairs that were really scored."""
 
-    def session(identity="id", reuse=True):
+    def session(identity="id", reuse=True, shared_identity="shared", run=run):
         current, scored = [], []
 
         def watched(sources):
@@ -49,9 +49,11 @@ def score(run):
             {source: lambda vectors_MD=vectors_MD: vectors_MD.clone() for source, vectors_MD in MADE.items()},
             {split: score_on(split) for split in SPLITS},
             run,
+            shared=tmp_path / "shared",
             encode=lambda vectors_MD: vectors_MD[:, :1] + 10,
             soup_candidates=1,
             identity=identity,
+            shared_identity=shared_identity,
             reuse=reuse,
             progress=watched,
         )
@@ -81,18 +83,31 @@ def test_the_same_question_is_not_scored_again(score):
         np.testing.assert_array_equal(table.scores["test"].accuracy_M, first[source].scores["test"].accuracy_M)
 
 
-@pytest.mark.parametrize("question", [{"identity": "other"}, {"reuse": False}])
+OF_P_DIFF = [pair for pair in ALL if "p_diff" in pair[0]]
+
+
+@pytest.mark.parametrize("question", [{"identity": "other", "shared_identity": "another"}, {"reuse": False}])
 def test_another_question_is_scored_anew_and_kept(score, question):
     score()
     assert score(**question)[1] == ALL
-    assert score(identity=question.get("identity", "id"))[1] == []
+    assert score(**question | {"reuse": True})[1] == []
+
+
+def test_another_generator_finds_what_does_not_depend_on_it(score, tmp_path):
+    first, _ = score()
+    second, scored = score(identity="other", run=RunDirectory(tmp_path / "second"))
+    assert scored == OF_P_DIFF
+    for source, table in second.items():
+        assert table.identity == "other"
+        np.testing.assert_array_equal(table.scores["test"].accuracy_M, first[source].scores["test"].accuracy_M)
+        np.testing.assert_array_equal(table.latents_ML, first[source].latents_ML)
 
 
 def test_a_damaged_table_is_scored_anew_and_named(score, run, caplog):
     score()
     run.scores("gaussian").write_bytes(dict(damaged_copies(run.scores("gaussian")))["half"])
     with caplog.at_level(logging.WARNING):
-        assert score()[1] == [("gaussian", "test")]
+        assert score(shared_identity="another")[1] == [("gaussian", "test")]
     assert "gaussian.npz" in caplog.text
     assert score()[1] == []
 
