@@ -52,10 +52,11 @@ class CheckpointSet:
             raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
         if not torch.isfinite(self.accuracy_K).all():
             raise UserError(f"{where}: an accuracy is not a number; collect again")
-        finite_KD = torch.isfinite(self.vectors_KD)
-        if not finite_KD.all():
-            row, column = (~finite_KD).nonzero()[0].tolist()
-            value = self.vectors_KD[row, column].item()
+        for row, vector_D in enumerate(self.vectors_KD):  # row by row: K × D is memory-mapped and may be larger than the memory
+            if torch.isfinite(vector_D).all():
+                continue
+            column = int((~torch.isfinite(vector_D)).nonzero()[0])
+            value = vector_D[column].item()
             raise UserError(f"{where}: checkpoint {row} holds {value} in {self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate")
 
     def __len__(self) -> int:

@@ -46,8 +46,8 @@ class Autoencoder(nn.Module):
         """Latents (B, L) to normalized vectors (B, D)."""
         raise NotImplementedError
 
-    def adapt(self, columns: Columns) -> Tensor | None:
-        """Take from the K vectors what needs no gradient; called once, before training.
+    def adapt(self, columns: Columns, num_vectors: int) -> Tensor | None:
+        """Take from the K = `num_vectors` vectors what needs no gradient; called once, before training.
 
         Returns the rows (K, …) that `training_loss` is to be given; None where those are the normalized vectors themselves.
         """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.networks.autoencoder import Autoencoder, Columns, ConvStack
 from core.runtime.errors import UserError
 
-COLUMNS_AT_ONCE = 2**16  # of the K vectors, while the Gram matrix or the components are computed
+NUMBERS_AT_ONCE = 2**22  # of the K vectors, while the Gram matrix or the components are computed
 SMALLEST_SPREAD = 1e-5  # relative to the largest: below, a direction is rounding error
 
 
@@ -29,9 +29,10 @@ class PCAAutoencoder(Autoencoder):
         self.register_buffer("center", torch.zeros(num_params))
         self.register_buffer("components", torch.zeros(latent_dim, num_params))  # orthonormal rows
 
-    def adapt(self, columns: Columns) -> None:
+    def adapt(self, columns: Columns, num_vectors: int) -> None:
         """Find the components of the K vectors."""
-        parts = [slice(start, min(start + COLUMNS_AT_ONCE, self.num_params)) for start in range(0, self.num_params, COLUMNS_AT_ONCE)]
+        at_once = max(1, NUMBERS_AT_ONCE // num_vectors)
+        parts = [slice(start, min(start + at_once, self.num_params)) for start in range(0, self.num_params, at_once)]
         gram_KK = 0
         for part in parts:
             values = columns(part)
@@ -82,7 +83,7 @@ class ChunkedAutoencoder(ConvStack):
         num_params: int,
         chunk_size: int = 256,
         rank: int = 16,
-        channels: Sequence[int] = (64, 64, 32),
+        channels: Sequence[int] = (32, 32, 32),
         kernel_size: int = 5,
         latent_dim: int = 128,
         **options: Any,
@@ -98,10 +99,10 @@ class ChunkedAutoencoder(ConvStack):
         self.encoder_position = nn.Parameter(0.02 * torch.randn(rank, num_chunks))
         self.decoder_position = nn.Parameter(0.02 * torch.randn(channels[0], self.padded_length))
 
-    def adapt(self, columns: Columns) -> Tensor:
+    def adapt(self, columns: Columns, num_vectors: int) -> Tensor:
         """Find the components of every chunk; returns the codes of the K vectors, (K, R, N)."""
         codes = []
-        chunks_at_once = max(1, COLUMNS_AT_ONCE // self.chunk_size)
+        chunks_at_once = max(1, NUMBERS_AT_ONCE // (num_vectors * self.chunk_size))
         for first in range(0, self.num_chunks, chunks_at_once):
             last = min(first + chunks_at_once, self.num_chunks)
             part = slice(first * self.chunk_size, min(last * self.chunk_size, self.num_params))

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from core.runtime.loggers import JsonLinesLogger
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
-STATES_PER_FIT = 10  # training states written during one fit (at most one per epoch), each replacing the last
+SAVE_EVERY = timedelta(seconds=30)  # of a fit by steps: what an interruption can cost, and long against what saving costs
+STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
 
 # Said by Lightning at every fit, about choices made here on purpose (data in memory needs no workers).
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -80,7 +82,7 @@ def fit(
 
     steps = (max_epochs or 1) * len(loader)
     if max_epochs is None:
-        cadence = {"every_n_train_steps": max(1, steps // STATES_PER_FIT)}
+        cadence = {"train_time_interval": SAVE_EVERY}
     else:  # Lightning restarts a loader at its first batch, so going on from the middle of an epoch would repeat some
         cadence = {"every_n_epochs": max(1, max_epochs // STATES_PER_FIT), "save_on_train_epoch_end": True}
     timer = Timer()

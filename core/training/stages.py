@@ -69,7 +69,7 @@ def train_autoencoder(system: DictConfig, vectors_KD: Tensor, normalizer: Normal
     with stages.stage("autoencoder"):
         torch.manual_seed(derive_seed(seed, "autoencoder/init"))
         autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
-        prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]))
+        prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]), len(vectors_KD))
         seconds = None
         if list(autoencoder.parameters()):
             module = AutoencoderModule(

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader
 
 from core.runtime.errors import UserError
-from core.runtime.seeding import derive_seed
+from core.runtime.seeding import derive_seed, reseed
 
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
@@ -39,11 +39,15 @@ class SteppedModule(LightningModule):
             raise UserError(f"{stage}: num_steps={num_steps} and batch_size={batch_size}; expected at least 1 step and batches of at least 2")
         self.register_buffer("rows_K", rows_K, persistent=False)
         self.stage, self.make_optimizer, self.num_steps, self.batch_size, self.seed = stage, make_optimizer, num_steps, batch_size, seed
-        self._loss = self.loss if compile_mode is None else torch.compile(self.loss, mode=compile_mode)
+        self.compiled_loss = torch.compile(self.loss, mode=compile_mode) if compile_mode else None
 
     def loss(self, rows_B: Tensor) -> Tensor:
         """The objective on one batch."""
         raise NotImplementedError
+
+    def batch_loss(self, rows_B: Tensor) -> Tensor:
+        """`loss`, compiled where that was asked for."""
+        return (self.compiled_loss or self.loss)(rows_B)
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """What the optimizer moves."""
@@ -54,14 +58,15 @@ class SteppedModule(LightningModule):
         return DataLoader(range(self.num_steps), batch_size=None)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(derive_seed(self.seed, self.stage, self.global_step))
+        reseed(derive_seed(self.seed, self.stage, self.global_step), self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         rows = torch.randperm(len(self.rows_K), device=self.device)[: self.batch_size]
-        loss = self._loss(self.rows_K[rows])
+        loss = self.batch_loss(self.rows_K[rows])
         if self.global_step % CHECK_EVERY == 0 and not torch.isfinite(loss):
             raise UserError(f"{self.stage}: the loss is {loss.item()} at step {self.global_step}; try a smaller learning rate")
-        self.log(f"{self.stage}/loss", loss.detach(), prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps that loggers write
+            self.log(f"{self.stage}/loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_train_end(self) -> None:

@@ -1,8 +1,8 @@
 """Measure the stages against the reference procedure, in one run.
 
-    python -m scripts.benchmark [scoring] [sampling] [training] [--repeats 5] [--out FOLDER]
+    python -m scripts.benchmark [scoring] [sampling] [loading] [training] [growth] [samplers] [--repeats 5] [--out FOLDER]
 
-Prints a Markdown table; with --out also benchmark.md and benchmark.json. Run it on a machine with nothing else to do.
+Prints Markdown tables; with --out also benchmark.md and benchmark.json. Run it on a machine with nothing else to do.
 """
 
 import argparse
@@ -10,52 +10,74 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.report.cells import markdown
 from core.runtime.artifacts import replacing, write_json
 from core.runtime.provenance import provenance
 from core.runtime.trainer import pick_device
-from scripts.benchmark import sampling, scoring, training
+from scripts.benchmark import growth, loading, samplers, sampling, scoring, training
 from scripts.benchmark.contest import measure
 from scripts.command_line import run_command
 
-STAGES = {"scoring": scoring, "sampling": sampling, "training": training}
+CONTESTS = {"scoring": scoring, "sampling": sampling, "loading": loading, "training": training}  # ours against the reference
+SECTIONS = (*CONTESTS, "growth", "samplers")
 
 
 def main() -> None:
-    """Measure the chosen stages, all by default."""
+    """Measure the chosen stages; by default all, and the samplers if --run is given."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(STAGES)}; all by default")
+    parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(SECTIONS)}")
     parser.add_argument("--repeats", type=int, default=5, help="measured pairs per case, after one warm-up (default 5)")
     parser.add_argument("--accelerator", default="auto", help="auto or cpu")
+    parser.add_argument("--run", type=Path, help="a finished run of train_p_diff.py, whose generator the samplers are compared on")
     parser.add_argument("--out", type=Path, help="folder for benchmark.md and benchmark.json")
     chosen = parser.parse_args()
-    if unknown := set(chosen.stages) - STAGES.keys():
-        parser.error(f"unknown stage {min(unknown)!r}: expected any of {', '.join(STAGES)}")
+    if unknown := set(chosen.stages) - set(SECTIONS):
+        parser.error(f"unknown stage {min(unknown)!r}: expected any of {', '.join(SECTIONS)}")
     if chosen.repeats < 1:
         parser.error(f"--repeats {chosen.repeats}: expected at least 1")
+    if "samplers" in chosen.stages and not chosen.run:
+        parser.error("samplers are compared on a trained generator: give --run outputs/… of a finished run")
+    stages = chosen.stages or [stage for stage in SECTIONS if stage != "samplers" or chosen.run]
     device = pick_device(chosen.accelerator)
-    rows = [measure(contest, chosen.repeats).row() for stage in chosen.stages or STAGES for contest in STAGES[stage].contests(device)]
-    machine = provenance()
-    text = f"{machine['time']}, {machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, {device.type}\n\n{table(rows)}\n"
-    sys.stdout.write(text)
+
+    machine, results = provenance(), {}
+    parts = [f"{machine['time']}, {machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, {device.type}"]
+    for stage in stages:
+        results[stage], text = measure_stage(stage, device, chosen)
+        parts.append(f"## {stage}\n\n{text}")
+        sys.stdout.write("\n\n".join(parts if len(parts) == 2 else ["", parts[-1]]))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
     if chosen.out:
-        write_json(chosen.out / "benchmark.json", {"machine": machine, "repeats": chosen.repeats, "rows": rows})
+        write_json(chosen.out / "benchmark.json", {"machine": machine, "repeats": chosen.repeats, **results})
         with replacing(chosen.out / "benchmark.md") as temporary:
-            temporary.write_text(text)
+            temporary.write_text("\n\n".join(parts) + "\n")
+
+
+def measure_stage(stage: str, device: torch.device, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """The rows of one stage, and their table in Markdown."""
+    if stage == "growth":
+        return growth.section(device)
+    if stage == "samplers":
+        return samplers.section(chosen.run, chosen.accelerator)
+    rows = [measure(contest, chosen.repeats).row() for contest in CONTESTS[stage].contests(device)]
+    return rows, table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Medians, and the ratio with its range over the pairs."""
-    header = ["stage", "case", "per", "ours, ms", "reference, ms", "times faster", "range"]
+    """Medians, the ratio with its range over the pairs, and what each side took in memory."""
+    header = ["case", "per", "ours, ms", "reference, ms", "times faster", "range", "ours, MB", "reference, MB"]
     cells = [
         [
-            row["stage"],
             row["case"],
             row["unit"],
-            f"{1000 * row['ours_seconds']:.2f}",
-            f"{1000 * row['reference_seconds']:.1f}",
+            f"{1000 * row['ours_seconds']:.3g}",
+            f"{1000 * row['reference_seconds']:.3g}",
             f"{row['ratio']:.2f}" if row["ratio"] < 10 else f"{row['ratio']:.0f}",
             f"{row['ratio_min']:.3g}–{row['ratio_max']:.3g}",
+            *("–" if row[side] is None else f"{row[side] / 1e6:.0f}" for side in ("ours_peak_bytes", "reference_peak_bytes")),
         ]
         for row in rows
     ]

@@ -1,9 +1,10 @@
-"""Run two ways of doing the same thing in turn, and say how much faster one is."""
+"""Run two ways of doing the same thing in turn, and say how much faster one is and what memory each takes."""
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,50 +29,79 @@ class Contest:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Of one call: wall time, and the memory that it took on top of what was there before (None: the system does not tell)."""
+
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Seconds per unit, over the repetitions."""
+    """What the repetitions of both sides cost, pair by pair."""
 
     contest: Contest
-    ours: list[float]
-    reference: list[float]
-
-    @property
-    def ratios(self) -> list[float]:
-        """Reference over ours, pair by pair: the machine's drift cancels."""
-        return [reference / ours for reference, ours in zip(self.reference, self.ours)]
+    ours: list[Cost]
+    reference: list[Cost]
 
     def row(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready; seconds are per unit, ratios are taken pair by pair, so that the machine's drift cancels."""
+        ours = [cost.seconds / self.contest.our_units for cost in self.ours]
+        reference = [cost.seconds / self.contest.reference_units for cost in self.reference]
+        ratios = [slow / fast for slow, fast in zip(reference, ours)]
         return {
             "stage": self.contest.stage,
             "case": self.contest.case,
             "unit": self.contest.unit,
-            "ours_seconds": statistics.median(self.ours),
-            "reference_seconds": statistics.median(self.reference),
-            "ratio": statistics.median(self.ratios),
-            "ratio_min": min(self.ratios),
-            "ratio_max": max(self.ratios),
+            "ours_seconds": statistics.median(ours),
+            "reference_seconds": statistics.median(reference),
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+            "ours_peak_bytes": max((cost.peak_bytes for cost in self.ours if cost.peak_bytes is not None), default=None),
+            "reference_peak_bytes": max((cost.peak_bytes for cost in self.reference if cost.peak_bytes is not None), default=None),
             **self.contest.facts,
         }
 
 
 def measure(contest: Contest, repeats: int) -> Measured:
     """Warm both up once, then run them in turn: ours, reference, ours, reference, …"""
-    seconds(contest.ours), seconds(contest.reference)
-    pairs = [(seconds(contest.ours) / contest.our_units, seconds(contest.reference) / contest.reference_units) for _ in range(repeats)]
+    cost_of(contest.ours), cost_of(contest.reference)
+    pairs = [(cost_of(contest.ours), cost_of(contest.reference)) for _ in range(repeats)]
     return Measured(contest, [ours for ours, _ in pairs], [reference for _, reference in pairs])
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall time, with everything that the device was given finished."""
-    synchronize()
+def cost_of(run: Callable[[], Any]) -> Cost:
+    """Wall time and peak memory of one call, with everything that the device was given finished."""
+    on_gpu = torch.cuda.is_available()
+    before = reset_peak(on_gpu)
     start = time.perf_counter()
     run()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def synchronize() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return Cost(seconds, None if before is None else max(0, peak(on_gpu) - before))
+
+
+def reset_peak(on_gpu: bool) -> int | None:
+    """Forget earlier peaks; the bytes in use now, None where the system cannot forget."""
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of this process starts anew
+    except OSError:
+        return None
+    return memory_of_process("VmRSS")
+
+
+def peak(on_gpu: bool) -> int:
+    """The most bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if on_gpu else memory_of_process("VmHWM")
+
+
+def memory_of_process(entry: str) -> int:
+    """VmRSS (now) or VmHWM (the most so far), in bytes."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
+    return 1024 * int(line.split()[1])

@@ -5,6 +5,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from core.checkpoints.normalizer import Normalizer
 from core.generation.generator import WeightGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
+from core.runtime import trainer
 from tests.core.tiny import CONFIGS, K, make_checkpoints, make_network, randomize
 
 SHRUNK = {
@@ -43,6 +45,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def a_training_state_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits here are over before a real one would save for the first time."""
+    monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def vectors(rank=None, num_params=D):
 
 
 def adapted(autoencoder, vectors_KD):
-    autoencoder.prepared = autoencoder.adapt(lambda part: vectors_KD[:, part])
+    autoencoder.prepared = autoencoder.adapt(lambda part: vectors_KD[:, part], K)
     return autoencoder.eval()
 
 
@@ -34,7 +34,7 @@ def test_pca_equals_scikit_learns():
 
 def test_pca_does_not_depend_on_how_many_columns_it_looks_at(monkeypatch):
     whole = adapted(PCAAutoencoder(D, 4), vectors())
-    monkeypatch.setattr(linear_autoencoders, "COLUMNS_AT_ONCE", 7)
+    monkeypatch.setattr(linear_autoencoders, "NUMBERS_AT_ONCE", 7 * K)
     torch.testing.assert_close(adapted(PCAAutoencoder(D, 4), vectors())(vectors()), whole(vectors()), rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,109 @@
+"""How the cost of training an autoencoder grows with D, each size in a process of its own, so that its peak is its own.
+
+K checkpoints · D numbers in one flattened subset.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.subset import ParameterSubset
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.linear_autoencoders import ChunkedAutoencoder
+from core.report.cells import markdown
+from core.training.autoencoder_module import AutoencoderModule
+from scripts.benchmark.contest import peak
+
+SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
+LARGEST_PAPER_SIZE = 100_000  # D; at 1,000,000 its activations alone would take over 100 GB
+PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288, batch 50 (p-diff v3)
+BATCH, STEPS, PAPER_STEPS = 50, 8, 2
+RANK_OF_DATA = 20  # directions in which the checkpoints differ, besides noise
+
+
+def section(device: torch.device) -> tuple[list[dict[str, Any]], str]:
+    """The rows, and their table in Markdown."""
+    rows = []
+    for num_checkpoints, num_params in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoints.safetensors"
+            alone(partial(write_checkpoints, path, num_checkpoints, num_params))
+            row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
+            row |= {f"chunked_{name}": value for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device)).items()}
+            if num_params <= LARGEST_PAPER_SIZE:
+                row |= {f"paper_{name}": value for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device)).items()}
+            rows.append(row)
+    return rows, table(rows)
+
+
+def alone(run: Callable[[], Any]) -> Any:
+    """Run in a fresh process and return what it returns."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(run).result()
+
+
+def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None:
+    """K vectors that differ in a few directions and a little noise, as those of one fine-tuning do."""
+    torch.manual_seed(0)
+    vectors_KD = 0.1 * torch.randn(num_checkpoints, num_params)
+    vectors_KD.addmm_(torch.randn(num_checkpoints, RANK_OF_DATA), torch.randn(RANK_OF_DATA, num_params))
+    subset = ParameterSubset(("weight",), ((num_params,),))
+    CheckpointSet(vectors_KD, torch.rand(num_checkpoints), subset, {}, {}, {}).save(path)
+
+
+def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:
+    """Read the file, adapt, train: seconds before the first step, seconds per step after it, peak bytes of the process."""
+    start = time.perf_counter()
+    checkpoints = CheckpointSet.load(path)
+    normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
+    autoencoder = kind(checkpoints.subset.num_params)
+    prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints))
+    rows = (checkpoints.vectors_KD, normalizer) if prepared_K is None else (prepared_K,)
+    module = AutoencoderModule(autoencoder, *rows, make_optimizer=partial(torch.optim.AdamW, lr=1e-3), num_steps=num_steps, batch_size=BATCH, seed=0)
+    module.to(device).train()
+    optimizer = module.make_optimizer(module.trained_parameters())
+    ends = [time.perf_counter()]
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        module.loss(module.rows_K[torch.randperm(len(module.rows_K), device=device)[:BATCH]]).backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+    return {
+        "before_seconds": ends[0] - start,
+        "step_seconds": (ends[-1] - ends[1]) / (num_steps - 1),
+        "peak_bytes": peak(device.type == "cuda"),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line per size."""
+    header = ["K", "D", "file, GB", "chunked: read and adapt, s", "step, ms", "peak, GB", "paper's: step, ms", "peak, GB", "published peak, GB"]
+    cells = []
+    for row in rows:
+        published = PAPER_GIGABYTES.get(row["d"])
+        cells.append(
+            [
+                str(row["k"]),
+                f"{row['d']:,}",
+                f"{row['file_bytes'] / 1e9:.2f}",
+                f"{row['chunked_before_seconds']:.1f}",
+                f"{1000 * row['chunked_step_seconds']:.0f}",
+                f"{row['chunked_peak_bytes'] / 1e9:.2f}",
+                f"{1000 * row['paper_step_seconds']:.0f}" if "paper_step_seconds" in row else "–",
+                f"{row['paper_peak_bytes'] / 1e9:.2f}" if "paper_peak_bytes" in row else "–",
+                f"{published}" if published else "–",
+            ]
+        )
+    return markdown(header, cells)

@@ -1,0 +1,72 @@
+"""Speed and quality of the samplers on one trained generator.
+
+M generated models.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.evaluation.metrics import max_iou
+from core.generation.generator import WeightGenerator
+from core.report.cells import markdown
+from core.runtime.provenance import ROOT
+from core.runtime.run_directory import RunDirectory
+from tasks.task import Task
+
+SAMPLERS = (("ddpm", 1000), ("ddim", 50), ("dpm_solver", 10), ("dpm_solver", 20), ("dpm_solver", 50))  # the first is the reference
+NUM_MODELS = 200
+
+
+def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
+    """Sample 200 models with each sampler and score them on test, beside the originals; the rows and their table.
+
+    Raises:
+        UserError: `folder` holds no finished run, or its checkpoints or images are not where they were.
+    """
+    run = RunDirectory(folder)
+    generator = WeightGenerator.load(run.generator)
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.trainer.accelerator = accelerator
+    checkpoints = CheckpointSet.load(Path(cfg.task.param.path)).first(generator.trained_on["k"])
+    task = Task.of(cfg, checkpoints)
+    generator.to(task.device)
+    score = task.score_fns(cfg.evaluation.num_train_images)["test"]
+    originals_wrong_KN = score(checkpoints.vectors_KD).wrong_MN
+    rows = []
+    for name, num_steps in SAMPLERS:
+        recipe = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/system/sampler/{name}.yaml"))
+        generator.use_sampler({**recipe, "num_steps": num_steps})
+        generator.sample(cfg.seed, range(2))  # warm-up
+        start = time.perf_counter()
+        vectors_MD = generator.sample(cfg.seed, range(NUM_MODELS))
+        seconds = time.perf_counter() - start
+        scores = score(vectors_MD)
+        similarity = float(max_iou(scores.wrong_MN, originals_wrong_KN).mean())
+        rows.append({"sampler": name, "steps": num_steps, "seconds": seconds, "accuracy_mean": float(scores.accuracy_M.mean()), "max_iou_mean": similarity})
+    return rows, table(rows)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Every sampler beside the first."""
+    header = ["sampler", "steps", f"{NUM_MODELS} models, s", "times faster", "accuracy mean %", "difference, points", "max IoU", "difference"]
+    first = rows[0]
+    return markdown(
+        header,
+        [
+            [
+                row["sampler"],
+                str(row["steps"]),
+                f"{row['seconds']:.2f}",
+                f"{first['seconds'] / row['seconds']:.1f}",
+                f"{100 * row['accuracy_mean']:.2f}",
+                f"{100 * (row['accuracy_mean'] - first['accuracy_mean']):+.2f}",
+                f"{row['max_iou_mean']:.3f}",
+                f"{row['max_iou_mean'] - first['max_iou_mean']:+.3f}",
+            ]
+            for row in rows
+        ],
+    )
