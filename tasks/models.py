@@ -1,4 +1,4 @@
-"""The one place where classifiers are built: any timm network, with a small stem for small images."""
+"""The one place where classifiers are built: any timm network, and ours, with a small stem for small images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, nearest
+from tasks.mini_networks import patch_size
 
 SMALL_IMAGE = 64  # pixels; at most this, a stem that divides the size by 4 would leave too little
 
@@ -21,34 +22,67 @@ def build_classifier(
     small_stem: bool | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A timm network for images (channels, image_size, image_size).
+    """A timm network, or one of `tasks.mini_networks`, for images (channels, image_size, image_size).
 
     Args:
         pretrained: start from timm's published weights (downloaded at first use).
-        small_stem: for networks with a ResNet stem, a 3×3 convolution instead of 7×7 with stride 2, and no max-pool;
-            None means: where the images are at most 64 pixels.
-        options: further arguments of `timm.create_model`.
+        small_stem: a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet, smaller
+            patches for a ViT and a ConvNeXt; others have none. None means: where the images are at most 64 pixels
+            and the weights are not pretrained, since those of the stem would not fit.
+        options: further arguments of `timm.create_model`; they win over what the image size suggests.
 
     Raises:
-        UserError: no such network, arguments that it does not take, or weights that cannot be had.
+        UserError: no such network, arguments that it does not take, weights that cannot be had, or images that it
+            cannot take.
     """
     if name not in timm.list_models():
         raise UserError(f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}")
+    small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
+    given = {**size_options(name, image_size, small), **(options or {})}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **(options or {}))
+        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **given)
     except TypeError as error:
         raise UserError(f"task.model.options={dict(options or {})} do not fit {name}: {error}") from error
-    except (RuntimeError, OSError) as error:
-        if not pretrained:
-            raise
-        raise UserError(f"no pretrained weights for {name} ({error}); connect to a network once, or give task.model.pretrained=false") from error
-    if image_size <= SMALL_IMAGE if small_stem is None else small_stem:
+    except Exception as error:  # what the hub's client raises without a network is not always an OSError
+        if pretrained:
+            raise UserError(
+                f"no pretrained weights for {name} with these options ({error}); connect to a network once, give other task.model.options, or task.model.pretrained=false"
+            ) from error
+        raise UserError(refusal(name, channels, image_size, error)) from error
+    if small:
         shrink_stem(model)
-    return model
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:  # each network has its own way of failing at a size
+        raise UserError(refusal(name, channels, image_size, error)) from error
+    return model.train()
+
+
+def refusal(name: str, channels: int, image_size: int, error: Exception) -> str:
+    """The sentence about a network that cannot take the images."""
+    return (
+        f"task.model.name={name} cannot take images of {channels}×{image_size}×{image_size} ({str(error) or type(error).__name__}); "
+        "give a larger task.data.image_size=, task.model.small_stem=true, or other task.model.options"
+    )
+
+
+def size_options(name: str, image_size: int, small: bool) -> dict[str, int]:
+    """Arguments of `timm.create_model` that fit a network to images of one size, with a small stem or its own."""
+    options = {}
+    architecture = timm.get_pretrained_cfg(name)
+    if architecture and architecture.fixed_input_size and image_size != architecture.input_size[-1]:
+        options["img_size"] = image_size
+    family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    if small and family in ("vision_transformer", "deit"):
+        options["patch_size"] = min(16, patch_size(image_size))
+    if small and family == "convnext":
+        options["patch_size"] = 1 if image_size <= 32 else 2
+    return options
 
 
 def shrink_stem(model: nn.Module) -> None:
-    """The usual CIFAR form of a ResNet (He et al. 2016, §4.2); other networks are left as they are."""
+    """The usual CIFAR form of a ResNet (He et al. 2016, §4.2); networks without a ResNet's stem are left as they are."""
     if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d) and isinstance(getattr(model, "conv1", None), nn.Conv2d):
         old = model.conv1
         model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)

@@ -91,6 +91,8 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         return ParameterSubset.of(model, entries)
     if subset == "last_norms":
         norms = normalization_layers(model)
+        if not norms:
+            raise UserError("task.param.subset=last_norms, but the network has no normalization layer with parameters; give task.param.subset=all or a list of globs")
         if not 1 <= count <= len(norms):
             raise UserError(f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; give 1 to {len(norms)}")
         return ParameterSubset.of(model, [f"{norm}.{name}" for norm in norms[-count:] for name, _ in model.get_submodule(norm).named_parameters()])

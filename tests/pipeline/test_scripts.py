@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -15,6 +16,7 @@ from tests.tasks.archives import write_cifar100
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (ROOT / "configs/task/model").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (ROOT / "configs/task").glob("*.yaml") if path.stem != "common")
 
 
@@ -56,12 +58,14 @@ def test_every_experiment_composes_and_resolves(experiment):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("model", MODELS)
 def test_every_task_and_model_compose(task, model):
     cfg = composed(f"task={task}", f"task/model={model}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert cfg.output_dir == f"outputs/{task}_{model}/ae_ddpm"
-    assert cfg.task.param.path == f"param_data/{task}_{model}/checkpoints.safetensors"
+    name = OmegaConf.load(ROOT / f"configs/task/model/{model}.yaml").name
+    assert name in timm.list_models()
+    assert cfg.output_dir == f"outputs/{task}_{name}/ae_ddpm"
+    assert cfg.task.param.path == f"param_data/{task}_{name}/checkpoints.safetensors"
 
 
 def test_the_dataset_alone_moves_all_paths():
