@@ -26,7 +26,7 @@ class Normalizer(nn.Module):
     @classmethod
     def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
         """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
-        log_D = torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(subset.names, subset.sizes)])
+        log_D = subset.variances_D
         means, stds = [], []
         for part_KS in _to_log(vectors_KD, log_D).split(subset.sizes, dim=1):
             std = part_KS.std(dim=1, correction=0).mean()
