@@ -199,7 +199,7 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
 
 
 def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
-    cfg, fitted, original = independent_config(), [], Classifier.on_train_start
+    cfg, fitted, original = independent_config("task.model.name=convnet_mini"), [], Classifier.on_train_start
 
     def start(self):
         fitted.append(self)
