@@ -7,7 +7,6 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -15,13 +14,11 @@ from core.checkpoints.checkpoint_set import CheckpointSet, check_k
 from core.runtime.entry_point import entry_point
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
-from core.runtime.seeding import derive_seed
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
-from tasks.collection import collect_checkpoints, recorded_settings
+from tasks.collection import check_collection, collect_checkpoints, recorded_settings
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
-from tasks.models import build_classifier
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +29,7 @@ def main(cfg: DictConfig) -> None:
     task, path = cfg.task, Path(cfg.task.param.path)
     settings = recorded_settings(task)
     check_k(task.param.k)
+    check_collection(task)
     if path.exists():
         stored = CheckpointSet.load(path)
         stored.require(settings)
@@ -39,12 +37,9 @@ def main(cfg: DictConfig) -> None:
         return
 
     data = load_images(DataOptions(**task.data))
-    torch.manual_seed(derive_seed(task.seed, "classifier/init"))
-    model = build_classifier(**task.model, **data.facts)
     state_dir = path.parent / f"training_state_{digest(settings)}"
     checkpoints = collect_checkpoints(
         task,
-        model,
         data,
         settings=settings,
         state_dir=state_dir,

@@ -32,7 +32,7 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
-from tasks.collection import recorded_settings
+from tasks.collection import is_independent, recorded_settings
 from tasks.finetuning import finetune
 from tasks.task import Task
 
@@ -119,12 +119,13 @@ def score(
 ) -> dict[str, ScoreTable]:
     """Every source through the same scoring; what the figures need besides is saved with it."""
     task, options = Task.of(cfg, checkpoints), SourceOptions(**cfg.evaluation)
+    last_trained = cfg.task if is_independent(cfg.task) else cfg.task.collect
     score_fns = task.score_fns(options.num_train_images)
     tune = partial(
         finetune,
         task=task,
-        make_optimizer=instantiate(cfg.task.collect.optimizer),
-        batch_size=cfg.task.collect.batch_size,
+        make_optimizer=instantiate(last_trained.optimizer),
+        batch_size=last_trained.batch_size,
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )

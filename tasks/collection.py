@@ -1,10 +1,14 @@
-"""From images to a checkpoints file: train the classifier, freeze it but for the subset, snapshot after every step.
+"""From images to a checkpoints file, in one of two ways.
 
-K checkpoints · D numbers in one flattened subset.
+Steps: train the classifier, freeze it but for the subset, train that on and take snapshots of it (p-diff, §4.1).
+Independent: train whole classifiers from different seeds, and take the last weights of each.
+
+K checkpoints · R trained networks · D numbers in one flattened subset.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +21,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
+from core.checkpoints.subset import ParameterSubset, flatten, floating_entries, resolve_subset
+from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, StageProgressBar, fit
 from tasks.classifier import Classifier, training_loader
 from tasks.data.splits import ImageData
+from tasks.models import build_classifier
 from tasks.scoring import Scorer
 
 LARGEST_HISTORY = 100_000  # parameters: the history is for a figure, not worth a second copy of a whole network per epoch
 ACCURACY_SPLIT = "val"  # test is read once, for the report
-
+INDEPENDENT = "independent"
 
 # Where files lie and how they are read does not change what is collected; K only says how much of it.
 NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}
+
+
+def is_independent(task: DictConfig) -> bool:
+    """Whether `task.collect=independent` was chosen, not steps."""
+    return "runs" in task.collect
 
 
 def recorded_settings(task: DictConfig) -> dict[str, Any]:
@@ -38,19 +49,58 @@ def recorded_settings(task: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(task, resolve=True)
     for section, names in NOT_RECORDED.items():
         settings[section] = {name: value for name, value in settings[section].items() if name not in names}
+    if is_independent(task):
+        settings["collect"] = INDEPENDENT
     return {"task": settings}
 
 
-class Snapshots(Callback):
-    """Copies the subset out of the network after every optimizer step, until there are `k`."""
+def check_collection(task: DictConfig) -> None:
+    """Find a mistake in `task.collect` before it costs a training.
 
-    def __init__(self, subset: ParameterSubset, k: int):
-        self.subset, self.k = subset, k
-        self.vectors: list[Tensor] = []
+    Raises:
+        UserError: too few networks or fewer than checkpoints; or an impossible interval.
+    """
+    if not is_independent(task):
+        snapshot_interval(task.collect.every, task.param.k, steps_per_epoch=1)
+        return
+    runs = task.collect.runs
+    if type(runs) is not int or runs < 2:
+        raise UserError(f"task.collect.runs={runs}: expected a whole number of networks, at least 2")
+    if task.param.k > runs:
+        raise UserError(f"task.param.k={task.param.k} checkpoints asked for of task.collect.runs={runs} networks; leave out task.param.k, or give at most {runs}")
+
+
+def snapshot_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
+    """Optimizer steps from one checkpoint to the next; "spread" has `k` of them in one epoch, if it is long enough.
+
+    Raises:
+        UserError: `every` is no number of steps.
+    """
+    if every == "spread":
+        return max(1, steps_per_epoch // k)
+    if type(every) is not int or every < 1:
+        raise UserError(f"task.collect.every={every}: expected a whole number of optimizer steps, at least 1, or the word spread")
+    return every
+
+
+class Snapshots(Callback):
+    """Copies the subset out of the network after every `every`-th optimizer step, until there are K."""
+
+    def __init__(self, subset: ParameterSubset, k: int, every: int = 1):
+        self.subset, self.every, self.count = subset, every, 0
+        self.vectors_KD = torch.empty(k, subset.num_params)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        self.vectors.append(flatten(module.model, self.subset))
-        trainer.should_stop = len(self.vectors) >= self.k
+        if trainer.global_step % self.every == 0:
+            self.vectors_KD[self.count] = flatten(module.model, self.subset)
+            self.count += 1
+        trainer.should_stop = self.count == len(self.vectors_KD)
+
+
+def untrained_classifier(task: DictConfig, data: ImageData, seed: int) -> nn.Module:
+    """The network of `task.model` as `seed` initializes it."""
+    torch.manual_seed(derive_seed(seed, "classifier/init"))
+    return build_classifier(**task.model, **data.facts)
 
 
 def train_classifier(
@@ -59,28 +109,31 @@ def train_classifier(
     data: ImageData,
     subset: ParameterSubset,
     *,
+    name: str,
+    seed: int,
+    keep_history: bool,
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
     label: str,
 ) -> tuple[float, Tensor | None]:
-    """Train `model` in place for `task.epochs`. Validation is watched, never selected on.
+    """Train `model` in place for `task.epochs`, or take it from `state_dir`. Validation is watched, never selected on.
 
-    Returns the seconds, and the subset at the start of each epoch and at the end, (E + 1, D), unless it is large.
+    Returns the seconds, and with `keep_history` the subset at the start of each epoch and at the end, (E + 1, D).
     """
     module = Classifier(
         model,
         data.num_classes,
         make_optimizer=instantiate(task.optimizer),
         make_scheduler=instantiate(task.scheduler),
-        seed=task.seed,
-        history_of=subset if subset.num_params <= LARGEST_HISTORY else None,
+        seed=seed,
+        history_of=subset if keep_history else None,
         num_epochs=task.epochs,
     )
     seconds = fit(
         module,
-        training_loader(data.train, task.batch_size, task.seed, task.data.num_workers),
-        name="classifier",
+        training_loader(data.train, task.batch_size, seed, task.data.num_workers),
+        name=name,
         label=label,
         state_dir=state_dir,
         make_trainer=make_trainer,
@@ -91,8 +144,59 @@ def train_classifier(
     return seconds, getattr(module, "history_ED", None)
 
 
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """What training left: one network for `steps`, R for `independent`, of which the first is kept whole."""
+
+    model: nn.Module
+    subset: ParameterSubset
+    last_RD: Tensor
+    history_ED: Tensor | None
+    seconds: float
+
+
+def train_networks(
+    task: DictConfig, data: ImageData, *, state_dir: Path, make_trainer: MakeTrainer, loggers: Sequence[Logger], label: str
+) -> TrainedNetworks:
+    """Train every network that the checkpoints need; finished ones of an interrupted command are in `state_dir`.
+
+    Raises:
+        UserError: no such subset, or a part of the network for independent ones.
+    """
+    plan = [("classifier", task.seed)]
+    if is_independent(task):
+        plan = [(f"classifier_{index:03d}", derive_seed(task.seed, INDEPENDENT, index)) for index in range(task.collect.runs)]
+    first = untrained_classifier(task, data, plan[0][1])
+    subset = resolve_subset(first, task.param.subset, task.param.count)  # a wrong subset should not cost a training
+    if is_independent(task) and subset.names != tuple(floating_entries(first)):
+        raise UserError(
+            f"task.collect=independent with task.param.subset={task.param.subset}: the rest of each network would be another one; give task.param.subset=all"
+        )
+    last_RD = torch.empty(len(plan), subset.num_params)
+    seconds, histories = 0.0, []
+    for index, (name, seed) in enumerate(plan):
+        model = untrained_classifier(task, data, seed) if index else first
+        took, history_ED = train_classifier(
+            task,
+            model,
+            data,
+            subset,
+            name=name,
+            seed=seed,
+            keep_history=index == 0 and subset.num_params <= LARGEST_HISTORY,
+            state_dir=state_dir,
+            make_trainer=make_trainer,
+            loggers=() if index else loggers,  # several networks would be one zigzag
+            label=f"{label} {index + 1}/{len(plan)}" if len(plan) > 1 else label,
+        )
+        last_RD[index] = flatten(model, subset)
+        seconds += took
+        histories.append(history_ED)
+    return TrainedNetworks(first.eval(), subset, last_RD, histories[0], round(seconds, 2))
+
+
 def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset: ParameterSubset, make_trainer: MakeTrainer, label: str) -> Tensor:
-    """Fine-tune only `subset` of a copy of `model` and snapshot it after every optimizer step, (K, D).
+    """Fine-tune only `subset` of a copy of `model` and snapshot it every `task.collect.every` optimizer steps, (K, D).
 
     BatchNorm statistics stay as they are, unless they are part of the subset; otherwise a vector put back later would
     meet other statistics than those it was scored with.
@@ -109,21 +213,21 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
         seed=derive_seed(task.seed, "collect"),
     ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
     loader = training_loader(data.train, task.collect.batch_size, module.seed, task.data.num_workers)
-    snapshots = Snapshots(subset, task.param.k)
+    every = snapshot_interval(task.collect.every, task.param.k, len(loader))
+    snapshots = Snapshots(subset, task.param.k, every)
     trainer = make_trainer(
-        max_epochs=-(-task.param.k // len(loader)),
+        max_epochs=-(-task.param.k * every // len(loader)),
         logger=False,
         callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
         enable_checkpointing=False,
         enable_model_summary=False,
     )
     trainer.fit(module, loader)
-    return torch.stack(snapshots.vectors)
+    return snapshots.vectors_KD
 
 
 def collect_checkpoints(
     task: DictConfig,
-    model: nn.Module,
     data: ImageData,
     *,
     settings: Mapping[str, Any],
@@ -133,21 +237,18 @@ def collect_checkpoints(
     stages: Stages,
     scoring: Mapping[str, Any],
 ) -> CheckpointSet:
-    """Both stages: "train_task", then "collect" with the accuracy of each snapshot on validation.
+    """Both stages: "train_task", then "collect" with the accuracy of each checkpoint on validation.
 
     Args:
         settings: from `recorded_settings`.
         scoring: options of `Scorer`.
     """
-    subset = resolve_subset(model, task.param.subset, task.param.count)  # a wrong subset should not cost a training
     with stages.stage("train_task"):
-        seconds, history_ED = train_classifier(
-            task, model, data, subset, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
-        )
-    stages.seconds["train_task"] = seconds
-    model.eval()
+        trained = train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label)
+    stages.seconds["train_task"] = trained.seconds  # of all sessions
+    model, subset = trained.model, trained.subset
     with stages.stage("collect"):
-        vectors_KD = collect_vectors(task, model, data, subset, make_trainer, stages.label)
+        vectors_KD = trained.last_RD if is_independent(task) else collect_vectors(task, model, data, subset, make_trainer, stages.label)
         score = Scorer(model, subset, data.split(ACCURACY_SPLIT), label=stages.label, **scoring)
         accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     return CheckpointSet(
@@ -157,5 +258,5 @@ def collect_checkpoints(
         {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         settings,
         {"seconds": dict(stages.seconds), "accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint()},
-        history_ED=history_ED,
+        history_ED=trained.history_ED,
     )

@@ -18,7 +18,7 @@ from tasks.task import Task
 
 
 def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:
-    """Train each of M vectors on for `num_steps`, as they were collected; (M, D), the given ones stay as they are.
+    """Train each of M vectors on for `num_steps`, as they were last trained; (M, D), the given ones stay as they are.
 
     All models see the same batches, so the frozen prefix of a batch is computed once for all of them.
     """
@@ -26,17 +26,19 @@ def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, b
         torch.manual_seed(derive_seed(seed, "finetuned"))
         loader = DataLoader(task.data.train, batch_size, shuffle=True, drop_last=True)
         batches = chain.from_iterable(repeat(loader))
-        models = [vector_D.to(task.device, copy=True).requires_grad_() for vector_D in vectors_MD]
-        optimizers = [make_optimizer([vector_D]) for vector_D in models]
+        tuned_MD = vectors_MD.to(task.device, copy=True)
+        models = [unflatten(vector_D, task.subset) for vector_D in tuned_MD]  # views, so that training writes into `tuned_MD`
+        trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]  # not running statistics
+        optimizers = [make_optimizer([model[name].requires_grad_() for name in trained]) for model in models]
         network = None
         for _, (images_BCSS, labels_B) in zip(range(num_steps), batches):
             images_BCSS, labels_B = images_BCSS.to(task.device), labels_B.to(task.device)
             network = network or split_network(task.model, task.subset.names, images_BCSS)
             with torch.no_grad():
                 crossing = network.cache(images_BCSS)
-            for vector_D, optimizer in zip(models, optimizers):
-                loss = F.cross_entropy(network.logits(crossing, unflatten(vector_D, task.subset)), labels_B)
+            for model, optimizer in zip(models, optimizers):
+                loss = F.cross_entropy(network.logits(crossing, model), labels_B)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    return torch.stack([vector_D.detach().cpu() for vector_D in models])
+    return tuned_MD.cpu()

@@ -23,8 +23,8 @@ NETWORK_PREFIX = "network/"
 
 
 def check_k(k: int) -> None:
-    """Raises `UserError` for fewer than 2 checkpoints."""
-    if k < 2:
+    """Raises `UserError` for fewer than 2 checkpoints, or what is no number of them."""
+    if type(k) is not int or k < 2:
         raise UserError(f"task.param.k={k}: a distribution needs at least 2 checkpoints; give 2 or more")
 
 

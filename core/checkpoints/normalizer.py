@@ -27,7 +27,7 @@ class Normalizer(nn.Module):
     @classmethod
     def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
         """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
-        log_D = torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(subset.names, subset.sizes)])
+        log_D = subset.variances_D
         means, stds = [], []
         for part_KS, log_S in zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)):  # part by part: K × D need not exist twice
             part_KS = _to_log(part_KS, log_S)

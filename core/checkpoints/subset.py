@@ -61,6 +61,11 @@ class ParameterSubset:
         """D."""
         return sum(self.sizes)
 
+    @property
+    def variances_D(self) -> Tensor:
+        """Which of the D numbers are running variances, which must stay positive; bool."""
+        return torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(self.names, self.sizes)])
+
     def name_at(self, index: int) -> str:
         """The entry that coordinate `index` of a flattened vector belongs to."""
         for name, size in zip(self.names, self.sizes):

@@ -57,6 +57,10 @@ def sources(
     """
     vectors_KD, subset, count = checkpoints.vectors_KD, checkpoints.subset, options.num_baselines
     group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
+
+    def drawn(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
+        return baselines.without_negative_variances(baseline(vectors_KD, *arguments, count, generator_for(seed, name)), subset)
+
     made: dict[str, MakeVectors] = {
         "original": lambda: vectors_KD,
         "ensemble": lambda: baselines.ensemble(vectors_KD),
@@ -64,10 +68,10 @@ def sources(
         "reconstructed": lambda: generator.reconstruct(vectors_KD),
     }
     for sigma in options.noise:
-        made[f"noised_{sigma:g}"] = lambda sigma=sigma: baselines.noised(vectors_KD, subset, sigma, count, generator_for(seed, f"noised_{sigma:g}"))
+        made[f"noised_{sigma:g}"] = lambda sigma=sigma: drawn(baselines.noised, f"noised_{sigma:g}", subset, sigma)
     made[f"average_{group}"] = lambda: baselines.average(vectors_KD, group, count, generator_for(seed, "average"))
     made["interpolated"] = lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated"))
-    made["gaussian"] = lambda: baselines.gaussian(vectors_KD, count, generator_for(seed, "gaussian"))
-    made["gaussian_full"] = lambda: baselines.gaussian_full(vectors_KD, count, generator_for(seed, "gaussian_full"))
+    made["gaussian"] = lambda: drawn(baselines.gaussian, "gaussian")
+    made["gaussian_full"] = lambda: drawn(baselines.gaussian_full, "gaussian_full")
     made["finetuned"] = lambda: finetune(vectors_KD[baselines.choose(len(vectors_KD), count, generator_for(seed, "finetuned"))])
     return made

@@ -27,6 +27,11 @@ def noised(vectors_KD: Tensor, subset: ParameterSubset, sigma: float, num_models
     return vectors_MD + sigma * torch.cat(stds, dim=1) * torch.randn(vectors_MD.shape, generator=generator)
 
 
+def without_negative_variances(vectors_MD: Tensor, subset: ParameterSubset) -> Tensor:
+    """Running variances that noise took below 0 become 0, as a network with them has no output (M, D)."""
+    return torch.where(subset.variances_D, vectors_MD.clamp_min(0), vectors_MD)
+
+
 def average(vectors_KD: Tensor, group_size: int, num_models: int, generator: torch.Generator) -> Tensor:
     """Each model is the mean of `group_size` random checkpoints (M, D)."""
     groups = [torch.randperm(len(vectors_KD), generator=generator)[:group_size] for _ in range(num_models)]

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -19,10 +20,11 @@ from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 
 log = logging.getLogger(__name__)
+CONFIGS = ROOT / "configs"
 
 
-def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
-    """Run `main(cfg)` under Hydra with configs/base.yaml.
+def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
+    """Run `main(cfg)` under Hydra with configs/base.yaml; a file of a configuration group may be chosen with dots.
 
     A `UserError`, or a configuration value that does not resolve, ends in one sentence on stderr and exit status 1;
     Ctrl-C in status 130. Anything else is a bug of ours and keeps its traceback.
@@ -42,7 +44,26 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             log.info("stopped; the same command goes on from here")
             sys.exit(130)
 
-    return hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="base")(explained)
+    run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(explained)
+
+    @functools.wraps(main)
+    def started(cfg: DictConfig | None = None) -> None:
+        sys.argv[1:] = [with_slashes(word) for word in sys.argv[1:]]
+        run(cfg)
+
+    return started
+
+
+def with_slashes(word: str) -> str:
+    """`task.model=vit_tiny` as `task/model=vit_tiny`, the way Hydra wants it, where configs/task/model is a folder of choices.
+
+    Lists of a multirun (`task.model=vit_tiny,resnet18`) too. Every other word stays as it is.
+    """
+    name, _, choices = word.partition("=")
+    is_choice = re.fullmatch(r"\w+(\.\w+)+", name) and re.fullmatch(r"[\w-]+(,[\w-]+)*", choices)
+    if is_choice and CONFIGS.joinpath(*name.split(".")).is_dir():
+        return f"{name.replace('.', '/')}={choices}"
+    return word
 
 
 def sentence(error: Exception) -> str:
@@ -59,7 +80,7 @@ def sweep_suffix() -> str:
         return ""
     typed = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word])
     swept = {override.get_key_element() for override in typed if override.is_sweep_override()}
-    return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept)
+    return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept).replace("/", ".")
 
 
 def say_device(accelerator: str) -> None:

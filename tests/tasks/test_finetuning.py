@@ -12,11 +12,11 @@ from tasks.models import build_classifier
 from tasks.task import Task
 
 
-def make_task():
+def make_task(subset="last_norms"):
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(24, 3, 16, 16), torch.randint(4, (24,)))
     model = build_classifier("test_resnet", 4, 3, 16).eval()
-    return Task(ImageData(images, images, images, 4, 3, 16), model, resolve_subset(model, "last_norms"), torch.device("cpu"), {})
+    return Task(ImageData(images, images, images, 4, 3, 16), model, resolve_subset(model, subset), torch.device("cpu"), {})
 
 
 def adamw(parameters):
@@ -45,3 +45,11 @@ def test_finetuning_equals_plain_training_of_the_whole_network():
             F.cross_entropy(task.model(images), labels).backward()
             optimizer.step()
         torch.testing.assert_close(tuned_D, flatten(task.model, task.subset), rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_are_not_trained():
+    task = make_task("all")
+    given_MD = flatten(task.model, task.subset)[None]
+    tuned_MD = finetune(given_MD, task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5)
+    for name, given, tuned in zip(task.subset.names, given_MD.split(task.subset.sizes, dim=1), tuned_MD.split(task.subset.sizes, dim=1)):
+        assert torch.equal(given, tuned) == ("running_" in name), name

@@ -9,6 +9,7 @@ from core.generation import baselines
 from core.runtime.seeding import generator_for
 
 SUBSET = ParameterSubset(("a", "b", "c"), ((4,), (2, 2), (2,)))  # D = 10
+WITH_STATISTICS = ParameterSubset(("bn.weight", "bn.running_mean", "bn.running_var"), ((2,), (2,), (2,)))
 
 MAKE = {
     "ensemble": lambda vectors_KD, generator: baselines.ensemble(vectors_KD),
@@ -133,3 +134,9 @@ def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
 def test_a_coordinate_that_never_varied_stays(vectors_KD, generator, name):
     vectors_KD[:, 3] = 7.0
     torch.testing.assert_close(MAKE[name](vectors_KD, generator)[:, 3], torch.full((20,), 7.0))
+
+
+def test_only_running_variances_may_not_be_negative():
+    vectors_MD = torch.tensor([[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])
+    assert baselines.without_negative_variances(vectors_MD, WITH_STATISTICS).tolist() == [[-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]]
+    assert vectors_MD[0, 4] == -1, "the given ones were altered"

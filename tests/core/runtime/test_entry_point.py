@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule
 from torch import nn, optim
 
-from core.runtime.entry_point import entry_point
+from core.runtime.entry_point import entry_point, with_slashes
 from core.runtime.errors import UserError
 from tests.core.tiny import StopAfter, cpu_trainer
 
@@ -89,3 +89,23 @@ def test_everything_else_passes_through(error):
     with pytest.raises(type(error)) as raised:
         entry_point(main)(OmegaConf.create(CONFIG))
     assert raised.value is error
+
+
+@pytest.mark.parametrize("word, expected", [
+    ("task.model=vit_tiny", "task/model=vit_tiny"),
+    ("task.collect=independent", "task/collect=independent"),
+    ("system.autoencoder=paper", "system/autoencoder=paper"),
+    ("task.model=resnet18,vit_tiny", "task/model=resnet18,vit_tiny"),
+    ("task.model=resnet81", "task/model=resnet81"),  # so that Hydra names the choices that there are
+    ("task.model.name=vit_tiny", "task.model.name=vit_tiny"),
+    ("task.collect.runs=20", "task.collect.runs=20"),
+    ("task/model=vit_tiny", "task/model=vit_tiny"),
+    ("task.epochs=3", "task.epochs=3"),
+    ("system.sampler={num_steps:3}", "system.sampler={num_steps:3}"),
+    ("task=digits", "task=digits"),
+    ("seed=1,2", "seed=1,2"),
+    ("-m", "-m"),
+    ("task.model=", "task.model="),
+])  # fmt: skip
+def test_a_choice_of_a_group_may_be_given_with_dots(word, expected):
+    assert with_slashes(word) == expected
