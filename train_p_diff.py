@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -32,8 +33,8 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
-from tasks.collection import recorded_settings
 from tasks.finetuning import finetune
+from tasks.imported import open_checkpoints
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,7 @@ def main(cfg: DictConfig) -> None:
         generate(cfg, run, stages)
         return
 
-    checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
-    checkpoints.require(recorded_settings(cfg.task))
+    cfg, checkpoints = open_checkpoints(cfg, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(cfg.task.param.k)
     run.begin(cfg, training_settings(cfg.system, checkpoints, cfg.seed), cfg.mode)
     if cfg.mode == "train":

@@ -20,8 +20,11 @@ from tasks.task import Task
 def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:
     """Train each of M vectors on for `num_steps`, as they were collected; (M, D), the given ones stay as they are.
 
-    All models see the same batches, so the frozen prefix of a batch is computed once for all of them.
+    All models see the same batches, so the frozen prefix of a batch is computed once for all of them. Running statistics
+    in the subset are no parameters: they stay as they are.
     """
+    buffers = {name for name, _ in task.model.named_buffers()}
+    fixed_D = torch.cat([torch.full((size,), name in buffers) for name, size in zip(task.subset.names, task.subset.sizes)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "finetuned"))
         loader = DataLoader(task.data.train, batch_size, shuffle=True, drop_last=True)
@@ -35,8 +38,9 @@ def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, b
             with torch.no_grad():
                 crossing = network.cache(images_BCSS)
             for vector_D, optimizer in zip(models, optimizers):
-                loss = F.cross_entropy(network.logits(crossing, unflatten(vector_D, task.subset)), labels_B)
+                parameters = {name: part.detach() if name in buffers else part for name, part in unflatten(vector_D, task.subset).items()}
+                loss = F.cross_entropy(network.logits(crossing, parameters), labels_B)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    return torch.stack([vector_D.detach().cpu() for vector_D in models])
+    return torch.where(fixed_D, vectors_MD, torch.stack([vector_D.detach().cpu() for vector_D in models]))  # weight decay reaches everything

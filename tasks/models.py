@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, nearest
+from tasks.user_code import call_user_code
 
 SMALL_IMAGE = 64  # pixels; at most this, a stem that divides the size by 4 would leave too little
 
@@ -21,7 +22,7 @@ def build_classifier(
     small_stem: bool | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A timm network for images (channels, image_size, image_size).
+    """A timm network for images (channels, image_size, image_size), or what the user's "package.module:name" makes of `options` alone.
 
     Args:
         pretrained: start from timm's published weights (downloaded at first use).
@@ -32,10 +33,13 @@ def build_classifier(
     Raises:
         UserError: no such network, arguments that it does not take, or weights that cannot be had.
     """
+    if ":" in name:
+        return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}")
+    arguments = {"num_classes": num_classes, "in_chans": channels, **(options or {})}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **(options or {}))
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UserError(f"task.model.options={dict(options or {})} do not fit {name}: {error}") from error
     except (RuntimeError, OSError) as error:
@@ -44,6 +48,7 @@ def build_classifier(
         raise UserError(f"no pretrained weights for {name} ({error}); connect to a network once, or give task.model.pretrained=false") from error
     if image_size <= SMALL_IMAGE if small_stem is None else small_stem:
         shrink_stem(model)
+    model.created_with = arguments  # so that an exported model can say how to load it
     return model
 
 

@@ -12,11 +12,11 @@ from tasks.models import build_classifier
 from tasks.task import Task
 
 
-def make_task():
+def make_task(subset="last_norms"):
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(24, 3, 16, 16), torch.randint(4, (24,)))
     model = build_classifier("test_resnet", 4, 3, 16).eval()
-    return Task(ImageData(images, images, images, 4, 3, 16), model, resolve_subset(model, "last_norms"), torch.device("cpu"), {})
+    return Task(ImageData(images, images, images, 4, 3, 16), model, resolve_subset(model, subset), torch.device("cpu"), {})
 
 
 def adamw(parameters):
@@ -45,3 +45,12 @@ def test_finetuning_equals_plain_training_of_the_whole_network():
             F.cross_entropy(task.model(images), labels).backward()
             optimizer.step()
         torch.testing.assert_close(tuned_D, flatten(task.model, task.subset), rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_in_the_subset_stay_as_they_are():
+    task = make_task("all")
+    start_D = flatten(task.model, task.subset)
+    (tuned_D,) = finetune(start_D[None], task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5)
+    buffers = {name for name, _ in task.model.named_buffers()}
+    parts = zip(task.subset.names, start_D.split(task.subset.sizes), tuned_D.split(task.subset.sizes))
+    assert {name in buffers: torch.equal(before, after) for name, before, after in parts} == {True: True, False: False}
