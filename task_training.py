@@ -5,6 +5,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet, check_k
 from core.runtime.entry_point import entry_point
+from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import digest
@@ -19,6 +21,8 @@ from core.runtime.trainer import pick_device
 from tasks.collection import check_collection, collect_checkpoints, recorded_settings
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
+from tasks.image_facts import image_facts
+from tasks.imported import is_imported
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ def main(cfg: DictConfig) -> None:
     check_collection(task)
     if path.exists():
         stored = CheckpointSet.load(path)
+        if is_imported(stored):
+            raise UserError(f"{path} holds imported checkpoints, for train_p_diff.py; give another task.param.path= for those of a classifier trained here")
         stored.require(settings)
         log.info("%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do", path, len(stored), len(stored.first(task.param.k)))
         return
@@ -48,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         stages=Stages(["train_task", "collect"]),
         scoring={**cfg.scoring, "num_workers": task.data.num_workers, "device": pick_device(cfg.trainer.accelerator)},
     )
-    checkpoints.save(path)
+    replace(checkpoints, provenance={**checkpoints.provenance, **image_facts(data)}).save(path)
     shutil.rmtree(state_dir)
     accuracy_K = checkpoints.accuracy_K
     log.info("%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%", path, len(checkpoints), checkpoints.subset.num_params, 100 * accuracy_K.min(), 100 * accuracy_K.max())

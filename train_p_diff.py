@@ -3,10 +3,12 @@
     python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
 """
 
+import json
 import logging
 from functools import partial
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -19,11 +21,12 @@ from core.evaluation.sources import SourceOptions, sources
 from core.evaluation.summary import summary
 from core.evaluation.trajectories import follow
 from core.evaluation.verdict import verdict
-from core.generation.export import export_models
+from core.generation.export import export_models, file_name
 from core.generation.generator import WeightGenerator
+from core.generation.model_card import model_card
 from core.report.page import write_page
 from core.report.tables import protocol_table, source_table
-from core.runtime.artifacts import write_json
+from core.runtime.artifacts import read_json, write_json
 from core.runtime.entry_point import entry_point, sweep_suffix
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
@@ -32,8 +35,10 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
-from tasks.collection import is_independent, recorded_settings
+from tasks.collection import is_independent
 from tasks.finetuning import finetune
+from tasks.imported import open_checkpoints
+from tasks.loading import loading
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -55,8 +60,7 @@ def main(cfg: DictConfig) -> None:
         generate(cfg, run, stages)
         return
 
-    checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
-    checkpoints.require(recorded_settings(cfg.task))
+    cfg, checkpoints = open_checkpoints(cfg, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(cfg.task.param.k)
     run.begin(cfg, training_settings(cfg.system, checkpoints, cfg.seed), cfg.mode)
     if cfg.mode == "train":
@@ -98,7 +102,6 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
     generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
         vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
-        export_models(vectors_MD[: cfg.generation.num_exported], checkpoints, run.generated, cfg.seed)
 
     with stages.stage("score"):
         tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
@@ -110,6 +113,8 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
         seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
         write_json(run.metrics, {**metrics, "seconds": seconds})
         page = write_page(run)
+        if cfg.generation.num_exported:
+            export(cfg, vectors_MD[: cfg.generation.num_exported], checkpoints, run)
     write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
     log.info("\n%s\n\n%s\n\n%s\n\nreport: %s", source_table(metrics), protocol_table(metrics), metrics["verdict"]["sentences"][0], page)
 
@@ -149,6 +154,18 @@ def score(
     return tables
 
 
+def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:
+    """Full state dicts, with a model card that says how to load them and what was measured."""
+    about = loading(checkpoints, cfg.task)
+    files = file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))
+    described = {name: value for name, value in vars(about).items() if name != "config"}
+    metrics = read_json(run.metrics) if run.metrics.is_file() else None
+    beside = {"README.md": model_card(checkpoints, files, **described, hub=about.config is not None, seed=cfg.seed, metrics=metrics)}
+    if about.config:
+        beside["config.json"] = json.dumps(about.config, indent=2) + "\n"
+    export_models(vectors_MD, checkpoints, run.generated, cfg.seed, beside, hub=about.config is not None)
+
+
 def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     """generator.safetensors -> full state dicts of M new models, without scoring them."""
     checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
@@ -156,7 +173,7 @@ def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     run.record(cfg.mode)
     with stages.stage("generate"):
         vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
-        export_models(vectors_MD, checkpoints, run.generated, cfg.seed)
+        export(cfg, vectors_MD, checkpoints.first(generator.trained_on["k"]), run)
     log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
 
 

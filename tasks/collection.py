@@ -47,6 +47,7 @@ def is_independent(task: DictConfig) -> bool:
 def recorded_settings(task: DictConfig) -> dict[str, Any]:
     """The part of the `task` configuration that decides what the checkpoints are; stored in their file."""
     settings = OmegaConf.to_container(task, resolve=True)
+    settings.pop("score_with")  # whose images the fingerprint identifies
     for section, names in NOT_RECORDED.items():
         settings[section] = {name: value for name, value in settings[section].items() if name not in names}
     if is_independent(task):

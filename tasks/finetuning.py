@@ -20,7 +20,8 @@ from tasks.task import Task
 def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:
     """Train each of M vectors on for `num_steps`, as they were last trained; (M, D), the given ones stay as they are.
 
-    All models see the same batches, so the frozen prefix of a batch is computed once for all of them.
+    All models see the same batches, so the frozen prefix of a batch is computed once for all of them. Running statistics
+    in the subset are no parameters: they stay as they are.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "finetuned"))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.runtime.errors import UserError, nearest
 from tasks.mini_networks import patch_size
+from tasks.user_code import call_user_code
 
 SMALL_IMAGE = 64  # pixels; at most this, a stem that divides the size by 4 would leave too little
 
@@ -22,7 +23,7 @@ def build_classifier(
     small_stem: bool | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A timm network, or one of `tasks.mini_networks`, for images (channels, image_size, image_size).
+    """A timm network, one of `tasks.mini_networks`, or what the user's "package.module:name" makes of `options` alone.
 
     Args:
         pretrained: start from timm's published weights (downloaded at first use).
@@ -35,12 +36,14 @@ def build_classifier(
         UserError: no such network, arguments that it does not take, weights that cannot be had, or images that it
             cannot take.
     """
+    if ":" in name:
+        return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}")
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
-    given = {**size_options(name, image_size, small), **(options or {})}
+    arguments = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small), **(options or {})}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **given)
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UserError(f"task.model.options={dict(options or {})} do not fit {name}: {error}") from error
     except Exception as error:  # what the hub's client raises without a network is not always an OSError
@@ -51,6 +54,7 @@ def build_classifier(
         raise UserError(refusal(name, channels, image_size, error)) from error
     if small:
         shrink_stem(model)
+    model.created_with = arguments  # so that an exported model can say how to load it
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, image_size, image_size))

@@ -16,6 +16,15 @@ from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions, ImageData, fixed_sample
 from tasks.models import build_classifier, load_network
 from tasks.scoring import Scorer
+from tasks.user_code import user_task
+
+
+def network_and_images(task: DictConfig) -> tuple[nn.Module, ImageData]:
+    """The network as it is built, and the images: what the user's own `task.score_with` returns, or a network over a dataset."""
+    if task.score_with:
+        return user_task(task.score_with)
+    data = load_images(DataOptions(**task.data))
+    return build_classifier(**task.model, **data.facts), data
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,12 @@ class Task:
         Raises:
             UserError: the images are others than those that the checkpoints were scored on, or the network does not fit.
         """
-        data = load_images(DataOptions(**cfg.task.data))
+        network, data = network_and_images(cfg.task)
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
-            raise UserError(
-                f"{cfg.task.data.dataset} in {cfg.task.data.root} does not hold the images that {checkpoints.path} was made with; give task.data.root= of those"
-            )
-        model = load_network(build_classifier(**cfg.task.model, **data.facts), checkpoints.network, str(checkpoints.path))
+            holder = f"what {cfg.task.score_with} returns" if cfg.task.score_with else f"{cfg.task.data.dataset} in {cfg.task.data.root}"
+            option = "task.score_with" if cfg.task.score_with else "task.data.root"
+            raise UserError(f"{holder} does not hold the images that {checkpoints.path} was made with; give {option}= of those")
+        model = load_network(network, checkpoints.network, str(checkpoints.path))
         device = pick_device(cfg.trainer.accelerator)
         return cls(data, model, checkpoints.subset, device, {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": device})
 

@@ -84,6 +84,7 @@ def test_no_configuration_of_the_generative_side_builds_something_of_tasks(path)
 
 FORBIDDEN_MODULES = {"pdb", "ipdb", "pudb", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "IPython"}
 FORBIDDEN_CALLS = {"breakpoint", "exec", "eval", "__import__"}
+EXCEPTIONS = {("tasks/user_code.py", "sys.path")}  # modules of the user's own lie in the folder where the command is given
 FORBIDDEN_ATTRIBUTES = {"sys.path", "os.system", "os.chdir", "os.popen", "pdb.set_trace", "torch.save"}
 
 
@@ -93,7 +94,7 @@ def test_source_hygiene(path):
         assert not module.endswith(".*"), f"star import of {module}"
         assert module.split(".")[0] not in FORBIDDEN_MODULES, f"import of {module}"
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and (relative(path), ast.unparse(node)) not in EXCEPTIONS:
             assert ast.unparse(node) not in FORBIDDEN_ATTRIBUTES, f"{ast.unparse(node)}, line {node.lineno}"
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"{ast.unparse(node)}, line {node.lineno}"

@@ -134,7 +134,7 @@ def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
     run = workplace.path / "outputs/generate"
     shutil.copytree(workplace.path / RUN, run)
     assert workplace.run("train_p_diff.py", "mode=generate", "generation.num_models=7", "seed=7", "output_dir=outputs/generate").error == 0
-    states = [load_file(path) for path in sorted((run / "generated").glob("*.safetensors"))]
+    states = [load_file(path) for path in sorted((run / "generated").glob("[0-9]*.safetensors"))]
     assert len(states) == 7
     generator = WeightGenerator.load(run / "generator.safetensors")
     alone_D = generator.sample(7, [5])[0]

@@ -76,3 +76,21 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, tiny_checkpoints, vecto
     with pytest.raises(UserError, match="cannot write") as error:
         export_models(vectors_MD, tiny_checkpoints, tmp_path / "regular" / "generated", seed=0)
     assert str(tmp_path / "regular" / "generated") in str(error.value)
+
+
+def test_texts_and_the_second_name_are_written_with_the_models_and_cost_no_space(tmp_path, tiny_checkpoints, vectors_MD):
+    export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0, beside={"README.md": "card"}, hub=True)
+    first, second = (tmp_path / "generated" / name for name in ("000.safetensors", "model.safetensors"))
+    assert (tmp_path / "generated" / "README.md").read_text() == "card" and first.samefile(second)
+    export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0)
+    assert [path.name for path in sorted((tmp_path / "generated").iterdir())] == [f"00{index}.safetensors" for index in range(3)]
+
+
+def test_where_files_cannot_have_two_names_the_first_is_copied(tmp_path, tiny_checkpoints, vectors_MD, monkeypatch):
+    def refuse(*_):
+        raise OSError("not on this file system")
+
+    monkeypatch.setattr("os.link", refuse)
+    export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0, hub=True)
+    first, second = (load_file(tmp_path / "generated" / name) for name in ("000.safetensors", "model.safetensors"))
+    assert all(torch.equal(first[name], second[name]) for name in first)

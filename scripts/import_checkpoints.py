@@ -1,0 +1,107 @@
+"""Checkpoints of your own: make a checkpoints file from a folder of state dicts, for train_p_diff.py.
+
+    python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --subset last_norms --dataset cifar10
+    python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.runtime.errors import UserError
+from core.runtime.provenance import ROOT
+from core.runtime.trainer import pick_device
+from scripts.command_line import run_command
+from tasks.importing import import_checkpoints
+from tasks.state_files import state_files
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dir", type=Path, required=True, metavar="FOLDER", help="state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin")
+    parser.add_argument("--files", default="*", metavar="PATTERN", help="which files of the folder, for example 'epoch*' (all)")
+    parser.add_argument("--model", metavar="NAME", help="a name of timm, or package.module:callable, called with the --model-option alone")
+    parser.add_argument("--model-option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="arguments of timm.create_model, or of the callable")
+    parser.add_argument("--subset", nargs="+", default=["last_norms"], metavar="WHAT", help="last_norms, all, or globs of parameter names (last_norms)")
+    parser.add_argument("--count", type=int, default=2, help="how many normalization layers last_norms takes (2)")
+    parser.add_argument("--base", type=Path, metavar="FILE", help="full state dict around the subset, where the files hold the subset alone")
+    parser.add_argument("--allow-different-rest", action="store_true", help="take subsets of files that differ outside it")
+    parser.add_argument("--task", metavar="NAME", help="as task=NAME of train_p_diff.py")
+    parser.add_argument("--dataset", metavar="NAME", help="as task.data.dataset=NAME")
+    parser.add_argument("--data", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as task.data.KEY=VALUE, for example root=FOLDER")
+    parser.add_argument("--score-with", metavar="MODULE:FUNCTION", help='your own network and images: function() returns (model, {"train": …, "val": …, "test": …})')
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the checkpoints file (param_data/<folder>/checkpoints.safetensors)")
+    arguments = parser.parse_args()
+    if bool(arguments.model) == bool(arguments.score_with):
+        parser.error("give either --model, with the images as --dataset, or --score-with, which returns both")
+    if not arguments.score_with and not (arguments.dataset or arguments.task):
+        parser.error("give with --dataset (or --task) the images that the checkpoints are scored on")
+    return arguments
+
+
+def run_overrides(arguments: argparse.Namespace) -> list[str]:
+    """What train_p_diff.py has to be told of the images, and of code that only the user may name."""
+    words = [f"task={arguments.task}"] if arguments.task else []
+    words += [f"task.data.dataset={arguments.dataset}"] if arguments.dataset else []
+    words += [f"task.data.{key}={quoted(value)}" for key, value in pairs(arguments.data, "--data")]
+    words += [f"task.score_with={arguments.score_with}"] if arguments.score_with else []
+    return words + ([f"task.model.name={arguments.model}"] if ":" in (arguments.model or "") else [])
+
+
+def pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """(key, value) of each KEY=VALUE; raises `UserError` for a word without them."""
+    for word in words:
+        if not re.match(r"\w+=", word):
+            raise UserError(f"{option} {word}: expected KEY=VALUE")
+    return [(key, value) for key, _, value in (word.partition("=") for word in words)]
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra reads it back, whatever characters it holds."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w./:@+-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def main() -> None:
+    """Write the checkpoints file and print the command that models it."""
+    arguments = parse()
+    name = arguments.dir.resolve().name
+    out = arguments.out or Path("param_data") / name / "checkpoints.safetensors"
+    if out.exists():
+        raise UserError(f"{out} is there already; delete it, or give another file with --out")
+    overrides, options = run_overrides(arguments), pairs(arguments.model_option, "--model-option")
+    try:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            cfg = compose("base", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})") from error
+    OmegaConf.set_struct(cfg, False)
+    cfg.task.model = {"name": arguments.model or "", "pretrained": False, "small_stem": None}
+    cfg.task.model.options = OmegaConf.from_dotlist([f"{key}={value}" for key, value in options])
+    cfg.task.param.subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset
+    cfg.task.param.count = arguments.count
+    scoring = {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": pick_device("auto")}
+    files = state_files(arguments.dir, arguments.files)
+    checkpoints = import_checkpoints(cfg.task, files, arguments.base, arguments.allow_different_rest, scoring)
+    checkpoints.save(out)
+
+    accuracy_K, names = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"]
+    sys.stdout.write(
+        f"{out}: {len(checkpoints)} checkpoints ({names[0]} … {names[-1]}) of {checkpoints.subset.num_params} parameters in {len(checkpoints.subset.names)} tensors, "
+        f"validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
+    )
+    command = ["python", "train_p_diff.py", f"task.param.path={quoted(out)}", f"task.param.k={len(checkpoints)}", *overrides, f"output_dir={quoted(f'outputs/{name}')}"]
+    sys.stdout.write(f"next: {shlex.join(command)}\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

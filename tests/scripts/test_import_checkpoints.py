@@ -1,0 +1,303 @@
+"""Checkpoints of another program: read without running code, refused where they do not fit, modelled and scored."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.subset import unflatten
+from scripts import import_checkpoints
+from scripts.command_line import run_command
+from tasks.data.datasets import load_images
+from tasks.data.splits import DataOptions
+from tests.pipeline.conftest import Workplace
+from tests.scripts import foreign
+
+TINY = ["trainer=cpu", "system.autoencoder_steps=6", "system.diffusion_steps=6", "generation.num_models=4", "evaluation.num_baselines=3", "logger=none"]
+RESNET = ["--model", "test_resnet", "--dataset", "digits"]
+
+
+@pytest.fixture(scope="module")
+def states():
+    return foreign.train(foreign.make_network(), "layer4.0.bn2")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder that commands run in, with my_code.py in it; what they import of it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_code.py").write_text(foreign.OWN_MODULE)
+    yield Workplace(tmp_path, monkeypatch)
+    sys.modules.pop("my_code", None)
+
+
+def call(place, *words) -> int | str | None:
+    place.monkeypatch.setattr(sys, "argv", ["import_checkpoints", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        run_command(import_checkpoints.main)
+    return stopped.value.code
+
+
+def refused(place, *words) -> str:
+    """The one sentence of an import that is refused and writes nothing."""
+    error = call(place, *words)
+    assert isinstance(error, str) and error.startswith("error: ") and "\n" not in error
+    assert not (place.path / "param_data").exists()
+    return error
+
+
+def stored(folder: str = "runs") -> CheckpointSet:
+    return CheckpointSet.load(Path("param_data") / folder / "checkpoints.safetensors")
+
+
+def next_command(printed: str) -> list[str]:
+    words = shlex.split(printed[printed.index("next: ") + len("next: ") :])
+    assert words[:2] == ["python", "train_p_diff.py"]
+    return words[2:]
+
+
+def run_printed(place, capsys, *overrides):
+    return place.run("train_p_diff.py", *next_command(capsys.readouterr().out), *TINY, *overrides, tiny=False).error
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
+def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, states, ending):
+    foreign.write(states, place.path / "runs", ending)
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    checkpoints = stored()
+    assert checkpoints.provenance["files"] == [f"epoch{number}{ending}" for number in range(5, 11)]
+    val = load_images(DataOptions("digits", root="unused")).val
+    images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
+    model = foreign.make_network().eval()
+    for state, vector_D, accuracy in zip(states, checkpoints.vectors_KD, checkpoints.accuracy_K):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in unflatten(vector_D, checkpoints.subset).items())
+        model.load_state_dict(state)
+        with torch.no_grad():
+            assert (model(images).argmax(1) == labels).double().mean() == accuracy
+    if ending == ".pth":
+        assert run_printed(place, capsys) == 0
+        rows = {row["source"]: row["n"] for row in place.metrics("outputs/runs")["table"]}
+        assert rows["original"] == 6 and rows["p_diff"] == 4 and rows["finetuned"] == 3
+        foreign.make_network().load_state_dict(load_file("outputs/runs/generated/000.safetensors"))
+        config = (place.path / "outputs/runs/config.yaml").read_text()
+        assert "name: test_resnet" in config and "layer4.0.bn2.*" in config
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {"state_dict": {"model": {f"module.model.{name}": tensor for name, tensor in state.items()}}},
+        lambda state: {name.replace("layer4.", "layer4._orig_mod."): tensor for name, tensor in state.items()},
+        lambda state: {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+    ],
+)
+def test_wrappers_and_prefixes_are_taken_off(place, states, wrap):
+    foreign.write(states, place.path / "runs", wrap=wrap)
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    expected = torch.stack([torch.cat([state[name] for name in stored().subset.names]) for state in states])
+    torch.testing.assert_close(stored().vectors_KD, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_subset_alone_needs_a_base(place, states):
+    part = [{name: tensor for name, tensor in state.items() if name.startswith("layer4.0.bn2.")} for state in states]
+    foreign.write(part, place.path / "runs")
+    words = [*RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*"]
+    assert "none of the 6 files holds the whole network" in refused(place, *words)
+    torch.save(states[0], place.path / "base.pt")
+    assert call(place, *words, "--base", "base.pt") == 0
+    whole = stored()
+    torch.save(states[0], place.path / "runs" / "epoch1.pt")
+    assert call(place, *words, "--out", "other.safetensors") == 0
+    other = CheckpointSet.load(Path("other.safetensors"))
+    assert other.provenance["base"] == "epoch1.pt" and torch.equal(other.vectors_KD[1:], whole.vectors_KD)
+    assert torch.equal(other.accuracy_K[1:], whole.accuracy_K)
+
+
+def test_files_that_do_not_fit_are_all_named(place, states):
+    states = [dict(state) for state in states]
+    del states[1]["layer4.0.bn2.weight"]
+    states[2]["fc.weight"] = torch.zeros(7, 3)
+    states[4]["extra.weight"] = torch.zeros(2)
+    error = refused(place, *RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "layer4.0.bn2.*")
+    assert "3 of 6 files" in error and "epoch6.pth lacks layer4.0.bn2.weight" in error
+    assert re.search(r"epoch7\.pth has fc\.weight \(7, 3\) instead of \(10, \d+\)", error) and "epoch9.pth has extra.weight" in error
+
+
+def test_checkpoints_of_another_network_are_refused(place, states):
+    error = refused(place, "--model", "resnet10t", "--dataset", "digits", "--dir", foreign.write(states, place.path / "runs"))
+    assert "resnet10t" in error or "whole network" in error
+
+
+def test_a_frozen_rest_that_differs_is_refused(place, states):
+    states = [dict(state) for state in states]
+    moved = foreign.train(foreign.make_network(), "layer4.0")
+    words = [*RESNET, "--dir", foreign.write(moved, place.path / "runs"), "--subset", "layer4.0.bn2.*"]
+    error = refused(place, *words)
+    assert "5 of 6 files differ from epoch5.pth" in error and "of epoch6.pth" in error and "--subset all" in error
+    assert call(place, *words, "--allow-different-rest") == 0
+    assert call(place, *words[:-1], "layer4.0.*", "--out", "covering.safetensors") == 0
+
+
+def test_a_pickle_that_needs_code_is_named_and_not_run(place, states):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch executed",)
+
+    folder = foreign.write(states, place.path / "runs")
+    torch.save({"state_dict": states[0], "more": Evil()}, folder / "epoch7.pth")
+    error = refused(place, *RESNET, "--dir", folder, "--subset", "layer4.0.bn2.*")
+    assert "epoch7.pth" in error and "needs code" in error and "system" in error
+    assert not (place.path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x80\x04 no more", b"<html>404</html>"])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_damaged_file_is_named(place, states, content, ending):
+    folder = foreign.write(states[:3], place.path / "runs")
+    (folder / f"epoch1{ending}").write_bytes(content)
+    assert f"epoch1{ending}" in refused(place, *RESNET, "--dir", folder, "--subset", "layer4.0.bn2.*")
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ([*RESNET, "--dir", "nowhere"], ["nowhere"]),
+        ([*RESNET, "--dir", "runs", "--files", "x*"], ["holds 0 files x*"]),
+        (["--model", "resnet81", "--dataset", "digits", "--dir", "runs"], ["resnet81", "resnet18"]),
+        (["--model", "test_resnet", "--dataset", "digit", "--dir", "runs"], ["'digit'", "digits"]),
+        ([*RESNET, "--dir", "runs", "--data", "val=3"], ["task.data.val=3"]),
+        ([*RESNET, "--dir", "runs", "--data", "root"], ["--data root", "KEY=VALUE"]),
+        ([*RESNET, "--dir", "runs", "--model-option", "no_such=1"], ["no_such"]),
+        ([*RESNET, "--dir", "runs", "--subset", "layer9.*"], ["layer9.*"]),
+        ([*RESNET, "--dir", "runs", "--count", "99"], ["count=99"]),
+        ([*RESNET, "--dir", "runs", "--base", "none.pt"], ["none.pt"]),
+        (["--model", "my_code:Missing", "--dataset", "digits", "--dir", "runs"], ["my_code", "Missing"]),
+        (["--model", "no_module:Net", "--dataset", "digits", "--dir", "runs"], ["no_module"]),
+        (["--score-with", "my_code", "--dir", "runs"], ["package.module:name"]),
+        (["--score-with", "my_code:without_train", "--dir", "runs"], ["train is missing"]),
+        (["--score-with", "my_code:only_a_model", "--dir", "runs"], ["returned Net"]),
+        (["--score-with", "my_code:broken", "--dir", "runs"], ["KeyError", "no such thing", "my_code.py, line"]),
+    ],
+)
+def test_a_wrong_word_is_named(place, states, words, told):
+    foreign.write(states[:2], place.path / "runs")
+    error = refused(place, *words)
+    assert all(word in error for word in told), error
+
+
+def test_a_file_that_is_there_is_never_overwritten(place, states):
+    foreign.write(states[:2], place.path / "runs")
+    (place.path / "out.safetensors").write_text("precious")
+    assert "out.safetensors is there already" in refused(place, *RESNET, "--dir", "runs", "--out", "out.safetensors")
+    assert (place.path / "out.safetensors").read_text() == "precious"
+
+
+def test_the_stem_and_options_follow_from_the_files(place):
+    small = foreign.train(foreign.make_network("resnet18", small_stem=True), "layer4.1.bn2", steps=2)
+    assert call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(small, place.path / "small")) == 0
+    large = foreign.train(foreign.make_network("resnet18"), "layer4.1.bn2", steps=2)
+    assert call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(large, place.path / "large")) == 0
+    assert [stored(name).settings["imported"]["model"]["small_stem"] for name in ("small", "large")] == [True, False]
+    options = {"img_size": 16, "patch_size": 4, "depth": 2}
+    vit = foreign.train(foreign.make_network("vit_tiny_patch16_224", **options), "norm", steps=2)
+    words = ["--model", "vit_tiny_patch16_224", "--dataset", "digits", "--dir", foreign.write(vit, place.path / "vit"), "--subset", "*norm*"]
+    assert call(place, *words, "--model-option", *(f"{key}={value}" for key, value in options.items())) == 0
+    assert stored("vit").settings["imported"]["model"]["options"] == options
+
+
+def own_states(place) -> Path:
+    namespace: dict = {}
+    exec(foreign.OWN_MODULE, namespace)
+    torch.manual_seed(0)
+    model, states = namespace["Net"](), []
+    images, labels = namespace["images"](60, 0).tensors
+    optimizer = torch.optim.SGD([*model.features[1].parameters(), *model.head.parameters()], lr=0.1)
+    for _ in range(6):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return foreign.write(states, place.path / "own")
+
+
+def test_a_network_and_images_of_ones_own(place, capsys):
+    assert call(place, "--score-with", "my_code:task", "--dir", own_states(place), "--subset", "features.1.*", "head.*") == 0
+    words = next_command(capsys.readouterr().out)
+    assert place.run("train_p_diff.py", *words, *TINY, tiny=False).error == 0
+    metrics = place.metrics("outputs/own")
+    assert [row["n"] for row in metrics["table"]][:3] == [6, 1, 4] and "import" in metrics["seconds"]
+    assert "my_code:task" in (place.path / "outputs/own/report/index.html").read_text()
+
+    unsaid = [word for word in words if "score_with" not in word]
+    error = place.run("train_p_diff.py", *unsaid, *TINY, tiny=False).error
+    assert "give task.score_with=my_code:task" in error
+    (place.path / "my_code.py").write_text(foreign.OWN_MODULE.replace("images(30, 1)", "images(30, 9)"))
+    sys.modules.pop("my_code")
+    error = place.run("train_p_diff.py", *words, *TINY, "mode=test", tiny=False).error
+    assert "what my_code:task returns does not hold the images" in error
+
+
+def test_a_network_that_a_function_makes_has_to_be_named_again(place, capsys, states):
+    (place.path / "nets.py").write_text("import timm\n\ndef net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n")
+    foreign.write(states, place.path / "runs")
+    assert call(place, "--model", "nets:net", "--model-option", "classes=10", "--dataset", "digits", "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    words = next_command(capsys.readouterr().out)
+    assert "give task.model.name=nets:net" in place.run("train_p_diff.py", *(word for word in words if "model.name" not in word), *TINY, tiny=False).error
+    assert place.run("train_p_diff.py", *words, *TINY, tiny=False).error == 0
+
+
+@pytest.mark.parametrize(
+    "override, told",
+    [
+        ("task.model.name=resnet18", ["task.model.name=test_resnet there, resnet18 here"]),
+        ("task/model=resnet50", ["task.model.name=test_resnet there, resnet50 here"]),
+        ("task.param.subset=all", ["task.param.subset"]),
+        ("task.data.dataset=cifar10", ["task.data.dataset=digits there, cifar10 here"]),
+        ("task.data.split_seed=1", ["task.data.split_seed=0 there, 1 here"]),
+        ("task.param.k=9", ["holds 6"]),
+    ],
+)
+def test_an_override_that_contradicts_the_file_is_refused(place, capsys, states, override, told):
+    foreign.write(states, place.path / "runs")
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    error = run_printed(place, capsys, override)
+    assert all(word in error for word in told), error
+    assert not (place.path / "outputs").exists()
+
+
+def test_a_file_cannot_make_timm_read_others(place, capsys, states):
+    foreign.write(states, place.path / "runs")
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    checkpoints = stored()
+    checkpoints.settings["imported"]["model"]["options"] = {"checkpoint_path": "elsewhere.pth"}
+    checkpoints.save(checkpoints.path)
+    assert "checkpoint_path" in run_printed(place, capsys)
+
+
+def test_collecting_does_not_touch_an_imported_file(place, states):
+    foreign.write(states, place.path / "runs")
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    before = stored().path.read_bytes()
+    error = place.run("task_training.py", "task.param.path=param_data/runs/checkpoints.safetensors").error
+    assert "imported checkpoints" in error and stored().path.read_bytes() == before
+
+
+def test_copies_are_told(place, states, caplog):
+    folder = foreign.write(states, place.path / "runs")
+    torch.save(states[-1], folder / "best.pth")
+    assert call(place, *RESNET, "--dir", folder, "--subset", "layer4.0.bn2.*") == 0
+    assert "best.pth and epoch10.pth hold the same numbers" in caplog.text
+    assert json.dumps(stored().settings)
