@@ -1,88 +1,123 @@
-"""Datasets that torchvision reads and, where they are missing, downloads."""
+"""Datasets that torchvision reads and, where they are missing and it can, downloads.
 
-from collections.abc import Callable, Sequence
+N images · C color channels · S image size in pixels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
-from torchvision import datasets
+from torch.utils.data import ConcatDataset, Dataset
+from torchvision.datasets import utils
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 from tasks.data.splits import DataOptions, ImageData, TransformedImages, carve_validation
 
 Load = Callable[[DataOptions], ImageData]
+Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
+IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PHOTO = 96  # pixels; larger images are photographs of many sizes, which are cropped instead of squeezed
+HOW_TO_GET = "put it there, or say with task.data.root=FOLDER where it is (task.data.verify=false admits an archive of the same format with other images)"
 
 
-class AnyCIFAR10(datasets.CIFAR10):
-    """CIFAR-10's format without its checksums: an archive of the same layout may hold other images."""
+def torchvision_set(
+    open_train: Callable[[Path], Dataset],
+    open_test: Callable[[Path], Dataset],
+    *,
+    num_classes: int,
+    image_size: int,
+    colors: Colors,
+    flips: bool = True,
+    how_to_get: str = HOW_TO_GET,
+) -> Load:
+    """The loader of a dataset whose training and test images torchvision opens below a folder.
 
-    tgz_md5 = None
-    train_list = [[name, None] for name, _ in datasets.CIFAR10.train_list]
-    test_list = [[name, None] for name, _ in datasets.CIFAR10.test_list]
-    meta = {**datasets.CIFAR10.meta, "md5": None}
-
-
-class AnyCIFAR100(datasets.CIFAR100):
-    """CIFAR-100's format without its checksums."""
-
-    tgz_md5 = None
-    train_list = [[name, None] for name, _ in datasets.CIFAR100.train_list]
-    test_list = [[name, None] for name, _ in datasets.CIFAR100.test_list]
-    meta = {**datasets.CIFAR100.meta, "md5": None}
-
-
-def cifar(verified: type[datasets.CIFAR10], unverified: type[datasets.CIFAR10], num_classes: int, mean: Sequence[float], std: Sequence[float]) -> Load:
-    """The loader of CIFAR-10 or CIFAR-100: 32×32 color images, crops and flips while training."""
+    Args:
+        image_size: S, unless `task.data.image_size` says otherwise.
+        flips: whether a mirrored image is still of its class; digits are not.
+        how_to_get: the end of the sentence about missing images.
+    """
 
     def load(options: DataOptions) -> ImageData:
-        kind = verified if options.verify else unverified
-        train, test = (open_or_explain(kind, options, train=train) for train in (True, False))
-        return image_data(train, test, train.targets, options, num_classes=num_classes, image_size=32, mean=mean, std=std)
+        train, test = (open_or_explain(opens, options, how_to_get) for opens in (open_train, open_test))
+        return image_data(train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips)
 
     return load
 
 
-def open_or_explain(kind: Callable[..., Dataset], options: DataOptions, **arguments: bool) -> Dataset:
-    """Open a torchvision dataset under `options.root`, downloading it if need be.
+def open_or_explain(opens: Callable[[Path], Dataset], options: DataOptions, how_to_get: str) -> Dataset:
+    """Open some images under `options.root`, downloading them if torchvision can.
 
     Raises:
-        UserError: it is not there and cannot be downloaded, or what is there is not it.
+        UserError: they are not there and cannot be downloaded, or what is there is something else.
     """
     root = Path(options.root).expanduser()
     try:
-        return kind(root, download=True, **arguments)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{options.dataset} was not found in {root.absolute()} and could not be downloaded ({reason}); put it there, or say with "
-            "task.data.root=FOLDER where it is (task.data.verify=false admits an archive of the same format with other images)"
-        ) from error
+        if options.verify:
+            return opens(root)
+        with unverified():
+            return opens(root)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{options.dataset} was not found in {root.absolute()} and could not be downloaded ({reason}); {how_to_get}") from error
+
+
+@contextmanager
+def unverified() -> Iterator[None]:
+    """Take any archive for the published one: torchvision compares all of them through one function."""
+    compare = utils.check_md5
+    utils.check_md5 = lambda *_, **__: True
+    try:
+        yield
+    finally:
+        utils.check_md5 = compare
+
+
+def labels_of(images: Dataset) -> np.ndarray:
+    """The label of every image (N,), without opening any: each dataset of torchvision has its own name for them."""
+    if isinstance(images, ConcatDataset):
+        return np.concatenate([labels_of(part) for part in images.datasets])
+    (labels,) = (getattr(images, name) for name in ("targets", "labels", "_labels") if hasattr(images, name))
+    return np.asarray(labels)
 
 
 def image_data(
     train: Dataset,
     test: Dataset,
-    train_labels: Sequence[int],
     options: DataOptions,
     *,
     num_classes: int,
     image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    colors: Colors,
+    flips: bool = True,
+    val: Dataset | None = None,
 ) -> ImageData:
-    """The three splits over color PIL images: validation is carved out of train and never augmented."""
+    """The three splits over PIL images; validation is carved out of train unless it is given, and never augmented."""
     size = options.image_size or image_size
-    resize = [] if size == image_size else [v2.Resize((size, size), antialias=True)]
-    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    plain = v2.Compose([*resize, *to_tensor])
-    augmented = v2.Compose([*resize, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip(), *to_tensor])
-    train_indices, val_indices = carve_validation(train_labels, options.val_fraction, options.split_seed)
+    augmented, plain = transforms(size, image_size, colors, flips)
+    indices = {"train": np.arange(len(train)), "val": range(len(val or ()))}
+    if val is None:
+        indices["train"], indices["val"] = carve_validation(labels_of(train), options.val_fraction, options.split_seed)
     return ImageData(
-        train=TransformedImages(train, train_indices, augmented),
-        val=TransformedImages(train, val_indices, plain),
+        train=TransformedImages(train, indices["train"], augmented),
+        val=TransformedImages(val or train, indices["val"], plain),
         test=TransformedImages(test, range(len(test)), plain),
         num_classes=num_classes,
-        channels=3,
+        channels=len(colors[0]),
         image_size=size,
     )
+
+
+def transforms(size: int, native_size: int, colors: Colors, flips: bool) -> tuple[v2.Compose, v2.Compose]:
+    """(for training, for anything else): PIL images to tensors (C, S, S)."""
+    to_tensor: list[Any] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*colors)]
+    mirror = [v2.RandomHorizontalFlip()] if flips else []
+    if native_size > PHOTO:
+        shrink = v2.Resize(round(size * 256 / 224), antialias=True)
+        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *mirror, *to_tensor]), v2.Compose([shrink, v2.CenterCrop(size), *to_tensor])
+    resize = [] if size == native_size else [v2.Resize((size, size), antialias=True)]
+    return v2.Compose([*resize, v2.RandomCrop(size, padding=size // 8), *mirror, *to_tensor]), v2.Compose([*resize, *to_tensor])

@@ -1,10 +1,15 @@
 """Tiny datasets in their true on-disk formats, with images that a network can tell apart."""
 
+import gzip
+import io
+import json
 import tarfile
 from pathlib import Path
 from pickle import dump  # CIFAR archives are pickles
 
 import numpy as np
+from PIL import Image
+from scipy.io import savemat
 
 
 def class_images(num_classes: int, per_class: int, size: int, seed: int) -> tuple[np.ndarray, list[int]]:
@@ -48,3 +53,115 @@ def _archive(root: Path, folder: str, content: dict, archive: str | None = None)
         (root / folder / name).unlink()
     (root / folder).rmdir()
     return path
+
+
+def write_mnist(root: Path) -> None:
+    """`root`/MNIST/raw/*-ubyte.gz as published: magic number, sizes, bytes, all big-endian."""
+    raw = root / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for prefix, per_class, seed in (("train", 8, 1), ("t10k", 2, 2)):
+        images, labels = class_images(10, per_class, 28, seed)
+        with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(np.array([2051, len(images), 28, 28], dtype=">i4").tobytes() + images[:, 0].tobytes())
+        with gzip.open(raw / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(np.array([2049, len(labels)], dtype=">i4").tobytes() + bytes(labels))
+
+
+def write_svhn(root: Path) -> None:
+    """`root`/{train,test}_32x32.mat as published: X (32, 32, 3, N), y with 10 for the digit 0."""
+    for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
+        images, labels = class_images(10, per_class, 32, seed)
+        savemat(root / f"{name}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)})
+
+
+def write_stl10(root: Path) -> None:
+    """`root`/stl10_binary.tar.gz as published: images column by column, labels from 1."""
+    files = {"class_names.txt": b"airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n", "fold_indices.txt": b"0 1 2\n", "unlabeled_X.bin": b""}
+    for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
+        images, labels = class_images(10, per_class, 96, seed)
+        files[f"{name}_X.bin"] = images.transpose(0, 1, 3, 2).tobytes()
+        files[f"{name}_y.bin"] = bytes(label + 1 for label in labels)
+    _tar(root / "stl10_binary.tar.gz", {f"stl10_binary/{name}": content for name, content in files.items()})
+
+
+def write_flowers102(root: Path) -> None:
+    """`root`/flowers-102/{102flowers.tgz,imagelabels.mat,setid.mat}: one image of each class in each split, labels and ids from 1."""
+    folder = root / "flowers-102"
+    folder.mkdir(parents=True)
+    labels = np.tile(np.arange(1, 103), 3)
+    splits = {split: np.arange(1, 103) + 102 * index for index, split in enumerate(("trnid", "valid", "tstid"))}
+    _tar(folder / "102flowers.tgz", {f"jpg/image_{index:05}.jpg": _photo(index) for index in range(1, len(labels) + 1)})
+    savemat(folder / "imagelabels.mat", {"labels": labels[None]})
+    savemat(folder / "setid.mat", {split: ids[None] for split, ids in splits.items()})
+
+
+def write_pets(root: Path) -> None:
+    """`root`/oxford-iiit-pet/{images,annotations}.tar.gz: lines "name class species breed", classes from 1."""
+    folder = root / "oxford-iiit-pet"
+    folder.mkdir(parents=True)
+    names = {split: [(f"Breed_{label}_{split}_{number}", label) for label in range(1, 38) for number in range(3)] for split in ("trainval", "test")}
+    _tar(folder / "images.tar.gz", {f"images/{name}.jpg": _photo(index) for split in names.values() for index, (name, _) in enumerate(split)})
+    lists = {f"annotations/{split}.txt": "".join(f"{name} {label} 1 1\n" for name, label in entries).encode() for split, entries in names.items()}
+    _tar(folder / "annotations.tar.gz", lists)
+
+
+def write_food101(root: Path) -> None:
+    """`root`/food-101.tar.gz: meta/{train,test}.json with the images of each class, images/<class>/<id>.jpg."""
+    lists = {split: {f"dish_{label:03}": [f"dish_{label:03}/{first + number}" for number in range(2)] for label in range(101)} for split, first in (("train", 0), ("test", 100))}
+    files = {f"food-101/images/{name}.jpg": _photo(index) for index, name in enumerate(name for split in lists.values() for names in split.values() for name in names)}
+    files |= {f"food-101/meta/{split}.json": json.dumps(content).encode() for split, content in lists.items()}
+    _tar(root / "food-101.tar.gz", files)
+
+
+def write_imagenet(root: Path) -> None:
+    """The three archives of ILSVRC2012: the devkit with meta.mat, a tar of tars for training, a flat tar for validation.
+
+    torchvision counts classes from the folders, so a few do; the devkit's table has fields for trees, of which leaves count.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    wnids = [f"n{index:08}" for index in range(4)]
+    fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images"]
+    synsets = np.array([(index + 1, wnid, f"thing {index}", "", 0, np.array([]), 0, 3) for index, wnid in enumerate(wnids)], dtype=[(name, object) for name in fields])
+    table = io.BytesIO()
+    savemat(table, {"synsets": synsets[:, None]})
+    truth = [1, 2, 3, 4, 4, 3, 2, 1]
+    folder = "ILSVRC2012_devkit_t12/data"
+    _tar(
+        root / "ILSVRC2012_devkit_t12.tar.gz",
+        {f"{folder}/meta.mat": table.getvalue(), f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{label}\n" for label in truth).encode()},
+    )
+    classes = {}
+    for wnid in wnids:
+        inner = root / "inner.tar"
+        _tar(inner, {f"{wnid}_{number}.JPEG": _photo(number) for number in range(3)}, mode="w")
+        classes[f"{wnid}.tar"] = inner.read_bytes()
+        inner.unlink()
+    _tar(root / "ILSVRC2012_img_train.tar", classes, mode="w")
+    _tar(root / "ILSVRC2012_img_val.tar", {f"ILSVRC2012_val_{number:08}.JPEG": _photo(number) for number in range(1, 9)}, mode="w")
+
+
+def write_imagefolder(root: Path, splits: tuple[str, ...] = ("train", "test"), classes: tuple[str, ...] = ("cat", "dog", "owl"), per_class: int = 4) -> None:
+    """`root`/<split>/<class>/<number>.jpg; without splits, `root`/<class>/<number>.jpg."""
+    for split in splits or ("",):
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(per_class):
+                (folder / f"{number}.jpg").write_bytes(_photo(100 * label + number))
+
+
+def _photo(seed: int) -> bytes:
+    """A small JPEG that is wider than high."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def _tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))

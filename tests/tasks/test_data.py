@@ -9,9 +9,11 @@ from sklearn.datasets import load_digits
 
 from core.runtime.errors import UserError
 from tasks.data import digits
-from tasks.data.datasets import load_images
+from tasks.data.datasets import DATASETS, load_images
 from tasks.data.splits import DataOptions, carve_validation
-from tests.tasks.archives import write_cifar10, write_cifar100
+from tasks.data.torchvision_sets import labels_of
+from tests.tasks import archives
+from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +79,104 @@ def test_validation_depends_on_its_seed_only():
     assert not np.array_equal(carve_validation(labels, 0.2, seed=1)[1], carve_validation(labels, 0.2, seed=2)[1])
 
 
-@pytest.mark.parametrize("dataset, write, num_classes", [("cifar10", write_cifar10, 10), ("cifar100", write_cifar100, 100)])
-def test_cifar_is_read_from_its_archive(tmp_path, dataset, write, num_classes):
-    write(tmp_path)
+FACTS = {  # dataset: (classes, channels, size), (train and validation together, test)
+    "mnist": ((10, 1, 28), (80, 20)),
+    "cifar10": ((10, 3, 32), (400, 80)),
+    "cifar100": ((100, 3, 32), (800, 200)),
+    "svhn": ((10, 3, 32), (80, 20)),
+    "stl10": ((10, 3, 96), (80, 20)),
+    "flowers102": ((102, 3, 224), (204, 102)),
+    "pets": ((37, 3, 224), (111, 111)),
+    "food101": ((101, 3, 224), (202, 202)),
+    "imagenet": ((1000, 3, 224), (12, 8)),
+    "imagefolder": ((3, 3, 224), (12, 12)),
+}
+
+
+def test_every_dataset_is_tried_here():
+    assert set(FACTS) | {"digits"} == set(DATASETS)
+
+
+@pytest.mark.parametrize("dataset", FACTS)
+def test_a_dataset_is_read_from_its_archive(tmp_path, dataset):
+    (num_classes, channels, size), (num_train, num_test) = FACTS[dataset]
+    getattr(archives, f"write_{dataset}")(tmp_path)
     data = load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
-    assert data.facts == {"num_classes": num_classes, "channels": 3, "image_size": 32}
-    assert data.train[0][0].shape == (3, 32, 32)
-    assert {label for _, label in data.val} == set(range(num_classes))
-    assert len(data.train) + len(data.val) == len(data.train.images)
+    assert data.facts == {"num_classes": num_classes, "channels": channels, "image_size": size}
+    assert (len(data.train) + len(data.val), len(data.test)) == (num_train, num_test)
+    assert not set(np.asarray(data.train.indices)) & set(np.asarray(data.val.indices)), "validation is trained on"
+    for split in (data.train, data.val, data.test):
+        image, label = split[0]
+        assert image.shape == (channels, size, size) and image.dtype == torch.float32 and image.isfinite().all()
+        assert type(label) is int and 0 <= label < num_classes
+    assert torch.equal(data.val[0][0], data.val[0][0]) and torch.equal(data.test[0][0], data.test[0][0])
+    assert any(not torch.equal(data.train[index][0], data.train[index][0]) for index in range(8)), "training images are not augmented"
+
+
+@pytest.mark.parametrize("dataset", FACTS)
+def test_labels_are_known_without_opening_images_and_are_those_of_the_items(tmp_path, dataset):
+    getattr(archives, f"write_{dataset}")(tmp_path)
+    data = load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
+    for split in (data.train, data.test):
+        known = labels_of(split.images)
+        assert [int(known[index]) for index in np.asarray(split.indices)[:6]] == [split[item][1] for item in range(6)]
+
+
+@pytest.mark.parametrize("dataset", [name for name in FACTS if name != "imagefolder"])
+def test_an_archive_with_other_images_is_refused_unless_allowed(tmp_path, dataset):
+    getattr(archives, f"write_{dataset}")(tmp_path)
+    with pytest.raises(UserError, match=f"{dataset} was not found in {tmp_path}"):
+        load_images(DataOptions(dataset, root=str(tmp_path)))
+    load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
+
+
+@pytest.mark.parametrize("dataset", FACTS)
+def test_missing_images_are_one_sentence_with_the_folder_and_what_to_do(tmp_path, dataset):
+    with pytest.raises(UserError, match=f"{tmp_path}.*task.data.root=FOLDER") as error:
+        load_images(DataOptions(dataset, root=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_imagenet_says_which_archives_go_where(tmp_path):
+    with pytest.raises(UserError, match="ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"):
+        load_images(DataOptions("imagenet", root=str(tmp_path)))
+
+
+def test_checksums_are_compared_again_after_an_unverified_archive(tmp_path):
+    write_cifar10(tmp_path / "first")
+    write_cifar10(tmp_path / "second")
+    load_images(DataOptions("cifar10", root=str(tmp_path / "first"), verify=False))
+    with pytest.raises(UserError, match="task.data.verify=false"):
+        load_images(DataOptions("cifar10", root=str(tmp_path / "second")))
+
+
+def test_digits_are_never_mirrored(tmp_path):
+    for dataset in ("mnist", "svhn"):
+        getattr(archives, f"write_{dataset}")(tmp_path)
+        data = load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
+        assert "Flip" not in repr(data.train.transform)
+
+
+def test_folders_without_splits_give_a_test_part_of_their_own(tmp_path):
+    write_imagefolder(tmp_path, splits=(), per_class=20)
+    data = load_images(DataOptions("imagefolder", root=str(tmp_path), image_size=32))
+    assert (len(data.train), len(data.val), len(data.test)) == (48, 6, 6)
+    train_files, test_files = ({split.images.folder.samples[index][0] for index in split.images.indices} for split in (data.train, data.test))
+    assert not train_files & test_files and {label for _, label in data.test} == {0, 1, 2}
+
+
+def test_a_folder_of_validation_images_is_used_as_such(tmp_path):
+    write_imagefolder(tmp_path, splits=("train", "val", "test"))
+    data = load_images(DataOptions("imagefolder", root=str(tmp_path), image_size=32))
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 12, 12)
+    assert data.val.images.root.name == "val"
+
+
+def test_splits_with_different_classes_are_refused(tmp_path):
+    write_imagefolder(tmp_path, splits=("train",))
+    write_imagefolder(tmp_path, splits=("test",), classes=("cat", "dog", "ox"))
+    with pytest.raises(UserError, match="ow?l?x? is in one of them only"):
+        load_images(DataOptions("imagefolder", root=str(tmp_path)))
 
 
 def test_validation_images_are_not_augmented(tmp_path):
@@ -99,18 +191,6 @@ def test_another_image_size_is_obeyed(tmp_path):
     data = load_images(DataOptions("cifar10", root=str(tmp_path), verify=False, image_size=48))
     assert data.train[0][0].shape == data.test[0][0].shape == (3, 48, 48)
     assert data.facts["image_size"] == 48
-
-
-def test_an_archive_with_other_images_is_refused_unless_allowed(tmp_path):
-    write_cifar100(tmp_path)
-    with pytest.raises(UserError, match="task.data.verify=false"):
-        load_images(DataOptions("cifar100", root=str(tmp_path)))
-
-
-def test_missing_data_names_the_folder_and_the_override(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}.*task.data.root=") as error:
-        load_images(DataOptions("cifar10", root=str(tmp_path)))
-    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_dataset_is_refused_with_near_names():
