@@ -120,8 +120,12 @@ def train_classifier(
 ) -> tuple[float, Tensor | None]:
     """Train `model` in place for `task.epochs`, or take it from `state_dir`. Validation is watched, never selected on.
 
+    With 0 epochs, for pretrained weights, the network stays as it is.
+
     Returns the seconds, and with `keep_history` the subset at the start of each epoch and at the end, (E + 1, D).
     """
+    if task.epochs == 0:
+        return 0.0, None
     module = Classifier(
         model,
         data.num_classes,
