@@ -127,7 +127,8 @@ def gather(files: Sequence[Path], model: nn.Module, subset: ParameterSubset, bas
     if found.differing and not allow_different_rest:
         raise UserError(
             f"{len(found.differing)} of {len(files)} files differ from {base} outside the subset (first in {found.first_difference}), so their subsets inside "
-            f"its network would not be those models; give --subset all, or globs that cover what differs (--allow-different-rest takes them into the network of {base} all the same)"
+            f"its network would not be those models; give --subset all, or globs that cover what differs "
+            f"(--allow-different-rest puts them into the network of {base} all the same)"
         )
     warn_of_copies(files, found.vectors)
     return torch.stack(found.vectors)

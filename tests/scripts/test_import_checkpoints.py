@@ -27,7 +27,10 @@ RESNET = ["--model", "test_resnet", "--dataset", "digits"]
 
 @pytest.fixture(scope="module")
 def states():
-    return foreign.train(foreign.make_network(), "layer4.0.bn2")
+    made = foreign.train(foreign.learn(foreign.make_network()), "layer4.0.bn2")
+    for state in made:  # far enough apart that each has an accuracy of its own
+        state["layer4.0.bn2.weight"] += torch.randn_like(state["layer4.0.bn2.weight"])
+    return made
 
 
 @pytest.fixture
@@ -74,6 +77,7 @@ def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, 
     foreign.write(states, place.path / "runs", ending)
     assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
     checkpoints = stored()
+    assert checkpoints.accuracy_K.max() > 0.2 and len(checkpoints.accuracy_K.unique()) > 1
     assert checkpoints.provenance["files"] == [f"epoch{number}{ending}" for number in range(5, 11)]
     val = load_images(DataOptions("digits", root="unused")).val
     images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
