@@ -73,5 +73,5 @@ def test_an_experiment_has_the_published_settings(published):
 
 def test_every_experiment_file_is_either_checked_here_or_known():
     checked = {row["experiment"] for row in SETTINGS}
-    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | {"paper", "cifar100_resnet18_k200"}
+    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | {"paper", "cifar100_resnet18_k200", "whole_network"}
     assert len(checked) == 42
