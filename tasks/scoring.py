@@ -124,7 +124,7 @@ class Scorer:
             yield chunk
         self._kept = kept if room >= 0 else None
 
-    def _logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
+    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
         """Logits (M, B, classes) for one chunk."""
 
         def of_one(vector_D: Tensor) -> Tensor:
@@ -146,8 +146,8 @@ class Scorer:
     def _compare_with_fp32(self, crossing: tuple[Any, ...], vectors_MD: Tensor, num_images: int) -> None:
         """Set `agreement`, and say it."""
         with self._lowered():
-            lowered_MB = self._logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
-        exact_MB = self._logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
+            lowered_MB = self.logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
+        exact_MB = self.logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
         self.agreement = (lowered_MB == exact_MB).double().mean().item()
         log.info("%s in %s: %.2f %% of %d predictions are those of fp32", self.label, self.precision, 100 * self.agreement, exact_MB.numel())
 
@@ -161,7 +161,7 @@ class Scorer:
                 if self.precision != "fp32" and self.agreement is None:
                     self._compare_with_fp32(crossing, vectors_MD, len(labels_B))
                 with self._lowered():
-                    log_MBC = self._logits(crossing, vectors_MD, bar)[:, : len(labels_B)].log_softmax(dim=2)
+                    log_MBC = self.logits(crossing, vectors_MD, bar)[:, : len(labels_B)].log_softmax(dim=2)
                 tallies.append(Tally.of(log_MBC, labels_B))
                 votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), labels_B))
         every, vote = Tally.joined(tallies), Tally.joined(votes)

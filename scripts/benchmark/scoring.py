@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 import torch
+from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from scripts.benchmark.contest import Contest
 from tasks.frozen_prefix import split_network
 from tasks.models import build_classifier
+from tasks.scoring import Scorer
 
-CASES = {  # name: (timm name, channels, image size)
+CASES = {  # name: (timm name, channels, image size); the last two normalization layers
     "ResNet-18, 16×16 digits": ("resnet18", 1, 16),
     "ResNet-18, 224×224": ("resnet18", 3, 224),
     "ResNet-50, 224×224": ("resnet50", 3, 224),
@@ -19,8 +21,43 @@ CASES = {  # name: (timm name, channels, image size)
 BATCH, NUM_SUFFIX = 32, 10
 
 
+WHOLE = {"MLP-mini, whole": "mlp_mini", "ViT-mini, whole": "vit_mini", "ConvNet-mini, whole": "convnet_mini"}  # at 3×64×64
+WHOLE_BATCH, NUM_WHOLE = 256, 32
+
+
 def contests(device: torch.device) -> Iterator[Contest]:
-    """One per network: the last two norm layers, fp32, one chunk of images."""
+    """The last two norm layers of each network, fp32, one chunk of images; then whole small networks."""
+    yield from behind_a_prefix(device)
+    yield from whole_networks(device)
+
+
+def whole_networks(device: torch.device) -> Iterator[Contest]:
+    """Nothing is frozen: what can be gained is in running many models at once."""
+    for case, name in WHOLE.items():
+        torch.manual_seed(0)
+        model = build_classifier(name, 10, 3, 64).to(device).eval().requires_grad_(False)
+        subset = resolve_subset(model, "all")
+        images = TensorDataset(torch.randn(WHOLE_BATCH, 3, 64, 64), torch.zeros(WHOLE_BATCH, dtype=torch.long))
+        scorer = Scorer(model, subset, images, batch_size=WHOLE_BATCH, device=device)
+        vectors_MD = flatten(model, subset) + 0.01 * torch.randn(NUM_WHOLE, subset.num_params)
+        on_device = images.tensors[0].to(device)
+
+        def one_by_one(model=model, subset=subset, vectors_MD=vectors_MD.to(device), images=on_device):
+            return [torch.func.functional_call(model, unflatten(vector_D, subset), (images,)) for vector_D in vectors_MD]
+
+        yield Contest(
+            "scoring",
+            case,
+            f"model, {WHOLE_BATCH} images",
+            ours=torch.inference_mode()(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits((images,), vectors_MD)),
+            reference=torch.inference_mode()(one_by_one),
+            our_units=NUM_WHOLE,
+            reference_units=NUM_WHOLE,
+        )
+
+
+def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
+    """The suffix behind a cached prefix against the full forward pass."""
     for case, (name, channels, size) in CASES.items():
         torch.manual_seed(0)
         batch = 256 if size == 16 else BATCH

@@ -185,10 +185,10 @@ class Flipped(Scorer):
     def _lowered(self):
         @contextmanager
         def flipped():
-            plain = self._logits
-            self._logits = lambda *arguments: plain(*arguments) * torch.tensor([-1.0] + [1.0] * 3)[:, None, None]
+            plain = self.logits
+            self.logits = lambda *arguments: plain(*arguments) * torch.tensor([-1.0] + [1.0] * 3)[:, None, None]
             yield
-            del self._logits
+            del self.logits
 
         return flipped() if self.precision == "bf16" else nullcontext()
 
