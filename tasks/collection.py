@@ -68,7 +68,9 @@ def check_collection(task: DictConfig) -> None:
     if type(runs) is not int or runs < 2:
         raise UserError(f"task.collect.runs={runs}: expected a whole number of networks, at least 2")
     if task.param.k > runs:
-        raise UserError(f"task.param.k={task.param.k} checkpoints asked for of task.collect.runs={runs} networks; leave out task.param.k, or give at most {runs}")
+        raise UserError(
+            f"task.param.k={task.param.k} checkpoints asked for of task.collect.runs={runs} networks; leave out task.param.k, or give at most {runs}"
+        )
 
 
 def snapshot_interval(every: int | str, k: int, steps_per_epoch: int) -> int:

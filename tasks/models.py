@@ -49,7 +49,8 @@ def build_classifier(
     except Exception as error:  # what the hub's client raises without a network is not always an OSError
         if pretrained:
             raise UserError(
-                f"no pretrained weights for {name} with these options ({error}); connect to a network once, give other task.model.options, or task.model.pretrained=false"
+                f"no pretrained weights for {name} with these options ({error}); "
+                "connect to a network once, give other task.model.options, or task.model.pretrained=false"
             ) from error
         raise UserError(refusal(name, channels, image_size, error)) from error
     if small:

@@ -30,7 +30,8 @@ def steps_config(*overrides):
 
 
 def independent_config(*overrides):
-    return task_config("task/collect=independent", "task.collect.runs=3", "task.param.subset=all", "task.model.name=test_resnet", "task.epochs=2", "task.batch_size=8", *overrides)
+    small = ["task.model.name=test_resnet", "task.epochs=2", "task.batch_size=8"]
+    return task_config("task/collect=independent", "task.collect.runs=3", "task.param.subset=all", *small, *overrides)
 
 
 @pytest.fixture
