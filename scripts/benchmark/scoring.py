@@ -49,7 +49,7 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
             "scoring",
             case,
             f"model, {WHOLE_BATCH} images",
-            ours=torch.inference_mode()(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits((images,), vectors_MD)),
+            ours=torch.inference_mode()(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(scorer.network.cache(images), vectors_MD)),
             reference=torch.inference_mode()(one_by_one),
             our_units=NUM_WHOLE,
             reference_units=NUM_WHOLE,

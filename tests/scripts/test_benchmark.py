@@ -1,32 +1,92 @@
 """The benchmark's arithmetic; its times are never asserted."""
 
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
-from scripts.benchmark import contest, sampling, scoring
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import MLPDenoiser
+from core.networks.linear_autoencoders import ChunkedAutoencoder
+from scripts.benchmark import contest, growth, loading, sampling, scoring, training
 from scripts.benchmark.__main__ import table
-from scripts.benchmark.contest import Contest, measure
+from scripts.benchmark.contest import Contest, Cost, cost_of, measure
 
 
 def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
-    clock = iter([9, 9, 2, 30, 4, 20, 2, 40])  # a warm-up of both, then three pairs
+    costs = iter([Cost(seconds, peak) for seconds, peak in ((9, 99), (9, 99), (2, 5), (30, 7), (4, None), (20, 8), (2, 6), (40, 1))])  # a warm-up of both, three pairs
     calls = []
-    monkeypatch.setattr(contest, "seconds", lambda run: (run(), next(clock))[1])
-    measured = measure(Contest("s", "c", "model", ours=lambda: calls.append("ours"), reference=lambda: calls.append("reference"), our_units=2), repeats=3)
+    monkeypatch.setattr(contest, "cost_of", lambda run: (run(), next(costs))[1])
+    row = measure(Contest("s", "c", "model", ours=lambda: calls.append("ours"), reference=lambda: calls.append("reference"), our_units=2), repeats=3).row()
     assert calls == ["ours", "reference"] * 4
-    assert measured.ours == [1, 2, 1] and measured.reference == [30, 20, 40]
-    assert measured.ratios == [30, 10, 40]
-    row = measured.row()
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (30, 10, 40)
     assert (row["ours_seconds"], row["reference_seconds"]) == (1, 30)
-    assert [cell.strip() for cell in table([row]).splitlines()[2].split("|")[1:-1]] == ["s", "c", "model", "1000.00", "30000.0", "30", "10–40"]
+    assert (row["ours_peak_bytes"], row["reference_peak_bytes"]) == (6, 8)
+    cells = [cell.strip() for cell in table([{**row, "ours_peak_bytes": 6e6, "reference_peak_bytes": None}]).splitlines()[2].split("|")[1:-1]]
+    assert cells == ["c", "model", "1e+03", "3e+04", "30", "10–40", "6", "–"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
+def test_the_peak_of_a_call_is_its_own():
+    def large():
+        return np.ones(50_000_000).sum()  # 400 MB
+
+    assert cost_of(large).peak_bytes > 3.5e8
+    small = cost_of(lambda: np.ones(1000).sum())
+    assert small.peak_bytes < 1e8 and small.seconds > 0
 
 
 def test_the_scoring_contest_computes_the_same_logits_both_ways(monkeypatch):
     monkeypatch.setattr(scoring, "CASES", {"tiny": ("test_resnet", 1, 16)})
-    (found,) = scoring.contests(torch.device("cpu"))
+    (found,) = scoring.behind_a_prefix(torch.device("cpu"))
     assert found.facts["same_predictions"] and found.facts["largest_logit_difference"] <= 1e-5
     assert len(found.ours()) == found.our_units
     torch.testing.assert_close(found.ours()[0], found.reference(), rtol=0, atol=1e-5)
+
+
+def test_whole_networks_give_the_same_logits_both_ways(monkeypatch):
+    monkeypatch.setattr(scoring, "WHOLE_BATCH", 4)
+    monkeypatch.setattr(scoring, "NUM_WHOLE", 3)
+    for found in scoring.whole_networks(torch.device("cpu")):
+        ours, reference = found.ours(), found.reference()
+        assert len(ours) == len(reference) == found.our_units == found.reference_units == 3
+        torch.testing.assert_close(ours, torch.stack(reference), rtol=0, atol=1e-5)
+
+
+def test_both_sides_of_the_loading_contest_read_the_same_rows(monkeypatch):
+    monkeypatch.setattr(loading, "CASES", {"tiny": 7})
+    for found in loading.contests(torch.device("cpu")):
+        assert found.our_units == found.reference_units == 20
+        found.ours()
+        files = found.reference.args[0]
+        torch.testing.assert_close(loading.OneFilePerCheckpoint(files)[3], CheckpointSet.load(found.ours.args[0]).vectors_KD[3])
+
+
+@pytest.mark.parametrize("kind", [ChunkedAutoencoder, ConvAutoencoder])
+def test_growth_trains_from_a_file_and_tells_what_it_took(tmp_path, kind):
+    growth.write_checkpoints(tmp_path / "checkpoints.safetensors", 12, 500)
+    found = growth.train(kind, 2, tmp_path / "checkpoints.safetensors", torch.device("cpu"))
+    assert found["step_seconds"] > 0 and found["peak_bytes"] > 1e6
+    row = {"k": 12, "d": 500, "file_bytes": 1000, **{f"chunked_{name}": value for name, value in found.items()}}
+    assert growth.table([row]).splitlines()[2].split("|")[2].strip() == "500"
+
+
+def test_lightning_and_the_bare_loop_train_the_same_network_for_the_same_steps(monkeypatch):
+    steps = []
+    make = partial(training.diffusion, partial(MLPDenoiser, hidden_dim=8, num_blocks=1))
+
+    def watched(**options):
+        module = make(**options)
+        loss = module.loss
+        module.loss = lambda rows_B: steps.append(len(rows_B)) or loss(rows_B)
+        return module
+
+    training.with_lightning(watched, 4, torch.device("cpu"))
+    training.bare_loop(watched, 4, torch.device("cpu"))
+    assert steps == [50] * 8
 
 
 def test_both_sides_of_the_sampling_contest_sample_as_many_models_as_they_say(monkeypatch):
