@@ -4,8 +4,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.distributions import Normal, kl_divergence
 
-from core.networks.autoencoder import ConvAutoencoder
+from core.networks.autoencoder import ConvAutoencoder, VariationalAutoencoder
 from core.runtime.errors import UserError
 from tests.core.tiny import CONFIGS, randomize
 
@@ -88,3 +89,22 @@ def test_each_configured_autoencoder_fits_the_papers_subset(path):
     with torch.no_grad():
         assert autoencoder(torch.randn(2, 2048)).shape == (2, 2048)
         assert autoencoder.encode(torch.randn(2, 2048)).shape == (2, autoencoder.latent_dim)
+
+
+def test_the_loss_of_the_vae_is_the_negative_elbo_per_number():
+    vae = VariationalAutoencoder(33, channels=(4,), latent_dim=5, input_noise=0.0, kl_weight=0.7)
+    vectors_BD = torch.randn(2000, 33)
+    torch.manual_seed(1)
+    loss = vae.training_loss(vectors_BD)
+    features_BF = vae.features(vectors_BD[:, None])
+    posterior = Normal(vae.to_latent(features_BF), (vae.to_log_variance(features_BF) / 2).exp())
+    kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1).mean() / 33
+    errors = [(vae.decode(posterior.sample()) - vectors_BD).square().mean() for _ in range(8)]
+    assert loss.item() == pytest.approx((torch.stack(errors).mean() + 0.7 * kl).item(), rel=0.02)
+
+
+def test_the_vae_encodes_to_the_mean_of_its_posterior():
+    vae = VariationalAutoencoder(33, channels=(4,), latent_dim=5).eval()
+    vectors_BD = torch.randn(3, 33)
+    torch.testing.assert_close(vae.encode(vectors_BD), vae.to_latent(vae.features(vectors_BD[:, None])))
+    torch.testing.assert_close(vae(vectors_BD), vae(vectors_BD), rtol=0, atol=0)

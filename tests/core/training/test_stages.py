@@ -1,6 +1,7 @@
 """From checkpoints to a generator: what is averaged, what is frozen, what is resumed."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pytorch_lightning import Callback
 from core.generation.generator import WeightGenerator
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
+from core.runtime.seeding import generator_for
 from core.training.diffusion_module import LatentDiffusionModule
 from core.training.stages import train_generator, training_settings
 from tests.core.tiny import StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
@@ -143,3 +145,48 @@ def test_diverging_training_ends_in_one_sentence_that_names_the_stage(tiny_syste
     tiny_system.denoiser_optimizer.lr = 1e30
     with pytest.raises(UserError, match="^diffusion: .*learning rate"):
         train(tmp_path, tiny_system, checkpoints)
+
+
+def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpoints, tmp_path):
+    vae = {"_target_": "core.networks.autoencoder.VariationalAutoencoder", "channels": [4, 8], "latent_dim": 6, "kl_weight": 1.0}
+    tiny_system.autoencoder, tiny_system.denoiser, tiny_system.sampler = OmegaConf.create(vae), None, None
+    generator = train(tmp_path, tiny_system, checkpoints)
+    assert set(generator.trained_on["seconds"]) == {"autoencoder"} and not (tmp_path / "training_state/diffusion.safetensors").exists()
+    generator.save(tmp_path / "generator.safetensors")
+    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    drawn_MD = loaded.sample(3, range(4))
+    prior_ML = torch.stack([torch.randn(6, generator=generator_for(3, "generate", index)) for index in range(4)])
+    torch.testing.assert_close(drawn_MD, loaded.normalizer.unnormalize(loaded.autoencoder.decode(prior_ML)))
+    torch.testing.assert_close(loaded.sample(3, [2]), drawn_MD[[2]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "autoencoder",
+    [
+        {"_target_": "core.networks.linear_autoencoders.PCAAutoencoder", "latent_dim": 6},
+        {"_target_": "core.networks.linear_autoencoders.ChunkedAutoencoder", "chunk_size": 16, "rank": 4, "channels": [8], "latent_dim": 6},
+    ],
+    ids=["pca", "chunked"],
+)
+def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_second_session(tiny_system, checkpoints, tmp_path, autoencoder):
+    tiny_system.autoencoder = OmegaConf.create(autoencoder)
+    generator = train(tmp_path, tiny_system, checkpoints)
+    again = train(tmp_path, tiny_system, checkpoints)  # both stages are finished: they are loaded
+    assert_same(again.state_dict(), generator.state_dict())
+    generator.save(tmp_path / "generator.safetensors")
+    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    torch.testing.assert_close(loaded.reconstruct(checkpoints.vectors_KD), generator.reconstruct(checkpoints.vectors_KD))
+    spread_D = checkpoints.vectors_KD.std(dim=0)
+    far_D = (generator.reconstruct(checkpoints.vectors_KD) - checkpoints.vectors_KD).abs().mean(dim=0)
+    assert far_D.mean() < spread_D.mean(), "worse than the mean of the checkpoints"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_loss_trains_the_same_network(tiny_system, checkpoints, tmp_path):
+    tiny_system.autoencoder.latent_noise = tiny_system.autoencoder.input_noise = 0.0  # compiled code has a random stream of its own
+    tiny_system.autoencoder_steps = 3
+    eager = train(tmp_path / "eager", tiny_system, checkpoints)
+    tiny_system.compile = "default"
+    compiled = train(tmp_path / "compiled", tiny_system, checkpoints)
+    for name, tensor in eager.autoencoder.state_dict().items():
+        torch.testing.assert_close(compiled.autoencoder.state_dict()[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
