@@ -18,6 +18,7 @@ PAPER_MODELS = ["resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny",
 FACTS = {"digits": (10, 1, 16), "mnist": (10, 1, 28), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "svhn": (10, 3, 32), "stl10": (10, 3, 96)}
 PHOTOGRAPHS = {"flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000, "imagefolder": 5}
 FACTS |= {name: (num_classes, 3, 224) for name, num_classes in PHOTOGRAPHS.items()}
+OURS = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {f"digits_{model}" for model in PAPER_MODELS}
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
@@ -73,5 +74,5 @@ def test_an_experiment_has_the_published_settings(published):
 
 def test_every_experiment_file_is_either_checked_here_or_known():
     checked = {row["experiment"] for row in SETTINGS}
-    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | {"paper", "cifar100_resnet18_k200", "whole_network"}
+    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | OURS
     assert len(checked) == 42
