@@ -61,7 +61,7 @@ def open_or_explain(opens: Callable[[Path], Dataset], options: DataOptions, how_
             return opens(root)
         with unverified():
             return opens(root)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a damaged archive raises whatever the reader of its format does
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{options.dataset} was not found in {root.absolute()} and could not be downloaded ({reason}); {how_to_get}") from error
 

@@ -196,3 +196,13 @@ def test_another_image_size_is_obeyed(tmp_path):
 def test_an_unknown_dataset_is_refused_with_near_names():
     with pytest.raises(UserError, match="'cifar1O0'.*did you mean .*cifar100"):
         load_images(DataOptions("cifar1O0", root="unused"))
+
+
+@pytest.mark.parametrize("dataset", [name for name in FACTS if name not in ("imagefolder", "svhn")])
+def test_a_truncated_archive_is_one_sentence(tmp_path, dataset):
+    getattr(archives, f"write_{dataset}")(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".gz", ".tgz", ".tar")]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"{dataset} was not found in {tmp_path}") as error:
+        load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
+    assert "\n" not in str(error.value)
