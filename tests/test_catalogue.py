@@ -57,7 +57,10 @@ def test_the_name_of_the_dataset_alone_switches_it(dataset):
 def test_an_experiment_has_the_published_settings(published):
     cfg = composed(f"experiment={published['experiment']}")
     task, system = cfg.task, cfg.system
-    number = lambda name: float(published[name])
+
+    def number(name):
+        return float(published[name])
+
     assert (task.data.dataset, task.model.name, task.model.pretrained) == (published["dataset"], published["timm"], True)
     assert (task.epochs, task.data.image_size, task.param.k, cfg.generation.num_models) == (number("epochs"), number("image_size"), number("k"), 200)
     if task.epochs:
