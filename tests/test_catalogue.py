@@ -42,7 +42,8 @@ def test_every_dataset_goes_with_every_architecture(dataset, model):
     assert cfg.output_dir == f"outputs/{dataset}_{cfg.task.model.name}/ae_ddpm"
     num_classes, channels, size = FACTS[dataset]
     with torch.device("meta"):
-        network = build_classifier(**{**cfg.task.model, "pretrained": False}, num_classes=num_classes, channels=channels, image_size=size)
+        network = build_classifier(**{**cfg.task.model, "pretrained": False}, num_classes=num_classes, channels=channels, image_size=size).eval()
+        assert network(torch.empty(1, channels, size, size)).shape == (1, num_classes)
     subset = resolve_subset(network, cfg.task.param.subset, cfg.task.param.count)
     assert subset.num_params == {"resnet18": 2048, "resnet50": 5120, "vit_tiny": 768, "vit_base": 3072, "convnext_tiny": 3072, "convnext_base": 4096}[model]
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
 from core.runtime.errors import UserError
 from tasks.data.splits import DataOptions, ImageData, carve_validation
@@ -34,18 +36,54 @@ def load(options: DataOptions) -> ImageData:
     """Classes are the names of folders, in alphabetical order.
 
     Raises:
-        UserError: no such folders, or other classes in one split than in another.
+        UserError: no such folders, other classes in one split than in another, or a class of too few images.
     """
     root = Path(options.root).expanduser()
     if not (root / "train").is_dir():
-        whole = open_or_explain(ImageFolder, options, LAYOUT)
+        if stray := [name for name in ("test", "val") if (root / name).is_dir()]:
+            raise UserError(f"{root.absolute()} has a folder {stray[0]}/ but no train/; {LAYOUT}")
+        whole = open_or_explain(open_folder, options, LAYOUT)
+        check_sizes(whole, 3)
         rest, test = carve_validation(whole.targets, options.val_fraction, options.split_seed + 1)
         return image_data(Part(whole, rest), Part(whole, test), options, num_classes=len(whole.classes), image_size=IMAGE_SIZE, colors=IMAGENET_COLORS)
-    splits = {name: open_or_explain(lambda root, name=name: ImageFolder(root / name), options, LAYOUT) for name in ("train", "test")}
+    splits = {name: open_or_explain(lambda root, name=name: open_folder(root / name), options, LAYOUT) for name in ("train", "test")}
     if (root / "val").is_dir():
-        splits["val"] = open_or_explain(lambda root: ImageFolder(root / "val"), options, LAYOUT)
+        splits["val"] = open_or_explain(lambda root: open_folder(root / "val"), options, LAYOUT)
+    else:
+        check_sizes(splits["train"], 2)
     classes = splits["train"].classes
     for name, split in splits.items():
         if different := sorted(set(classes) ^ set(split.classes)):
             raise UserError(f"{root / name} and {root / 'train'} do not hold the same classes: {different[0]} is in one of them only; give both the same folders")
     return image_data(**splits, options=options, num_classes=len(classes), image_size=IMAGE_SIZE, colors=IMAGENET_COLORS)
+
+
+def open_folder(folder: Path) -> ImageFolder:
+    """The images of all class folders in `folder`."""
+    return ImageFolder(folder, loader=open_image)
+
+
+def open_image(path: str) -> Image.Image:
+    """An image in color.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return default_loader(path)
+    except OSError as error:
+        raise UserError(f"{path} is not an image that can be read ({error}); remove it, or put a whole one there") from error
+
+
+def check_sizes(images: ImageFolder, num_splits: int) -> None:
+    """Refuse a class that would leave a split without any of its images.
+
+    Raises:
+        UserError: the smallest class is too small.
+    """
+    counts = np.bincount(images.targets)
+    if counts.min() < num_splits:
+        raise UserError(
+            f"class {images.classes[counts.argmin()]!r} has {counts.min()} images in {images.root}; "
+            f"expected at least {num_splits}, one for each split that is carved out of them"
+        )

@@ -179,6 +179,28 @@ def test_splits_with_different_classes_are_refused(tmp_path):
         load_images(DataOptions("imagefolder", root=str(tmp_path)))
 
 
+def test_a_folder_of_test_images_alone_is_not_taken_for_a_class(tmp_path):
+    write_imagefolder(tmp_path, splits=("test", "val"))
+    with pytest.raises(UserError, match="has a folder test/ but no train/; .*FOLDER/train/<class>"):
+        load_images(DataOptions("imagefolder", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("splits, per_class, needed", [((), 2, 3), (("train", "test"), 1, 2)])
+def test_a_class_too_small_for_its_splits_is_refused(tmp_path, splits, per_class, needed):
+    write_imagefolder(tmp_path, splits=splits, per_class=per_class)
+    with pytest.raises(UserError, match=f"class 'cat' has {per_class} images in .*expected at least {needed}"):
+        load_images(DataOptions("imagefolder", root=str(tmp_path)))
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    write_imagefolder(tmp_path)
+    damaged = next((tmp_path / "test/cat").iterdir())
+    damaged.write_bytes(b"no image")
+    data = load_images(DataOptions("imagefolder", root=str(tmp_path), image_size=32))
+    with pytest.raises(UserError, match=f"{damaged} is not an image"):
+        list(data.test)
+
+
 def test_validation_images_are_not_augmented(tmp_path):
     write_cifar10(tmp_path)
     data = load_images(DataOptions("cifar10", root=str(tmp_path), verify=False))
