@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, nearest
@@ -41,7 +42,8 @@ def build_classifier(
     if name not in timm.list_models():
         raise UserError(f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}")
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
-    arguments = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small), **(options or {})}
+    chosen = OmegaConf.to_container(OmegaConf.create(dict(options or {})))  # timm wants plain lists
+    arguments = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small), **chosen}
     try:
         model = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
