@@ -1,9 +1,9 @@
 """The user's own images: one folder per class."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
@@ -63,7 +63,7 @@ def open_folder(folder: Path) -> ImageFolder:
     return ImageFolder(folder, loader=open_image)
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(path: str) -> Any:
     """An image in color.
 
     Raises:

@@ -17,6 +17,7 @@ from tests.tasks.archives import write_cifar100
 ROOT = Path(__file__).parents[2]
 BASES = ("common", "photographs", "paper")  # what others build on; they name no dataset
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml") if path.stem not in BASES)
+EXPERIMENTS = [name for name in EXPERIMENTS if name.startswith("digits_") or "_" not in name or name in ("whole_network", "cifar100_resnet18_k200")]  # the others: test_catalogue.py
 MODELS = sorted(path.stem for path in (ROOT / "configs/task/model").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (ROOT / "configs/task").glob("*.yaml") if path.stem not in BASES)
 
@@ -58,8 +59,7 @@ def test_every_experiment_composes_and_resolves(experiment):
     OmegaConf.to_container(composed(f"experiment={experiment}"), resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("task, model", [*((task, "resnet18") for task in TASKS), *(("digits", model) for model in MODELS)])  # all pairs: test_catalogue.py
 def test_every_task_and_model_compose(task, model):
     cfg = composed(f"task={task}", f"task/model={model}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
