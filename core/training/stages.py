@@ -15,6 +15,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
 from core.diffusion.objective import NoiseSchedule
 from core.generation.generator import WeightGenerator, check_recipe
+from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, fit
@@ -22,6 +23,7 @@ from core.training.autoencoder_module import AutoencoderModule
 from core.training.diffusion_module import LatentDiffusionModule
 
 RECIPES = ("autoencoder", "denoiser", "schedule", "sampler")  # of the system, that a generator is built from
+CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
 
 
 def training_settings(system: DictConfig, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
@@ -46,22 +48,33 @@ def train_generator(
         system: the `system` configuration; without a denoiser, latents are drawn from N(0, I) instead of learned.
         stages: must know "autoencoder" and, with a denoiser, "diffusion"; receives their seconds.
     """
+    check_choices(system)
     recipes: dict[str, Any] = {name: OmegaConf.to_container(system)[name] for name in RECIPES}
     for recipe in (recipes["autoencoder"], recipes["denoiser"], recipes["sampler"] and recipes["sampler"]["scheduler"]):
         if recipe:
             check_recipe(recipe)  # what no file could be loaded with should not be trained
     shared = {"state_dir": state_dir, "make_trainer": make_trainer, "loggers": loggers}
-    normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
-    autoencoder = train_autoencoder(system, checkpoints.vectors_KD, normalizer, seed, stages, **shared)
+    vectors_KD = checkpoints.vectors_KD
+    per_tensor = system.normalization == "per_tensor"
+    normalizer = Normalizer.per_tensor(vectors_KD, checkpoints.subset) if per_tensor else Normalizer.identity(vectors_KD.shape[1])
+    autoencoder = train_autoencoder(system, vectors_KD, normalizer, seed, stages, **shared)
     if system.denoiser:
-        batches = (normalizer.normalize(batch) for batch in checkpoints.vectors_KD.split(system.batch_size))
+        batches = (normalizer.normalize(batch) for batch in vectors_KD.split(system.batch_size))
         latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])  # once: the autoencoder no longer changes
-        latent_normalizer = Normalizer.per_coordinate(latents_KL)
+        standardized = system.latent_normalization == "per_coordinate"
+        latent_normalizer = Normalizer.per_coordinate(latents_KL) if standardized else Normalizer.identity(latents_KL.shape[1])
         denoiser = train_denoiser(system, latent_normalizer.normalize(latents_KL), seed, stages, **shared)
     else:
         latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
     trained_on = {"fingerprint": checkpoints.fingerprint, "k": len(checkpoints), "seed": seed, "seconds": dict(stages.seconds)}
     return WeightGenerator(recipes, checkpoints.subset, normalizer, latent_normalizer, autoencoder, denoiser, trained_on)
+
+
+def check_choices(system: DictConfig) -> None:
+    """Raises `UserError` for a normalization that there is not."""
+    for name, choices in CHOICES.items():
+        if system[name] not in choices:
+            raise UserError(f"system.{name}={system[name]}: expected one of {', '.join(choices)}")
 
 
 def train_autoencoder(system: DictConfig, vectors_KD: Tensor, normalizer: Normalizer, seed: int, stages: Stages, **shared: Any) -> nn.Module:

@@ -190,3 +190,22 @@ def test_a_compiled_loss_trains_the_same_network(tiny_system, checkpoints, tmp_p
     compiled = train(tmp_path / "compiled", tiny_system, checkpoints)
     vectors_KD = checkpoints.vectors_KD  # not the weights: Adam makes a step of the rounding error of a gradient that is zero
     torch.testing.assert_close(compiled.reconstruct(vectors_KD), eager.reconstruct(vectors_KD), rtol=1e-2, atol=1e-2)
+
+
+def test_without_normalization_both_stages_see_raw_numbers(tiny_system, checkpoints, tmp_path):
+    tiny_system.normalization = tiny_system.latent_normalization = "none"
+    watch = Watch()
+    generator = train(tmp_path, tiny_system, checkpoints, watch)
+    with torch.no_grad():
+        torch.testing.assert_close(watch.latents_KL, generator.autoencoder.encode(checkpoints.vectors_KD))
+    generator.save(tmp_path / "generator.safetensors")
+    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    torch.testing.assert_close(loaded.encode(checkpoints.vectors_KD), watch.latents_KL)
+
+
+@pytest.mark.parametrize("name", ["normalization", "latent_normalization"])
+def test_an_unknown_normalization_is_refused_before_training(tiny_system, checkpoints, tmp_path, name):
+    tiny_system[name] = "batch"
+    with pytest.raises(UserError, match=f"system.{name}=batch: expected one of per_"):
+        train(tmp_path, tiny_system, checkpoints)
+    assert not (tmp_path / "training_state").exists()
