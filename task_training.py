@@ -19,10 +19,9 @@ from core.runtime.progress import Stages
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from tasks.collection import check_collection, collect_checkpoints, recorded_settings
-from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions
 from tasks.image_facts import image_facts
 from tasks.imported import is_imported
+from tasks.task import images
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         log.info("%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do", path, len(stored), len(stored.first(task.param.k)))
         return
 
-    data = load_images(DataOptions(**task.data))
+    data = images(task)
     state_dir = path.parent / f"training_state_{digest(settings)}"
     checkpoints = collect_checkpoints(
         task,

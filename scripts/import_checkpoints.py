@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--allow-different-rest", action="store_true", help="take subsets of files that differ outside it")
     parser.add_argument("--task", metavar="NAME", help="as task=NAME of train_p_diff.py")
     parser.add_argument("--dataset", metavar="NAME", help="as task.data.dataset=NAME")
-    parser.add_argument("--data", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as task.data.KEY=VALUE, for example root=FOLDER")
+    parser.add_argument("--data", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as task.data.KEY=VALUE, for example root=FOLDER mean=[0.5] std=[0.5]")
     parser.add_argument("--score-with", metavar="MODULE:FUNCTION", help='your own network and images: function() returns (model, {"train": …, "val": …, "test": …})')
     parser.add_argument("--out", type=Path, metavar="FILE", help="the checkpoints file (param_data/<folder>/checkpoints.safetensors)")
     arguments = parser.parse_args()
@@ -66,9 +66,9 @@ def pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
 
 
 def quoted(value: object) -> str:
-    """A value as Hydra reads it back, whatever characters it holds."""
+    """A value as Hydra reads it back, whatever characters it holds; a list of numbers stays one."""
     text = str(value)
-    return text if re.fullmatch(r"[\w./:@+-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return text if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def main() -> None:

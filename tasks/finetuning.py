@@ -3,7 +3,8 @@
 M models · B images in one batch · D numbers in one flattened subset.
 """
 
-from itertools import chain, repeat
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,16 @@ from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import unflatten
 from core.runtime.seeding import derive_seed
-from tasks.classifier import MakeOptimizer
+from tasks.classifier import MakeOptimizer, training_loader
 from tasks.frozen_prefix import split_network
 from tasks.task import Task
+
+
+def shuffled(loader: DataLoader) -> Iterator[list[Tensor]]:
+    """Batches without end, each epoch in an order of its own."""
+    for epoch in count():
+        loader.sampler.set_epoch(epoch)
+        yield from loader
 
 
 def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int) -> Tensor:
@@ -25,8 +33,7 @@ def finetune(vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, b
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "finetuned"))
-        loader = DataLoader(task.data.train, batch_size, shuffle=True, drop_last=True)
-        batches = chain.from_iterable(repeat(loader))
+        batches = shuffled(training_loader(task.data.train, batch_size, derive_seed(seed, "finetuned"), task.options.get("num_workers", 0)))
         tuned_MD = vectors_MD.to(task.device, copy=True)
         models = [unflatten(vector_D, task.subset) for vector_D in tuned_MD]  # views, so that training writes into `tuned_MD`
         trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]  # not running statistics

@@ -66,6 +66,12 @@ def build_classifier(
     return model.train()
 
 
+def weights_colors(name: str) -> tuple[list[float], list[float]] | None:
+    """Mean and std of each channel that timm's pretrained weights of a network were trained with; None where there are no weights."""
+    published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return (list(published.mean), list(published.std)) if published else None
+
+
 def refusal(name: str, channels: int, image_size: int, error: Exception) -> str:
     """The sentence about a network that cannot take the images."""
     return (

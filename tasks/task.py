@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
@@ -14,7 +14,7 @@ from core.runtime.errors import UserError
 from core.runtime.trainer import pick_device
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions, ImageData, fixed_sample
-from tasks.models import build_classifier, load_network
+from tasks.models import build_classifier, load_network, weights_colors
 from tasks.scoring import Scorer
 from tasks.user_code import user_task
 
@@ -23,8 +23,14 @@ def network_and_images(task: DictConfig) -> tuple[nn.Module, ImageData]:
     """The network as it is built, and the images: what the user's own `task.score_with` returns, or a network over a dataset."""
     if task.score_with:
         return user_task(task.score_with)
-    data = load_images(DataOptions(**task.data))
+    data = images(task)
     return build_classifier(**task.model, **data.facts), data
+
+
+def images(task: DictConfig) -> ImageData:
+    """The images of `task.data`, normalized as pretrained weights want them where `task.model` starts from such."""
+    weights = weights_colors(task.model.name) if task.model.pretrained else None
+    return load_images(DataOptions(**OmegaConf.to_container(task.data, resolve=True), weights=weights))
 
 
 @dataclass(frozen=True)

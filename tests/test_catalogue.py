@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from core.checkpoints.subset import resolve_subset
 from tasks.data.datasets import DATASETS
+from tasks.data.splits import DataOptions
 from tasks.models import build_classifier
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -63,6 +64,8 @@ def test_an_experiment_has_the_published_settings(published):
         return float(published[name])
 
     assert (task.data.dataset, task.model.name, task.model.pretrained) == (published["dataset"], published["timm"], True)
+    published_colors = [[float(value) for value in published[part].split()] for part in ("mean", "std")]
+    assert [list(part) for part in DataOptions(**task.data).colors(([0, 0, 0], [1, 1, 1]))] == published_colors
     assert (task.epochs, task.data.image_size, task.param.k, cfg.generation.num_models) == (number("epochs"), number("image_size"), number("k"), 200)
     if task.epochs:
         assert (task.optimizer.lr, task.optimizer.weight_decay, task.batch_size) == (number("lr"), number("weight_decay"), number("batch"))

@@ -148,8 +148,8 @@ def combination(metrics: Mapping[str, Any]) -> Table | None:
 SECTIONS = {"Protocols": protocols, "Selecting one model": selection, "Using many models": combination}
 
 
-def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> str:
-    """Write table.md and scores.csv into `folder` and return the short tables for a terminal."""
+def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> None:
+    """Write table.md and scores.csv into `folder`."""
     parts = [f"# {title}", "Accuracies on test, in percent."]
     if sentences := metrics.get("verdict", {}).get("sentences"):
         parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in sentences)]
@@ -163,7 +163,6 @@ def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> str:
         temporary.write_text("\n\n".join(parts) + "\n")
     with replacing(folder / "scores.csv") as temporary:
         temporary.write_text(source_csv(metrics))
-    return f"{source_table(metrics)}\n\n{protocol_table(metrics)}\n"
 
 
 def source_csv(metrics: Mapping[str, Any]) -> str:

@@ -18,11 +18,13 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, by dotted name: (stored value, asked value)."""
+    """What differs, by dotted name: (stored value, asked value).
+
+    A setting that is null is as good as absent: what an earlier version could not be told, it did not do otherwise.
+    """
     before, now = dict(flatten(stored)), dict(flatten(asked))
     names = [*before, *(name for name in now if name not in before)]
-    pairs = {name: (before.get(name, MISSING), now.get(name, MISSING)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: (before.get(name, MISSING), now.get(name, MISSING)) for name in names if before.get(name) != now.get(name)}
 
 
 def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:

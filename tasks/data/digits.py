@@ -17,17 +17,14 @@ from tasks.data.splits import DataOptions, ImageData, TransformedImages
 NUM_TEST, NUM_VAL = 797, 100  # of 1,797 originals; the other 900 train
 COPIES = 3  # fixed distorted copies of each validation and test image
 IMAGE_SIZE = 16
-MEAN, STD = 0.305, 0.319  # of the enlarged, undistorted training images
+COLORS = (0.305,), (0.319,)  # mean and std of the enlarged, undistorted training images
 
 # Strong enough that a trained ResNet-18 still errs on about one image in twenty: without errors, the similarity of
 # two models (the images that both get wrong) would mean nothing.
-distort = v2.Compose(
-    [
-        v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR),
-        v2.GaussianNoise(sigma=0.15, clip=False),
-        v2.Normalize([MEAN], [STD]),
-    ]
-)
+DISTORTIONS = [
+    v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR),
+    v2.GaussianNoise(sigma=0.15, clip=False),
+]
 
 
 def load(options: DataOptions) -> ImageData:
@@ -41,20 +38,21 @@ def load(options: DataOptions) -> ImageData:
     originals = torch.arange(len(labels_N))
     rest, test = train_test_split(originals, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
     train, val = train_test_split(rest, test_size=NUM_VAL, stratify=labels_N[rest], random_state=options.split_seed)
+    transform = v2.Compose([*DISTORTIONS, v2.Normalize(*options.colors(COLORS))])
     pairs = list(zip(images_N1SS, labels_N.tolist()))
     return ImageData(
-        train=TransformedImages(pairs, train.tolist(), distort),
-        val=distorted_copies(images_N1SS[val], labels_N[val], derive_seed(options.split_seed, "digits/val")),
-        test=distorted_copies(images_N1SS[test], labels_N[test], derive_seed(options.split_seed, "digits/test")),
+        train=TransformedImages(pairs, train.tolist(), transform),
+        val=distorted_copies(images_N1SS[val], labels_N[val], transform, derive_seed(options.split_seed, "digits/val")),
+        test=distorted_copies(images_N1SS[test], labels_N[test], transform, derive_seed(options.split_seed, "digits/test")),
         num_classes=10,
         channels=1,
         image_size=size,
     )
 
 
-def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, seed: int) -> TensorDataset:
+def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, seed: int) -> TensorDataset:
     """`COPIES` distorted versions of each image, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        copies = [distort(image) for image in images_N1SS.repeat_interleave(COPIES, dim=0)]
+        copies = [transform(image) for image in images_N1SS.repeat_interleave(COPIES, dim=0)]
     return TensorDataset(torch.stack(copies), labels_N.repeat_interleave(COPIES))

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from core.runtime.errors import UserError
+
+
+Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -24,7 +29,26 @@ class DataOptions:
     val_fraction: float = 0.1
     split_seed: int = 0  # splits and fixed distortions belong to the data, so that runs with other seeds stay comparable
     image_size: int | None = None  # None: the dataset's own
+    mean: Sequence[float] | None = None  # of each channel, or one for all; None: of the weights, or else the dataset's own
+    std: Sequence[float] | None = None
     num_workers: int = 0
+    weights: Colors | None = None  # mean and std that pretrained weights were trained with; not of the configuration
+
+    def colors(self, own: Colors) -> Colors:
+        """What images are normalized with: `mean` and `std` where they are given, then those of `weights` if they fit, then `own`.
+
+        Raises:
+            UserError: only one of them, another number of values than channels, or a std that is not positive.
+        """
+        if self.mean is None and self.std is None:
+            return self.weights if self.weights and len(self.weights[0]) == len(own[0]) else own
+        channels, given = len(own[0]), (self.mean, self.std)
+        numbers = all(isinstance(values, Sequence) and all(type(value) in (int, float) for value in values) and len(values) in (1, channels) for values in given)
+        if not numbers or min(self.std) <= 0:
+            raise UserError(
+                f"task.data.mean={self.mean}, task.data.std={self.std}: expected both as lists of 1 or {channels} numbers, std above 0, for example task.data.mean=[0.5] task.data.std=[0.25]"
+            )
+        return tuple([*values] * (channels // len(values)) for values in given)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 N images · C color channels · S image size in pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from torchvision.datasets import utils
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
-from tasks.data.splits import DataOptions, ImageData, TransformedImages, carve_validation
+from tasks.data.splits import Colors, DataOptions, ImageData, TransformedImages, carve_validation
 
 Load = Callable[[DataOptions], ImageData]
-Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
 IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PHOTO = 96  # pixels; larger images are photographs of many sizes, which are cropped instead of squeezed
 HOW_TO_GET = "put it there, or say with task.data.root=FOLDER where it is (task.data.verify=false admits an archive of the same format with other images)"
@@ -98,7 +97,7 @@ def image_data(
 ) -> ImageData:
     """The three splits over PIL images; validation is carved out of train unless it is given, and never augmented."""
     size = options.image_size or image_size
-    augmented, plain = transforms(size, image_size, colors, flips)
+    augmented, plain = transforms(size, image_size, options.colors(colors), flips)
     indices = {"train": np.arange(len(train)), "val": range(len(val or ()))}
     if val is None:
         indices["train"], indices["val"] = carve_validation(labels_of(train), options.val_fraction, options.split_seed)

@@ -254,6 +254,16 @@ def test_a_network_and_images_of_ones_own(place, capsys):
     assert "what my_code:task returns does not hold the images" in error
 
 
+def test_images_are_normalized_as_the_users_training_did(place, capsys, states):
+    words = [*RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "layer4.0.bn2.*", "--data", "mean=[0.5]", "std=[0.25]"]
+    assert call(place, *words) == 0
+    assert stored().provenance["normalization"] == {"mean": [0.5], "std": [0.25]}
+    command = next_command(capsys.readouterr().out)
+    forgotten = place.run("train_p_diff.py", *(word for word in command if not word.startswith("task.data.mean")), *TINY, tiny=False)
+    assert "task.data.mean=[0.5] there, None here" in str(forgotten.error)
+    assert place.run("train_p_diff.py", *command, *TINY, tiny=False).error == 0
+
+
 def test_a_network_that_a_function_makes_has_to_be_named_again(place, capsys, states):
     (place.path / "nets.py").write_text("import timm\n\ndef net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n")
     foreign.write(states, place.path / "runs")

@@ -5,13 +5,16 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from core.runtime.errors import UserError
 from tasks.data import digits
-from tasks.data.datasets import DATASETS, load_images
+from tasks.data.datasets import CIFAR10_COLORS, DATASETS, load_images
 from tasks.data.splits import DataOptions, carve_validation
-from tasks.data.torchvision_sets import labels_of
+from tasks.data.torchvision_sets import IMAGENET_COLORS, labels_of
+from tasks.image_facts import image_facts
+from tasks.task import images
 from tests.tasks import archives
 from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
 
@@ -38,7 +41,7 @@ def test_digits_have_the_documented_sizes(digit_images):
 
 
 def test_digits_splits_share_no_original_image(monkeypatch):
-    monkeypatch.setattr(digits, "distort", lambda image: image)  # without distortion, a shared original is an equal image
+    monkeypatch.setattr(digits, "DISTORTIONS", [])  # without distortion, a shared original is an equal image
     data = digits.load(DataOptions("digits", root="unused"))
     seen = [{image.numpy().tobytes() for image, _ in split} for split in (data.train, data.val, data.test)]
     in_common = len(np.unique(load_digits().images, axis=0))
@@ -111,6 +114,40 @@ def test_a_dataset_is_read_from_its_archive(tmp_path, dataset):
         assert type(label) is int and 0 <= label < num_classes
     assert torch.equal(data.val[0][0], data.val[0][0]) and torch.equal(data.test[0][0], data.test[0][0])
     assert any(not torch.equal(data.train[index][0], data.train[index][0]) for index in range(8)), "training images are not augmented"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "imagefolder"])
+def test_images_are_normalized_as_asked(tmp_path, dataset):
+    if dataset != "digits":
+        getattr(archives, f"write_{dataset}")(tmp_path)
+    options = {"dataset": dataset, "root": str(tmp_path), "verify": False}
+    plain = load_images(DataOptions(**options, mean=[0.0], std=[1.0]))
+    asked = load_images(DataOptions(**options, mean=[0.25] * plain.channels, std=[0.5]))
+    torch.testing.assert_close(asked.test[3][0], (plain.test[3][0] - 0.25) / 0.5)
+    assert image_facts(asked)["normalization"] == {"mean": [0.25] * plain.channels, "std": [0.5] * plain.channels}
+
+
+def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_for(tmp_path):
+    archives.write_cifar10(tmp_path)
+    archives.write_mnist(tmp_path)
+
+    def normalization(dataset, model, **data):
+        data = {"dataset": dataset, "root": str(tmp_path), "verify": False, **data}
+        return image_facts(images(OmegaConf.create({"data": data, "model": model})))["normalization"]["mean"]
+
+    vit = {"name": "vit_tiny_patch16_224", "pretrained": True}  # trained with other colors than ImageNet's
+    assert normalization("cifar10", vit) == [0.5, 0.5, 0.5]
+    assert normalization("cifar10", {"name": "resnet18", "pretrained": True}) == list(IMAGENET_COLORS[0])
+    assert normalization("cifar10", {**vit, "pretrained": False}) == normalization("cifar10", {"name": "my:net", "pretrained": True}) == list(CIFAR10_COLORS[0])
+    assert normalization("cifar10", vit, mean=[0.1], std=[1.0]) == [0.1, 0.1, 0.1]
+    assert len(normalization("mnist", vit)) == 1, "colors of another number of channels"
+
+
+@pytest.mark.parametrize("colors", [{"mean": [0.5]}, {"mean": [0.5, 0.5], "std": [1, 1]}, {"mean": 0.5, "std": 0.5}, {"mean": ["a"], "std": [1]}, {"mean": [0], "std": [0]}])
+def test_an_impossible_normalization_is_refused(tmp_path, colors):
+    archives.write_cifar10(tmp_path)
+    with pytest.raises(UserError, match="task.data.mean=.* task.data.std=.*1 or 3 numbers"):
+        load_images(DataOptions("cifar10", root=str(tmp_path), verify=False, **colors))
 
 
 @pytest.mark.parametrize("dataset", FACTS)

@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.seeding import derive_seed
+from tasks.classifier import training_loader
 from tasks.data.splits import ImageData
 from tasks.finetuning import finetune
 from tasks.models import build_classifier
@@ -30,9 +31,13 @@ def test_finetuning_equals_plain_training_of_the_whole_network():
     tuned_MD = finetune(vectors_MD, task, make_optimizer=adamw, batch_size=8, num_steps=num_steps, seed=5)
     assert torch.equal(vectors_MD, given), "the originals were altered"
 
-    torch.manual_seed(derive_seed(5, "finetuned"))
-    loader = DataLoader(task.data.train, 8, shuffle=True, drop_last=True)
-    batches = [*loader, *loader][:num_steps]
+    loader = training_loader(task.data.train, 8, derive_seed(5, "finetuned"))
+    epochs = []
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        epochs += [*loader]
+    batches = epochs[:num_steps]
+    assert len(loader) < num_steps and not torch.equal(epochs[0][0], epochs[len(loader)][0]), "the second epoch repeats the first"
     for start_D, tuned_D in zip(given, tuned_MD):
         state = dict(task.model.state_dict())
         parts = start_D.split(task.subset.sizes)
@@ -45,6 +50,12 @@ def test_finetuning_equals_plain_training_of_the_whole_network():
             F.cross_entropy(task.model(images), labels).backward()
             optimizer.step()
         torch.testing.assert_close(tuned_D, flatten(task.model, task.subset), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_larger_than_the_training_images_takes_them_all():
+    task = make_task()
+    given_MD = flatten(task.model, task.subset)[None]
+    assert not torch.equal(finetune(given_MD, task, make_optimizer=adamw, batch_size=100, num_steps=2, seed=5), given_MD)
 
 
 def test_running_statistics_are_not_trained():
