@@ -17,6 +17,7 @@ from core.runtime.settings import flatten
 SOURCES = ("original", "ensemble", "p_diff")
 NO_SETTING = ("mode", "output_dir", "task.param.path", "task.data.root", "task.data.num_workers")  # where and how, not what
 NOT_COMPARED = ("trainer.", "logger.", "experiment")
+CLASS = "._target_"  # ends the name of a setting that says which class a section configures
 SEEDS = "seed"  # settings of this last name are repetitions of a run, not a sweep
 
 
@@ -35,7 +36,7 @@ class Compared:
 
 
 def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
-    """(runs, why each of the other folders is left out)."""
+    """(runs in the order of their swept numbers, else as given; why each of the other folders is left out)."""
     compared, problems = [], []
     for folder in dict.fromkeys(folders):
         try:
@@ -47,20 +48,46 @@ def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
             continue
         settings = {name: value for name, value in flatten(files.config) if name not in NO_SETTING and not name.startswith(NOT_COMPARED)}
         compared.append(Compared(files, settings, {row["source"]: row for row in files.metrics["table"]}))
-    return compared, problems
+    return in_order(compared), problems
+
+
+def in_order(compared: Sequence[Compared]) -> list[Compared]:
+    """The runs of each data set and architecture together, by the numbers that set them apart; what is no number keeps the given order."""
+    swept = sorted(differing(compared), key=lambda name: name.endswith(SEEDS))  # repetitions stand together
+
+    def place(run: Compared) -> list[float]:
+        values = [run.settings.get(name) for name in swept]
+        return [float(value) if is_number(value) else given[name].index(repr(value)) for name, value in zip(swept, values)]
+
+    ordered = []
+    for group in groups(compared).values():
+        given = {name: [repr(run.settings.get(name)) for run in group] for name in swept}
+        ordered += sorted(group, key=place)
+    return ordered
 
 
 def differing(compared: Sequence[Compared]) -> list[str]:
     """Settings that differ among the runs of one data set and architecture.
 
-    Between groups, most settings follow from the data set or the architecture, and say nothing new.
+    Between groups, most settings follow from the data set or the architecture, and say nothing new. Nor do those of one
+    class where other runs have another: there, the class is the setting.
     """
     names: dict[str, None] = {}
     for group in groups(compared).values():
         for name in dict.fromkeys(name for run in group for name in run.settings):
-            if len({repr(run.settings.get(name)) for run in group}) > 1:
+            alike: dict[tuple[Any, ...], set[str]] = {}
+            for run in group:
+                alike.setdefault(classes_around(run, name), set()).add(repr(run.settings.get(name)))
+            if any(len(values) > 1 for values in alike.values()):
                 names[name] = None
     return list(names)
+
+
+def classes_around(run: Compared, name: str) -> tuple[Any, ...]:
+    """The class of each section that the setting is in; of one that is null, that it is."""
+    parts = name.removesuffix(CLASS).split(".")
+    sections = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return tuple((run.settings.get(section + CLASS), section in run.settings) for section in sections)
 
 
 def groups(compared: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:
@@ -98,13 +125,13 @@ COLUMNS = {
 def comparison_table(compared: Sequence[Compared]) -> Table:
     """A row per run: its name, what sets it apart, the paper's three columns, means, held out; the paper's own numbers if any."""
     swept, published = differing(compared), [from_paper(run.files) for run in compared]
-    columns = [Column("data set, model"), *map(Column, swept), *(COLUMNS[name] for name in numbers_of(compared[0]))]
+    columns = [Column("data set, model"), *(Column(name.removesuffix(CLASS)) for name in swept), *(COLUMNS[name] for name in numbers_of(compared[0]))]
     if any(published):
         columns.append(Column("paper: original / ensemble / p_diff"))
     rows = []
     for run, paper in zip(compared, published):
         label = ", ".join(run.group)
-        cells = [Cell(label, label), *(setting_cell(run.settings.get(name)) for name in swept)]
+        cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in swept)]
         cells += [Cell((number if name.endswith("iou") else percent)(value), value) for name, value in numbers_of(run).items()]
         if any(published):
             shown = [" / ".join(f"{100 * row[source]:.1f}" for source in SOURCES) for row in paper.values()]
@@ -113,9 +140,12 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
     return Table(columns, rows)
 
 
-def setting_cell(value: Any) -> Cell:
-    """A setting; one that this run does not have is a dash."""
-    return Cell(ABSENT if value is None else str(value), None if value is None else str(value))
+def setting_cell(name: str, value: Any) -> Cell:
+    """A setting, a class without its package; one that this run does not have is a dash."""
+    if value is None:
+        return Cell(ABSENT)
+    text = str(value).rpartition(".")[2] if name.endswith(CLASS) else str(value)
+    return Cell(text, text)
 
 
 def comparison_csv(compared: Sequence[Compared]) -> str:

@@ -71,6 +71,31 @@ def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
     assert [column.label for column in table.columns][1] == "task.param.k" and [row[1].text for row in table.rows] == ["50", "200", "8"]
 
 
+def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has(made):
+    conv = {"system.coder": {"_target_": "package.Conv", "channels": 8, "noise": 0.1}, "system.sampler": {"_target_": "package.DDIM", "num_steps": 50}}
+    pca = {"system.coder": {"_target_": "package.PCA", "channels": 9}, "system.sampler": None}
+    compared, _ = read_compared([made("a", settings=conv), made("b", settings=pca)])
+    assert differing(compared) == ["system.sampler._target_", "system.coder._target_"]
+    table = comparison_table(compared)
+    assert [column.label for column in table.columns][1:3] == ["system.sampler", "system.coder"]
+    assert [[cell.text for cell in row[1:3]] for row in table.rows] == [["DDIM", "Conv"], ["–", "PCA"]]
+
+    loud = {**conv, "system.coder": conv["system.coder"] | {"noise": 0.5}}
+    assert differing(read_compared([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])[0]) == [
+        "system.sampler._target_", "system.coder._target_", "system.coder.noise"
+    ]  # fmt: skip
+
+
+def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(made):
+    settings = [("b", 100), ("b", 20), ("a", 100), ("a", 20)]
+    folders = [made(f"r{index}", settings={"system.coder": word, "task.param.k": k}) for index, (word, k) in enumerate(settings)]
+    compared, _ = read_compared(folders)
+    assert {(run.settings["system.coder"], run.settings["task.param.k"]) for run in compared} == set(settings)
+    assert [run.settings["task.param.k"] for run in compared] == [20, 20, 100, 100]
+    other = [made(f"s{index}", settings={"system.coder": word}) for index, word in enumerate(["z", "y"])]
+    assert [run.settings["system.coder"] for run in read_compared(other)[0]] == ["z", "y"]
+
+
 def test_a_plot_per_swept_number_and_none_for_seeds_words_or_places(made, monkeypatch, tmp_path, capsys):
     folders = [
         made(f"{k}_{seed}", settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1})
