@@ -70,17 +70,18 @@ def differing(compared: Sequence[Compared]) -> list[str]:
     """Settings that differ among the runs of one data set and architecture.
 
     Between groups, most settings follow from the data set or the architecture, and say nothing new. Nor do those of one
-    class where other runs have another: there, the class is the setting.
+    class where other runs have another: there, the class is the setting. Of settings that follow one another through
+    all runs, the first stands for all.
     """
-    names: dict[str, None] = {}
+    names: dict[tuple[str, ...], str] = {}
     for group in groups(compared).values():
         for name in dict.fromkeys(name for run in group for name in run.settings):
             alike: dict[tuple[Any, ...], set[str]] = {}
             for run in group:
                 alike.setdefault(classes_around(run, name), set()).add(repr(run.settings.get(name)))
             if any(len(values) > 1 for values in alike.values()):
-                names[name] = None
-    return list(names)
+                names.setdefault(tuple(repr(run.settings.get(name)) for run in compared), name)
+    return list(names.values())
 
 
 def classes_around(run: Compared, name: str) -> tuple[Any, ...]:

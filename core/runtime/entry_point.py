@@ -67,9 +67,11 @@ def with_slashes(word: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """One line; where Hydra wrapped a `UserError` of a constructor, that one's. The log has the rest at level debug."""
+    """One line; where Hydra or a loader's worker wrapped a `UserError`, that one's. The log has the rest at level debug."""
     log.debug("in full", exc_info=error)
     told = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    if in_worker := re.search(r"^\S*UserError: (.*)\Z", str(told), re.MULTILINE | re.DOTALL):
+        return " ".join(in_worker[1].split())
     return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())
 
 

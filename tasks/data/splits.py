@@ -85,7 +85,11 @@ class ImageData:
 
 
 class TransformedImages(Dataset):
-    """Some items of `images`, each through `transform`."""
+    """Some items of `images`, each through `transform`.
+
+    Raises:
+        UserError: for an item whose file cannot be read.
+    """
 
     def __init__(self, images: Sequence[tuple[Any, int]] | Dataset, indices: Sequence[int], transform: Callable[[Any], Tensor]):
         self.images, self.indices, self.transform = images, indices, transform
@@ -94,7 +98,10 @@ class TransformedImages(Dataset):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[int(self.indices[index])]
+        try:
+            image, label = self.images[int(self.indices[index])]
+        except OSError as error:  # torchvision takes a folder that is there for a whole one
+            raise UserError(f"an image cannot be read ({error}); if its download was interrupted, delete the folder, and it is downloaded again") from error
         return self.transform(image), int(label)
 
 

@@ -86,6 +86,11 @@ def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has
     ]  # fmt: skip
 
 
+def test_of_settings_that_follow_one_another_one_is_shown(made):
+    folders = [made(f"r{epochs}", settings={"task.epochs": epochs, "task.scheduler.T_max": epochs, "task.warmup": 2 * epochs}) for epochs in (1, 3)]
+    assert differing(read_compared(folders)[0]) == ["task.epochs", "task.warmup"]
+
+
 def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(made):
     settings = [("b", 100), ("b", 20), ("a", 100), ("a", 20)]
     folders = [made(f"r{index}", settings={"system.coder": word, "task.param.k": k}) for index, (word, k) in enumerate(settings)]

@@ -174,6 +174,18 @@ def test_missing_images_are_one_sentence_with_the_folder_and_what_to_do(tmp_path
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dataset", ["pets", "flowers102", "food101"])
+def test_an_image_that_an_interrupted_download_left_out_is_one_sentence(tmp_path, dataset):
+    getattr(archives, f"write_{dataset}")(tmp_path)
+    options = DataOptions(dataset, root=str(tmp_path), verify=False)
+    load_images(options)
+    for image in sorted(tmp_path.rglob("*.jpg")):
+        image.unlink()
+    data = load_images(options)  # torchvision looks no further than the folder
+    with pytest.raises(UserError, match=rf"No such file.*{tmp_path}.*\.jpg.*delete the folder"):
+        data.test[0]
+
+
 def test_imagenet_says_which_archives_go_where(tmp_path):
     with pytest.raises(UserError, match="ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"):
         load_images(DataOptions("imagenet", root=str(tmp_path)))

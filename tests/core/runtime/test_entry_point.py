@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule
 from torch import nn, optim
+from torch.utils.data import DataLoader, Dataset
 
 from core.runtime.entry_point import entry_point, with_slashes
 from core.runtime.errors import UserError
@@ -42,6 +43,18 @@ def test_an_argument_that_a_class_of_the_configuration_does_not_take_is_named_wi
 
     sentence = outcome(main)
     assert sentence.startswith("error: ") and "ConvAutoencoder" in sentence and "'kernal_size'" in sentence and "\n" not in sentence
+
+
+class Refusing(Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise UserError("image 3.jpg cannot be read; remove it")
+
+
+def test_a_mistake_found_in_a_process_that_loads_images_is_the_same_sentence():
+    assert outcome(lambda cfg: list(DataLoader(Refusing(), num_workers=1))) == "error: image 3.jpg cannot be read; remove it"
 
 
 def test_a_value_that_does_not_resolve_ends_in_one_sentence():
