@@ -59,11 +59,19 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
     """
     try:
         with torch.no_grad():
-            graph_module = torch.export.export(model, (images_BCSS,)).module(check_guards=False)
+            program = torch.export.export(model, (images_BCSS,))
+            graph_module = program.module(check_guards=False)
+            if any(map(_writes, graph_module.graph.nodes)):  # a suffix that adds onto what crosses would change it for the next model
+                graph_module = program.run_decompositions({}).module(check_guards=False)
         return _cut(graph_module, names)
     except Exception as error:  # torch.export raises many kinds, none of which matters: the full forward is always there
         log.info("no frozen prefix (%s: %s); every model is run whole", type(error).__name__, str(error).split("\n")[0])
         return WholeNetwork(model)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation changes one of its arguments in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:

@@ -1,5 +1,6 @@
 """The baseline that trains originals on."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
@@ -24,8 +25,9 @@ def adamw(parameters):
     return torch.optim.AdamW(parameters, lr=0.03)
 
 
-def test_finetuning_equals_plain_training_of_the_whole_network():
-    task, num_steps = make_task(), 4
+@pytest.mark.parametrize("subset", ["last_norms", ["layer4.0.downsample.1.weight"]])
+def test_finetuning_equals_plain_training_of_the_whole_network(subset):
+    task, num_steps = make_task(subset), 4
     vectors_MD = torch.stack([flatten(task.model, task.subset) + shift for shift in (0.0, 0.1)])
     given = vectors_MD.clone()
     tuned_MD = finetune(vectors_MD, task, make_optimizer=adamw, batch_size=8, num_steps=num_steps, seed=5)

@@ -66,6 +66,26 @@ def test_scores_equal_an_independent_full_forward(name):
     assert np.array_equal(scores.accuracy_M, (~wrong_MN).mean(axis=1))
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("generated", ["conv1.6.weight", "layer4.0.conv1.weight", "layer4.0.bn2.[wb]*", "layer4.0.downsample.1.weight", "layer4.0.downsample.2.[wb]*", "fc.*"])
+def test_no_model_changes_what_the_next_one_sees_wherever_the_cut_is(generated, inplace):
+    """A residual block adds in place onto what may have crossed the cut."""
+    torch.manual_seed(0)
+    model = build_classifier("test_resnet", num_classes=5, channels=3, image_size=16).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = inplace
+    subset, split = resolve_subset(model, [generated]), images_for("resnet18")
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert isinstance(scorer.network, SplitNetwork)
+    twice = torch.cat([vectors_MD, vectors_MD])
+    wrong_MN, loss_M = independent_scores(model, subset, twice, split)
+    scores = scorer(twice)
+    assert np.array_equal(scores.wrong_MN, wrong_MN)
+    assert np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_prefix_holds_most_of_the_network_and_no_generated_parameter(name):
     model, (images, _) = network(name), images_for(name).tensors
