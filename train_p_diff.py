@@ -116,7 +116,9 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
         if cfg.generation.num_exported:
             export(cfg, vectors_MD[: cfg.generation.num_exported], checkpoints, run)
     write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
-    log.info("\n%s\n\n%s\n\n%s\n\nreport: %s", source_table(metrics), protocol_table(metrics), metrics["verdict"]["sentences"][0], page)
+    headline, caution = metrics["verdict"]["sentences"][0], metrics["verdict"].get("caution")
+    parts = [source_table(metrics), protocol_table(metrics), f"{headline}\n{caution}" if caution else headline, f"report: {page}"]
+    log.info("\n%s", "\n\n".join(parts))
 
 
 def score(

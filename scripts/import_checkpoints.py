@@ -24,6 +24,11 @@ from tasks.importing import import_checkpoints
 from tasks.state_files import state_files
 
 
+# What experiment=whole_network changes that does not follow from the file: an autoencoder for large D, and the baseline
+# that trains on does so with a learning rate for whole networks.
+WHOLE = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0])
@@ -99,7 +104,8 @@ def main() -> None:
         f"{out}: {len(checkpoints)} checkpoints ({names[0]} … {names[-1]}) of {checkpoints.subset.num_params} parameters in {len(checkpoints.subset.names)} tensors, "
         f"validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
     )
-    command = ["python", "train_p_diff.py", f"task.param.path={quoted(out)}", f"task.param.k={len(checkpoints)}", *overrides, f"output_dir={quoted(f'outputs/{name}')}"]
+    whole = WHOLE if arguments.subset == ["all"] else []
+    command = ["python", "train_p_diff.py", f"task.param.path={quoted(out)}", f"task.param.k={len(checkpoints)}", *overrides, *whole, f"output_dir={quoted(f'outputs/{name}')}"]
     sys.stdout.write(f"next: {shlex.join(command)}\n")
 
 

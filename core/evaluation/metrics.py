@@ -101,6 +101,17 @@ def near_copies(min_l2_M: np.ndarray, spacing: Spacing) -> float:
     return float(((min_l2_M < spacing.smallest) | (min_l2_M == 0)).mean())
 
 
+def variance_kept(reconstructed_KD: np.ndarray, original_KD: np.ndarray) -> float | None:
+    """Share of the variance among the originals that their reconstructions keep: 1 at best, 0 where each is only the mean.
+
+    None where the originals do not vary.
+    """
+    mean_D = original_KD.mean(axis=0)
+    lost = sum(float(((after - before) ** 2).sum()) for after, before in zip(reconstructed_KD, original_KD))  # row by row: K × D may be large
+    spread = sum(float(((before - mean_D) ** 2).sum()) for before in original_KD)
+    return 1 - lost / spread if spread else None
+
+
 def summarize(accuracy_M: np.ndarray) -> dict[str, float]:
     """Mean, spread and extremes; the spread (ddof = 1) only where there are at least two models."""
     spread = {"accuracy_std": float(accuracy_M.std(ddof=1))} if len(accuracy_M) > 1 else {}

@@ -14,13 +14,13 @@ NOVELTY = {
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:
-    """3 to 5 sentences; the first answers whether a generated model beats an average, and is new or memorized.
+    """3 to 6 sentences; the first answers whether a generated model beats an average, and is new or memorized.
 
     Args:
         content: the verdict, without its sentences.
     """
     rows = {row["baseline"]: row for row in content["comparisons"]}
-    said = [headline(content, rows[content["best_average"]]), gains(content), nearness(content, rows["original"]), strongest(content), outcomes(content)]
+    said = [headline(content, rows[content["best_average"]]), gains(content), nearness(content, rows["original"]), strongest(content), content.get("caution"), outcomes(content)]
     return [sentence for sentence in said if sentence]
 
 
@@ -77,6 +77,15 @@ def outcomes(content: Mapping[str, Any]) -> str:
     said = [f"{phrase} {listed(by_outcome[name])}" for name, phrase in phrases.items() if name in by_outcome]
     axes = "accuracy and newness" if "max_iou_mean" in content["p_diff"] else "accuracy"
     return f"In {axes} against {len(content['comparisons'])} baselines, p_diff {'; '.join(said)}."
+
+
+def caution(variance_kept: float) -> str:
+    """That the autoencoder is at fault, and what to do."""
+    kept = f"keeps only {100 * variance_kept:.0f} %" if variance_kept > 0.005 else "keeps nothing"
+    return (
+        f"The autoencoder {kept} of the variance among the checkpoints, so generated models can be little more than their mean: "
+        "try system/autoencoder=chunked, or more system.autoencoder_steps."
+    )
 
 
 def listed(names: Sequence[str]) -> str:

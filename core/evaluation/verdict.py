@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from core.evaluation.intervals import Bootstrap, interval
-from core.evaluation.metrics import max_iou, min_l2, near_copies
+from core.evaluation.metrics import max_iou, min_l2, near_copies, variance_kept
 from core.evaluation.scores import ScoreTable
-from core.evaluation.sentences import sentences
+from core.evaluation.sentences import caution, sentences
 from core.evaluation.summary import SOUP, spacing_of
 
 GENERATED = "p_diff"
+LEAST_KEPT = 0.5  # of the originals' variance; an autoencoder that loses more leaves diffusion little to learn
 
 
 def verdict(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
@@ -41,6 +42,10 @@ def verdict(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
     }
     if (new := novelty(content)) is not None:
         content["novelty"] = new
+    kept = variance_kept(tables["reconstructed"].vectors_MD, tables["original"].vectors_MD) if "reconstructed" in tables else None
+    if kept is not None:
+        content["variance_kept"] = kept
+        content |= {"caution": caution(kept)} if kept < LEAST_KEPT else {}
     return content | {"sentences": sentences(content)}
 
 

@@ -254,6 +254,13 @@ def test_a_network_and_images_of_ones_own(place, capsys):
     assert "what my_code:task returns does not hold the images" in error
 
 
+def test_whole_networks_are_modelled_as_such(place, capsys, states):
+    assert call(place, *RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "all") == 0
+    printed = capsys.readouterr().out
+    assert {"system/autoencoder=chunked", "task.collect.optimizer.lr=5e-4"} <= set(next_command(printed))
+    assert place.run("train_p_diff.py", *next_command(printed), *TINY, tiny=False).error == 0
+
+
 def test_images_are_normalized_as_the_users_training_did(place, capsys, states):
     words = [*RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "layer4.0.bn2.*", "--data", "mean=[0.5]", "std=[0.25]"]
     assert call(place, *words) == 0

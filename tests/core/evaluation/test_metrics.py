@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import jaccard_score
 
 from core.evaluation import metrics
-from core.evaluation.metrics import Spacing, best_on, iou_matrix, l2_matrix, least_loss_on, max_iou, min_l2, most_alike, near_copies, summarize, within_iou
+from core.evaluation.metrics import Spacing, best_on, iou_matrix, l2_matrix, least_loss_on, max_iou, min_l2, most_alike, near_copies, summarize, variance_kept, within_iou
 
 M, K, N, D = 5, 7, 60, 9
 
@@ -129,6 +129,16 @@ def test_no_distance_depends_on_how_many_numbers_are_compared_at_a_time(vectors_
 def test_the_spacing_of_a_right_triangle():
     spacing = Spacing.of(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
     assert spacing.smallest == 3 and spacing.mean == pytest.approx(4)
+
+
+def test_the_variance_kept_is_all_for_copies_none_for_the_mean_and_unknown_without_any():
+    original_KD = np.random.default_rng(0).normal(3.0, 2.0, size=(50, 7))
+    deviation_KD = original_KD - original_KD.mean(axis=0)
+    assert variance_kept(original_KD, original_KD) == 1
+    assert variance_kept(original_KD - deviation_KD, original_KD) == pytest.approx(0)
+    assert variance_kept(original_KD - 0.5 * deviation_KD, original_KD) == pytest.approx(0.75)
+    assert variance_kept(original_KD - 2 * deviation_KD, original_KD) == pytest.approx(-3), "worse than the mean"
+    assert variance_kept(np.zeros((3, 7)), np.ones((3, 7))) is None
 
 
 def test_near_copies_lie_nearer_than_any_two_originals_to_each_other():

@@ -69,6 +69,16 @@ def test_a_copy_of_the_originals_is_memorized_and_dominated(world):
     assert content["sentences"][0].startswith("No, a generated model falls short") and "memorized rather than new (maximum IoU 1.000" in content["sentences"][0]
 
 
+def test_an_autoencoder_that_forgets_what_sets_checkpoints_apart_is_named(world):
+    mean_D, originals_KD = world.originals_KD.mean(axis=0), world.originals_KD
+    for share, said in ((0.1, True), (0.9, False)):  # of the way from the mean to the original
+        content = world.verdict(world.averages(30), reconstructed=mean_D + share * (originals_KD - mean_D))
+        assert (content["variance_kept"] < 0.5) == said == ("caution" in content)
+    content = world.verdict(world.averages(30), reconstructed=mean_D + 0 * originals_KD)
+    assert content["caution"] in content["sentences"] and "keeps nothing" in content["caution"] and "system/autoencoder=chunked" in content["caution"]
+    assert "variance_kept" not in world.verdict(world.averages(30)), "nothing was reconstructed"
+
+
 def test_means_of_the_originals_tie_with_averages_and_are_not_called_memorized(world):
     content = world.verdict(world.averages(30))
     outcomes = by_baseline(content, "outcome")
