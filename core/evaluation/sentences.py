@@ -20,19 +20,25 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         content: the verdict, without its sentences.
     """
     rows = {row["baseline"]: row for row in content["comparisons"]}
-    said = [headline(content, rows[content["best_average"]]), gains(content), nearness(content, rows["original"]), strongest(content), content.get("caution"), outcomes(content)]
+    said = [headline(content, rows[content["best_average"]], rows["original"]), gains(content), nearness(content, rows["original"]), strongest(content), content.get("caution"), outcomes(content)]
     return [sentence for sentence in said if sentence]
 
 
-def headline(content: Mapping[str, Any], average: Mapping[str, Any]) -> str:
-    """Better than an average of checkpoints? New or memorized?"""
+def headline(content: Mapping[str, Any], average: Mapping[str, Any], original: Mapping[str, Any]) -> str:
+    """Better than an average of checkpoints? New or memorized?
+
+    Checkpoints of independent trainings cannot be averaged: better than their average is then not yet good.
+    """
     answer = {
         "better": "Yes, a generated model beats an average of checkpoints",
         "worse": "No, a generated model falls short of an average of checkpoints",
         "undecided": "No, a generated model does not measurably beat an average of checkpoints",
     }[average["accuracy_is"]]
     evidence = f" ({max_ious(content['p_diff'], average)})" if "max_iou_is" in average else ""
-    return f"{answer} ({points(axis(average, 'accuracy'))}, against {average['baseline']}), and {NOVELTY[content.get('novelty')]}{evidence}."
+    loss = ""
+    if average["accuracy_is"] == "better" and original["accuracy_is"] == "worse":
+        loss = f" but falls short of the originals ({points(axis(original, 'accuracy'))})"
+    return f"{answer} ({points(axis(average, 'accuracy'))}, against {average['baseline']}){loss}, and {NOVELTY[content.get('novelty')]}{evidence}."
 
 
 def gains(content: Mapping[str, Any]) -> str:

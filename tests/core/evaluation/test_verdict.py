@@ -79,6 +79,15 @@ def test_an_autoencoder_that_forgets_what_sets_checkpoints_apart_is_named(world)
     assert "variance_kept" not in world.verdict(world.averages(30)), "nothing was reconstructed"
 
 
+def test_better_than_an_average_that_is_worth_nothing_is_not_called_good(world):
+    """As with checkpoints of independent trainings, whose average is at chance."""
+    content = world.verdict(world.around(world.target_D, 2.0, 30), average_8=world.around(-world.target_D, 0.5, 30))
+    assert by_baseline(content, "accuracy_is") | {"average_8": "better", "original": "worse"} == by_baseline(content, "accuracy_is")
+    assert content["sentences"][0].startswith("Yes, a generated model beats an average") and ") but falls short of the originals (-" in content["sentences"][0]
+    good = world.verdict(world.around(world.target_D, 0.15, 30))
+    assert "falls short" not in good["sentences"][0]
+
+
 def test_means_of_the_originals_tie_with_averages_and_are_not_called_memorized(world):
     content = world.verdict(world.averages(30))
     outcomes = by_baseline(content, "outcome")
