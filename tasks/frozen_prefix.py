@@ -49,7 +49,8 @@ class WholeNetwork:
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, classes) of the whole network with `parameters`."""
-        return torch.func.functional_call(self.model, dict(parameters), crossing)
+        copies = tuple(images.clone() for images in crossing)  # a network may write into its input
+        return torch.func.functional_call(self.model, dict(parameters), copies)
 
 
 def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:

@@ -20,7 +20,9 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         content: the verdict, without its sentences.
     """
     rows = {row["baseline"]: row for row in content["comparisons"]}
-    said = [headline(content, rows[content["best_average"]], rows["original"]), gains(content), nearness(content, rows["original"]), strongest(content), content.get("caution"), outcomes(content)]
+    original = rows["original"]
+    said = [headline(content, rows[content["best_average"]], original), gains(content), nearness(content, original)]
+    said += [strongest(content), content.get("caution"), outcomes(content)]
     return [sentence for sentence in said if sentence]
 
 

@@ -126,6 +126,37 @@ def test_a_network_that_cannot_be_exported_is_run_whole():
     assert np.array_equal(scorer(vectors_MD).wrong_MN, wrong_MN)
 
 
+class WritesIntoItsInput(torch.nn.Module):
+    """A user's network over plain vectors, that prepares its input in place."""
+
+    def __init__(self, traceable):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
+        self.traceable = traceable
+
+    def forward(self, x):
+        x.mul_(2).sub_(0.5)
+        if not self.traceable and x.sum().item() > 1e9:  # torch.export cannot follow a number out of a tensor
+            return self.body(-x)
+        return self.body(x)
+
+
+@pytest.mark.parametrize("traceable, kind", [(True, SplitNetwork), (False, WholeNetwork)])
+@pytest.mark.parametrize("subset", ["last_norms", "all"])
+def test_a_network_that_writes_into_its_input_meets_every_input_fresh(subset, traceable, kind):
+    torch.manual_seed(0)
+    model, features_NF, labels_N = WritesIntoItsInput(traceable).eval(), torch.randn(22, 6), torch.randint(3, (22,))
+    chosen = resolve_subset(model, subset, count=1)
+    vectors_MD = vectors_for(model, chosen)
+    scorer = Scorer(model, chosen, TensorDataset(features_NF.clone(), labels_N), batch_size=BATCH)
+    assert isinstance(scorer.network, kind)
+    with torch.no_grad():
+        logits = [torch.func.functional_call(model, unflatten(vector_D, chosen), (features_NF.clone(),)) for vector_D in vectors_MD]
+    expected = [torch.nn.functional.cross_entropy(of_one, labels_N).item() for of_one in logits]
+    for _ in range(2):  # computed, then from what was kept
+        assert np.allclose(scorer(vectors_MD).loss_M, expected, rtol=1e-5)
+
+
 def test_calibration_and_vote_follow_their_definitions():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
