@@ -108,7 +108,7 @@ class Scorer:
 
     def _padded(self, images_BCSS: Tensor) -> Tensor:
         missing = self.batch_size - len(images_BCSS)
-        return F.pad(images_BCSS, (0, 0) * (images_BCSS.dim() - 1) + (0, missing)).to(self.device)  # a user's own "images" may have any shape
+        return F.pad(images_BCSS, (0, 0) * (images_BCSS.dim() - 1) + (0, missing)).to(self.device)
 
     def _chunks(self) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
         """What crosses the cut and the labels, chunk by chunk."""

@@ -64,7 +64,7 @@ def user_task(path: str) -> tuple[nn.Module, ImageData]:
     image_CSS, _ = splits["val"][0]
     try:
         with torch.no_grad():
-            logits_1C = model.cpu().eval()(image_CSS[None])
+            logits_1C = model.cpu().eval()(image_CSS[None].clone())  # a network may write into its input
     except Exception as error:  # a network may refuse images in any way
         raise UserError(f"{option}: the network cannot take an image {tuple(image_CSS.shape)} of val ({type(error).__name__}: {error})") from error
     if not isinstance(logits_1C, Tensor) or logits_1C.dim() != 2:
