@@ -71,17 +71,26 @@ def differing(compared: Sequence[Compared]) -> list[str]:
 
     Between groups, most settings follow from the data set or the architecture, and say nothing new. Nor do those of one
     class where other runs have another: there, the class is the setting. Of settings that follow one another through
-    all runs, the first stands for all.
+    all runs, one stands for all: the first number, else the first.
     """
-    names: dict[tuple[str, ...], str] = {}
+    names: dict[str, None] = {}
     for group in groups(compared).values():
         for name in dict.fromkeys(name for run in group for name in run.settings):
             alike: dict[tuple[Any, ...], set[str]] = {}
             for run in group:
                 alike.setdefault(classes_around(run, name), set()).add(repr(run.settings.get(name)))
             if any(len(values) > 1 for values in alike.values()):
-                names.setdefault(tuple(repr(run.settings.get(name)) for run in compared), name)
-    return list(names.values())
+                names[name] = None
+    standing: dict[tuple[Any, ...], str] = {}
+    for name in sorted(names, key=lambda name: not any(is_number(run.settings.get(name)) for run in compared)):
+        standing.setdefault(changes(compared, name), name)
+    return [name for name in names if name in standing.values()]
+
+
+def changes(compared: Sequence[Compared], name: str) -> tuple[Any, ...]:
+    """Where a setting changes: equal for settings that follow one another. A seed stands for seeds only."""
+    values = [repr(run.settings.get(name)) for run in compared]
+    return name.endswith(SEEDS), *map(values.index, values)
 
 
 def classes_around(run: Compared, name: str) -> tuple[Any, ...]:
@@ -142,10 +151,11 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
 
 
 def setting_cell(name: str, value: Any) -> Cell:
-    """A setting, a class without its package; one that this run does not have is a dash."""
+    """A setting, a class without its package, a list without its brackets; one that this run does not have is a dash."""
     if value is None:
         return Cell(ABSENT)
-    text = str(value).rpartition(".")[2] if name.endswith(CLASS) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = text.rpartition(".")[2] if name.endswith(CLASS) else text
     return Cell(text, text)
 
 
@@ -162,36 +172,35 @@ def write_comparison(compared: Sequence[Compared], folder: Path) -> Iterator[Pat
         with replacing(folder / name) as temporary:
             temporary.write_text(text)
         yield folder / name
-    for name in swept_numbers(compared):
-        yield from save(sweep_figure(name, lines(compared, name)), folder, f"sweep_{name}").values()
+    for name in swept(compared):
+        short = name.removesuffix(CLASS)
+        yield from save(sweep_figure(short, lines(compared, name)), folder, f"sweep_{short}").values()
 
 
-def swept_numbers(compared: Sequence[Compared]) -> list[str]:
-    """Numeric settings with at least two values in one group; seeds are repetitions instead."""
-    return [name for name in differing(compared) if not name.endswith(SEEDS) and any(len(points(group, name)) > 1 for group in groups(compared).values())]
-
-
-def points(group: Sequence[Compared], name: str) -> set[float]:
-    """The numbers that this setting takes in a group; a switch is no number."""
-    return {float(run.settings[name]) for run in group if is_number(run.settings.get(name))}
+def swept(compared: Sequence[Compared]) -> list[str]:
+    """Settings that runs differ in on purpose; seeds are repetitions instead."""
+    return [name for name in differing(compared) if not name.endswith(SEEDS)]
 
 
 def is_number(value: Any) -> bool:
+    """A switch is no number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def lines(compared: Sequence[Compared], name: str) -> Mapping[str, list[Point]]:
-    """{what is the same along a line: its points}, for a plot over one setting."""
-    others = [other for other in differing(compared) if other != name and not other.endswith(SEEDS)]
+    """{what is the same along a line: its points}, for a plot over one setting, by number if all its values are numbers, else by word."""
+    others = [other for other in swept(compared) if other != name]
+    numeric = all(is_number(run.settings[name]) for run in compared if run.settings.get(name) is not None)
     found: dict[str, list[Point]] = {}
     for group, runs in groups(compared).items():
-        if len(points(runs, name)) < 2:
+        values = {run.files.path: run.settings.get(name) if numeric else setting_cell(name, run.settings.get(name)).text for run in runs}
+        if len(set(values.values())) < 2:
             continue
         apart = [other for other in others if len({repr(run.settings.get(other)) for run in runs}) > 1]
         for run in runs:
-            if is_number(run.settings.get(name)):
-                label = ", ".join([*group, *(f"{other}={run.settings.get(other)}" for other in apart)])
+            if (value := values[run.files.path]) is not None:
+                shown = (f"{other.removesuffix(CLASS)}={setting_cell(other, run.settings.get(other)).text}" for other in apart)
                 numbers = numbers_of(run)
-                point = Point(float(run.settings[name]), numbers["p_diff_mean"], numbers["p_diff_best"], numbers["original_mean"], numbers["p_diff_max_iou"])
-                found.setdefault(label, []).append(point)
+                point = Point(value, numbers["p_diff_mean"], numbers["p_diff_best"], numbers["original_mean"], numbers["p_diff_max_iou"])
+                found.setdefault(", ".join([*group, *shown]), []).append(point)
     return found

@@ -12,11 +12,13 @@ from core.report.style import figure, plain_log_ticks, styled
 
 LINE_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#3b3b3b")
 
+MOST_LETTERS = 60  # of words side by side; more are turned
+
 
 class Point(NamedTuple):
-    """One run: the setting's value, accuracies in [0, 1] and p_diff's mean maximum IoU; None where it was not measured."""
+    """One run: the setting's value, a number or a word, accuracies in [0, 1] and p_diff's mean maximum IoU; None where it was not measured."""
 
-    value: float
+    value: float | str
     p_diff_mean: float | None
     p_diff_best: float | None
     original_mean: float | None
@@ -30,29 +32,37 @@ MEASURES = {"p_diff_mean": ("-", "o", "p_diff mean"), "p_diff_best": (":", "^", 
 def sweep_figure(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
     """Accuracy above, similarity to the originals below, a color per line; runs of the same value are averaged, each a dot.
 
+    Words stand side by side in the order of their first run, and no line joins them.
+
     Args:
         setting: its dotted name.
         lines: points by what is the same along a line.
     """
+    every = [point.value for points in lines.values() for point in points]
+    words = list(dict.fromkeys(every)) if any(isinstance(value, str) for value in every) else []
     has_iou = any(point.max_iou is not None for points in lines.values() for point in points)
     drawn = figure((6.2 if has_iou else 4.2) + 0.22 * len(lines))
     panels = drawn.subplots(2 if has_iou else 1, sharex=True, squeeze=False, height_ratios=[3, 2] if has_iou else [1])[:, 0]
     for index, points in enumerate(lines.values()):
+        points = [point._replace(value=words.index(point.value)) for point in points] if words else points
         color = LINE_COLORS[index % len(LINE_COLORS)]
         for measure, (dashes, marker, _) in MEASURES.items():
-            draw_line(panels[0], points, measure, 100, color=color, ls=dashes, marker=marker)
+            draw_line(panels[0], points, measure, 100, color=color, ls="" if words else dashes, marker=marker)
         if has_iou:
-            draw_line(panels[1], points, "max_iou", 1, color=color, ls="-", marker="o")
+            draw_line(panels[1], points, "max_iou", 1, color=color, ls="" if words else "-", marker="o")
     panels[0].set_ylabel("test accuracy (%)")
     if has_iou:
         panels[1].set_ylabel("maximum IoU, p_diff")
-    values = {point.value for points in lines.values() for point in points}
-    if min(values) > 0 and max(values) / min(values) > 20:
+    if words:
+        crowded = len(words) * max(map(len, words)) > MOST_LETTERS
+        panels[-1].set_xticks(range(len(words)), words, **({"rotation": 20, "ha": "right"} if crowded else {}))
+        panels[-1].set_xlim(-0.5, len(words) - 0.5)
+    elif min(every) > 0 and max(every) / min(every) > 20:
         panels[-1].set_xscale("log")
         plain_log_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel(setting)
     drawn.align_ylabels()
-    measures = [Line2D([], [], color="#555555", ls=dashes, marker=marker, ms=5, label=label) for dashes, marker, label in MEASURES.values()]
+    measures = [Line2D([], [], color="#555555", ls="" if words else dashes, marker=marker, ms=5, label=label) for dashes, marker, label in MEASURES.values()]
     groups = [Line2D([], [], color=LINE_COLORS[index % len(LINE_COLORS)], lw=3, label=label) for index, label in enumerate(lines)]
     drawn.legend(handles=measures, loc="outside upper center", ncols=3)
     drawn.legend(handles=groups, loc="outside lower center", ncols=1)

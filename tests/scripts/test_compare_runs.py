@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from core.report.comparison import comparison_table, differing, lines, read_compared, swept_numbers
+from core.report.comparison import comparison_table, differing, lines, read_compared, swept
 from scripts import compare_runs
 from scripts.command_line import run_command
 from tests.core.report.synthetic import write_run
@@ -74,21 +74,27 @@ def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
 def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has(made):
     conv = {"system.coder": {"_target_": "package.Conv", "channels": 8, "noise": 0.1}, "system.sampler": {"_target_": "package.DDIM", "num_steps": 50}}
     pca = {"system.coder": {"_target_": "package.PCA", "channels": 9}, "system.sampler": None}
-    compared, _ = read_compared([made("a", settings=conv), made("b", settings=pca)])
+    compared, _ = read_compared([made("a", settings=conv), made("b", settings=pca), made("ab", settings={**conv, "system.coder": pca["system.coder"]})])
     assert differing(compared) == ["system.sampler._target_", "system.coder._target_"]
     table = comparison_table(compared)
     assert [column.label for column in table.columns][1:3] == ["system.sampler", "system.coder"]
-    assert [[cell.text for cell in row[1:3]] for row in table.rows] == [["DDIM", "Conv"], ["–", "PCA"]]
+    assert [[cell.text for cell in row[1:3]] for row in table.rows] == [["DDIM", "Conv"], ["DDIM", "PCA"], ["–", "PCA"]]
 
     loud = {**conv, "system.coder": conv["system.coder"] | {"noise": 0.5}}
     assert differing(read_compared([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])[0]) == [
-        "system.sampler._target_", "system.coder._target_", "system.coder.noise"
+        "system.sampler._target_", "system.coder.noise"
     ]  # fmt: skip
 
 
+def test_a_list_is_shown_by_its_items(made):
+    compared, _ = read_compared([made("a", settings={"task.param.subset": ["fc.*", "conv1.*"]}), made("b", settings={"task.param.subset": "all"})])
+    assert [row[1].text for row in comparison_table(compared).rows] == ["fc.*, conv1.*", "all"]
+
+
 def test_of_settings_that_follow_one_another_one_is_shown(made):
-    folders = [made(f"r{epochs}", settings={"task.epochs": epochs, "task.scheduler.T_max": epochs, "task.warmup": 2 * epochs}) for epochs in (1, 3)]
-    assert differing(read_compared(folders)[0]) == ["task.epochs", "task.warmup"]
+    settings = [{"system.note": f"for {epochs}", "task.epochs": epochs, "task.warmup": 2 * epochs, "seed": epochs, "task.seed": epochs} for epochs in (1, 3)]
+    folders = [made(f"r{index}", settings=chosen) for index, chosen in enumerate(settings)]
+    assert sorted(differing(read_compared(folders)[0])) == ["seed", "task.epochs"], "a number stands for words, a seed for seeds only"
 
 
 def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(made):
@@ -101,7 +107,7 @@ def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(mad
     assert [run.settings["system.coder"] for run in read_compared(other)[0]] == ["z", "y"]
 
 
-def test_a_plot_per_swept_number_and_none_for_seeds_words_or_places(made, monkeypatch, tmp_path, capsys):
+def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_another(made, monkeypatch, tmp_path, capsys):
     folders = [
         made(f"{k}_{seed}", settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1})
         for k in (10, 50) for seed in (1, 2)
@@ -118,16 +124,24 @@ def test_seeds_are_repetitions_on_one_line_and_other_settings_make_other_lines(m
     grid = [(k, noise, seed) for k in (10, 50) for noise in (0.1, 0.5) for seed in (1, 2)]
     folders = [made(f"r{index}", 0.5 + index / 100, {"task.param.k": k, "system.latent_noise": noise, "seed": seed}) for index, (k, noise, seed) in enumerate(grid)]
     compared, _ = read_compared(folders)
-    assert swept_numbers(compared) == ["task.param.k", "system.latent_noise"]
+    assert swept(compared) == ["task.param.k", "system.latent_noise"]
     over_k = lines(compared, "task.param.k")
     assert list(over_k) == ["digits, resnet18, system.latent_noise=0.1", "digits, resnet18, system.latent_noise=0.5"]
     points = over_k["digits, resnet18, system.latent_noise=0.5"]
     assert [point.value for point in points] == [10, 10, 50, 50] and [point.p_diff_best for point in points] == pytest.approx([0.52, 0.53, 0.56, 0.57])
 
 
-def test_a_switch_is_no_number(made):
-    compared, _ = read_compared([made("a", settings={"task.model.pretrained": True}), made("b", settings={"task.model.pretrained": False})])
-    assert differing(compared) == ["task.model.pretrained"] and swept_numbers(compared) == []
+def test_switches_and_classes_are_words_of_a_plot(made, monkeypatch, tmp_path):
+    coders = {"a": {"_target_": "package.Conv", "channels": 8}, "b": {"_target_": "package.PCA"}}
+    folders = [made(f"{name}{pretrained}", settings={"task.model.pretrained": pretrained, "system.coder": coders[name]}) for name in coders for pretrained in (True, False)]
+    compared, _ = read_compared(folders)
+    assert swept(compared) == ["task.model.pretrained", "system.coder._target_"]
+    over = lines(compared, "system.coder._target_")
+    assert list(over) == ["digits, resnet18, task.model.pretrained=True", "digits, resnet18, task.model.pretrained=False"]
+    assert [point.value for point in over["digits, resnet18, task.model.pretrained=True"]] == ["Conv", "PCA"]
+    assert {point.value for points in lines(compared, "task.model.pretrained").values() for point in points} == {"True", "False"}
+    assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
+    assert {"sweep_system.coder.png", "sweep_task.model.pretrained.svg"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_folders_that_cannot_be_compared_are_named_and_the_others_compared(made, monkeypatch, tmp_path, capsys):

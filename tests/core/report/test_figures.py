@@ -128,7 +128,7 @@ def test_a_source_looks_the_same_everywhere_and_unlike_the_others():
     assert sum(to_rgb(styles["noised_0.15"][0])) > sum(to_rgb(styles["noised_0.05"][0])), "a larger number is lighter"
 
 
-@pytest.mark.parametrize("kind", ["scatter", "ridges", "lines", "densities", "positions", "sweep"])
+@pytest.mark.parametrize("kind", ["scatter", "ridges", "lines", "densities", "positions", "sweep", "words"])
 def test_no_legend_lies_over_the_data(rng, kind):
     values = by_source(rng)
     drawn = {
@@ -138,6 +138,7 @@ def test_no_legend_lies_over_the_data(rng, kind):
         "densities": lambda: weight_figures.weight_densities({source: rng.normal(size=(9, 6)) for source in SOURCES if source != "ensemble"}, range(6)),
         "positions": lambda: weight_figures.positions({source: rng.normal(size=(9, 2)) for source in SOURCES}, "x", "y", ticks=True),
         "sweep": lambda: sweep_figure("task.param.k", {"a": [Point(1, 0.8, 0.9, 0.7, 0.6), Point(50, 0.8, 0.9, 0.7, 0.6)]}),
+        "words": lambda: sweep_figure("system.denoiser", {"a": [Point(word, 0.8, 0.9, 0.7, 0.6) for word in ("ConvDenoiser", "MLPDenoiser", "a rather long word" * 3)]}),
     }[kind]()
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
