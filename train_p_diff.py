@@ -35,11 +35,11 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
 from core.training.stages import train_generator, training_settings
-from tasks.collection import is_independent
 from tasks.finetuning import finetune
 from tasks.imported import open_checkpoints
 from tasks.loading import loading
 from tasks.task import Task
+from tasks.training import is_independent
 
 log = logging.getLogger(__name__)
 STAGES = {

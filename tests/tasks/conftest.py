@@ -1,0 +1,23 @@
+"""Images and a network for the tests of collecting and training."""
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from tasks.data.splits import ImageData
+from tasks.models import build_classifier
+from tests.tasks.tiny import CHANNELS, CLASSES
+
+
+@pytest.fixture
+def data():
+    """40 random images, as train, validation and test alike."""
+    torch.manual_seed(0)
+    images = TensorDataset(torch.randn(40, CHANNELS, 16, 16), torch.randint(CLASSES, (40,)))
+    return ImageData(images, images, images, CLASSES, CHANNELS, 16)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_classifier("test_resnet", CLASSES, CHANNELS, 16).eval()
