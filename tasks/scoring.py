@@ -5,7 +5,7 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
+from core.runtime.precision import float32_products
 from tasks.frozen_prefix import split_network
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Scorer:
     def _lowered(self) -> AbstractContextManager:
         """The configured precision."""
         if self.precision == "tf32":
-            return tf32_products()
+            return float32_products(tf32=True)
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _compare_with_fp32(self, crossing: tuple[Any, ...], vectors_MD: Tensor, num_images: int) -> None:
@@ -152,6 +153,7 @@ class Scorer:
         log.info("%s in %s: %.2f %% of %d predictions are those of fp32", self.label, self.precision, 100 * self.agreement, exact_MB.numel())
 
     @torch.inference_mode()
+    @float32_products()
     def __call__(self, vectors_MD: Tensor) -> Scores:
         """Scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD = vectors_MD.to(self.device)
@@ -167,14 +169,3 @@ class Scorer:
         every, vote = Tally.joined(tallies), Tally.joined(votes)
         together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))
         return Scores(every.accuracy_M, every.nll_M, every.wrong_MB.numpy(), every.ece_M, together)
-
-
-@contextmanager
-def tf32_products() -> Iterator[None]:
-    """Let a GPU multiply in TensorFloat-32 inside the block."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

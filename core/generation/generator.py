@@ -21,6 +21,7 @@ from core.diffusion.objective import NoiseSchedule
 from core.diffusion.sampling import denoise, standard_normal
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
+from core.runtime.precision import float32_products
 from core.runtime.seeding import generator_for
 
 KIND = "generator"
@@ -76,6 +77,7 @@ class WeightGenerator(nn.Module):
         return self
 
     @torch.no_grad()
+    @float32_products()
     def sample(
         self,
         seed: int,
@@ -109,11 +111,13 @@ class WeightGenerator(nn.Module):
         return denoise(self.denoiser, self.schedule, _build(sampler["scheduler"]), sampler["num_steps"], x_BL, generators, on_step)
 
     @torch.no_grad()
+    @float32_products()
     def decode(self, latents_BL: Tensor) -> Tensor:
         """Standardized latents (B, L) to parameter vectors (B, D)."""
         return self.normalizer.unnormalize(self.autoencoder.decode(self.latent_normalizer.unnormalize(latents_BL)))
 
     @torch.no_grad()
+    @float32_products()
     def encode(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
         """Parameter vectors (M, D) to standardized latents (M, L) on the CPU."""
         normalized = (self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(batch_size))

@@ -22,11 +22,15 @@ MakeTrainer = Callable[..., Trainer]
 SAVE_EVERY = timedelta(seconds=30)  # of a fit by steps: what an interruption can cost, and long against what saving costs
 STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
 
-# Said by Lightning at every fit, about choices made here on purpose (data in memory needs no workers).
+# Said by Lightning at every fit, of itself or about choices made here on purpose: data in memory needs no workers, a network
+# whose statistics are frozen is fitted in eval mode, and collecting has nothing to validate.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")
+warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+warnings.filterwarnings("ignore", message=".*defined a `validation_step` but have no `val_dataloader`.*")
+warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
 for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
     logging.getLogger(name).setLevel(logging.WARNING)
 

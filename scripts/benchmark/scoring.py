@@ -1,11 +1,13 @@
 """Scoring one model: the suffix behind a cached prefix, against the full forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.runtime.precision import float32_products
 from scripts.benchmark.contest import Contest
 from tasks.frozen_prefix import split_network
 from tasks.models import build_classifier
@@ -23,6 +25,11 @@ BATCH, NUM_SUFFIX = 32, 10
 
 WHOLE = {"MLP-mini, whole": "mlp_mini", "ViT-mini, whole": "vit_mini", "ConvNet-mini, whole": "convnet_mini"}  # at 3×64×64
 WHOLE_BATCH, NUM_WHOLE = 256, 32
+
+
+def exactly(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The call in fp32 on GPUs, too, without gradients."""
+    return torch.inference_mode()(float32_products()(run))
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
@@ -49,8 +56,8 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
             "scoring",
             case,
             f"model, {WHOLE_BATCH} images",
-            ours=torch.inference_mode()(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(scorer.network.cache(images), vectors_MD)),
-            reference=torch.inference_mode()(one_by_one),
+            ours=exactly(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(scorer.network.cache(images), vectors_MD)),
+            reference=exactly(one_by_one),
             our_units=NUM_WHOLE,
             reference_units=NUM_WHOLE,
         )
@@ -66,15 +73,15 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
         images = torch.randn(batch, channels, size, size, device=device)
         network = split_network(model, subset.names, images)
         parameters = unflatten(flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device), subset)
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products():
             crossing = network.cache(images)
             ours, full = network.logits(crossing, parameters), torch.func.functional_call(model, parameters, (images,))
         yield Contest(
             "scoring",
             case,
             f"model, {batch} images",
-            ours=torch.inference_mode()(lambda: [network.logits(crossing, parameters) for _ in range(NUM_SUFFIX)]),
-            reference=torch.inference_mode()(lambda: torch.func.functional_call(model, parameters, (images,))),
+            ours=exactly(lambda: [network.logits(crossing, parameters) for _ in range(NUM_SUFFIX)]),
+            reference=exactly(lambda: torch.func.functional_call(model, parameters, (images,))),
             our_units=NUM_SUFFIX,
             facts={
                 "same_predictions": bool((ours.argmax(1) == full.argmax(1)).all()),

@@ -12,7 +12,7 @@ from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
 from tasks.frozen_prefix import SplitNetwork, WholeNetwork, split_network
 from tasks.models import build_classifier
-from tasks.scoring import Scorer, tf32_products
+from tasks.scoring import Scorer
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -265,11 +265,24 @@ def test_lower_precisions_nearly_agree_on_a_gpu(precision):
     assert np.isfinite(scorer(vectors_for(model, subset)).loss_M).all() and scorer.agreement > 0.9
 
 
-def test_tf32_is_allowed_only_while_scoring():
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with tf32_products():
-        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_only_what_depends_on_the_generated_parameters_is_less_exact(precision):
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms")
+    scorer, seen = Scorer(model, subset, split, batch_size=BATCH), {"cache": [], "logits": []}
+    scorer.precision = precision  # the switches can be looked at without the GPU that they are for
+
+    class Watched:
+        vectorizes = False
+
+        def __getattr__(self, name, network=scorer.network):
+            seen[name].append(torch.backends.cudnn.allow_tf32)
+            return getattr(network, name)
+
+    scorer.network = Watched()
+    scorer(vectors_for(model, subset))
+    assert not any(seen["cache"])
+    assert set(seen["logits"]) == ({False} if precision == "fp32" else {False, True}), "tf32 is compared with fp32 first"
 
 
 def test_an_unknown_precision_is_refused():

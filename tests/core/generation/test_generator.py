@@ -90,6 +90,16 @@ def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, 
     torch.testing.assert_close(generator.decode(torch.ones(2, 6)), expected, rtol=0, atol=0)
 
 
+def test_gpus_do_not_round_what_is_generated_or_reconstructed(tiny_generator, tiny_checkpoints, monkeypatch):
+    seen = set()
+    for network, name in ((tiny_generator.denoiser, "forward"), (tiny_generator.autoencoder, "encode"), (tiny_generator.autoencoder, "decode")):
+        original = getattr(network, name)
+        monkeypatch.setattr(network, name, lambda *given, name=name, original=original: seen.add((name, torch.backends.cudnn.allow_tf32)) or original(*given))
+    tiny_generator.sample(0, range(2))
+    tiny_generator.reconstruct(tiny_checkpoints.vectors_KD)
+    assert seen == {("forward", False), ("encode", False), ("decode", False)}
+
+
 def test_both_normalizers_are_undone_in_their_order(tiny_generator):
     tiny_generator.autoencoder.encode = lambda vectors_BD: vectors_BD[:, :6]
     tiny_generator.autoencoder.decode = lambda latents_BL: torch.cat([latents_BL, torch.zeros(len(latents_BL), 54)], dim=1)

@@ -1,0 +1,24 @@
+"""How exactly GPUs multiply float32 numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def float32_products(tf32: bool = False) -> Iterator[None]:
+    """Inside the block (or the function it decorates) float32 numbers are multiplied as such, or in TensorFloat-32.
+
+    Left alone, torch does neither: matrix products are exact, but cuDNN's convolutions are in TensorFloat-32, which
+    keeps 10 bits of each factor. That serves training; generated and scored numbers should not depend on the card.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed
