@@ -47,7 +47,7 @@ def gains(content: Mapping[str, Any]) -> str:
     """The gain over the originals beside that of averaging them."""
     row = next(row for row in content["averaging"] if row["source"] == content["best_average"])
     verb = {"better": "gains on the originals", "worse": "loses against the originals", "undecided": "neither gains nor loses measurably against the originals"}
-    relation = {"better": "more than", "worse": "less than", "undecided": "not measurably different from"}[row["gain_difference"]["is"]]
+    relation = {"better": "better than", "worse": "worse than", "undecided": "not measurably different from"}[row["gain_difference"]["is"]]
     return (
         f"p_diff {verb[row['p_diff_gain']['is']]} ({points(row['p_diff_gain'])}), and {row['source']} {verb[row['average_gain']['is']]} "
         f"({points(row['average_gain'])}): the change by p_diff is {relation} that by averaging ({points(row['gain_difference'])})."

@@ -134,12 +134,13 @@ def novelty(content: Mapping[str, Any]) -> str | None:
     """How new p_diff is, measured against the most accurate average of checkpoints; None where nothing tells.
 
     An average is no copy of anyone, yet nothing but the originals is in it: what is to count as new must repeat the
-    originals' errors less than that. Near-copies tell of copying only where averages are not as near to an original as
-    p_diff is (see `metrics.near_copies`), or where errors are repeated more than by an average.
+    originals' errors less than that. Near-copies tell of copying where averages are not as near to an original as
+    p_diff is (see `metrics.near_copies`). Where they are, as among independent trainings, which all lie far from each
+    other, errors have to tell: repeated more than by an average, and no less than by another original.
     """
     near, average = content["near_copies"], content["best_average"]
-    errors = next(row for row in content["comparisons"] if row["baseline"] == average).get("max_iou_is")
-    copies = near.get(GENERATED, 0) > 0.5 and (near[average] <= 0.5 or errors == "worse")
+    errors, beside_original = (next(row for row in content["comparisons"] if row["baseline"] == source).get("max_iou_is") for source in (average, "original"))
+    copies = near.get(GENERATED, 0) > 0.5 and (near[average] <= 0.5 or errors == "worse" and beside_original != "better")
     if copies:
         return "near-copies that err otherwise" if errors == "better" else "memorized"
     return {"better": "newer than an average", "undecided": "as close as an average", "worse": "closer than an average"}.get(errors)

@@ -8,7 +8,7 @@ import pytest
 
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.verdict import judged, outcome, verdict
+from core.evaluation.verdict import judged, novelty, outcome, verdict
 
 K, N, D = 30, 600, 20
 
@@ -222,3 +222,22 @@ def test_the_outcome_of_two_axes(axes, word):
 @pytest.mark.parametrize("shift, sign, word", [(5, 1, "better"), (5, -1, "worse"), (-5, 1, "worse"), (-5, -1, "better"), (0, 1, "undecided"), (0, -1, "undecided")])
 def test_an_axis_is_decided_where_the_interval_excludes_zero(shift, sign, word):
     assert judged(shift, np.linspace(-1, 1, 100) + shift, sign)["is"] == word
+
+
+@pytest.mark.parametrize(
+    "near, near_average, than_average, than_original, word",
+    [
+        (1.0, 0.0, "worse", "worse", "memorized"),
+        (1.0, 0.0, "undecided", "better", "memorized"),
+        (1.0, 0.0, "better", "better", "near-copies that err otherwise"),
+        (1.0, 1.0, "worse", "worse", "memorized"),
+        (1.0, 1.0, "worse", "undecided", "memorized"),
+        (1.0, 1.0, "worse", "better", "closer than an average"),  # far originals, poor models: near to one, but no copy of what it does
+        (1.0, 1.0, "undecided", "better", "as close as an average"),
+        (0.0, 0.0, "worse", "worse", "closer than an average"),
+        (0.0, 0.0, "better", "better", "newer than an average"),
+    ],
+)
+def test_near_copies_are_memorized_where_nearness_or_errors_tell(near, near_average, than_average, than_original, word):
+    rows = [{"baseline": "original", "max_iou_is": than_original}, {"baseline": "average_8", "max_iou_is": than_average}]
+    assert novelty({"near_copies": {"p_diff": near, "average_8": near_average}, "best_average": "average_8", "comparisons": rows}) == word
