@@ -33,7 +33,7 @@ from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
-from core.runtime.trainer import pick_device
+from core.runtime.trainer import on_one_device, pick_device
 from core.training.stages import train_generator, training_settings
 from tasks.finetuning import finetune
 from tasks.imported import open_checkpoints
@@ -78,7 +78,7 @@ def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages
         checkpoints,
         seed=cfg.seed,
         state_dir=run.training_state,
-        make_trainer=instantiate(cfg.trainer),
+        make_trainer=on_one_device(instantiate(cfg.trainer)),
         loggers=make_loggers(cfg.logger, run.path),
         stages=stages,
     )

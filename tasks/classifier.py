@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -22,12 +23,30 @@ MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
 def training_loader(images: Dataset, batch_size: int, seed: int, num_workers: int = 0) -> DataLoader:
     """Shuffled batches whose order depends on `seed` and the epoch alone, so that a resumed training repeats none.
 
-    What is left over at the end of an epoch waits for the next: batch statistics of a few images are noise, of one an
-    error. torch's sampler for several processes is the one whose order Lightning sets by the epoch; here there is one process.
+    Processes that train together share the images out; what cannot be shared evenly is left out of the epoch. What is left
+    over at its end waits for the next: batch statistics of a few images are noise, of one an error.
     """
-    order = DistributedSampler(images, num_replicas=1, rank=0, shuffle=True, seed=derive_seed(seed, "order") % 2**31)
-    own = torch.Generator().manual_seed(derive_seed(seed, "workers"))  # else making an iterator would draw from the global one
-    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=len(images) >= batch_size, generator=own)
+    processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    order = DistributedSampler(images, processes, rank, seed=derive_seed(seed, "order") % 2**31, drop_last=True)  # Lightning sets its epoch
+    own = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))  # else making an iterator would draw from the global one
+    full = processes > 1 or len(images) >= batch_size
+    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=full, generator=own)
+
+
+class TrainingImages(LightningDataModule):
+    """The loaders of a training, made anew in each of its processes."""
+
+    def __init__(self, train: Dataset, val: Dataset, batch_size: int, seed: int, num_workers: int = 0):
+        super().__init__()
+        self.train, self.val, self.batch_size, self.seed, self.num_workers = train, val, batch_size, seed, num_workers
+
+    def train_dataloader(self) -> DataLoader:
+        """See `training_loader`."""
+        return training_loader(self.train, self.batch_size, self.seed, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """Every image, in order."""
+        return DataLoader(self.val, self.batch_size, num_workers=self.num_workers)
 
 
 class Classifier(LightningModule):

@@ -12,13 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import ParameterSubset, flatten, floating_entries, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, fit
-from tasks.classifier import Classifier, training_loader
+from tasks.classifier import Classifier, TrainingImages
 from tasks.data.splits import ImageData
 from tasks.models import build_classifier
 
@@ -70,13 +69,12 @@ def train_classifier(
     )
     seconds = fit(
         module,
-        training_loader(data.train, task.batch_size, seed, task.data.num_workers),
+        TrainingImages(data.train, data.val, task.batch_size, seed, task.data.num_workers),
         name=name,
         label=label,
         state_dir=state_dir,
         make_trainer=make_trainer,
         loggers=loggers,
-        val_loader=DataLoader(data.val, task.batch_size, num_workers=task.data.num_workers),
         max_epochs=task.epochs,
     )
     return seconds, getattr(module, "history_ED", None)

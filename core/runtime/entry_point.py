@@ -34,7 +34,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
     def explained(cfg: DictConfig) -> None:
         try:
             OmegaConf.resolve(cfg)
-            say_device(cfg.trainer.accelerator)
+            say_device(cfg.trainer)
             main(cfg)
         except (UserError, OmegaConfBaseException, InstantiationException, MisconfigurationException) as error:
             sys.exit(f"error: {sentence(error)}")
@@ -85,12 +85,15 @@ def sweep_suffix() -> str:
     return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept).replace("/", ".")
 
 
-def say_device(accelerator: str) -> None:
+def say_device(trainer: DictConfig) -> None:
     """Tell on what this runs: whoever expected a GPU should see at once that there is none.
 
     Raises:
-        UserError: a GPU was demanded.
+        UserError: a GPU was demanded, or several devices without trainer=ddp.
     """
+    accelerator, devices = trainer.accelerator, trainer.get("devices", 1)
+    if devices != 1 and trainer.get("strategy") != "ddp_spawn":
+        raise UserError(f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
     if accelerator != "cpu" and torch.cuda.is_available():

@@ -4,14 +4,15 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
-from torch.utils.data import DataLoader
+from torch.multiprocessing import ProcessRaisedException
 
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
@@ -20,6 +21,7 @@ from core.runtime.loggers import JsonLinesLogger
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
 SAVE_EVERY = timedelta(seconds=30)  # of a fit by steps: what an interruption can cost, and long against what saving costs
+SECONDS = "fit/seconds"
 STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
 
 # Said by Lightning at every fit, of itself or about choices made here on purpose: data in memory needs no workers, a network
@@ -48,6 +50,19 @@ class StageProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(self.label + epochs)
 
 
+class Stopwatch(Timer):
+    """Lightning's timer of all sessions, whose reading also reaches the process that started the fit in others."""
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_end(trainer, module)
+        trainer.callback_metrics[SECONDS] = torch.tensor(self.time_elapsed("train"), dtype=torch.float64)
+
+
+def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
+    """The same without the processes of trainer=ddp, for what is too short to be shared out or must come back whole."""
+    return partial(make_trainer, devices=1, strategy="auto")
+
+
 def pick_device(accelerator: str) -> torch.device:
     """Where to sample and score: the GPU, unless `trainer.accelerator` is cpu or there is none."""
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -55,7 +70,7 @@ def pick_device(accelerator: str) -> torch.device:
 
 def fit(
     module: LightningModule,
-    loader: DataLoader,
+    data: LightningDataModule | None = None,
     *,
     name: str,
     label: str,
@@ -63,7 +78,6 @@ def fit(
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
-    val_loader: DataLoader | None = None,
     max_epochs: int | None = None,
 ) -> float:
     """Fit `module` in place and return the seconds it took, over all the sessions it took.
@@ -71,6 +85,7 @@ def fit(
     An interrupted fit goes on from its last training state; a finished one is loaded, not repeated.
 
     Args:
+        data: makes the loaders; None where the module does.
         name: of the stage; its files in `state_dir` and its lines in metrics.jsonl carry it.
         label: of the progress bar.
         make_trainer: Lightning's Trainer with the machine's options bound.
@@ -84,19 +99,19 @@ def fit(
         log.info("%s: finished before, taken from %s", label, finished)
         return metadata["seconds"]
 
-    steps = (max_epochs or 1) * len(loader)
+    steps_per_epoch = len((data or module).train_dataloader())
+    steps = (max_epochs or 1) * steps_per_epoch
     if max_epochs is None:
         cadence = {"train_time_interval": SAVE_EVERY}
     else:  # Lightning restarts a loader at its first batch, so going on from the middle of an epoch would repeat some
         cadence = {"every_n_epochs": max(1, max_epochs // STATES_PER_FIT), "save_on_train_epoch_end": True}
-    timer = Timer()
     saver = ModelCheckpoint(
         state_dir,
         filename=name,
         enable_version_counter=False,
         **cadence,
     )
-    bar = StageProgressBar(label, refresh_rate=max(1, min(20, len(loader) // 10)))
+    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,7 +119,7 @@ def fit(
     trainer = make_trainer(
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
-        callbacks=[bar, timer, *callbacks, saver],
+        callbacks=[bar, Stopwatch(), *callbacks, saver],
         log_every_n_steps=max(1, min(50, steps // 20)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -112,9 +127,16 @@ def fit(
     resuming = readable(resumable)
     if resuming:
         log.info("%s: going on from %s", label, resumable)
-    trainer.fit(module, loader, val_loader, ckpt_path=resumable if resuming else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumable if resuming else None, weights_only=True)
+    except ProcessRaisedException as error:  # from trainer=ddp: its text holds the traceback of that process
+        if UserError.__name__ in str(error):
+            raise UserError(str(error)) from error
+        raise
+    if SECONDS not in trainer.callback_metrics:
+        raise UserError(f"{name}: there are too few images for one batch on each of {trainer.num_devices} devices; give a smaller task.batch_size or trainer.devices")
     module.cpu()
-    seconds = round(timer.time_elapsed("train"), 2)
+    seconds = round(trainer.callback_metrics[SECONDS].item(), 2)
     save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
     resumable.unlink(missing_ok=True)
     return seconds

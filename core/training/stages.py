@@ -94,7 +94,7 @@ def train_autoencoder(system: DictConfig, vectors_KD: Tensor, normalizer: Normal
                 seed=seed,
                 compile_mode=system.compile,
             )
-            seconds = fit(module, module.train_dataloader(), name="autoencoder", label=stages.label, **shared)
+            seconds = fit(module, name="autoencoder", label=stages.label, **shared)
     if seconds is not None:
         stages.seconds["autoencoder"] = seconds  # over all the sessions it took
     return autoencoder.eval().requires_grad_(False)
@@ -115,6 +115,6 @@ def train_denoiser(system: DictConfig, latents_KL: Tensor, seed: int, stages: St
             compile_mode=system.compile,
         )
         average = EMAWeightAveraging(decay=system.ema_decay)  # puts the average into the module when the fit ends
-        seconds = fit(module, module.train_dataloader(), name="diffusion", label=stages.label, callbacks=[average], **shared)
+        seconds = fit(module, name="diffusion", label=stages.label, callbacks=[average], **shared)
     stages.seconds["diffusion"] = seconds
     return module.denoiser

@@ -1,20 +1,21 @@
 """Training classifiers: one or several, unbroken or not, and the order of their images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback
-from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
-from tasks.classifier import Classifier, training_loader
+from tasks.classifier import Classifier, TrainingImages, training_loader
 from tasks.data.splits import TransformedImages
 from tasks.models import build_classifier
-from tasks.training import train_networks
-from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config
+from tasks.training import train_networks, untrained_classifier
+from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(8, [8] * 5), (13, [13] * 3), (64, [40])])
@@ -52,8 +53,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data):
         model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
         module = Classifier(model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), make_scheduler=instantiate(cfg.task.scheduler), seed=3)
         torch.manual_seed(len(stops))  # what was drawn before must not matter
-        loader = training_loader(augmented, 8, seed=3)
-        fit(module, loader, name="classifier", label="", state_dir=folder / "state", make_trainer=instantiate(cfg.trainer), callbacks=stops, val_loader=DataLoader(data.val, 8), max_epochs=4)
+        fit(module, TrainingImages(augmented, data.val, 8, seed=3), name="classifier", label="", state_dir=folder / "state", make_trainer=instantiate(cfg.trainer), callbacks=stops, max_epochs=4)
         return model.state_dict()
 
     augmented = TransformedImages(data.train, range(40), lambda image: image + 0.1 * torch.randn_like(image))
@@ -111,3 +111,45 @@ def test_independent_networks_need_the_whole_network_to_be_generated(tmp_path, d
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="give task.param.subset=all"):
         train(independent_config("task.param.subset=[layer*]"), data, tmp_path)
+
+
+def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, data):
+    options = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "task.model.name=convnet_mini", "task.epochs=2", "task.batch_size=6"]
+    cfg = task_config("task.param.subset=all", *options)  # no batch statistics, which would be those of each half
+    trained = train(cfg, data, tmp_path / "state")
+
+    model = untrained_classifier(cfg.task, data, cfg.task.seed).train()
+    optimizer = instantiate(cfg.task.optimizer)(model.parameters())
+    scheduler = instantiate(cfg.task.scheduler)(optimizer)
+    images, labels = data.train.tensors
+    for epoch in range(2):
+        order = training_loader(data.train, 6, cfg.task.seed).sampler
+        order.set_epoch(epoch)
+        every = torch.tensor([*order])
+        for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
+            rows = every[start : start + 12]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(trained.last_RD[0], flatten(model, trained.subset), rtol=1e-3, atol=1e-5)
+    assert trained.seconds > 0 and torch.equal(trained.history_ED[-1], trained.last_RD[0]) and not torch.equal(trained.history_ED[1], trained.history_ED[2])
+    assert not torch.distributed.is_initialized(), "what follows would wait for the other process"
+
+
+def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training(tmp_path, data):
+    options = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "task.model.name=convnet_mini", "task.epochs=1", "task.batch_size=30"]
+    with pytest.raises(UserError, match="classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size"):
+        train(task_config(*options), data, tmp_path / "state")
+    assert not (tmp_path / "state/classifier.safetensors").exists()
+
+
+class Unreadable(TransformedImages):
+    def __getitem__(self, index):
+        raise UserError(f"image {index} cannot be read; remove it")
+
+
+def test_a_mistake_found_by_one_of_several_processes_is_a_mistake(tmp_path, data):
+    broken = replace(data, train=Unreadable(data.train, range(40), None))
+    with pytest.raises(UserError, match=r"UserError: image \d+ cannot be read; remove it"):
+        train(task_config("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "task.model.name=convnet_mini", "task.epochs=1", "task.batch_size=8"), broken, tmp_path / "state")

@@ -122,3 +122,10 @@ def test_everything_else_passes_through(error):
 ])  # fmt: skip
 def test_a_choice_of_a_group_may_be_given_with_dots(word, expected):
     assert with_slashes(word) == expected
+
+
+@pytest.mark.parametrize("trainer", [{"devices": 2}, {"devices": "auto", "strategy": "auto"}, {"devices": [1], "strategy": "ddp"}])
+def test_several_devices_need_the_strategy_whose_processes_end_with_the_training(trainer):
+    config = {"trainer": {"accelerator": "cpu", **trainer}}
+    assert outcome(lambda cfg: None, config) == f"error: trainer.devices={trainer['devices']}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one"
+    entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))

@@ -52,6 +52,8 @@ class Epochs(LightningModule):
     def train_dataloader(self):
         return DataLoader(torch.linspace(-1, 1, 60).view(20, 3), batch_size=4)
 
+    val_dataloader = train_dataloader
+
     def training_step(self, batch_BC, batch_idx):
         return (self.model(batch_BC) - 1).square().mean()
 
@@ -73,7 +75,6 @@ def run_stage(build, folder, *extra, **options):
     module, callbacks = build()
     seconds = fit(
         module,
-        module.train_dataloader(),
         name=module.stage,
         label="[1/1]",
         state_dir=folder / "training_state",
@@ -117,7 +118,7 @@ def test_a_stage_killed_after_its_last_state_equals_an_unbroken_one(build, tmp_p
 # 5 steps an epoch: in the first epoch, in the middle of the third, at an epoch's end, in the last
 @pytest.mark.parametrize("steps", [3, 12, 15, 19])
 def test_interrupted_epochs_equal_unbroken_ones(tmp_path, steps):
-    options = {"max_epochs": 4, "val_loader": epochs_stage()[0].train_dataloader()}
+    options = {"max_epochs": 4}
     with pytest.raises(RuntimeError):
         run_stage(epochs_stage, tmp_path / "broken", StopAfter(steps), **options)
     seen = StepsSeen()

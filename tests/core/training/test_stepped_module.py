@@ -28,8 +28,7 @@ def run(tmp_path):
     """Fit a module with callbacks of the test's own."""
 
     def session(module, *extra):
-        loader = module.train_dataloader()
-        return fit(module, loader, name="autoencoder", label="", state_dir=tmp_path / "training_state", make_trainer=cpu_trainer(*extra))
+        return fit(module, name="autoencoder", label="", state_dir=tmp_path / "training_state", make_trainer=cpu_trainer(*extra))
 
     return session
 
