@@ -23,7 +23,7 @@ from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device
+from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device, trainer_with
 from tasks.classifier import Classifier, training_loader
 from tasks.data.splits import ImageData
 from tasks.scoring import Scorer
@@ -111,7 +111,8 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
     loader = training_loader(data.train, task.collect.batch_size, module.seed, task.data.num_workers)
     every = snapshot_interval(task.collect.every, task.param.k, len(loader))
     snapshots = Snapshots(subset, task.param.k, every)
-    trainer = on_one_device(make_trainer)(
+    trainer = trainer_with(
+        on_one_device(make_trainer),
         max_epochs=-(-task.param.k * every // len(loader)),
         logger=False,
         callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],

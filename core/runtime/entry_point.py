@@ -89,14 +89,17 @@ def say_device(trainer: DictConfig) -> None:
     """Tell on what this runs: whoever expected a GPU should see at once that there is none.
 
     Raises:
-        UserError: a GPU was demanded, or several devices without trainer=ddp.
+        UserError: a GPU was demanded, also by a precision of 16 bits, or several devices without trainer=ddp.
     """
     accelerator, devices = trainer.accelerator, trainer.get("devices", 1)
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    on_gpu, precision = accelerator != "cpu" and torch.cuda.is_available(), trainer.get("precision", "32-true")
+    if accelerator in ("gpu", "cuda") and not on_gpu:
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if "16" in str(precision) and not on_gpu:  # on some CPUs torch then ends in "Illegal instruction", on the others it is slow
+        raise UserError(f"trainer.precision={precision} needs a GPU; give trainer.precision=32-true")
+    if on_gpu:
         log.info("running on %s", torch.cuda.get_device_name())
     else:
         log.info("running on the CPU (%d threads)%s", torch.get_num_threads(), "" if accelerator == "cpu" else ": no GPU was found")

@@ -58,6 +58,18 @@ class Stopwatch(Timer):
         trainer.callback_metrics[SECONDS] = torch.tensor(self.time_elapsed("train"), dtype=torch.float64)
 
 
+def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
+    """Lightning's Trainer for one fit.
+
+    Raises:
+        UserError: an option of the `trainer` configuration that Lightning does not know, or not with this value.
+    """
+    try:
+        return make_trainer(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trainer: {error}; give trainer.NAME=VALUE as Lightning's Trainer takes it") from error
+
+
 def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
     """The same without the processes of trainer=ddp, for what is too short to be shared out or must come back whole."""
     return partial(make_trainer, devices=1, strategy="auto")
@@ -116,7 +128,8 @@ def fit(
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
-    trainer = make_trainer(
+    trainer = trainer_with(
+        make_trainer,
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
         callbacks=[bar, Stopwatch(), *callbacks, saver],

@@ -129,3 +129,9 @@ def test_several_devices_need_the_strategy_whose_processes_end_with_the_training
     config = {"trainer": {"accelerator": "cpu", **trainer}}
     assert outcome(lambda cfg: None, config) == f"error: trainer.devices={trainer['devices']}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one"
     entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-true", 16])
+def test_16_bits_need_a_gpu(precision):
+    config = {"trainer": {"accelerator": "cpu", "precision": precision}}
+    assert outcome(lambda cfg: None, config) == f"error: trainer.precision={precision} needs a GPU; give trainer.precision=32-true"

@@ -167,6 +167,13 @@ def test_a_damaged_finished_stage_is_named(tmp_path, damage):
         run_stage(autoencoder_stage, tmp_path)
 
 
+@pytest.mark.parametrize("option, named", [({"precision": "half"}, "half"), ({"presicion": 32}, "presicion")])
+def test_an_option_that_lightning_does_not_take_is_named(tmp_path, option, named):
+    module, _ = autoencoder_stage()
+    with pytest.raises(UserError, match=f"trainer: .*{named}"):
+        fit(module, name="autoencoder", label="", state_dir=tmp_path, make_trainer=partial(cpu_trainer(), **option))
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "regular").write_text("in the way")
     with pytest.raises(UserError, match="cannot write to") as error:
