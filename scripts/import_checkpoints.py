@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
+from core.runtime.ranges import check_ranges
 from core.runtime.trainer import pick_device
 from scripts.command_line import run_command
 from tasks.importing import import_checkpoints
@@ -89,6 +90,7 @@ def main() -> None:
             cfg = compose("base", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})") from error
+    check_ranges(cfg)
     OmegaConf.set_struct(cfg, False)
     cfg.task.model = {"name": arguments.model or "", "pretrained": False, "small_stem": None}
     cfg.task.model.options = OmegaConf.from_dotlist([f"{key}={value}" for key, value in options])

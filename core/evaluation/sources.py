@@ -11,7 +11,6 @@ from torch import Tensor
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.generation import baselines
 from core.generation.generator import WeightGenerator
-from core.runtime.errors import UserError
 from core.runtime.seeding import generator_for
 
 MakeVectors = Callable[[], Tensor]
@@ -19,11 +18,7 @@ MakeVectors = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How many models of each baseline are scored, and how they are made: the `evaluation` configuration.
-
-    Raises:
-        UserError: a number below 1, or a negative noise.
-    """
+    """How many models of each baseline are scored, and how they are made: the `evaluation` configuration."""
 
     num_baselines: int = 50
     noise: Sequence[float] = (0.05,)
@@ -32,13 +27,6 @@ class SourceOptions:
     num_train_images: int = 200  # whose loss is one of the ways to choose a model
     soup_candidates: int = 50  # models, from the best on validation down, that a greedy soup tries
     num_trajectories: int = 4  # reverse processes whose accuracy is followed
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name != "noise" and value < 1:
-                raise UserError(f"evaluation.{name}={value}: expected at least 1")
-        if min(self.noise, default=0) < 0:
-            raise UserError(f"evaluation.noise={list(self.noise)}: expected 0 or more")
 
 
 def sources(

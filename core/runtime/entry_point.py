@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
+from core.runtime.ranges import check_ranges
 
 log = logging.getLogger(__name__)
 CONFIGS = ROOT / "configs"
@@ -34,6 +35,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
     def explained(cfg: DictConfig) -> None:
         try:
             OmegaConf.resolve(cfg)
+            check_ranges(cfg)
             say_device(cfg.trainer)
             main(cfg)
         except (UserError, OmegaConfBaseException, InstantiationException, MisconfigurationException) as error:

@@ -57,10 +57,8 @@ def load_images(options: DataOptions) -> ImageData:
     """The three splits of a dataset.
 
     Raises:
-        UserError: an unknown name, an impossible split, or images that are neither on disk nor to be downloaded.
+        UserError: an unknown name, or images that are neither on disk nor to be downloaded.
     """
     if options.dataset not in DATASETS:
         raise UserError(f"task.data.dataset={options.dataset!r} is not a dataset known here: {nearest(options.dataset, DATASETS)}")
-    if not 0 < options.val_fraction < 1:
-        raise UserError(f"task.data.val_fraction={options.val_fraction}: expected a fraction between 0 and 1")
     return DATASETS[options.dataset](options)

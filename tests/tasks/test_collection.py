@@ -105,12 +105,6 @@ def test_as_many_checkpoints_as_networks():
         check_collection(independent_config("task.param.k=4").task)
 
 
-@pytest.mark.parametrize("runs", [0, 1, 2.5, "many"])
-def test_too_few_networks_are_refused(runs):
-    with pytest.raises(UserError, match=f"task.collect.runs={runs}: expected.*at least 2"):
-        check_collection(independent_config(f"task.collect.runs={runs}").task)
-
-
 def test_independent_settings_say_so_and_leave_the_number_of_networks_open():
     settings = recorded_settings(independent_config().task)
     assert settings["task"]["collect"] == "independent"

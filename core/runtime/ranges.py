@@ -1,0 +1,106 @@
+"""What the numbers of the configuration may be: asked before anything starts, so that a mistake costs seconds, not a training."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from core.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`, both included unless `open`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    whole: bool = True
+    open: bool = False
+    listed: bool = False  # a list of such numbers
+    optional: bool = False  # or null
+
+    def admits(self, value: Any) -> bool:
+        """Whether a configuration value is in the range; true and false are no numbers."""
+        if value is None:
+            return self.optional
+        if self.listed:
+            return isinstance(value, list) and all(map(self._admits_one, value))
+        return self._admits_one(value)
+
+    def _admits_one(self, value: Any) -> bool:
+        if type(value) not in ((int,) if self.whole else (int, float)):
+            return False
+        return self.least < value < self.most if self.open else self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        """In words, for an error sentence."""
+        kind = "whole number" if self.whole else "number"
+        words = f"a list of {kind}s" if self.listed else f"a {kind}"
+        if math.isfinite(self.most):
+            words += f" between {self.least:g} and {self.most:g}"
+        elif math.isfinite(self.least):
+            words += f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
+        return words + (", or null" if self.optional else "")
+
+
+WHOLE, COUNT, NOT_NEGATIVE = Range(), Range(1), Range(0, whole=False)
+
+RANGES: Mapping[str, Range] = {  # what no single stage could say better
+    "seed": WHOLE,
+    "generation.num_models": COUNT,
+    "generation.batch_size": COUNT,
+    "generation.num_exported": Range(0),
+    "evaluation.num_baselines": COUNT,
+    "evaluation.noise": Range(0, whole=False, listed=True),
+    "evaluation.average_of": COUNT,
+    "evaluation.finetune_steps": COUNT,
+    "evaluation.num_train_images": COUNT,
+    "evaluation.soup_candidates": COUNT,
+    "evaluation.num_trajectories": COUNT,
+    "scoring.batch_size": COUNT,
+    "scoring.cache_bytes": NOT_NEGATIVE,
+    "system.batch_size": Range(2),
+    "system.autoencoder_steps": COUNT,
+    "system.autoencoder_optimizer.lr": NOT_NEGATIVE,
+    "system.autoencoder_optimizer.weight_decay": NOT_NEGATIVE,
+    "system.diffusion_steps": COUNT,
+    "system.denoiser_optimizer.lr": NOT_NEGATIVE,
+    "system.denoiser_optimizer.weight_decay": NOT_NEGATIVE,
+    "system.ema_decay": Range(0, 1, whole=False),
+    "system.schedule.num_timesteps": COUNT,
+    "system.sampler.num_steps": COUNT,
+    "task.seed": WHOLE,
+    "task.epochs": Range(0),
+    "task.batch_size": COUNT,
+    "task.optimizer.lr": NOT_NEGATIVE,
+    "task.optimizer.weight_decay": NOT_NEGATIVE,
+    "task.data.val_fraction": Range(0, 1, whole=False, open=True),
+    "task.data.split_seed": Range(0),
+    "task.data.image_size": Range(1, optional=True),
+    "task.data.num_workers": Range(0),
+    "task.collect.batch_size": COUNT,
+    "task.collect.optimizer.lr": NOT_NEGATIVE,
+    "task.collect.optimizer.weight_decay": NOT_NEGATIVE,
+    "task.collect.runs": Range(2),
+    "task.param.k": WHOLE,
+    "task.param.count": COUNT,
+}
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Check every number that the configuration has.
+
+    Raises:
+        UserError: one is out of its range, or is no number.
+    """
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    for name, expected in RANGES.items():
+        *sections, last = name.split(".")
+        section: Any = settings
+        for key in sections:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section and not expected.admits(section[last]):
+            given = "null" if section[last] is None else section[last]
+            raise UserError(f"{name}={given}: expected {expected}")
