@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from core.runtime.ranges import check_ranges
+from core.runtime.trainer import pick_device
 
 log = logging.getLogger(__name__)
 CONFIGS = ROOT / "configs"
@@ -36,7 +37,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
         try:
             OmegaConf.resolve(cfg)
             check_ranges(cfg)
-            say_device(cfg.trainer)
+            settle_machine(cfg.trainer)
             main(cfg)
         except (UserError, OmegaConfBaseException, InstantiationException, MisconfigurationException) as error:
             sys.exit(f"error: {sentence(error)}")
@@ -87,16 +88,18 @@ def sweep_suffix() -> str:
     return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept).replace("/", ".")
 
 
-def say_device(trainer: DictConfig) -> None:
-    """Tell on what this runs: whoever expected a GPU should see at once that there is none.
+def settle_machine(trainer: DictConfig) -> None:
+    """Say on what this runs, and write it into the configuration: training, sampling and scoring share one choice.
+
+    Left to itself, Lightning would also take accelerators that nothing here was tried on.
 
     Raises:
         UserError: a GPU was demanded, also by a precision of 16 bits, or several devices without trainer=ddp.
     """
-    accelerator, devices = trainer.accelerator, trainer.get("devices", 1)
+    accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", "32-true")
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one")
-    on_gpu, precision = accelerator != "cpu" and torch.cuda.is_available(), trainer.get("precision", "32-true")
+    on_gpu = pick_device(accelerator).type == "cuda"
     if accelerator in ("gpu", "cuda") and not on_gpu:
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
     if "16" in str(precision) and not on_gpu:  # on some CPUs torch then ends in "Illegal instruction", on the others it is slow
@@ -105,3 +108,4 @@ def say_device(trainer: DictConfig) -> None:
         log.info("running on %s", torch.cuda.get_device_name())
     else:
         log.info("running on the CPU (%d threads)%s", torch.get_num_threads(), "" if accelerator == "cpu" else ": no GPU was found")
+    trainer.accelerator = "cuda" if on_gpu else "cpu"

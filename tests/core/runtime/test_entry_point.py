@@ -135,3 +135,12 @@ def test_several_devices_need_the_strategy_whose_processes_end_with_the_training
 def test_16_bits_need_a_gpu(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
     assert outcome(lambda cfg: None, config) == f"error: trainer.precision={precision} needs a GPU; give trainer.precision=32-true"
+
+
+def test_training_sampling_and_scoring_share_one_machine(monkeypatch):
+    seen = []
+    for there, chosen in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        entry_point(lambda cfg: seen.append(cfg.trainer.accelerator))(OmegaConf.create({"trainer": {"accelerator": "auto"}}))
+        assert seen[-1] == chosen
