@@ -84,7 +84,7 @@ RANGES: Mapping[str, Range] = {  # what no single stage could say better
     "task.collect.optimizer.lr": NOT_NEGATIVE,
     "task.collect.optimizer.weight_decay": NOT_NEGATIVE,
     "task.collect.runs": Range(2),
-    "task.param.k": WHOLE,
+    "task.param.k": Range(2),
     "task.param.count": COUNT,
 }
 
