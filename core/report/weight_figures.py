@@ -109,7 +109,7 @@ def principal_components(vectors_PD: np.ndarray, seed: int, most: int = 50) -> t
 def neighbor_map(components_PC: np.ndarray, seed: int) -> np.ndarray:
     """t-SNE of a few hundred points, (P, 2)."""
     perplexity = min(30.0, (len(components_PC) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", max_iter=600, random_state=seed).fit_transform(components_PC)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components_PC)
 
 
 @styled

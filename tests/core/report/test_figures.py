@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from scipy.integrate import trapezoid
 
 from core.report import behavior_figures, weight_figures
 from core.report.gallery import nearest_pairs, subsample
@@ -87,7 +88,7 @@ def test_densities_integrate_to_one(rng):
     drawn = weight_figures.weight_densities(samples, [3, 9])
     for axes in drawn.axes:
         for line in axes.lines:
-            assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(1, abs=0.02)
+            assert trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(1, abs=0.02)
     assert [axes.get_title() for axes in drawn.axes] == ["weight 3", "weight 9"]
 
 
