@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from core.runtime.errors import UserError
+from core.runtime.errors import UserError, sentence
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -17,7 +17,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         status = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {sentence(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(status)

@@ -139,8 +139,9 @@ def novelty(content: Mapping[str, Any]) -> str | None:
     other, errors have to tell: repeated more than by an average, and no less than by another original.
     """
     near, average = content["near_copies"], content["best_average"]
-    errors, beside_original = (next(row for row in content["comparisons"] if row["baseline"] == source).get("max_iou_is") for source in (average, "original"))
-    copies = near.get(GENERATED, 0) > 0.5 and (near[average] <= 0.5 or errors == "worse" and beside_original != "better")
+    than = {row["baseline"]: row.get("max_iou_is") for row in content["comparisons"]}
+    errors = than[average]
+    copies = near.get(GENERATED, 0) > 0.5 and (near[average] <= 0.5 or errors == "worse" and than["original"] != "better")
     if copies:
         return "near-copies that err otherwise" if errors == "better" else "memorized"
     return {"better": "newer than an average", "undecided": "as close as an average", "worse": "closer than an average"}.get(errors)

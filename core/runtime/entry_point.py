@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from core.runtime.errors import UserError
+from core.runtime.errors import UserError, sentence
 from core.runtime.provenance import ROOT
 from core.runtime.ranges import check_ranges
 from core.runtime.trainer import pick_device
@@ -67,15 +67,6 @@ def with_slashes(word: str) -> str:
     if is_choice and CONFIGS.joinpath(*name.split(".")).is_dir():
         return f"{name.replace('.', '/')}={choices}"
     return word
-
-
-def sentence(error: Exception) -> str:
-    """One line; where Hydra or a loader's worker wrapped a `UserError`, that one's. The log has the rest at level debug."""
-    log.debug("in full", exc_info=error)
-    told = error.__cause__ if isinstance(error.__cause__, UserError) else error
-    if in_worker := re.search(r"^\S*UserError: (.*)\Z", str(told), re.MULTILINE | re.DOTALL):
-        return " ".join(in_worker[1].split())
-    return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())
 
 
 def sweep_suffix() -> str:

@@ -1,7 +1,13 @@
 """A user's mistake, told in one sentence."""
 
 import difflib
+import logging
+import re
 from collections.abc import Iterable
+
+from omegaconf.errors import OmegaConfBaseException
+
+log = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
@@ -16,3 +22,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known ones are {', '.join(known[:20])}"
+
+
+def sentence(error: Exception) -> str:
+    """One line; where Hydra or a loader's worker wrapped a `UserError`, that one's. The log has the rest at level debug."""
+    log.debug("in full", exc_info=error)
+    told = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    if in_worker := re.search(r"^\S*UserError: (.*)\Z", str(told), re.MULTILINE | re.DOTALL):
+        return " ".join(in_worker[1].split())
+    return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())

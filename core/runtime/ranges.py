@@ -17,7 +17,7 @@ class Range:
     least: float = -math.inf
     most: float = math.inf
     whole: bool = True
-    open: bool = False
+    open: bool = False  # with both ends given
     listed: bool = False  # a list of such numbers
     optional: bool = False  # or null
 
@@ -41,10 +41,11 @@ class Range:
         if math.isfinite(self.most):
             words += f" between {self.least:g} and {self.most:g}"
         elif math.isfinite(self.least):
-            words += f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
+            words += f" of at least {self.least:g}"
         return words + (", or null" if self.optional else "")
 
 
+ABSENT = object()
 WHOLE, COUNT, NOT_NEGATIVE = Range(), Range(1), Range(0, whole=False)
 
 RANGES: Mapping[str, Range] = {  # what no single stage could say better
@@ -95,12 +96,9 @@ def check_ranges(cfg: DictConfig) -> None:
     Raises:
         UserError: one is out of its range, or is no number.
     """
-    settings = OmegaConf.to_container(cfg, resolve=True)
     for name, expected in RANGES.items():
-        *sections, last = name.split(".")
-        section: Any = settings
-        for key in sections:
-            section = section.get(key) if isinstance(section, dict) else None
-        if isinstance(section, dict) and last in section and not expected.admits(section[last]):
-            given = "null" if section[last] is None else section[last]
-            raise UserError(f"{name}={given}: expected {expected}")
+        given = OmegaConf.select(cfg, name, default=ABSENT)
+        if OmegaConf.is_config(given):
+            given = OmegaConf.to_container(given)
+        if given is not ABSENT and not expected.admits(given):
+            raise UserError(f"{name}={'null' if given is None else given}: expected {expected}")
