@@ -5,7 +5,6 @@
 
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -18,8 +17,7 @@ from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
-from tasks.collection import check_collection, collect_checkpoints, recorded_settings
-from tasks.image_facts import image_facts
+from tasks.collection import check_collection, collect_checkpoints, machine_settings, recorded_settings
 from tasks.imported import is_imported
 from tasks.task import images
 
@@ -30,9 +28,9 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     """Images -> classifier -> K checkpoints, in one file."""
     task, path = cfg.task, Path(cfg.task.param.path)
-    settings = recorded_settings(task)
+    settings = recorded_settings(task) | machine_settings(cfg.trainer, cfg.scoring)
     check_k(task.param.k)
-    check_collection(task)
+    check_collection(task, cfg.trainer.precision)
     if path.exists():
         stored = CheckpointSet.load(path)
         if is_imported(stored):
@@ -53,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         stages=Stages(["train_task", "collect"]),
         scoring={**cfg.scoring, "num_workers": task.data.num_workers, "device": pick_device(cfg.trainer.accelerator)},
     )
-    replace(checkpoints, provenance={**checkpoints.provenance, **image_facts(data)}).save(path)
+    checkpoints.save(path)
     shutil.rmtree(state_dir)
     accuracy_K = checkpoints.accuracy_K
     log.info("%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%", path, len(checkpoints), checkpoints.subset.num_params, 100 * accuracy_K.min(), 100 * accuracy_K.max())

@@ -62,7 +62,10 @@ def main(cfg: DictConfig) -> None:
 
     cfg, checkpoints = open_checkpoints(cfg, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(cfg.task.param.k)
-    run.begin(cfg, training_settings(cfg.system, checkpoints, cfg.seed), cfg.mode)
+    settings = training_settings(cfg.system, checkpoints, cfg.seed)
+    if cfg.mode == "train":  # a trained run may be tested on another machine
+        settings["trainer"] = {"precision": cfg.trainer.precision}
+    run.begin(cfg, settings, cfg.mode)
     if cfg.mode == "train":
         train(cfg, checkpoints, run, stages)
     score_and_report(cfg, checkpoints, run, stages)

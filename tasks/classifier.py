@@ -4,58 +4,61 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
+from core.runtime.trainer import ReportingModule
+from tasks.data.loaders import fixed_loader, training_loader
+from tasks.data.splits import ImageData
 
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
-
-
-def training_loader(images: Dataset, batch_size: int, seed: int, num_workers: int = 0) -> DataLoader:
-    """Shuffled batches whose order depends on `seed` and the epoch alone, so that a resumed training repeats none.
-
-    Processes that train together share the images out; what cannot be shared evenly is left out of the epoch. What is left
-    over at its end waits for the next: batch statistics of a few images are noise, of one an error.
-    """
-    processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    order = DistributedSampler(images, processes, rank, seed=derive_seed(seed, "order") % 2**31, drop_last=True)  # Lightning sets its epoch
-    own = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))  # else making an iterator would draw from the global one
-    full = processes > 1 or len(images) >= batch_size
-    return DataLoader(images, batch_size, sampler=order, num_workers=num_workers, drop_last=full, generator=own)
 
 
 class TrainingImages(LightningDataModule):
     """The loaders of a training, made anew in each of its processes."""
 
-    def __init__(self, train: Dataset, val: Dataset, batch_size: int, seed: int, num_workers: int = 0):
+    def __init__(self, data: ImageData, batch_size: int, seed: int, num_workers: int | str = 0):
         super().__init__()
-        self.train, self.val, self.batch_size, self.seed, self.num_workers = train, val, batch_size, seed, num_workers
+        self.data, self.batch_size, self.seed, self.num_workers = data, batch_size, seed, num_workers
+        self.normalize = data.make_normalizer()
+
+    def setup(self, stage: str) -> None:
+        """Move the normalizer to where the batches are going."""
+        self.normalize.to(self.trainer.strategy.root_device)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Normalize on the device, so that images travel there as they are: a byte a color, not four."""
+        images_BCSS, labels_B = batch
+        return self.normalize(images_BCSS), labels_B
 
     def train_dataloader(self) -> DataLoader:
-        """See `training_loader`."""
-        return training_loader(self.train, self.batch_size, self.seed, self.num_workers)
+        """Return shuffled batches, beginning with the epoch that the training is in."""
+        if self.trainer is None:  # `fit` asks for the number of batches before there is a Trainer
+            return training_loader(self.data.train, self.batch_size, self.seed)
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed  # `current_epoch` lags behind it in a resumed fit
+        return training_loader(self.data.train, self.batch_size, self.seed, self.num_workers, self.trainer.strategy.root_device, epoch)
 
     def val_dataloader(self) -> DataLoader:
-        """Every image, in order."""
-        return DataLoader(self.val, self.batch_size, num_workers=self.num_workers)
+        """Return every validation image, in order."""
+        return fixed_loader(self.data.val, self.batch_size, self.num_workers, self.trainer.strategy.root_device)
 
 
-class Classifier(LightningModule):
+class Classifier(ReportingModule):
     """Cross-entropy training of `model`.
 
     Args:
         make_scheduler: of the learning rate, stepped once per epoch; None keeps the rate constant.
         frozen_statistics: keep the whole network in eval mode, so that BatchNorm uses and keeps its running statistics.
-        seed: every epoch reseeds from it, so that an interrupted training goes on as if it had not been.
+        seed: every epoch reseeds from it and the rank, so that a resumed training equals an unbroken one, and processes
+            that train together draw dropout masks of their own.
         history_of: record this subset at the start of each of `num_epochs` epochs and at the end, as `history_ED`.
     """
 
@@ -84,7 +87,8 @@ class Classifier(LightningModule):
         return super().train(mode and not self.frozen_statistics)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(derive_seed(self.seed, "classifier", self.current_epoch))
+        purpose = f"classifier/{self.global_rank}" if self.global_rank else "classifier"
+        torch.manual_seed(derive_seed(self.seed, purpose, self.current_epoch))
         self._record(self.current_epoch)
 
     def on_train_end(self) -> None:
@@ -97,7 +101,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images_BCSS, labels_B = batch
         loss = F.cross_entropy(self.model(images_BCSS), labels_B)
-        self.log("classifier/loss", loss.detach(), prog_bar=True)
+        self.report("classifier/loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -23,8 +23,8 @@ from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device, trainer_with
-from tasks.classifier import Classifier, training_loader
+from core.runtime.trainer import MakeTrainer, StageProgressBar, num_devices, on_one_device, trainer_with
+from tasks.classifier import Classifier, TrainingImages
 from tasks.data.splits import ImageData
 from tasks.scoring import Scorer
 from tasks.training import INDEPENDENT, is_independent, train_networks
@@ -32,7 +32,7 @@ from tasks.training import INDEPENDENT, is_independent, train_networks
 ACCURACY_SPLIT = "val"  # test is read once, for the report
 
 # Where files lie and how they are read does not change what is collected; K only says how much of it.
-NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}
+NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}  # augmentations do not depend on workers
 
 
 def recorded_settings(task: DictConfig) -> dict[str, Any]:
@@ -46,13 +46,25 @@ def recorded_settings(task: DictConfig) -> dict[str, Any]:
     return {"task": settings}
 
 
-def check_collection(task: DictConfig) -> None:
+def machine_settings(trainer: DictConfig, scoring: DictConfig) -> dict[str, Any]:
+    """Return how the classifier is trained and scored, as far as it changes the checkpoints.
+
+    Only commands that train compare these: a file from several GPUs may be modelled on one.
+    """
+    return {"trainer": {"precision": trainer.precision, "devices": num_devices(trainer)}, "scoring": {"precision": scoring.precision}}
+
+
+def check_collection(task: DictConfig, precision: str) -> None:
     """Find a mistake in `task.collect` before it costs a training.
 
     Raises:
-        UserError: fewer networks than checkpoints, or an impossible interval.
+        UserError: fewer networks than checkpoints, an impossible interval, or a precision that skips steps.
     """
     if not is_independent(task):
+        if precision == "16-mixed":
+            raise UserError(
+                "trainer.precision=16-mixed skips optimizer steps whose gradients overflow, so that checkpoints would repeat; set trainer.precision=bf16-mixed"
+            )
         snapshot_interval(task.collect.every, task.param.k, steps_per_epoch=1)
         return
     if task.param.k > task.collect.runs:
@@ -105,18 +117,20 @@ def collect_vectors(task: DictConfig, model: nn.Module, data: ImageData, subset:
         frozen_statistics=not buffers.intersection(subset.names),
         seed=derive_seed(task.seed, "collect"),
     ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
-    loader = training_loader(data.train, task.collect.batch_size, module.seed, task.data.num_workers)
-    every = snapshot_interval(task.collect.every, task.param.k, len(loader))
+    images = TrainingImages(data, task.collect.batch_size, module.seed, task.data.num_workers)
+    steps_per_epoch = len(images.train_dataloader())
+    every = snapshot_interval(task.collect.every, task.param.k, steps_per_epoch)
     snapshots = Snapshots(subset, task.param.k, every)
     trainer = trainer_with(
         on_one_device(make_trainer),
-        max_epochs=-(-task.param.k * every // len(loader)),
+        max_epochs=-(-task.param.k * every // steps_per_epoch),
+        limit_val_batches=0,
         logger=False,
         callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, loader)
+    trainer.fit(module, datamodule=images)
     return snapshots.vectors_KD
 
 
@@ -143,7 +157,7 @@ def collect_checkpoints(
     model, subset = trained.model, trained.subset
     with stages.stage("collect"):
         vectors_KD = trained.last_RD if is_independent(task) else collect_vectors(task, model, data, subset, make_trainer, stages.label)
-        score = Scorer(model, subset, data.split(ACCURACY_SPLIT), label=stages.label, **scoring)
+        score = Scorer(model, subset, data.split(ACCURACY_SPLIT), normalize=data.make_normalizer(), label=stages.label, **scoring)
         accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     return CheckpointSet(
         vectors_KD,
@@ -151,6 +165,6 @@ def collect_checkpoints(
         subset,
         {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         settings,
-        {"seconds": dict(stages.seconds), "accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint()},
+        {"seconds": dict(stages.seconds), "accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint(), **data.about},
         history_ED=trained.history_ED,
     )

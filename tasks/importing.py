@@ -19,7 +19,6 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
 from core.runtime.errors import UserError
 from tasks.collection import ACCURACY_SPLIT, recorded_settings
-from tasks.image_facts import image_facts
 from tasks.models import load_network
 from tasks.recipes import rebuild
 from tasks.scoring import Scorer
@@ -67,7 +66,7 @@ def import_checkpoints(
     load_network(model, {**model.state_dict(), **{name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}}, str(path))
     vectors_KD = gather(files, model, subset, path.name, allow_different_rest)
 
-    score = Scorer(model, subset, data.split(ACCURACY_SPLIT), label="score", **(scoring or {}))
+    score = Scorer(model, subset, data.split(ACCURACY_SPLIT), normalize=data.make_normalizer(), label="score", **(scoring or {}))
     accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     imported = {
         "model": recipe,
@@ -84,7 +83,7 @@ def import_checkpoints(
         "base": path.name,
     }
     network = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return CheckpointSet(vectors_KD, accuracy_K, subset, network, {"imported": imported}, provenance | image_facts(data))
+    return CheckpointSet(vectors_KD, accuracy_K, subset, network, {"imported": imported}, provenance | data.about)
 
 
 def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:

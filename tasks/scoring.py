@@ -4,7 +4,7 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchmetrics.functional.classification import binary_calibration_error
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
 from tasks.frozen_prefix import split_network
+from tasks.prefix_cache import Chunk, PrefixCache
 
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # where the network vectorizes over models
@@ -41,13 +42,13 @@ class Tally:
     def of(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
         """From the log-probabilities of every class."""
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
-        of_label_MB = log_probabilities_MBC[:, torch.arange(len(labels_B)), labels_B]
-        return cls(-of_label_MB, predicted_MB != labels_B, confidence_MB.exp())
+        labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
+        return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
 
     @classmethod
     def joined(cls, chunks: Sequence["Tally"]) -> "Tally":
         """All images of a split, on the CPU."""
-        return cls(*(torch.cat([getattr(chunk, field.name).cpu() for chunk in chunks], dim=1) for field in fields(cls)))
+        return cls(*(torch.cat([getattr(chunk, field.name) for chunk in chunks], dim=1).cpu() for field in fields(cls)))
 
     @property
     def accuracy_M(self) -> np.ndarray:
@@ -64,16 +65,28 @@ class Tally:
         return np.array([binary_calibration_error(confidence, right.int(), n_bins=15).item() for confidence, right in pairs])
 
 
+def images_at_once(images: Dataset, device: torch.device) -> int:
+    """Return the number of images in a chunk: 256, and on a GPU up to 2,048 where they are small."""
+    if device.type == "cpu":
+        return 256
+    numbers = images[0][0].numel()
+    return min(2048, max(256, 2048 * 3 * 32**2 // numbers))
+
+
 class Scorer:
     """Scores vectors on one split; calling it is a `ScoreFn`.
 
-    The frozen prefix of each chunk of images is computed once and kept for later calls while it fits into
-    `cache_bytes`; beyond that it is computed anew at each call, still once for all models of the call.
+    The frozen prefix of each chunk of images is computed once and kept for later calls as far as memory reaches
+    (`PrefixCache`); beyond that it is computed anew at each call, still once for all models of the call.
 
     Args:
         model: the classifier with its stored weights, in eval mode; never altered.
         images: the split.
-        batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size.
+        normalize: applied to each batch of images on the device.
+        batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size. "auto" is 256
+            on a CPU, and more on a GPU, where small images fill few of its units.
+        num_workers: processes that read images, or "auto".
+        cache_bytes: see `PrefixCache`.
         precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters; the first call then
             says on how many images the predictions are those of fp32. CPUs are slower with less, or cannot do it at all.
 
@@ -87,9 +100,10 @@ class Scorer:
         subset: ParameterSubset,
         images: Dataset,
         *,
-        batch_size: int = 256,
-        num_workers: int = 0,
-        cache_bytes: float = 2e9,
+        normalize: nn.Module | None = None,
+        batch_size: int | str = "auto",
+        num_workers: int | str = 0,
+        cache_bytes: float | str = "auto",
         device: torch.device = torch.device("cpu"),
         precision: str = "fp32",
         label: str = "score",
@@ -100,30 +114,23 @@ class Scorer:
             raise UserError(f"scoring.precision={precision} needs a GPU; give scoring.precision=fp32")
         self.subset, self.device, self.precision, self.label = subset, device, precision, label
         self.agreement: float | None = None  # share of predictions that are those of fp32
-        chunks = -(-len(images) // batch_size)
-        self.batch_size, self.cache_bytes = -(-len(images) // chunks), cache_bytes  # even chunks: padding is computed, too
-        self.loader = DataLoader(images, self.batch_size, num_workers=num_workers)
-        images_BCSS, _ = next(iter(self.loader))
-        self.network = split_network(model.to(device).eval(), subset.names, self._padded(images_BCSS))
-        self._kept: list[tuple[tuple[Any, ...], Tensor]] | None = None
+        self.normalize = (normalize or nn.Identity()).to(device)
+        most = images_at_once(images, device) if batch_size == "auto" else int(batch_size)
+        self.batch_size = -(-len(images) // -(-len(images) // most))  # even chunks: padding is computed, too
+        self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
+        self.chunks = PrefixCache(
+            images, self.batch_size, self._chunk, cache_bytes=cache_bytes, num_workers=num_workers, device=device, label=label
+        )
 
     def _padded(self, images_BCSS: Tensor) -> Tensor:
+        """Return the images, normalized, on the device, with zeros up to `batch_size`."""
+        images_BCSS = self.normalize(images_BCSS.to(self.device, non_blocking=True))
         missing = self.batch_size - len(images_BCSS)
-        return F.pad(images_BCSS, (0, 0) * (images_BCSS.dim() - 1) + (0, missing)).to(self.device)
+        return F.pad(images_BCSS, (0, 0) * (images_BCSS.dim() - 1) + (0, missing))
 
-    def _chunks(self) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-        """What crosses the cut and the labels, chunk by chunk."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept, room = [], self.cache_bytes
-        for images_BCSS, labels_B in self.loader:
-            chunk = self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device)
-            room -= sum(tensor.nbytes for tensor in chunk[0] if isinstance(tensor, Tensor))
-            if room >= 0:
-                kept.append(chunk)
-            yield chunk
-        self._kept = kept if room >= 0 else None
+    def _chunk(self, images_BCSS: Tensor, labels_B: Tensor) -> Chunk:
+        """Run the frozen prefix."""
+        return Chunk(self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
     def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
         """Logits (M, B, classes) for one chunk."""
@@ -158,14 +165,15 @@ class Scorer:
         """Scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD = vectors_MD.to(self.device)
         tallies, votes = [], []
-        with tqdm(total=len(vectors_MD) * len(self.loader), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False) as bar:
-            for crossing, labels_B in self._chunks():
+        with tqdm(total=len(vectors_MD) * len(self.chunks), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False) as bar:
+            for chunk in self.chunks:
+                num_images = len(chunk.labels_B)
                 if self.precision != "fp32" and self.agreement is None:
-                    self._compare_with_fp32(crossing, vectors_MD, len(labels_B))
+                    self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
                 with self._lowered():
-                    log_MBC = self.logits(crossing, vectors_MD, bar)[:, : len(labels_B)].log_softmax(dim=2)
-                tallies.append(Tally.of(log_MBC, labels_B))
-                votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), labels_B))
+                    log_MBC = self.logits(chunk.crossing, vectors_MD, bar)[:, :num_images].log_softmax(dim=2)
+                tallies.append(Tally.of(log_MBC, chunk.labels_B))
+                votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), chunk.labels_B))
         every, vote = Tally.joined(tallies), Tally.joined(votes)
         together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))
         return Scores(every.accuracy_M, every.nll_M, every.wrong_MB.numpy(), every.ece_M, together)

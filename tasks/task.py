@@ -62,4 +62,7 @@ class Task:
     def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
         """A `ScoreFn` for each split; "train" is a fixed sample of the training images, which only serves to choose by."""
         splits = {"train": fixed_sample(self.data.train, num_train_images), "val": self.data.val, "test": self.data.test}
-        return {name: Scorer(self.model, self.subset, images, label=f"{name} images", **self.options) for name, images in splits.items()}
+        return {
+            name: Scorer(self.model, self.subset, images, normalize=self.data.make_normalizer(), label=f"{name} images", **self.options)
+            for name, images in splits.items()
+        }

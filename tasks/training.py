@@ -69,7 +69,7 @@ def train_classifier(
     )
     seconds = fit(
         module,
-        TrainingImages(data.train, data.val, task.batch_size, seed, task.data.num_workers),
+        TrainingImages(data, task.batch_size, seed, task.data.num_workers),
         name=name,
         label=label,
         state_dir=state_dir,

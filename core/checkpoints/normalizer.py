@@ -30,7 +30,7 @@ class Normalizer(nn.Module):
         log_D = subset.variances_D
         means, stds = [], []
         for part_KS, log_S in zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)):  # part by part: K × D need not exist twice
-            part_KS = _to_log(part_KS, log_S)
+            part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
             std = part_KS.std(dim=1, correction=0).mean()
             if std < SMALLEST_STD:  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
                 std = part_KS.std(correction=0)
@@ -65,6 +65,4 @@ class Normalizer(nn.Module):
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:
     """Log of the columns that are kept in log space; a variance that has died out counts as tiny, not as minus infinity."""
-    if not log_D.any():
-        return values_BD
     return torch.where(log_D, values_BD.clamp_min(1e-12).log(), values_BD)

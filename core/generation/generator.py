@@ -25,6 +25,7 @@ from core.runtime.precision import float32_products
 from core.runtime.seeding import generator_for
 
 KIND = "generator"
+MOST_ROWS, NUMBERS_AT_ONCE = 200, 20_000_000  # vectors and their numbers in one pass of the autoencoder: 80 MB of float32
 Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
 # A file may come from elsewhere, so it may only name these; anything else could be any function of any package.
 TRUSTED = re.compile(r"core\.networks\.\w+\.\w+|diffusers\.\w+Scheduler")
@@ -71,6 +72,11 @@ class WeightGenerator(nn.Module):
         """Where the tensors are."""
         return self.normalizer.mean.device
 
+    @property
+    def _rows_at_once(self) -> int:
+        """How many vectors of D numbers are encoded or decoded together."""
+        return min(MOST_ROWS, max(1, NUMBERS_AT_ONCE // self.subset.num_params))
+
     def use_sampler(self, sampler: Recipe | None) -> "WeightGenerator":
         """Sample with another sampler than the one trained with; returns self. Without a denoiser there is none to choose."""
         self.recipes["sampler"] = dict(sampler) if self.denoiser is not None else None
@@ -99,7 +105,7 @@ class WeightGenerator(nn.Module):
         vectors = []
         for batch in progress(batches):
             latents_BL = self._sample_latents([generator_for(seed, "generate", index) for index in batch], on_step)
-            vectors.append(self.decode(latents_BL).cpu())
+            vectors += [self.decode(part).cpu() for part in latents_BL.split(self._rows_at_once)]
         return torch.cat(vectors)
 
     def _sample_latents(self, generators: Sequence[torch.Generator], on_step: Callable[[int, Tensor], None] | None) -> Tensor:
@@ -118,15 +124,15 @@ class WeightGenerator(nn.Module):
 
     @torch.no_grad()
     @float32_products()
-    def encode(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
-        """Parameter vectors (M, D) to standardized latents (M, L) on the CPU."""
-        normalized = (self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(batch_size))
+    def encode(self, vectors_MD: Tensor) -> Tensor:
+        """Return the standardized latents (M, L) of parameter vectors (M, D), on the CPU."""
+        normalized = (self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(self._rows_at_once))
         return torch.cat([self.latent_normalizer.normalize(self.autoencoder.encode(batch)).cpu() for batch in normalized])
 
-    def reconstruct(self, vectors_MD: Tensor, batch_size: int = 200) -> Tensor:
+    def reconstruct(self, vectors_MD: Tensor) -> Tensor:
         """Encode and decode vectors, (M, D) to (M, D) on the CPU."""
-        latents_ML = self.encode(vectors_MD, batch_size)
-        return torch.cat([self.decode(batch.to(self.device)).cpu() for batch in latents_ML.split(batch_size)])
+        latents_ML = self.encode(vectors_MD).to(self.device)
+        return torch.cat([self.decode(batch).cpu() for batch in latents_ML.split(self._rows_at_once)])
 
     def save(self, path: Path) -> None:
         """Write the generator, whole or not at all."""

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from core.runtime.errors import UserError, sentence
 from core.runtime.provenance import ROOT
 from core.runtime.ranges import check_ranges
-from core.runtime.trainer import pick_device
+from core.runtime.trainer import PRECISIONS, TF32, pick_device
 
 log = logging.getLogger(__name__)
 CONFIGS = ROOT / "configs"
@@ -85,9 +86,12 @@ def settle_machine(trainer: DictConfig) -> None:
     Left to itself, Lightning would also take accelerators that nothing here was tried on.
 
     Raises:
-        UserError: a GPU was demanded, also by a precision of 16 bits, or several devices without trainer=ddp.
+        UserError: an unknown precision, a GPU that is not there (16 bits need one, too), or several devices without
+            trainer=ddp.
     """
-    accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", "32-true")
+    accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
+    if precision not in PRECISIONS:  # Lightning's other names cast the whole network for good, which scoring cannot undo
+        raise UserError(f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}; set trainer.precision=32-true")
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one")
     on_gpu = pick_device(accelerator).type == "cuda"
@@ -95,6 +99,9 @@ def settle_machine(trainer: DictConfig) -> None:
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
     if "16" in str(precision) and not on_gpu:  # on some CPUs torch then ends in "Illegal instruction", on the others it is slow
         raise UserError(f"trainer.precision={precision} needs a GPU; give trainer.precision=32-true")
+    if trainer.get("deterministic"):  # here as well as in each Trainer, since sampling and scoring have none
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with a workspace of fixed size
+        torch.use_deterministic_algorithms(True, warn_only=trainer.deterministic == "warn")
     if on_gpu:
         log.info("running on %s", torch.cuda.get_device_name())
     else:

@@ -20,11 +20,12 @@ class Range:
     open: bool = False  # with both ends given
     listed: bool = False  # a list of such numbers
     optional: bool = False  # or null
+    words: tuple[str, ...] = ()  # or one of these
 
     def admits(self, value: Any) -> bool:
         """Whether a configuration value is in the range; true and false are no numbers."""
-        if value is None:
-            return self.optional
+        if value is None or isinstance(value, str):
+            return self.optional if value is None else value in self.words
         if self.listed:
             return isinstance(value, list) and all(map(self._admits_one, value))
         return self._admits_one(value)
@@ -42,7 +43,7 @@ class Range:
             words += f" between {self.least:g} and {self.most:g}"
         elif math.isfinite(self.least):
             words += f" of at least {self.least:g}"
-        return words + (", or null" if self.optional else "")
+        return words + (", or null" if self.optional else "") + "".join(f", or {word}" for word in self.words)
 
 
 ABSENT = object()
@@ -60,8 +61,8 @@ RANGES: Mapping[str, Range] = {  # what no single stage could say better
     "evaluation.num_train_images": COUNT,
     "evaluation.soup_candidates": COUNT,
     "evaluation.num_trajectories": COUNT,
-    "scoring.batch_size": COUNT,
-    "scoring.cache_bytes": NOT_NEGATIVE,
+    "scoring.batch_size": Range(1, words=("auto",)),
+    "scoring.cache_bytes": Range(0, whole=False, words=("auto",)),
     "system.batch_size": Range(2),
     "system.autoencoder_steps": COUNT,
     "system.autoencoder_optimizer.lr": NOT_NEGATIVE,
@@ -80,7 +81,7 @@ RANGES: Mapping[str, Range] = {  # what no single stage could say better
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
     "task.data.split_seed": Range(0),
     "task.data.image_size": Range(1, optional=True),
-    "task.data.num_workers": Range(0),
+    "task.data.num_workers": Range(0, words=("auto",)),
     "task.collect.batch_size": COUNT,
     "task.collect.optimizer.lr": NOT_NEGATIVE,
     "task.collect.optimizer.weight_decay": NOT_NEGATIVE,

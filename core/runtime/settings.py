@@ -20,11 +20,17 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs, by dotted name: (stored value, asked value).
 
-    A setting that is null is as good as absent: what an earlier version could not be told, it did not do otherwise.
+    A setting that is null equals an absent one, so files from before the option still match. For the same reason a whole
+    section ("task", "trainer", …) that one side lacks is not compared.
     """
-    before, now = dict(flatten(stored)), dict(flatten(asked))
+    before, now = (dict(flatten(_without_sections_of_its_own(side, other))) for side, other in ((stored, asked), (asked, stored)))
     names = [*before, *(name for name in now if name not in before)]
     return {name: (before.get(name, MISSING), now.get(name, MISSING)) for name in names if before.get(name) != now.get(name)}
+
+
+def _without_sections_of_its_own(settings: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out each section that `other` does not have."""
+    return {name: value for name, value in settings.items() if name in other or not isinstance(value, Mapping)}
 
 
 def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:

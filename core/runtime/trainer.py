@@ -1,25 +1,33 @@
-"""Fit one Lightning module: progress bar, loggers, resuming an interrupted fit, skipping a finished one."""
+"""Lightning's Trainer as the project uses it: precision, progress bar, loggers, resuming a fit, skipping a finished one."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.loggers import JsonLinesLogger
+from core.runtime.precision import float32_products
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
+TF32 = "tf32"
+PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
+LOOKS_PER_FIT = 100  # how often a fit by steps reads its loss: each look waits for the device
 SAVE_EVERY = timedelta(seconds=30)  # of a fit by steps: what an interruption can cost, and long against what saving costs
 SECONDS = "fit/seconds"
 STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
@@ -37,12 +45,67 @@ for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.acceler
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class Float32Products(Callback):
+    """Choice between exact and TensorFloat-32 products for one fit, made anew in each process of trainer=ddp."""
+
+    def __init__(self, tf32: bool):
+        self.tf32, self._chosen = tf32, ExitStack()
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._chosen.enter_context(float32_products(self.tf32))
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._chosen.close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._chosen.close()
+
+
+def make_trainer(*, precision: str = TF32, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+    """Return Lightning's Trainer, with `precision="tf32"` beside Lightning's own names.
+
+    TF32 keeps float32 numbers and multiplies them in TensorFloat-32 on GPUs that offer it; elsewhere it equals 32-true.
+    """
+    exact = precision == "32-true"
+    lightning_precision = "32-true" if precision == TF32 else precision
+    return Trainer(precision=lightning_precision, callbacks=[*callbacks, Float32Products(not exact)], **options)
+
+
+class ReportingModule(LightningModule):
+    """A LightningModule whose loss is read now and then, not at every step.
+
+    Lightning itself reads each metric of its progress bar after every step, and every reading waits for the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, float] = {}  # in the progress bar
+
+    def report(self, name: str, loss: Tensor) -> None:
+        """Log and show the loss at the steps that loggers write.
+
+        Raises:
+            UserError: it is not a finite number.
+        """
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}; try a smaller learning rate")
+        self.shown = {name: value}
+        self.log(name, loss.detach())
+
+
 class StageProgressBar(TQDMProgressBar):
     """Lightning's bar, saying which stage of how many it shows."""
 
     def __init__(self, label: str, refresh_rate: int):
         super().__init__(refresh_rate)
         self.label = label
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what the bar shows beside its position."""
+        return {**super().get_metrics(trainer, pl_module), **getattr(pl_module, "shown", {})}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
@@ -78,6 +141,13 @@ def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
 def pick_device(accelerator: str) -> torch.device:
     """Where to sample and score: the GPU, unless `trainer.accelerator` is cpu or there is none."""
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def num_devices(trainer: DictConfig) -> int:
+    """Return how many processes train the classifier together: `trainer.devices` as a number, a list or "auto"."""
+    if trainer.devices != "auto":
+        return trainer.devices if isinstance(trainer.devices, int) else len(trainer.devices)
+    return torch.cuda.device_count() if pick_device(trainer.accelerator).type == "cuda" else 1
 
 
 def fit(
@@ -123,7 +193,8 @@ def fit(
         enable_version_counter=False,
         **cadence,
     )
-    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
+    by_steps = max(1, steps // LOOKS_PER_FIT)
+    bar = StageProgressBar(label, refresh_rate=by_steps if max_epochs is None else max(1, min(20, steps_per_epoch // 10)))
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,7 +204,7 @@ def fit(
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
         callbacks=[bar, Stopwatch(), *callbacks, saver],
-        log_every_n_steps=max(1, min(50, steps // 20)),
+        log_every_n_steps=by_steps if max_epochs is None else max(1, min(50, steps // 20)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeTrainer, fit
 from core.training.autoencoder_module import AutoencoderModule
 from core.training.diffusion_module import LatentDiffusionModule
+from core.training.weight_average import WeightAverage
 
 RECIPES = ("autoencoder", "denoiser", "schedule", "sampler")  # of the system, that a generator is built from
 CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
@@ -114,7 +114,6 @@ def train_denoiser(system: DictConfig, latents_KL: Tensor, seed: int, stages: St
             seed=seed,
             compile_mode=system.compile,
         )
-        average = EMAWeightAveraging(decay=system.ema_decay)  # puts the average into the module when the fit ends
-        seconds = fit(module, name="diffusion", label=stages.label, callbacks=[average], **shared)
+        seconds = fit(module, name="diffusion", label=stages.label, callbacks=[WeightAverage(system.ema_decay)], **shared)
     stages.seconds["diffusion"] = seconds
     return module.denoiser

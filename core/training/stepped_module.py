@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -16,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed, reseed
+from core.runtime.trainer import ReportingModule
 
 MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
-CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
 
 
-class SteppedModule(LightningModule):
+class SteppedModule(ReportingModule):
     """Training by a fixed number of steps over K rows held in memory; the learning rate falls along a cosine.
 
     Every step reseeds from (seed, stage, step), so that a resumed run equals an unbroken one (EDM2's habit), and
@@ -63,15 +62,12 @@ class SteppedModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         rows = torch.randperm(len(self.rows_K), device=self.device)[: self.batch_size]
         loss = self.batch_loss(self.rows_K[rows])
-        if self.global_step % CHECK_EVERY == 0 and not torch.isfinite(loss):
-            raise UserError(f"{self.stage}: the loss is {loss.item()} at step {self.global_step}; try a smaller learning rate")
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps that loggers write
-            self.log(f"{self.stage}/loss", loss.detach(), prog_bar=True)
+        self.report(f"{self.stage}/loss", loss)
         return loss
 
     def on_train_end(self) -> None:
         for name, tensor in self.state_dict().items():
-            if not torch.isfinite(tensor).all():  # a fit of fewer steps than CHECK_EVERY may end so, and must not count as finished
+            if not torch.isfinite(tensor).all():  # the last steps may have led there, and it must not count as finished
                 raise UserError(f"{self.stage}: {name} is not finite after {self.global_step} steps; try a smaller learning rate")
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def measure_stage(stage: str, device: torch.device, chosen: argparse.Namespace) 
         return growth.section(device)
     if stage == "samplers":
         return samplers.section(chosen.run, chosen.accelerator)
-    rows = [measure(contest, chosen.repeats).row() for contest in CONTESTS[stage].contests(device)]
+    rows = [measure(contest, chosen.repeats, device).row() for contest in CONTESTS[stage].contests(device)]
     return rows, table(rows)
 
 

@@ -30,7 +30,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call: wall time, and the memory that it took on top of what was there before (None: the system does not tell)."""
+    """Wall time of one call, and the memory it took on top of what was there; None where the system does not tell."""
 
     seconds: float
     peak_bytes: int | None
@@ -38,7 +38,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the repetitions of both sides cost, pair by pair."""
+    """Costs of the repetitions of both sides, pair by pair."""
 
     contest: Contest
     ours: list[Cost]
@@ -64,31 +64,38 @@ class Measured:
         }
 
 
-def measure(contest: Contest, repeats: int) -> Measured:
-    """Warm both up once, then run them in turn: ours, reference, ours, reference, …"""
-    cost_of(contest.ours), cost_of(contest.reference)
-    pairs = [(cost_of(contest.ours), cost_of(contest.reference)) for _ in range(repeats)]
+def measure(contest: Contest, repeats: int, device: torch.device) -> Measured:
+    """Warm both up once, then run them in turn on `device`: ours, reference, ours, reference, …"""
+    cost_of(contest.ours, device), cost_of(contest.reference, device)
+    pairs = [(cost_of(contest.ours, device), cost_of(contest.reference, device)) for _ in range(repeats)]
     return Measured(contest, [ours for ours, _ in pairs], [reference for _, reference in pairs])
 
 
-def cost_of(run: Callable[[], Any]) -> Cost:
-    """Wall time and peak memory of one call, with everything that the device was given finished."""
-    on_gpu = torch.cuda.is_available()
-    before = reset_peak(on_gpu)
+def cost_of(run: Callable[[], Any], device: torch.device) -> Cost:
+    """Measure wall time and peak memory of one call, with everything that `device` was given finished."""
+    before = reset_peak(device)
     start = time.perf_counter()
     run()
-    if on_gpu:
-        torch.cuda.synchronize()
+    finish(device)
     seconds = time.perf_counter() - start
-    return Cost(seconds, None if before is None else max(0, peak(on_gpu) - before))
+    return Cost(seconds, None if before is None else max(0, peak(device) - before))
 
 
-def reset_peak(on_gpu: bool) -> int | None:
-    """Forget earlier peaks; the bytes in use now, None where the system cannot forget."""
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+def finish(device: torch.device) -> None:
+    """Wait until `device` has done everything that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> int | None:
+    """Forget earlier peaks; return the bytes in use now, None where the system cannot forget.
+
+    The memory is that of the GPU if `device` is one, else that of the process, also on a machine that has a GPU.
+    """
+    if device.type == "cuda":
+        finish(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of this process starts anew
     except OSError:
@@ -96,9 +103,9 @@ def reset_peak(on_gpu: bool) -> int | None:
     return memory_of_process("VmRSS")
 
 
-def peak(on_gpu: bool) -> int:
-    """The most bytes in use since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if on_gpu else memory_of_process("VmHWM")
+def peak(device: torch.device) -> int:
+    """Return the most bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else memory_of_process("VmHWM")
 
 
 def memory_of_process(entry: str) -> int:

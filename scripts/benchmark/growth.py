@@ -22,7 +22,7 @@ from core.networks.autoencoder import ConvAutoencoder
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from core.report.cells import markdown
 from core.training.autoencoder_module import AutoencoderModule
-from scripts.benchmark.contest import peak
+from scripts.benchmark.contest import finish, peak
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
 LARGEST_PAPER_SIZE = 2_048  # D; at 100,000 a step of it took two minutes and 22 GB, at 1,000,000 it would take ten times that
@@ -77,13 +77,12 @@ def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.devic
         optimizer.zero_grad()
         module.loss(module.rows_K[torch.randperm(len(module.rows_K), device=device)[:BATCH]]).backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        finish(device)
         ends.append(time.perf_counter())
     return {
         "before_seconds": ends[0] - start,
         "step_seconds": (ends[-1] - ends[1]) / (num_steps - 1),
-        "peak_bytes": peak(device.type == "cuda"),
+        "peak_bytes": peak(device),
     }
 
 

@@ -38,7 +38,7 @@ def load(options: DataOptions) -> ImageData:
     originals = torch.arange(len(labels_N))
     rest, test = train_test_split(originals, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
     train, val = train_test_split(rest, test_size=NUM_VAL, stratify=labels_N[rest], random_state=options.split_seed)
-    transform = v2.Compose([*DISTORTIONS, v2.Normalize(*options.colors(COLORS))])
+    transform = v2.Compose(DISTORTIONS)
     pairs = list(zip(images_N1SS, labels_N.tolist()))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), transform),
@@ -47,6 +47,7 @@ def load(options: DataOptions) -> ImageData:
         num_classes=10,
         channels=1,
         image_size=size,
+        colors=options.colors(COLORS),
     )
 
 

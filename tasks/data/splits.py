@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
+from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 
@@ -31,7 +32,7 @@ class DataOptions:
     image_size: int | None = None  # None: the dataset's own
     mean: Sequence[float] | None = None  # of each channel, or one for all; None: of the weights, or else the dataset's own
     std: Sequence[float] | None = None
-    num_workers: int = 0
+    num_workers: int | str = "auto"
     weights: Colors | None = None  # mean and std that pretrained weights were trained with; not of the configuration
 
     def colors(self, own: Colors) -> Colors:
@@ -51,11 +52,26 @@ class DataOptions:
         return tuple([*values] * (channels // len(values)) for values in given)
 
 
+class ColorNormalizer(nn.Module):
+    """Bring images to float32 with zero mean and unit variance in each color, on the device they are on.
+
+    Bytes become numbers from 0 to 1 first. The same numbers as torchvision's ToDtype and Normalize, to the last digit.
+    """
+
+    def __init__(self, colors: Colors):
+        super().__init__()
+        for name, values in zip(("mean_C11", "std_C11"), colors):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        return (v2.functional.to_dtype(images_BCSS, torch.float32, scale=True) - self.mean_C11) / self.std_C11
+
+
 @dataclass(frozen=True)
 class ImageData:
     """Train (augmented), validation and test images, and the facts that a classifier needs.
 
-    Items are (image (C, S, S) float32, label).
+    Items are (image (C, S, S), label): bytes, or float32 numbers. `make_normalizer` prepares batches of them for the network.
     """
 
     train: Dataset
@@ -64,6 +80,19 @@ class ImageData:
     num_classes: int
     channels: int
     image_size: int
+    colors: Colors | None = None  # mean and std of each channel; None for images that are ready for the network
+
+    def make_normalizer(self) -> nn.Module:
+        """Return a module that prepares a batch of images for the network."""
+        return ColorNormalizer(self.colors) if self.colors else nn.Identity()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Entries of a stored file from which its networks can be built and fed without the images."""
+        if self.colors is None:
+            return {"facts": self.facts}
+        mean, std = map(list, self.colors)
+        return {"facts": self.facts, "normalization": {"mean": mean, "std": std}}
 
     @property
     def facts(self) -> dict[str, int]:
@@ -76,11 +105,12 @@ class ImageData:
 
     def fingerprint(self) -> str:
         """Identifies the images: their numbers, and the content of the first few of each fixed split."""
+        normalize = self.make_normalizer()
         digest = hashlib.sha256(f"{len(self.train)}/{len(self.val)}/{len(self.test)}".encode())
         for split in (self.val, self.test):
             for index in range(min(8, len(split))):
                 image, label = split[index]
-                digest.update(image.numpy().tobytes() + bytes(str(int(label)), "ascii"))
+                digest.update(normalize(image).numpy().tobytes() + bytes(str(int(label)), "ascii"))
         return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.datasets import utils
 from torchvision.transforms import v2
@@ -97,7 +96,7 @@ def image_data(
 ) -> ImageData:
     """The three splits over PIL images; validation is carved out of train unless it is given, and never augmented."""
     size = options.image_size or image_size
-    augmented, plain = transforms(size, image_size, options.colors(colors), flips)
+    augmented, plain = transforms(size, image_size, flips)
     indices = {"train": np.arange(len(train)), "val": range(len(val or ()))}
     if val is None:
         indices["train"], indices["val"] = carve_validation(labels_of(train), options.val_fraction, options.split_seed)
@@ -108,12 +107,13 @@ def image_data(
         num_classes=num_classes,
         channels=len(colors[0]),
         image_size=size,
+        colors=options.colors(colors),
     )
 
 
-def transforms(size: int, native_size: int, colors: Colors, flips: bool) -> tuple[v2.Compose, v2.Compose]:
-    """(for training, for anything else): PIL images to tensors (C, S, S)."""
-    to_tensor: list[Any] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*colors)]
+def transforms(size: int, native_size: int, flips: bool) -> tuple[v2.Compose, v2.Compose]:
+    """Return the transforms (for training, for anything else) from PIL images to tensors (C, S, S) of bytes."""
+    to_tensor: list[Any] = [v2.ToImage(), v2.ToPureTensor()]
     mirror = [v2.RandomHorizontalFlip()] if flips else []
     if native_size > PHOTO:
         shrink = v2.Resize(round(size * 256 / 224), antialias=True)

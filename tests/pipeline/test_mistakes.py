@@ -27,6 +27,8 @@ def rewritten(workplace, change):
         ("task_training.py", "task.param.k=9", ["9", "holds 6"]),
         ("task_training.py", "task.epochs=2", ["task.epochs=1 there, 2 here", "task.param.path="]),
         ("task_training.py", "seed=1", ["task.seed=42 there, 1 here"]),
+        ("task_training.py", "trainer.precision=32-true", ["trainer.precision=tf32 there, 32-true here"]),
+        ("task_training.py", "trainer.precision=bf16-true", ["trainer.precision=bf16-true", "tf32, 32-true, bf16-mixed, 16-mixed"]),
         ("train_p_diff.py", "task.param.k=7", ["task.param.k=7", "holds 6"]),
         ("train_p_diff.py", "task.param.k=1", ["task.param.k=1", "at least 2"]),
         ("train_p_diff.py", "task.param.path=nowhere.safetensors", ["nowhere.safetensors", "task_training.py"]),

@@ -14,8 +14,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
 from core.generation.generator import WeightGenerator
-from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions
+from tests.digits import normalized_digits
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
@@ -60,8 +59,7 @@ def test_protocols_choose_on_the_split_they_name(workplace):
 
 def test_every_recorded_accuracy_is_reproduced_by_an_independent_forward(workplace):
     checkpoints = CheckpointSet.load(workplace.path / CHECKPOINTS)
-    val = load_images(DataOptions("digits", root="unused")).split(checkpoints.provenance["accuracy_split"])
-    images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
+    images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1).eval()
     for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K):
         model.load_state_dict({**checkpoints.network, **unflatten(vector_D, checkpoints.subset)})
@@ -99,6 +97,16 @@ def test_running_again_reuses_everything(workplace):
     assert workplace.run("task_training.py").error == 0 and workplace.run("train_p_diff.py").error == 0
     assert {name: (workplace.path / name).stat().st_mtime_ns for name in files} == before
     assert {**workplace.metrics(), "seconds": {}} == {**metrics, "seconds": {}}
+
+
+def test_checkpoints_may_be_modelled_and_tested_on_another_machine_than_they_come_from(workplace):
+    elsewhere = "trainer.precision=32-true"
+    before = workplace.metrics()["table"]
+    assert workplace.run("train_p_diff.py", "mode=test", elsewhere).error == 0
+    assert workplace.metrics()["table"] == before
+    assert workplace.run("train_p_diff.py", elsewhere, "output_dir=outputs/exact").error == 0
+    assert workplace.run("train_p_diff.py", "output_dir=outputs/exact").error == 0, "another precision is another training"
+    assert (workplace.path / "outputs/exact.1").is_dir()
 
 
 def test_a_damaged_score_table_is_made_again(workplace):

@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
-from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions
 from tests.pipeline.conftest import Workplace
+from tests.digits import normalized_digits
 
 MINI = ["convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini", "cnn_medium"]
 WHOLE = ["task.param.subset=all", "task.collect.optimizer.lr=1e-3", "output_dir=run", "task.param.path=checkpoints.safetensors"]
@@ -30,8 +29,7 @@ def run_both(place: Workplace, *overrides: str) -> CheckpointSet:
 
 def recorded_is_reproduced(checkpoints: CheckpointSet, name: str, row: int, **options: int | list[int]) -> bool:
     """Whether a vector put into a new network of that name has the accuracy that its file gives."""
-    val = load_images(DataOptions("digits", root="unused")).split(checkpoints.provenance["accuracy_split"])
-    images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
+    images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = timm.create_model(name, num_classes=10, in_chans=1, **options).eval()
     model.load_state_dict(unflatten(checkpoints.vectors_KD[row], checkpoints.subset), strict=False)
     with torch.no_grad():

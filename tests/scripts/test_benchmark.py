@@ -13,14 +13,17 @@ from core.networks.denoiser import MLPDenoiser
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from scripts.benchmark import contest, growth, loading, sampling, scoring, training
 from scripts.benchmark.__main__ import table
-from scripts.benchmark.contest import Contest, Cost, cost_of, measure
+from scripts.benchmark.contest import Contest, Cost, cost_of, measure, peak, reset_peak
+
+CPU = torch.device("cpu")
 
 
 def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
     costs = iter([Cost(seconds, peak) for seconds, peak in ((9, 99), (9, 99), (2, 5), (30, 7), (4, None), (20, 8), (2, 6), (40, 1))])  # a warm-up of both, three pairs
     calls = []
-    monkeypatch.setattr(contest, "cost_of", lambda run: (run(), next(costs))[1])
-    row = measure(Contest("s", "c", "model", ours=lambda: calls.append("ours"), reference=lambda: calls.append("reference"), our_units=2), repeats=3).row()
+    monkeypatch.setattr(contest, "cost_of", lambda run, device: (run(), next(costs))[1])
+    sides = {"ours": lambda: calls.append("ours"), "reference": lambda: calls.append("reference")}
+    row = measure(Contest("s", "c", "model", **sides, our_units=2), 3, CPU).row()
     assert calls == ["ours", "reference"] * 4
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (30, 10, 40)
     assert (row["ours_seconds"], row["reference_seconds"]) == (1, 30)
@@ -34,14 +37,23 @@ def test_the_peak_of_a_call_is_its_own():
     def large():
         return np.ones(50_000_000).sum()  # 400 MB
 
-    assert cost_of(large).peak_bytes > 3.5e8
-    small = cost_of(lambda: np.ones(1000).sum())
+    assert cost_of(large, CPU).peak_bytes > 3.5e8
+    small = cost_of(lambda: np.ones(1000).sum(), CPU)
     assert small.peak_bytes < 1e8 and small.seconds > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
+def test_a_measurement_on_the_cpu_uses_the_memory_of_the_process_also_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("the GPU was asked"))
+    assert cost_of(lambda: np.ones(50_000_000).sum(), CPU).peak_bytes > 3.5e8
+    assert reset_peak(CPU) > 1e6 and peak(CPU) > 1e6
 
 
 def test_the_scoring_contest_computes_the_same_logits_both_ways(monkeypatch):
     monkeypatch.setattr(scoring, "CASES", {"tiny": ("test_resnet", 1, 16)})
-    (found,) = scoring.behind_a_prefix(torch.device("cpu"))
+    (found,) = scoring.behind_a_prefix(CPU)
     assert found.facts["same_predictions"] and found.facts["largest_logit_difference"] <= 1e-5
     assert len(found.ours()) == found.our_units
     torch.testing.assert_close(found.ours()[0], found.reference(), rtol=0, atol=1e-5)
@@ -50,7 +62,7 @@ def test_the_scoring_contest_computes_the_same_logits_both_ways(monkeypatch):
 def test_whole_networks_give_the_same_logits_both_ways(monkeypatch):
     monkeypatch.setattr(scoring, "WHOLE_BATCH", 4)
     monkeypatch.setattr(scoring, "NUM_WHOLE", 3)
-    for found in scoring.whole_networks(torch.device("cpu")):
+    for found in scoring.whole_networks(CPU):
         ours, reference = found.ours(), found.reference()
         assert len(ours) == len(reference) == found.our_units == found.reference_units == 3
         torch.testing.assert_close(ours, torch.stack(reference), rtol=0, atol=1e-5)
@@ -58,7 +70,7 @@ def test_whole_networks_give_the_same_logits_both_ways(monkeypatch):
 
 def test_both_sides_of_the_loading_contest_read_the_same_rows(monkeypatch):
     monkeypatch.setattr(loading, "CASES", {"tiny": 7})
-    for found in loading.contests(torch.device("cpu")):
+    for found in loading.contests(CPU):
         assert found.our_units == found.reference_units == 20
         found.ours()
         files = found.reference.args[0]
@@ -68,7 +80,7 @@ def test_both_sides_of_the_loading_contest_read_the_same_rows(monkeypatch):
 @pytest.mark.parametrize("kind", [ChunkedAutoencoder, ConvAutoencoder])
 def test_growth_trains_from_a_file_and_tells_what_it_took(tmp_path, kind):
     growth.write_checkpoints(tmp_path / "checkpoints.safetensors", 12, 500)
-    found = growth.train(kind, 2, tmp_path / "checkpoints.safetensors", torch.device("cpu"))
+    found = growth.train(kind, 2, tmp_path / "checkpoints.safetensors", CPU)
     assert found["step_seconds"] > 0 and found["peak_bytes"] > 1e6
     row = {"k": 12, "d": 500, "file_bytes": 1000, **{f"chunked_{name}": value for name, value in found.items()}}
     assert growth.table([row]).splitlines()[2].split("|")[2].strip() == "500"
@@ -84,13 +96,13 @@ def test_lightning_and_the_bare_loop_train_the_same_network_for_the_same_steps(m
         module.loss = lambda rows_B: steps.append(len(rows_B)) or loss(rows_B)
         return module
 
-    training.with_lightning(watched, 4, torch.device("cpu"))
-    training.bare_loop(watched, 4, torch.device("cpu"))
+    training.with_lightning(watched, 4, CPU)
+    training.bare_loop(watched, 4, CPU)
     assert steps == [50] * 8
 
 
 def test_both_sides_of_the_sampling_contest_sample_as_many_models_as_they_say(monkeypatch):
     monkeypatch.setattr(sampling, "NUM_MODELS", 3)
-    found = next(iter(sampling.contests(torch.device("cpu"))))
+    found = next(iter(sampling.contests(CPU)))
     assert found.ours().shape == (3, 2048) and found.our_units == 3
     assert found.reference().shape == (1, 2048) and found.reference_units == 1

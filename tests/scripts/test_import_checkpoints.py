@@ -16,10 +16,9 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from scripts import import_checkpoints
 from scripts.command_line import run_command
-from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions
 from tests.pipeline.conftest import Workplace
 from tests.scripts import foreign
+from tests.digits import normalized_digits
 
 TINY = ["trainer=cpu", "system.autoencoder_steps=6", "system.diffusion_steps=6", "generation.num_models=4", "evaluation.num_baselines=3", "logger=none"]
 RESNET = ["--model", "test_resnet", "--dataset", "digits"]
@@ -79,8 +78,7 @@ def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, 
     checkpoints = stored()
     assert checkpoints.accuracy_K.max() > 0.2 and len(checkpoints.accuracy_K.unique()) > 1
     assert checkpoints.provenance["files"] == [f"epoch{number}{ending}" for number in range(5, 11)]
-    val = load_images(DataOptions("digits", root="unused")).val
-    images, labels = (torch.stack([torch.as_tensor(item[part]) for item in val]) for part in (0, 1))
+    images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = foreign.make_network().eval()
     for state, vector_D, accuracy in zip(states, checkpoints.vectors_KD, checkpoints.accuracy_K):
         assert all(torch.equal(tensor, state[name]) for name, tensor in unflatten(vector_D, checkpoints.subset).items())

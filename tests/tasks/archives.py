@@ -5,28 +5,14 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from pickle import dump  # CIFAR archives are pickles
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from scripts.gpu_check.archives import class_images, pickles_in_archive, write_cifar100
 
-def class_images(num_classes: int, per_class: int, size: int, seed: int) -> tuple[np.ndarray, list[int]]:
-    """Noisy color images (N, 3, S, S) uint8 around one random pattern per class, and their labels in random order."""
-    patterns = np.random.default_rng(0).integers(40, 216, (num_classes, 3, size, size))
-    random = np.random.default_rng(seed)
-    labels = random.permutation(np.repeat(np.arange(num_classes), per_class))
-    images = patterns[labels] + random.normal(0, 20, (len(labels), 3, size, size))
-    return images.clip(0, 255).astype(np.uint8), labels.tolist()
-
-
-def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2) -> Path:
-    """`root`/cifar-100-python.tar.gz as published: three pickles in a folder."""
-    splits = {"train": class_images(100, per_class, 32, seed=1), "test": class_images(100, test_per_class, 32, seed=2)}
-    content = {name: {"data": images.reshape(len(images), -1), "fine_labels": labels} for name, (images, labels) in splits.items()}
-    content["meta"] = {"fine_label_names": [f"class {index}" for index in range(100)]}
-    return _archive(root, "cifar-100-python", content)
+__all__ = ["class_images", "write_cifar100"]  # of the check on a GPU, which makes the same images
 
 
 def write_cifar10(root: Path, per_class: int = 8) -> Path:
@@ -38,21 +24,7 @@ def write_cifar10(root: Path, per_class: int = 8) -> Path:
     images, labels = class_images(10, per_class, 32, seed=2)
     content["test_batch"] = {"data": images.reshape(len(images), -1), "labels": labels}
     content["batches.meta"] = {"label_names": [f"class {index}" for index in range(10)]}
-    return _archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
-
-
-def _archive(root: Path, folder: str, content: dict, archive: str | None = None) -> Path:
-    (root / folder).mkdir(parents=True)
-    for name, entry in content.items():
-        with (root / folder / name).open("wb") as file:
-            dump(entry, file, protocol=2)
-    path = root / f"{archive or folder}.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(root / folder, folder)
-    for name in content:
-        (root / folder / name).unlink()
-    (root / folder).rmdir()
-    return path
+    return pickles_in_archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
 
 
 def write_mnist(root: Path) -> None:

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from core.checkpoints.subset import resolve_subset
 from core.runtime.errors import UserError
 from tasks.classifier import Classifier
-from tasks.collection import check_collection, collect_vectors, recorded_settings, snapshot_interval
+from tasks.collection import check_collection, collect_vectors, machine_settings, recorded_settings, snapshot_interval
 from tests.tasks.tiny import independent_config, steps_config, task_config
 
 
@@ -91,6 +91,26 @@ def test_settings_that_do_not_change_the_checkpoints_are_not_recorded():
     assert recorded_settings(steps_config("task.epochs=1").task) != recorded_settings(steps_config("task.epochs=2").task)
 
 
+def test_how_the_machine_changes_the_checkpoints_is_recorded():
+    def settings(*overrides):
+        cfg = task_config(*overrides)
+        return machine_settings(cfg.trainer, cfg.scoring)
+
+    default = settings()
+    assert default == {"trainer": {"precision": "tf32", "devices": 1}, "scoring": {"precision": "fp32"}}
+    assert settings("trainer=ddp", "trainer.accelerator=cpu")["trainer"]["devices"] == 1, "auto"
+    assert settings("trainer.devices=[0,1]") == settings("trainer.devices=2")
+    for override in ("trainer.precision=32-true", "trainer.devices=2", "scoring.precision=tf32"):
+        assert settings(override) != default
+    assert settings("task.data.num_workers=3", "scoring.batch_size=8") == default
+
+
+def test_a_precision_that_skips_steps_is_refused_for_collecting_by_steps():
+    with pytest.raises(UserError, match="trainer.precision=16-mixed.*set trainer.precision=bf16-mixed"):
+        check_collection(steps_config().task, "16-mixed")
+    check_collection(steps_config().task, "bf16-mixed")
+
+
 def test_a_default_task_records_how_it_collects():
     collect_settings = recorded_settings(task_config().task)["task"]["collect"]
     optimizer = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.03, "weight_decay": 5e-4}
@@ -100,9 +120,9 @@ def test_a_default_task_records_how_it_collects():
 def test_as_many_checkpoints_as_networks():
     assert independent_config().task.param.k == 3
     assert independent_config("task.collect.runs=20").task.param.k == 20
-    check_collection(independent_config("task.param.k=2").task)
+    check_collection(independent_config("task.param.k=2").task, "16-mixed")
     with pytest.raises(UserError, match="task.param.k=4.*task.collect.runs=3.*at most 3"):
-        check_collection(independent_config("task.param.k=4").task)
+        check_collection(independent_config("task.param.k=4").task, "tf32")
 
 
 def test_independent_settings_say_so_and_leave_the_number_of_networks_open():

@@ -7,13 +7,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
+from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 from tasks.data import digits
 from tasks.data.datasets import CIFAR10_COLORS, DATASETS, load_images
-from tasks.data.splits import DataOptions, carve_validation
+from tasks.data.splits import ColorNormalizer, DataOptions, carve_validation
 from tasks.data.torchvision_sets import IMAGENET_COLORS, labels_of
-from tasks.image_facts import image_facts
 from tasks.task import images
 from tests.tasks import archives
 from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
@@ -41,7 +41,7 @@ def test_digits_have_the_documented_sizes(digit_images):
 
 
 def test_digits_splits_share_no_original_image(monkeypatch):
-    monkeypatch.setattr(digits, "DISTORTIONS", [])  # without distortion, a shared original is an equal image
+    monkeypatch.setattr(digits, "DISTORTIONS", [v2.Identity()])  # without distortion, a shared original is an equal image
     data = digits.load(DataOptions("digits", root="unused"))
     seen = [{image.numpy().tobytes() for image, _ in split} for split in (data.train, data.val, data.test)]
     in_common = len(np.unique(load_digits().images, axis=0))
@@ -110,7 +110,7 @@ def test_a_dataset_is_read_from_its_archive(tmp_path, dataset):
     assert not set(np.asarray(data.train.indices)) & set(np.asarray(data.val.indices)), "validation is trained on"
     for split in (data.train, data.val, data.test):
         image, label = split[0]
-        assert image.shape == (channels, size, size) and image.dtype == torch.float32 and image.isfinite().all()
+        assert image.shape == (channels, size, size) and image.dtype == torch.uint8
         assert type(label) is int and 0 <= label < num_classes
     assert torch.equal(data.val[0][0], data.val[0][0]) and torch.equal(data.test[0][0], data.test[0][0])
     assert any(not torch.equal(data.train[index][0], data.train[index][0]) for index in range(8)), "training images are not augmented"
@@ -123,8 +123,17 @@ def test_images_are_normalized_as_asked(tmp_path, dataset):
     options = {"dataset": dataset, "root": str(tmp_path), "verify": False}
     plain = load_images(DataOptions(**options, mean=[0.0], std=[1.0]))
     asked = load_images(DataOptions(**options, mean=[0.25] * plain.channels, std=[0.5]))
-    torch.testing.assert_close(asked.test[3][0], (plain.test[3][0] - 0.25) / 0.5)
-    assert image_facts(asked)["normalization"] == {"mean": [0.25] * plain.channels, "std": [0.5] * plain.channels}
+    image = asked.test[3][0]
+    torch.testing.assert_close(asked.make_normalizer()(image), (plain.make_normalizer()(image) - 0.25) / 0.5)
+    assert asked.about["normalization"] == {"mean": [0.25] * plain.channels, "std": [0.5] * plain.channels}
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5), (2, 3, 5, 5)])
+def test_normalizing_on_the_device_gives_the_numbers_of_torchvision_to_the_last_digit(shape):
+    images, colors = torch.randint(256, shape, dtype=torch.uint8), ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
+    by_torchvision = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*colors)])
+    assert torch.equal(ColorNormalizer(colors)(images), by_torchvision(images))
+    assert torch.equal(ColorNormalizer(colors)(images / 255), v2.Normalize(*colors)(images / 255))
 
 
 def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_for(tmp_path):
@@ -133,7 +142,7 @@ def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_fo
 
     def normalization(dataset, model, **data):
         data = {"dataset": dataset, "root": str(tmp_path), "verify": False, **data}
-        return image_facts(images(OmegaConf.create({"data": data, "model": model})))["normalization"]["mean"]
+        return images(OmegaConf.create({"data": data, "model": model})).about["normalization"]["mean"]
 
     vit = {"name": "vit_tiny_patch16_224", "pretrained": True}  # trained with other colors than ImageNet's
     assert normalization("cifar10", vit) == [0.5, 0.5, 0.5]

@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.seeding import derive_seed
-from tasks.classifier import training_loader
+from tasks.data.loaders import training_loader
 from tasks.data.splits import ImageData
 from tasks.finetuning import finetune
 from tasks.models import build_classifier

@@ -182,7 +182,7 @@ def test_a_small_cache_changes_nothing_but_what_is_kept():
     vectors_MD = vectors_for(model, subset)
     kept, not_kept = (Scorer(model, subset, split, batch_size=BATCH, cache_bytes=size) for size in (1e9, 0))
     first, second, again = kept(vectors_MD), not_kept(vectors_MD), kept(vectors_MD)
-    assert kept._kept is not None and not_kept._kept is None
+    assert (len(kept.chunks._kept), len(not_kept.chunks._kept)) == (3, 0)
     assert np.array_equal(first.wrong_MN, second.wrong_MN) and np.array_equal(first.loss_M, again.loss_M)
 
 
@@ -254,15 +254,6 @@ def test_a_lower_precision_says_how_often_it_agrees(caplog):
         exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
     assert exact.agreement is None and lowered.agreement == 0.75 and "75.00 % of 32 predictions are those of fp32" in caplog.text
     assert (exact_loss_M == lowered_loss_M).tolist() == [False, True, True, True]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_lower_precisions_nearly_agree_on_a_gpu(precision):
-    model, split = network("resnet18"), images_for("resnet18")
-    subset = resolve_subset(model, "last_norms")
-    scorer = Scorer(model, subset, split, batch_size=BATCH, device=torch.device("cuda"), precision=precision)
-    assert np.isfinite(scorer(vectors_for(model, subset)).loss_M).all() and scorer.agreement > 0.9
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])

@@ -11,7 +11,8 @@ from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
-from tasks.classifier import Classifier, TrainingImages, training_loader
+from tasks.classifier import Classifier, TrainingImages
+from tasks.data.loaders import training_loader
 from tasks.data.splits import TransformedImages
 from tasks.models import build_classifier
 from tasks.training import train_networks, untrained_classifier
@@ -45,23 +46,35 @@ class StopsAfter(Callback):
             raise RuntimeError("the machine went down")
 
 
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tmp_path, data, num_workers):
     cfg = steps_config("task.epochs=4", "task.batch_size=8")
 
-    def train(folder, *stops):
+    def train(folder, num_workers, *stops):
         torch.manual_seed(0)
         model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
         module = Classifier(model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), make_scheduler=instantiate(cfg.task.scheduler), seed=3)
         torch.manual_seed(len(stops))  # what was drawn before must not matter
-        fit(module, TrainingImages(augmented, data.val, 8, seed=3), name="classifier", label="", state_dir=folder / "state", make_trainer=instantiate(cfg.trainer), callbacks=stops, max_epochs=4)
+        fit(module, TrainingImages(images, 8, 3, num_workers), name="classifier", label="", state_dir=folder / "state", make_trainer=instantiate(cfg.trainer), callbacks=stops, max_epochs=4)
         return model.state_dict()
 
-    augmented = TransformedImages(data.train, range(40), lambda image: image + 0.1 * torch.randn_like(image))
-    unbroken = train(tmp_path / "unbroken")
+    images = replace(data, train=TransformedImages(data.train, range(40), lambda image: image + 0.1 * torch.randn_like(image)))
+    unbroken = train(tmp_path / "unbroken", 0)
     with pytest.raises(RuntimeError, match="went down"):
-        train(tmp_path / "broken", StopsAfter(2))
-    resumed = train(tmp_path / "broken")
+        train(tmp_path / "broken", num_workers, StopsAfter(2))
+    resumed = train(tmp_path / "broken", num_workers)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
+
+
+def test_processes_that_train_together_draw_masks_of_their_own_in_every_epoch(model, monkeypatch):
+    module, seeds = Classifier(model, CLASSES, make_optimizer=None, seed=3), set()
+    for rank in (0, 1):
+        monkeypatch.setattr(Classifier, "global_rank", rank)
+        for epoch in (0, 1):
+            monkeypatch.setattr(Classifier, "current_epoch", epoch)
+            module.on_train_epoch_start()
+            seeds.add(torch.initial_seed())
+    assert len(seeds) == 4
 
 
 def train(cfg, data, state_dir):
@@ -125,7 +138,7 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     for epoch in range(2):
         order = training_loader(data.train, 6, cfg.task.seed).sampler
         order.set_epoch(epoch)
-        every = torch.tensor([*order])
+        every = torch.tensor([draw.index for draw in order])
         for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
             rows = every[start : start + 12]
             optimizer.zero_grad()

@@ -110,12 +110,13 @@ def test_both_normalizers_are_undone_in_their_order(tiny_generator):
     torch.testing.assert_close(tiny_generator.encode(decoded), torch.ones(1, 6), rtol=1e-4, atol=1e-4)
 
 
-def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(tiny_generator, tiny_checkpoints):
+def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(tiny_generator, tiny_checkpoints, monkeypatch):
     tiny_generator.autoencoder.encode = tiny_generator.autoencoder.decode = lambda values: values
     tiny_generator.latent_normalizer = Normalizer.per_coordinate(torch.randn(9, 60))
     before = tiny_checkpoints.vectors_KD.clone()
-    for batch_size in (200, 5):
-        reconstructed = tiny_generator.reconstruct(tiny_checkpoints.vectors_KD, batch_size)
+    for rows in (200, 5):
+        monkeypatch.setattr("core.generation.generator.MOST_ROWS", rows)
+        reconstructed = tiny_generator.reconstruct(tiny_checkpoints.vectors_KD)
         torch.testing.assert_close(reconstructed, before, rtol=1e-5, atol=1e-5)
     assert torch.equal(tiny_checkpoints.vectors_KD, before)
 

@@ -1,5 +1,7 @@
 """What the user sees: one sentence for a mistake, status 130 for Ctrl-C, a traceback only for a bug."""
 
+import os
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -131,10 +133,32 @@ def test_several_devices_need_the_strategy_whose_processes_end_with_the_training
     entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-true", 16])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_16_bits_need_a_gpu(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
     assert outcome(lambda cfg: None, config) == f"error: trainer.precision={precision} needs a GPU; give trainer.precision=32-true"
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "transformer-engine", 16, None])
+def test_a_precision_that_would_cast_the_network_for_good_is_refused_before_anything_starts(precision):
+    config = {"trainer": {"accelerator": "cpu", "precision": precision}}
+    assert outcome(lambda cfg: None, config).startswith(f"error: trainer.precision={precision}: expected one of tf32, 32-true, bf16-mixed, 16-mixed")
+
+
+@pytest.mark.parametrize("asked, on, warns", [(True, True, False), ("warn", True, True), (False, False, False)])
+def test_deterministic_covers_the_whole_command(monkeypatch, asked, on, warns):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen = []
+
+    def main(cfg):
+        seen.extend([torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()])
+        seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+
+    try:
+        entry_point(main)(OmegaConf.create({"trainer": {"accelerator": "cpu", "deterministic": asked}}))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == [on, warns, ":4096:8" if on else None]
 
 
 def test_training_sampling_and_scoring_share_one_machine(monkeypatch):

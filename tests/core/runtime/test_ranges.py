@@ -36,7 +36,8 @@ def refusal(*overrides: str) -> str:
         ("task.epochs=1.5", "a whole number of at least 0"),
         ("task.epochs=-1", "a whole number of at least 0"),
         ("task.data.image_size=-3", "a whole number of at least 1, or null"),
-        ("task.data.num_workers=True", "a whole number of at least 0"),
+        ("task.data.num_workers=True", "a whole number of at least 0, or auto"),
+        ("scoring.cache_bytes=much", "a number of at least 0, or auto"),
         ("task.data.val_fraction=0", "a number between 0 and 1"),
         ("task.data.val_fraction=1", "a number between 0 and 1"),
         ("task.optimizer.lr=fast", "a number of at least 0"),
@@ -61,7 +62,7 @@ def test_nan_is_in_no_range():
     assert not Range(whole=False).admits(float("nan"))
 
 
-@pytest.mark.parametrize("override", ["seed=-1", "evaluation.noise=[]", "task.data.image_size=null", "task.optimizer.lr=1", "system.ema_decay=1", "scoring.cache_bytes=inf", "system=vae"])
+@pytest.mark.parametrize("override", ["seed=-1", "evaluation.noise=[]", "task.data.image_size=null", "task.optimizer.lr=1", "system.ema_decay=1", "scoring.cache_bytes=inf", "scoring.batch_size=auto", "task.data.num_workers=3", "system=vae"])
 def test_the_ends_of_a_range_and_what_is_not_there_are_admitted(override):
     check_ranges(configuration(override))
 
@@ -88,5 +89,5 @@ def test_every_number_that_can_be_typed_has_a_range():
     left = typed - set(RANGES) - MODULES_CHECK_THESE
     left = {name for name in left if not name.startswith(CLASSES_CHECK_THESE) and not name.endswith(OPTIMIZERS_CHECK_THESE)}
     assert not left
-    others = {"task.data.image_size", "evaluation.noise"}  # null and a list
+    others = {"task.data.image_size", "evaluation.noise", "task.data.num_workers", "scoring.batch_size", "scoring.cache_bytes"}  # null, a list, words
     assert set(RANGES) <= typed | others, "a range of something that there is not"

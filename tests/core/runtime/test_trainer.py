@@ -1,12 +1,12 @@
 """Fitting one stage: resumed where it stopped, loaded where it finished, the same result either way."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ExponentialLR
@@ -17,9 +17,10 @@ from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser
 from core.runtime.artifacts import save_artifact
 from core.runtime.errors import UserError
-from core.runtime.trainer import fit, pick_device
+from core.runtime.trainer import fit, make_trainer, pick_device
 from core.training.autoencoder_module import AutoencoderModule
 from core.training.diffusion_module import LatentDiffusionModule
+from core.training.weight_average import WeightAverage
 from tests.core.tiny import StopAfter, assert_same, cpu_trainer, damaged_copies
 
 STEPS = 23
@@ -37,7 +38,7 @@ def diffusion_stage(steps=STEPS):
     torch.manual_seed(1)
     denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
     module = LatentDiffusionModule(denoiser, NoiseSchedule(50), latents_KL, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0)
-    return module, [EMAWeightAveraging(decay=0.9)]
+    return module, [WeightAverage(0.9)]
 
 
 class Epochs(LightningModule):
@@ -188,6 +189,34 @@ def test_losses_are_kept_as_json_lines_with_stage_and_step(tmp_path):
     assert {line["stage"] for line in lines} == {"autoencoder"}
     assert [line["step"] for line in losses] == list(range(STEPS))
     assert losses[-1]["autoencoder/loss"] < losses[0]["autoencoder/loss"]
+
+
+class Products(Callback):
+    """Records how float32 numbers are multiplied while a fit runs."""
+
+    def on_train_batch_start(self, *_):
+        self.tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False), (None, True)])
+def test_a_fit_multiplies_as_asked_and_leaves_no_trace(tmp_path, precision, tf32):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    products, options = Products(), {"precision": precision} if precision else {}
+    module, _ = autoencoder_stage(3)
+    make = partial(make_trainer, accelerator="cpu", **options)
+    for callbacks, stops in (([products], False), ([products, StopAfter(2)], True)):
+        with pytest.raises(RuntimeError) if stops else nullcontext():
+            fit(module, name=f"stage_{stops}", label="", state_dir=tmp_path, make_trainer=make, callbacks=callbacks)
+        assert products.tf32 == (tf32, tf32)
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_the_number_of_looks_at_a_loss_does_not_grow_with_the_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+    for steps in (10, 40):
+        run_stage(partial(autoencoder_stage, steps), tmp_path / str(steps))
+        lines = (tmp_path / f"{steps}/metrics.jsonl").read_text().splitlines()
+        assert sum("autoencoder/loss" in line for line in lines) == 5
 
 
 def test_the_cpu_is_used_where_it_is_asked_for():

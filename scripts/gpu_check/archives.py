@@ -1,0 +1,59 @@
+"""Images in the format in which CIFAR-100 is published, for a machine that cannot download the real ones."""
+
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import dump  # CIFAR archives are pickles
+from typing import Any
+
+import numpy as np
+
+CHUNK = 5000  # images; bounds the memory for noise
+
+
+def class_images(
+    num_classes: int, per_class: int, size: int, seed: int, wrong_labels: float = 0.0
+) -> tuple[np.ndarray, list[int]]:
+    """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
+
+    Args:
+        wrong_labels: share of the labels that are drawn anew at random, so that no network can be right everywhere.
+    """
+    patterns = np.random.default_rng(0).integers(40, 216, (num_classes, 3, size, size)).astype(np.float32)
+    random = np.random.default_rng(seed)
+    labels = random.permutation(np.repeat(np.arange(num_classes), per_class))
+    images = np.empty((len(labels), 3, size, size), np.uint8)
+    for start in range(0, len(labels), CHUNK):
+        rows = labels[start : start + CHUNK]
+        noise = random.standard_normal((len(rows), 3, size, size), dtype=np.float32)
+        images[start : start + CHUNK] = np.clip(20 * noise + patterns[rows], 0, 255)
+    wrong = random.random(len(labels)) < wrong_labels
+    labels[wrong] = random.integers(0, num_classes, wrong.sum())
+    return images, labels.tolist()
+
+
+def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, wrong_labels: float = 0.0) -> Path:
+    """Write `root`/cifar-100-python.tar.gz as published, three pickles in a folder; return its path."""
+    sizes = {"train": (per_class, 1), "test": (test_per_class, 2)}
+    splits = {name: class_images(100, count, 32, seed, wrong_labels) for name, (count, seed) in sizes.items()}
+    content = {
+        name: {"data": images.reshape(len(images), -1), "fine_labels": labels}
+        for name, (images, labels) in splits.items()
+    }
+    content["meta"] = {"fine_label_names": [f"class {index}" for index in range(100)]}
+    return pickles_in_archive(root, "cifar-100-python", content)
+
+
+def pickles_in_archive(root: Path, folder: str, content: Mapping[str, Any], archive: str | None = None) -> Path:
+    """Write `root`/<archive or folder>.tar.gz that holds one pickle for each entry, in `folder`; return its path."""
+    (root / folder).mkdir(parents=True)
+    for name, entry in content.items():
+        with (root / folder / name).open("wb") as file:
+            dump(entry, file, protocol=2)
+    path = root / f"{archive or folder}.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:  # noise does not shrink, however long it is tried
+        tar.add(root / folder, folder)
+    for name in content:
+        (root / folder / name).unlink()
+    (root / folder).rmdir()
+    return path

@@ -1,0 +1,56 @@
+"""The parts of the check: name, purpose, time limit and goal."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LIMIT_S = 480.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part, run as a process of its own.
+
+    Args:
+        command: runs instead of the module `scripts.gpu_check.<name>`, with the path of the findings as its last word;
+            for tests.
+    """
+
+    name: str
+    about: str
+    goal: str = "ends without an error"
+    limit_s: float = LIMIT_S
+    command: tuple[str, ...] = ()
+
+    def argv(self, findings: Path, rehearse: bool) -> list[str]:
+        """Return the command that leaves its tables in `findings`."""
+        if self.command:
+            return [*self.command, str(findings)]
+        module = [sys.executable, "-m", "scripts.gpu_check.part", self.name, "--findings", str(findings)]
+        return [*module, "--rehearse"] if rehearse else module
+
+
+PARTS = (
+    Part(
+        "tests",
+        "the tests in tests/gpu: scoring, training, resuming, sampling and compiling on the GPU",
+        "every test passes",
+    ),
+    Part("quickstart", "task_training.py and train_p_diff.py on digits with the default settings, in an empty folder"),
+    Part("cifar100", "both commands on data shaped like CIFAR-100, with the paper's networks at batch 200"),
+    Part(
+        "vit_base",
+        "ViT-Base at 224×224 with random weights: training its last norms, and scoring in fp32, TF32 and bf16",
+    ),
+    Part("scoring", "200 ResNet-18 on 10,000 images of 32×32, in fp32, TF32 and bf16", "1 s in TF32"),
+    Part(
+        "training",
+        "a step of the paper's autoencoder and denoiser at batch 200, eager and compiled",
+        "3 ms a step in TF32, 1.5 ms in bf16",
+    ),
+    Part(
+        "profile",
+        "the most expensive kernels of each hot loop, and what makes it wait",
+        "the GPU is busy 80 % of the time",
+    ),
+)

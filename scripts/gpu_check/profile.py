@@ -1,0 +1,113 @@
+"""The most expensive kernels of each hot loop, how busy the GPU is in it, and how often it waits."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+
+from scripts.benchmark.contest import finish, peak, reset_peak
+from scripts.gpu_check.findings import NEEDS_GPU, Findings
+from scripts.gpu_check.hot_loops import MAKERS, Loop
+from scripts.gpu_check.timing import Clock
+
+MOST_EXPENSIVE = 10
+NAME_LENGTH = 80  # names of kernels can fill a page
+GOAL = 0.8  # share of the time that the GPU is busy
+COUNTED = {  # column: names of calls of the CUDA runtime and driver begin so
+    "copies": ("cudaMemcpy", "cuMemcpy"),
+    "cudaStreamSynchronize": ("cudaStreamSynchronize",),
+    "launches": ("cudaLaunch", "cuLaunch", "cudaGraphLaunch"),
+}
+
+
+class Recording:
+    """The profiler of torch as a meter."""
+
+    def __init__(self, device: torch.device):
+        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+        self.device, self.profiler = device, torch.profiler.profile(activities=activities)
+
+    def begin(self) -> None:
+        """Start to record when the device is idle."""
+        finish(self.device)
+        self.profiler.start()
+
+    def end(self) -> None:
+        """Stop when the device is idle again."""
+        finish(self.device)
+        self.profiler.stop()
+
+
+def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
+    """Profile every loop; a table of all of them, then one of kernels for each."""
+    rows: list[dict[str, Any]] = []
+    made = (findings.attempt(make.__name__, make, device, rehearse) or () for make in MAKERS)
+    for loop in chain.from_iterable(made):
+        found = findings.attempt(loop.name, profiled, loop, device)
+        if found:
+            row, expensive = found
+            rows.append(row)
+            findings.table("hot loops", rows)
+            kind = "kernels" if device.type == "cuda" else "operations"
+            findings.table(f"{loop.name}: the {MOST_EXPENSIVE} most expensive {kind}", expensive)
+
+
+def profiled(loop: Loop, device: torch.device) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run a loop twice: for its time and memory, then under the profiler, which would slow it down."""
+    clock, recording = Clock(device), Recording(device)
+    before = reset_peak(device)
+    loop.run(clock)
+    bytes_taken = None if before is None else max(0, peak(device) - before)
+    loop.run(recording)
+    events = [event for event in recording.profiler.events() if not getattr(event, "is_user_annotation", False)]
+    row = {"loop": loop.name, "unit": loop.unit, "ms per unit": 1000 * clock.seconds / loop.units}
+    if device.type == "cuda":
+        kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+        busy = busy_seconds((event.time_range.start, event.time_range.end) for event in kernels)
+        row |= {"GPU busy, %": 100 * busy / clock.seconds, "goal, %": 100 * GOAL, **calls_per_unit(events, loop.units)}
+        expensive = most_expensive(((event.name, event.time_range.elapsed_us()) for event in kernels), loop.units)
+    else:
+        row |= {"GPU busy, %": NEEDS_GPU, "goal, %": 100 * GOAL}
+        expensive = most_expensive(((event.name, event.self_cpu_time_total) for event in events), loop.units)
+    return {**row, "peak, MB": None if bytes_taken is None else bytes_taken / 1e6}, expensive
+
+
+def busy_seconds(ranges: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of these (start, end) in microseconds lasts: kernels may overlap."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(ranges):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total / 1e6
+
+
+def calls_per_unit(events: Iterable[Any], units: int) -> dict[str, float]:
+    """Count calls that copy, wait and launch."""
+    names = [event.name for event in events if event.device_type == DeviceType.CPU]
+    return {
+        f"{column} per unit": sum(name.startswith(beginnings) for name in names) / units
+        for column, beginnings in COUNTED.items()
+    }
+
+
+def most_expensive(events: Iterable[tuple[str, float]], units: int) -> list[dict[str, Any]]:
+    """Add up (name, microseconds) by name; return a row for each of the longest."""
+    microseconds, calls = defaultdict(float), defaultdict(int)
+    for name, elapsed in events:
+        microseconds[name] += elapsed
+        calls[name] += 1
+    total = sum(microseconds.values()) or 1.0
+    names = sorted(microseconds, key=microseconds.__getitem__, reverse=True)[:MOST_EXPENSIVE]
+    return [
+        {
+            "name": (name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…").replace("|", "¦"),
+            "ms per unit": microseconds[name] / 1000 / units,
+            "share, %": 100 * microseconds[name] / total,
+            "calls per unit": calls[name] / units,
+        }
+        for name in names
+    ]

@@ -1,0 +1,15 @@
+"""The quickstart in an empty folder: both commands on digits, with nothing set but where their files go."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from scripts.gpu_check.commands import TINY, report_run, run_both
+from scripts.gpu_check.findings import Findings
+
+
+def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
+    """Run both commands and add their tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        report_run(findings, *run_both(Path(folder), [*TINY, "task.model.name=test_resnet"] if rehearse else []))

@@ -1,0 +1,107 @@
+"""The networks, images and vectors that several parts measure, at full size and small enough for a rehearsal.
+
+K checkpoints · M models · D numbers in one flattened subset · L numbers in one latent · S image size in pixels.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
+from core.diffusion.objective import NoiseSchedule
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import ConvDenoiser
+from core.training.autoencoder_module import AutoencoderModule
+from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stepped_module import SteppedModule
+from core.training.weight_average import WeightAverage
+from tasks.data.splits import ImageData
+from tasks.models import build_classifier
+
+COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+EMA_DECAY = 0.99  # of configs/system/ae_ddpm.yaml
+BATCH = 200  # the paper's, all K checkpoints
+SPREAD = 0.1  # of the vectors around the network's own
+
+Stage = tuple[SteppedModule, list[Callback]]
+
+
+def optimization(rehearse: bool, **options: Any) -> dict[str, Any]:
+    """Return what both stages share."""
+    return {
+        "make_optimizer": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+        "batch_size": 4 if rehearse else BATCH,
+        "seed": 0,
+        **options,
+    }
+
+
+def autoencoder_stage(rehearse: bool, **options: Any) -> Stage:
+    """Return stage one with the paper's autoencoder on random vectors of D = 2048, and its callbacks."""
+    torch.manual_seed(0)
+    num_params, channels = (64, (4, 8)) if rehearse else (2048, (64, 128, 256, 256, 32))
+    vectors_KD = torch.randn(8 if rehearse else BATCH, num_params)
+    return AutoencoderModule(ConvAutoencoder(num_params, channels), vectors_KD, **optimization(rehearse, **options)), []
+
+
+def diffusion_stage(rehearse: bool, **options: Any) -> Stage:
+    """Return stage two with the paper's denoiser on random latents of L = 128, and its callbacks."""
+    torch.manual_seed(0)
+    latent_dim, channels = (16, (4, 8, 4, 1)) if rehearse else (128, (64, 128, 256, 512, 256, 128, 64, 1))
+    latents_KL = torch.randn(8 if rehearse else BATCH, latent_dim)
+    module = LatentDiffusionModule(
+        ConvDenoiser(latent_dim, channels), NoiseSchedule(), latents_KL, **optimization(rehearse, **options)
+    )
+    return module, [WeightAverage(EMA_DECAY)]
+
+
+STAGES = {"autoencoder": autoencoder_stage, "denoiser": diffusion_stage}
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A classifier with random weights, M vectors for its last two norms, and random images of bytes."""
+
+    model: nn.Module
+    subset: ParameterSubset
+    vectors_MD: Tensor
+    data: ImageData
+
+    @property
+    def image_size(self) -> int:
+        return self.data.image_size
+
+
+def classified(
+    model: nn.Module, num_models: int, num_images: int, image_size: int, num_classes: int = 100
+) -> Classified:
+    """Return `model` with `num_models` vectors around its own, and `num_images` images that serve as every split."""
+    torch.manual_seed(1)
+    model = model.eval().requires_grad_(False)
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = flatten(model, subset) + SPREAD * torch.randn(num_models, subset.num_params)
+    pixels = torch.randint(256, (num_images, 3, image_size, image_size), dtype=torch.uint8)
+    images = TensorDataset(pixels, torch.randint(num_classes, (num_images,)))
+    return Classified(model, subset, vectors_MD, ImageData(images, images, images, num_classes, 3, image_size, COLORS))
+
+
+def resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) -> Classified:
+    """Return ResNet-18 with the small stem at 32×32, 100 classes."""
+    torch.manual_seed(0)
+    if rehearse:
+        return classified(build_classifier("test_resnet", 100, 3, 32), 4, 48, 32)
+    return classified(build_classifier("resnet18", 100, 3, 32), num_models, num_images, 32)
+
+
+def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
+    """Return ViT-Base at 224×224, 100 classes."""
+    torch.manual_seed(0)
+    if rehearse:
+        tiny = {"img_size": 32, "patch_size": 16, "depth": 2, "embed_dim": 48, "num_heads": 3}
+        return classified(build_classifier("vit_base_patch16_224", 100, 3, 32, options=tiny), 3, 24, 32)
+    return classified(build_classifier("vit_base_patch16_224", 100, 3, 224), num_models, num_images, 224)

@@ -1,0 +1,108 @@
+"""Timing of steps under Lightning and of plain calls, from one moment when the device is idle to the next."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from core.runtime.precision import float32_products
+from core.runtime.trainer import MakeTrainer, fit, make_trainer
+from scripts.benchmark.contest import finish
+from scripts.gpu_check.subjects import Stage
+
+TRAINER_PRECISIONS = ("32-true", "tf32", "bf16-mixed")
+SCORING_PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+class Meter(Protocol):
+    """Instrument that is switched on and off around a loop."""
+
+    def begin(self) -> None:
+        """Start to measure."""
+
+    def end(self) -> None:
+        """Stop."""
+
+
+class Clock:
+    """Seconds from `begin` to `end`, both of which wait for the device."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
+
+    def begin(self) -> None:
+        """Start when the device is idle."""
+        finish(self.device)
+        self._start = time.perf_counter()
+
+    def end(self) -> None:
+        """Stop when the device is idle again."""
+        finish(self.device)
+        self.seconds = time.perf_counter() - self._start
+
+
+class Window(Callback):
+    """Callback that switches a meter on after the first steps of a fit, and off some steps later."""
+
+    def __init__(self, warmup: int, steps: int, meter: Meter):
+        self.warmup, self.steps, self.meter = warmup, steps, meter
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.warmup:
+            self.meter.begin()
+        elif trainer.global_step == self.warmup + self.steps:
+            self.meter.end()
+
+
+def trainer_on(device: torch.device, precision: str) -> MakeTrainer:
+    """Return what makes the Trainers of the pipeline for one device and precision."""
+    return partial(make_trainer, accelerator="cpu" if device.type == "cpu" else "cuda", devices=1, precision=precision)
+
+
+def fit_stage(stage: Stage, window: Window, device: torch.device, precision: str) -> None:
+    """Fit a stage as the pipeline does, files and progress bar included."""
+    module, callbacks = stage
+    with tempfile.TemporaryDirectory() as folder:
+        state_dir = Path(folder) / "training_state"
+        fit(
+            module,
+            name=module.stage,
+            label=module.stage,
+            state_dir=state_dir,
+            make_trainer=trainer_on(device, precision),
+            callbacks=[*callbacks, window],
+        )
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in one of the Trainer's precisions, without a Trainer."""
+    with (
+        float32_products(tf32=precision != "32-true"),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
+    ):
+        yield
+
+
+def bare_steps(stage: Stage, warmup: int, steps: int, device: torch.device, precision: str) -> float:
+    """Return the seconds of `steps` training steps without Lightning: draw a batch, loss, gradient, optimizer."""
+    module, _ = stage
+    module.to(device).train()
+    optimizer, clock = module.make_optimizer(module.trained_parameters()), Clock(device)
+    for step in range(warmup + steps):
+        if step == warmup:
+            clock.begin()
+        rows = torch.randperm(len(module.rows_K), device=device)[: module.batch_size]
+        optimizer.zero_grad()
+        with computing_in(precision, device):
+            loss = module.batch_loss(module.rows_K[rows])
+        loss.backward()
+        optimizer.step()
+    clock.end()
+    return clock.seconds

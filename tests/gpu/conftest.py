@@ -1,0 +1,54 @@
+"""The device of these tests: the GPU, or the CPU in a rehearsal (P_DIFF_REHEARSE=1); else they are skipped."""
+
+import os
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from tasks.data.splits import ImageData
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Return the GPU; in a rehearsal the CPU, where the same tests run at the same size."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("P_DIFF_REHEARSE") == "1":
+        return torch.device("cpu")
+    pytest.skip("needs a GPU; P_DIFF_REHEARSE=1 runs on the CPU what can run there")
+
+
+@pytest.fixture
+def gpu(device):
+    """Return the GPU, for tests that no CPU can run."""
+    if device.type != "cuda":
+        pytest.skip("needs a GPU")
+    return device
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """Tensors here are so small that the threads of a rehearsal would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Let a test set trainer.deterministic=true, which Lightning would leave switched on for the tests after it."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.fixture
+def data():
+    """40 random images of bytes, as train, validation and test alike."""
+    torch.manual_seed(0)
+    images = TensorDataset(torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8), torch.randint(4, (40,)))
+    return ImageData(images, images, images, 4, 3, 16, ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))

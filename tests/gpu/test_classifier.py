@@ -1,0 +1,66 @@
+"""The classifier on a GPU: trained in TF32, on several devices, fine-tuned, and its snapshots."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning import Callback
+
+from core.checkpoints.subset import resolve_subset
+from tasks.collection import collect_vectors
+from tasks.models import build_classifier
+from tasks.training import train_networks
+from tests.gpu.tiny import configuration
+
+TASK = (
+    "task.model.name=test_resnet",
+    "task.epochs=2",
+    "task.batch_size=8",
+    "task.collect.batch_size=8",
+    "task.param.k=7",
+)
+
+
+class Products(Callback):
+    """Record of how float32 numbers are multiplied while a fit runs, and on which device."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.seen.add((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, module.device.type))
+
+
+def train(cfg, data, state_dir, *extra):
+    configured = instantiate(cfg.trainer)
+
+    def make_trainer(*, callbacks, **options):
+        return configured(callbacks=[*callbacks, *extra], **options)
+
+    return train_networks(cfg.task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=(), label="")
+
+
+@pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False)])
+def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data, tmp_path, precision, tf32):
+    before, products = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32), Products()
+    trained = train(configuration(device, *TASK, f"trainer.precision={precision}"), data, tmp_path / "state", products)
+    assert products.seen == {(tf32, tf32, device.type)}
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+    assert all(torch.isfinite(tensor).all() for tensor in trained.model.state_dict().values())
+    assert not torch.equal(trained.history_ED[0], trained.history_ED[-1])
+
+
+def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data):
+    torch.manual_seed(0)
+    model = build_classifier("test_resnet", 4, 3, 16).eval()
+    cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
+    vectors_KD = collect_vectors(cfg.task, model, data, subset, instantiate(cfg.trainer), "collect")
+    assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"
+    assert torch.isfinite(vectors_KD).all() and len(torch.unique(vectors_KD, dim=0)) == 7
+
+
+def test_the_classifier_trains_on_all_gpus(gpu, data, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    trained = train(configuration(gpu, *TASK, trainer="ddp"), data, tmp_path / "state")
+    assert all(torch.isfinite(tensor).all() for tensor in trained.model.state_dict().values()) and trained.seconds > 0
+    assert not torch.distributed.is_initialized()

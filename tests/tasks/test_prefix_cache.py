@@ -1,0 +1,50 @@
+"""What of the frozen part is kept, where, and what is computed anew."""
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from tasks import prefix_cache
+from tasks.prefix_cache import Chunk, PrefixCache
+
+CHUNK_BYTES = 4 * 6 * 4 + 4 * 8  # 4 images of 6 float numbers, 4 labels
+
+
+def make_cache(cache_bytes, computed, device="cpu"):
+    images = TensorDataset(torch.arange(60.0).view(10, 6), torch.arange(10))
+
+    def compute(images_BF, labels_B):
+        computed.append(labels_B.tolist())
+        return Chunk((images_BF * 2,), labels_B)
+
+    return PrefixCache(images, 4, compute, cache_bytes=cache_bytes, num_workers=0, device=torch.device(device), label="val images")
+
+
+@pytest.mark.parametrize("chunks, again", [(0, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), (1, [[4, 5, 6, 7], [8, 9]]), (2, [[8, 9]]), (3, [])])
+def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_computed_anew(caplog, chunks, again):
+    computed = []
+    cache = make_cache(chunks * CHUNK_BYTES, computed)
+    with caplog.at_level("INFO"):
+        first = [*cache]
+    assert ("all 10 images" if chunks == 3 else f"{4 * chunks} of 10 images") in caplog.text
+    assert [number for labels in computed for number in labels] == list(range(10))
+    computed.clear()
+    for before, now in zip(first, cache, strict=True):
+        assert torch.equal(before.crossing[0], now.crossing[0]) and torch.equal(before.labels_B, now.labels_B)
+    assert computed == again and len(cache) == 3
+
+
+def test_a_smaller_last_chunk_leaves_no_gap():
+    computed = []
+    cache = make_cache(1.5 * CHUNK_BYTES, computed)  # the last chunk of two images would fit where the second did not
+    assert [chunk.labels_B.tolist() for chunk in cache] == [chunk.labels_B.tolist() for chunk in cache]
+    assert computed[3:] == [[4, 5, 6, 7], [8, 9]]
+
+
+def test_a_gpu_is_filled_before_main_memory_and_left_half_free(monkeypatch):
+    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
+    assert make_cache("auto", [], "cuda")._places() == {"cuda": 500, "cpu": 2500}
+    assert make_cache(800, [], "cuda")._places() == {"cuda": 500, "cpu": 300}
+    assert make_cache(300, [], "cuda")._places() == {"cuda": 300, "cpu": 0}
+    assert make_cache("auto", [])._places() == {"cpu": 2500}
+    assert make_cache(9000, [])._places() == {"cpu": 9000}, "a number is what the user says"

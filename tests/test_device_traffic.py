@@ -1,0 +1,167 @@
+"""No hot loop copies to or from the device, or waits for it, more often the longer it runs."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import AdamW
+from torch.utils.data import Dataset
+
+from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.subset import flatten, resolve_subset
+from core.diffusion.objective import NoiseSchedule
+from core.generation.generator import WeightGenerator
+from core.networks.autoencoder import ConvAutoencoder
+from core.networks.denoiser import MLPDenoiser
+from core.runtime.trainer import fit
+from core.training.autoencoder_module import AutoencoderModule
+from core.training.diffusion_module import LatentDiffusionModule
+from core.training.weight_average import WeightAverage
+from tasks import finetuning, scoring
+from tasks.data.splits import ImageData
+from tasks.finetuning import finetune
+from tasks.frozen_prefix import split_network
+from tasks.models import build_classifier
+from tasks.scoring import Scorer
+from tasks.task import Task
+from tests.core.tiny import make_network, sampler_recipe
+from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
+
+BATCH = 8
+COLORS = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
+
+
+class Bytes(Dataset):
+    """24 color images of 16 pixels, as bytes."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return torch.full((3, 16, 16), index, dtype=torch.uint8), index % 4
+
+
+@pytest.fixture(autouse=True)
+def few_looks(monkeypatch):
+    """A fit reads its loss a fixed number of times, here as few as a short one can have."""
+    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+
+
+def of_a_fit(make_module, folder, num_steps, *callbacks):
+    """What crosses over in a whole fit, files included."""
+    with stand_in() as crossings:
+        torch.manual_seed(0)
+        fit(make_module(num_steps), name="stage", label="", state_dir=folder / f"{num_steps}/state", make_trainer=stand_in_trainer, callbacks=callbacks)
+    return crossings
+
+
+def test_the_stand_in_sees_what_it_is_there_for():
+    with stand_in() as crossings:
+        there = torch.arange(4.0).to(DEVICE)
+        assert there.device == DEVICE and (there * 2).sum().item() == 12
+        assert crossings == {"to the device": 1, "read by _local_scalar_dense": 1}
+        assert there[torch.tensor([1, 2])].cpu().tolist() == [1, 2]
+        assert crossings["to the device inside index"] == crossings["from the device"] == 1
+        if (there > 2).any():
+            pass
+    assert crossings["read by is_nonzero"] + crossings["read by _local_scalar_dense"] == 2
+
+
+@pytest.mark.parametrize("in_log_space", [False, True])
+def test_the_autoencoder_trains_without_waiting(tmp_path, in_log_space):
+    def module(num_steps):
+        vectors_KD = torch.rand(9, 20) + 0.1
+        normalizer = Normalizer(vectors_KD.mean(0), torch.ones(20), torch.arange(20) < 5 if in_log_space else None)
+        autoencoder = ConvAutoencoder(20, channels=(4,), latent_dim=5)
+        return AutoencoderModule(autoencoder, vectors_KD, normalizer, make_optimizer=partial(AdamW, lr=1e-2), num_steps=num_steps, batch_size=4, seed=0)
+
+    assert of_a_fit(module, tmp_path, 20) == of_a_fit(module, tmp_path, 30)
+
+
+def test_the_denoiser_and_the_average_of_its_weights_train_without_waiting(tmp_path):
+    def module(num_steps):
+        denoiser = MLPDenoiser(6, hidden_dim=8, num_blocks=1)
+        return LatentDiffusionModule(
+            denoiser, NoiseSchedule(50), torch.randn(9, 6), make_optimizer=partial(AdamW, lr=1e-2), num_steps=num_steps, batch_size=4, seed=0
+        )
+
+    assert of_a_fit(module, tmp_path, 20, WeightAverage(0.9)) == of_a_fit(module, tmp_path, 30, WeightAverage(0.9))
+
+
+def tiny_generator(sampler, num_steps):
+    torch.manual_seed(0)
+    network = make_network()
+    subset = resolve_subset(network, "last_norms", count=2)
+    vectors_KD = flatten(network, subset) + 0.1 * torch.randn(9, subset.num_params)
+    autoencoder, denoiser = ConvAutoencoder(60, channels=(4,), latent_dim=6), MLPDenoiser(6, hidden_dim=8, num_blocks=1)
+    recipes = {
+        "autoencoder": {"_target_": "core.networks.autoencoder.ConvAutoencoder", "channels": [4], "latent_dim": 6},
+        "denoiser": {"_target_": "core.networks.denoiser.MLPDenoiser", "hidden_dim": 8, "num_blocks": 1},
+        "schedule": {"num_timesteps": 60, "beta_start": 1e-4, "beta_end": 0.02},
+        "sampler": {**sampler_recipe(sampler), "num_steps": num_steps},
+    }
+    normalizers = Normalizer.per_tensor(vectors_KD, subset), Normalizer.identity(6)
+    return WeightGenerator(recipes, subset, *normalizers, autoencoder, denoiser, {"k": 9})
+
+
+@pytest.mark.parametrize("sampler, copies_per_step", [("dpm_solver", 0), ("ddim", 0), ("ddpm", 1)])
+def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, copies_per_step):
+    """DDPM draws from each model's own generator at every step; such draws are the same on every device only on the CPU."""
+    found = {}
+    for num_steps, num_models in ((20, 3), (20, 6), (30, 3)):
+        generator = tiny_generator(sampler, num_steps)
+        with stand_in() as crossings:
+            generator.to(DEVICE).sample(0, range(num_models))
+        found[num_steps, num_models] = crossings
+    assert found[20, 3] == found[20, 6], "grows with the models"
+    assert found[30, 3] - found[20, 3] == Counter({"to the device": 10 * copies_per_step} if copies_per_step else {})
+
+
+@pytest.fixture
+def on_stand_in(monkeypatch):
+    """A network with its subset, split beforehand: torch cannot trace through the stand-in."""
+    torch.manual_seed(0)
+    model = build_classifier("test_resnet", 4, 3, 16).eval()
+    subset = resolve_subset(model, "last_norms")
+    network = split_network(copy.deepcopy(model).requires_grad_(False), subset.names, torch.zeros(BATCH, 3, 16, 16))
+
+    def split_before(model, names, images):
+        assert images.device == DEVICE and images.shape == (BATCH, 3, 16, 16) and names == subset.names
+        return replace(network, **{part: copy.deepcopy(getattr(network, part)).to(DEVICE) for part in ("prefix", "suffix")})
+
+    for module in (scoring, finetuning):
+        monkeypatch.setattr(module, "split_network", split_before)
+    return model, subset
+
+
+@pytest.mark.parametrize("cache_bytes", [1e9, 0])
+def test_scoring_copies_images_once_and_nothing_for_each_model(on_stand_in, cache_bytes):
+    model, subset = on_stand_in
+    vectors_MD = flatten(model, subset) + 0.1 * torch.randn(6, subset.num_params)
+    with stand_in() as crossings:
+        scorer = Scorer(model, subset, Bytes(), normalize=ImageData(None, None, None, 4, 3, 16, COLORS).make_normalizer(), batch_size=BATCH, cache_bytes=cache_bytes, device=DEVICE)
+        scorer(vectors_MD[:1])
+        found = []
+        for num_models in (3, 6):
+            crossings.clear()
+            scorer(vectors_MD[:num_models])
+            found.append(dict(crossings))
+    images = 0 if cache_bytes else 2 * 3  # images and labels of three chunks
+    assert found[0] == found[1] == {"to the device": 1 + images, "from the device": 6}
+
+
+def test_finetuning_copies_its_batches_and_nothing_else(on_stand_in):
+    model, subset = on_stand_in
+    vectors_MD = flatten(model, subset) + 0.1 * torch.randn(4, subset.num_params)
+    found = {}
+    for num_models, num_steps in ((2, 2), (4, 2), (2, 3)):
+        with stand_in() as crossings:
+            task = Task(ImageData(Bytes(), Bytes(), Bytes(), 4, 3, 16, COLORS), copy.deepcopy(model), subset, DEVICE, {})
+            finetune(vectors_MD[:num_models], task, make_optimizer=partial(AdamW, lr=0.01), batch_size=BATCH, num_steps=num_steps, seed=0)
+        found[num_models, num_steps] = crossings
+    images_and_labels = 2
+    assert found[4, 2] - found[2, 2] == {"to the device": images_and_labels * 2 * 2}
+    assert found[2, 3] - found[2, 2] == {"to the device": images_and_labels * 2 * 1}
