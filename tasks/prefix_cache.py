@@ -3,7 +3,6 @@
 B images in one chunk.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from torch.utils.data import Dataset, Subset
 from core.runtime.memory import free_bytes
 from tasks.data.loaders import fixed_loader
 
-log = logging.getLogger(__name__)
 AUTO = "auto"
 SHARE = 0.5  # of the free memory; the rest is for the suffix, and for the next split
 CPU = torch.device("cpu")
@@ -45,7 +43,6 @@ class PrefixCache:
         compute: from a batch of images and their labels, as the loader gives them, to a `Chunk` on the device.
         cache_bytes: most bytes that are kept, first on the device and then, for a GPU, in pinned main memory; "auto"
             takes half of what is free in each when the first pass begins.
-        label: names the split in the log.
     """
 
     def __init__(
@@ -57,11 +54,11 @@ class PrefixCache:
         cache_bytes: float | str,
         num_workers: int | str,
         device: torch.device,
-        label: str,
     ):
         self.images, self.batch_size, self.compute = images, batch_size, compute
-        self.cache_bytes, self.num_workers, self.device, self.label = cache_bytes, num_workers, device, label
+        self.cache_bytes, self.num_workers, self.device = cache_bytes, num_workers, device
         self._kept: list[Chunk] | None = None  # the first chunks of the split, as many as fit
+        self.summary = ""  # of what is kept, once that is known
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -94,13 +91,11 @@ class PrefixCache:
                 kept.append(chunk if place == self.device.type else chunk.moved(lambda tensor: tensor.cpu().pin_memory()))
             yield chunk
         self._kept = kept
-        where = " and ".join(f"{size / 1e9:.2f} GB of {name} memory" for name, size in taken.items() if size)
+        where = " and ".join(f"{size / 1e6:,.0f} MB of {name} memory" for name, size in taken.items() if size)
         num_kept = min(len(kept) * self.batch_size, len(self.images))
+        self.summary = f"the frozen part of {num_kept} of {len(self.images)} images is kept" + (f" in {where}" if where else "")
         if num_kept < len(self.images):
-            log.info("%s: the frozen part of %d of %d images is kept%s; for the rest it is computed anew for each source; set scoring.cache_bytes to keep more",
-                     self.label, num_kept, len(self.images), f" in {where}" if where else "")  # fmt: skip
-        else:
-            log.info("%s: the frozen part of all %d images is kept in %s", self.label, num_kept, where)
+            self.summary += "; for the rest it is computed anew for each source (set scoring.cache_bytes to keep more)"
 
     def _places(self) -> dict[str, float]:
         """Return the bytes to be used in each kind of memory, in the order in which they are filled."""

@@ -119,7 +119,7 @@ class Scorer:
         self.batch_size = -(-len(images) // -(-len(images) // most))  # even chunks: padding is computed, too
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
         self.chunks = PrefixCache(
-            images, self.batch_size, self._chunk, cache_bytes=cache_bytes, num_workers=num_workers, device=device, label=label
+            images, self.batch_size, self._chunk, cache_bytes=cache_bytes, num_workers=num_workers, device=device
         )
 
     def _padded(self, images_BCSS: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class Scorer:
     @float32_products()
     def __call__(self, vectors_MD: Tensor) -> Scores:
         """Scores of M vectors; raises `UserError` if they do not have D numbers."""
-        vectors_MD = vectors_MD.to(self.device)
+        vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
         with tqdm(total=len(vectors_MD) * len(self.chunks), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False) as bar:
             for chunk in self.chunks:
@@ -174,6 +174,8 @@ class Scorer:
                     log_MBC = self.logits(chunk.crossing, vectors_MD, bar)[:, :num_images].log_softmax(dim=2)
                 tallies.append(Tally.of(log_MBC, chunk.labels_B))
                 votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), chunk.labels_B))
+        if first_call:  # after the bar, which would swallow it
+            log.info("%s: %s", self.label, self.chunks.summary)
         every, vote = Tally.joined(tallies), Tally.joined(votes)
         together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))
         return Scores(every.accuracy_M, every.nll_M, every.wrong_MB.numpy(), every.ece_M, together)

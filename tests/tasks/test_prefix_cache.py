@@ -17,16 +17,15 @@ def make_cache(cache_bytes, computed, device="cpu"):
         computed.append(labels_B.tolist())
         return Chunk((images_BF * 2,), labels_B)
 
-    return PrefixCache(images, 4, compute, cache_bytes=cache_bytes, num_workers=0, device=torch.device(device), label="val images")
+    return PrefixCache(images, 4, compute, cache_bytes=cache_bytes, num_workers=0, device=torch.device(device))
 
 
 @pytest.mark.parametrize("chunks, again", [(0, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), (1, [[4, 5, 6, 7], [8, 9]]), (2, [[8, 9]]), (3, [])])
-def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_computed_anew(caplog, chunks, again):
+def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_computed_anew(chunks, again):
     computed = []
     cache = make_cache(chunks * CHUNK_BYTES, computed)
-    with caplog.at_level("INFO"):
-        first = [*cache]
-    assert ("all 10 images" if chunks == 3 else f"{4 * chunks} of 10 images") in caplog.text
+    first = [*cache]
+    assert f"{min(10, 4 * chunks)} of 10 images" in cache.summary and ("computed anew" in cache.summary) == (chunks < 3)
     assert [number for labels in computed for number in labels] == list(range(10))
     computed.clear()
     for before, now in zip(first, cache, strict=True):
