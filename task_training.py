@@ -1,6 +1,6 @@
 """Train a classifier on images and collect K checkpoints of its last normalization layers.
 
-    python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 """
 
 import logging
@@ -11,14 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet, check_k
-from core.runtime.entry_point import entry_point
+from core.command_line.entry_point import entry_point
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import digest
 from core.runtime.trainer import pick_device
-from tasks.collection import check_collection, collect_checkpoints, machine_settings, recorded_settings
-from tasks.imported import is_imported
+from tasks.collecting.collection import check_collection, collect_checkpoints, machine_settings, recorded_settings
+from tasks.importing.adopt import is_imported
 from tasks.task import images
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,16 @@ def main(cfg: DictConfig) -> None:
     if path.exists():
         stored = CheckpointSet.load(path)
         if is_imported(stored):
-            raise UserError(f"{path} holds imported checkpoints, for train_p_diff.py; give another task.param.path= for those of a classifier trained here")
+            raise UserError(
+                f"{path} holds imported checkpoints, for train_p_diff.py; give another task.param.path= for those of a classifier trained here"
+            )
         stored.require(settings)
-        log.info("%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do", path, len(stored), len(stored.first(task.param.k)))
+        log.info(
+            "%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do",
+            path,
+            len(stored),
+            len(stored.first(task.param.k)),
+        )
         return
 
     data = images(task)
@@ -54,7 +61,14 @@ def main(cfg: DictConfig) -> None:
     checkpoints.save(path)
     shutil.rmtree(state_dir)
     accuracy_K = checkpoints.accuracy_K
-    log.info("%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%", path, len(checkpoints), checkpoints.subset.num_params, 100 * accuracy_K.min(), 100 * accuracy_K.max())
+    log.info(
+        "%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%",
+        path,
+        len(checkpoints),
+        checkpoints.subset.num_params,
+        100 * accuracy_K.min(),
+        100 * accuracy_K.max(),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train p-diff on K checkpoints, generate M new models, and report how good and how new they are.
 
-    python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
 """
 
 import json
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.command_line.entry_point import entry_point, sweep_suffix
 from core.evaluation.evaluate import evaluate
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import ScoreTable
@@ -21,13 +22,13 @@ from core.evaluation.sources import SourceOptions, sources
 from core.evaluation.summary import summary
 from core.evaluation.trajectories import follow
 from core.evaluation.verdict import verdict
-from core.generation.export import export_models, file_name
 from core.generation.generator import WeightGenerator
-from core.generation.model_card import model_card
+from core.publishing.export import export_models, file_name
+from core.publishing.model_card import model_card
 from core.report.page import write_page
+from core.report.sentences import worded
 from core.report.tables import protocol_table, source_table
 from core.runtime.artifacts import read_json, write_json
-from core.runtime.entry_point import entry_point, sweep_suffix
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
@@ -35,11 +36,11 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import on_one_device, pick_device
 from core.training.stages import train_generator, training_settings
-from tasks.finetuning import finetune
-from tasks.imported import open_checkpoints
-from tasks.loading import loading
+from tasks.collecting.finetuning import finetune
+from tasks.collecting.training import is_independent
+from tasks.description import loading
+from tasks.importing.adopt import open_checkpoints
 from tasks.task import Task
-from tasks.training import is_independent
 
 log = logging.getLogger(__name__)
 STAGES = {
@@ -96,7 +97,9 @@ def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
     """
     generator = WeightGenerator.load(run.generator)
     if checkpoints.first(generator.trained_on["k"]).fingerprint != generator.trained_on["fingerprint"]:
-        raise UserError(f"{run.generator} was not trained on the checkpoints in {checkpoints.path}; give task.param.path= of those that it was trained on")
+        raise UserError(
+            f"{run.generator} was not trained on the checkpoints in {checkpoints.path}; give task.param.path= of those that it was trained on"
+        )
     return generator.use_sampler(OmegaConf.to_container(cfg.system)["sampler"]).to(pick_device(cfg.trainer.accelerator))
 
 
@@ -104,7 +107,9 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
     """generator.safetensors -> scores of every source -> metrics.json and the report."""
     generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
-        vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
+        vectors_MD = generator.sample(
+            cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
+        )
 
     with stages.stage("score"):
         tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
@@ -112,7 +117,7 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
 
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
-        metrics = {**summary(tables, bootstrap), "verdict": verdict(tables, bootstrap)}
+        metrics = {**summary(tables, bootstrap), "verdict": worded(verdict(tables, bootstrap))}
         seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
         write_json(run.metrics, {**metrics, "seconds": seconds})
         page = write_page(run)
@@ -120,12 +125,22 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
             export(cfg, vectors_MD[: cfg.generation.num_exported], checkpoints, run)
     write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
     headline, caution = metrics["verdict"]["sentences"][0], metrics["verdict"].get("caution")
-    parts = [source_table(metrics), protocol_table(metrics), f"{headline}\n{caution}" if caution else headline, f"report: {page}"]
+    parts = [
+        source_table(metrics),
+        protocol_table(metrics),
+        f"{headline}\n{caution}" if caution else headline,
+        f"report: {page}",
+    ]
     log.info("\n%s", "\n\n".join(parts))
 
 
 def score(
-    cfg: DictConfig, checkpoints: CheckpointSet, generator: WeightGenerator, vectors_MD: Tensor, run: RunDirectory, stages: Stages
+    cfg: DictConfig,
+    checkpoints: CheckpointSet,
+    generator: WeightGenerator,
+    vectors_MD: Tensor,
+    run: RunDirectory,
+    stages: Stages,
 ) -> dict[str, ScoreTable]:
     """Every source through the same scoring; what the figures need besides is saved with it."""
     task, options = Task.of(cfg, checkpoints), SourceOptions(**cfg.evaluation)
@@ -139,7 +154,12 @@ def score(
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
-    common = {"checkpoints": checkpoints.fingerprint, "seed": cfg.seed, "evaluation": OmegaConf.to_container(cfg.evaluation), "precision": cfg.scoring.precision}
+    common = {
+        "checkpoints": checkpoints.fingerprint,
+        "seed": cfg.seed,
+        "evaluation": OmegaConf.to_container(cfg.evaluation),
+        "precision": cfg.scoring.precision,
+    }
     of_this_run = {**common, "generator": generator.fingerprint, "num_models": cfg.generation.num_models}
     tables = evaluate(
         sources(checkpoints, generator, lambda: vectors_MD, tune, options, cfg.seed),
@@ -165,7 +185,11 @@ def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run:
     files = file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))
     described = {name: value for name, value in vars(about).items() if name != "config"}
     metrics = read_json(run.metrics) if run.metrics.is_file() else None
-    beside = {"README.md": model_card(checkpoints, files, **described, hub=about.config is not None, seed=cfg.seed, metrics=metrics)}
+    beside = {
+        "README.md": model_card(
+            checkpoints, files, **described, hub=about.config is not None, seed=cfg.seed, metrics=metrics
+        )
+    }
     if about.config:
         beside["config.json"] = json.dumps(about.config, indent=2) + "\n"
     export_models(vectors_MD, checkpoints, run.generated, cfg.seed, beside, hub=about.config is not None)
@@ -177,7 +201,9 @@ def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     generator = load_generator(cfg, run, checkpoints)
     run.record(cfg.mode)
     with stages.stage("generate"):
-        vectors_MD = generator.sample(cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress)
+        vectors_MD = generator.sample(
+            cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
+        )
         export(cfg, vectors_MD, checkpoints.first(generator.trained_on["k"]), run)
     log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
 

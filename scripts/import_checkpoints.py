@@ -1,7 +1,7 @@
 """Checkpoints of your own: make a checkpoints file from a folder of state dicts, for train_p_diff.py.
 
-    python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --subset last_norms --dataset cifar10
-    python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
+python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --subset last_norms --dataset cifar10
+python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
 """
 
 import argparse
@@ -16,14 +16,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.command_line.ranges import check_ranges
+from core.command_line.run_command import run_command
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
-from core.runtime.ranges import check_ranges
 from core.runtime.trainer import pick_device
-from scripts.command_line import run_command
-from tasks.importing import import_checkpoints
-from tasks.state_files import state_files
-
+from tasks.importing.import_checkpoints import import_checkpoints
+from tasks.importing.state_files import state_files
 
 # What experiment=whole_network changes that does not follow from the file: an autoencoder for large D, and the baseline
 # that trains on does so with a learning rate for whole networks.
@@ -32,20 +31,67 @@ WHOLE = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.co
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dir", type=Path, required=True, metavar="FOLDER", help="state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin")
-    parser.add_argument("--files", default="*", metavar="PATTERN", help="which files of the folder, for example 'epoch*' (all)")
-    parser.add_argument("--model", metavar="NAME", help="a name of timm, or package.module:callable, called with the --model-option alone")
-    parser.add_argument("--model-option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="arguments of timm.create_model, or of the callable")
-    parser.add_argument("--subset", nargs="+", default=["last_norms"], metavar="WHAT", help="last_norms, all, or globs of parameter names (last_norms)")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin",
+    )
+    parser.add_argument(
+        "--files", default="*", metavar="PATTERN", help="which files of the folder, for example 'epoch*' (all)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name of timm, or package.module:callable, called with the --model-option alone",
+    )
+    parser.add_argument(
+        "--model-option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of timm.create_model, or of the callable",
+    )
+    parser.add_argument(
+        "--subset",
+        nargs="+",
+        default=["last_norms"],
+        metavar="WHAT",
+        help="last_norms, all, or globs of parameter names (last_norms)",
+    )
     parser.add_argument("--count", type=int, default=2, help="how many normalization layers last_norms takes (2)")
-    parser.add_argument("--base", type=Path, metavar="FILE", help="full state dict around the subset, where the files hold the subset alone")
-    parser.add_argument("--allow-different-rest", action="store_true", help="take subsets of files that differ outside it")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FILE",
+        help="full state dict around the subset, where the files hold the subset alone",
+    )
+    parser.add_argument(
+        "--allow-different-rest", action="store_true", help="take subsets of files that differ outside it"
+    )
     parser.add_argument("--task", metavar="NAME", help="as task=NAME of train_p_diff.py")
     parser.add_argument("--dataset", metavar="NAME", help="as task.data.dataset=NAME")
-    parser.add_argument("--data", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as task.data.KEY=VALUE, for example root=FOLDER mean=[0.5] std=[0.5]")
-    parser.add_argument("--score-with", metavar="MODULE:FUNCTION", help='your own network and images: function() returns (model, {"train": …, "val": …, "test": …})')
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the checkpoints file (param_data/<folder>/checkpoints.safetensors)")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as task.data.KEY=VALUE, for example root=FOLDER mean=[0.5] std=[0.5]",
+    )
+    parser.add_argument(
+        "--score-with",
+        metavar="MODULE:FUNCTION",
+        help='your own network and images: function() returns (model, {"train": …, "val": …, "test": …})',
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the checkpoints file (param_data/<folder>/checkpoints.safetensors)"
+    )
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.score_with):
         parser.error("give either --model, with the images as --dataset, or --score-with, which returns both")
@@ -74,7 +120,11 @@ def pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
 def quoted(value: object) -> str:
     """A value as Hydra reads it back, whatever characters it holds; a list of numbers stays one."""
     text = str(value)
-    return text if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return (
+        text
+        if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text)
+        else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    )
 
 
 def main() -> None:
@@ -89,7 +139,9 @@ def main() -> None:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             cfg = compose("base", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})"
+        ) from error
     check_ranges(cfg)
     OmegaConf.set_struct(cfg, False)
     cfg.task.model = {"name": arguments.model or "", "pretrained": False, "small_stem": None}
@@ -107,7 +159,15 @@ def main() -> None:
         f"validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
     )
     whole = WHOLE if arguments.subset == ["all"] else []
-    command = ["python", "train_p_diff.py", f"task.param.path={quoted(out)}", f"task.param.k={len(checkpoints)}", *overrides, *whole, f"output_dir={quoted(f'outputs/{name}')}"]
+    command = [
+        "python",
+        "train_p_diff.py",
+        f"task.param.path={quoted(out)}",
+        f"task.param.k={len(checkpoints)}",
+        *overrides,
+        *whole,
+        f"output_dir={quoted(f'outputs/{name}')}",
+    ]
     sys.stdout.write(f"next: {shlex.join(command)}\n")
 
 

@@ -1,15 +1,15 @@
 """Rebuild the report of a run from its saved files: no network, no GPU, no images.
 
-    python -m scripts.make_report outputs/digits_resnet18/ae_ddpm
+python -m scripts.make_report outputs/digits_resnet18/ae_ddpm
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from core.command_line.run_command import run_command
 from core.report.page import write_page
 from core.runtime.errors import UserError
-from scripts.command_line import run_command
 
 
 def main() -> None:

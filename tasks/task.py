@@ -14,8 +14,8 @@ from core.runtime.errors import UserError
 from core.runtime.trainer import pick_device
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions, ImageData, fixed_sample
-from tasks.models import build_classifier, load_network, weights_colors
-from tasks.scoring import Scorer
+from tasks.networks.build import build_classifier, load_network, weights_colors
+from tasks.scoring.scorer import Scorer
 from tasks.user_code import user_task
 
 
@@ -52,17 +52,40 @@ class Task:
         """
         network, data = network_and_images(cfg.task)
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
-            holder = f"what {cfg.task.score_with} returns" if cfg.task.score_with else f"{cfg.task.data.dataset} in {cfg.task.data.root}"
+            holder = (
+                f"what {cfg.task.score_with} returns"
+                if cfg.task.score_with
+                else f"{cfg.task.data.dataset} in {cfg.task.data.root}"
+            )
             option = "task.score_with" if cfg.task.score_with else "task.data.root"
-            raise UserError(f"{holder} does not hold the images that {checkpoints.path} was made with; give {option}= of those")
+            raise UserError(
+                f"{holder} does not hold the images that {checkpoints.path} was made with; give {option}= of those"
+            )
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         device = pick_device(cfg.trainer.accelerator)
-        return cls(data, model, checkpoints.subset, device, {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": device})
+        return cls(
+            data,
+            model,
+            checkpoints.subset,
+            device,
+            {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": device},
+        )
 
     def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
         """A `ScoreFn` for each split; "train" is a fixed sample of the training images, which only serves to choose by."""
-        splits = {"train": fixed_sample(self.data.train, num_train_images), "val": self.data.val, "test": self.data.test}
+        splits = {
+            "train": fixed_sample(self.data.train, num_train_images),
+            "val": self.data.val,
+            "test": self.data.test,
+        }
         return {
-            name: Scorer(self.model, self.subset, images, normalize=self.data.make_normalizer(), label=f"{name} images", **self.options)
+            name: Scorer(
+                self.model,
+                self.subset,
+                images,
+                normalize=self.data.make_normalizer(),
+                label=f"{name} images",
+                **self.options,
+            )
             for name, images in splits.items()
         }

@@ -27,7 +27,9 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
-        raise UserError(f"{option}={path}: expected package.module:name, for example my_code:network for network() in my_code.py")
+        raise UserError(
+            f"{option}={path}: expected package.module:name, for example my_code:network for network() in my_code.py"
+        )
     if (here := str(Path.cwd())) not in sys.path:  # as under `python -m`, wherever the entry point lies
         sys.path.append(here)
     try:
@@ -38,10 +40,14 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise UserError(f"{option}={path}: {error}; run the command in the folder that holds it, {here} does not") from error
+        raise UserError(
+            f"{option}={path}: {error}; run the command in the folder that holds it, {here} does not"
+        ) from error
     except Exception as error:  # the user's own code may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{option}={path} failed with {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})") from error
+        raise UserError(
+            f"{option}={path} failed with {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+        ) from error
 
 
 def user_task(path: str) -> tuple[nn.Module, ImageData]:
@@ -52,8 +58,15 @@ def user_task(path: str) -> tuple[nn.Module, ImageData]:
     """
     option = f"task.score_with={path}"
     made = call_user_code(path, "task.score_with")
-    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], nn.Module) or not isinstance(made[1], Mapping):
-        raise UserError(f'{option}: expected it to return (model, {{"train": dataset, "val": dataset, "test": dataset}}), it returned {type(made).__name__}')
+    if (
+        not isinstance(made, tuple)
+        or len(made) != 2
+        or not isinstance(made[0], nn.Module)
+        or not isinstance(made[1], Mapping)
+    ):
+        raise UserError(
+            f'{option}: expected it to return (model, {{"train": dataset, "val": dataset, "test": dataset}}), it returned {type(made).__name__}'
+        )
     model, splits = made
     if missing := [name for name in SPLITS if name not in splits]:
         raise UserError(
@@ -66,11 +79,18 @@ def user_task(path: str) -> tuple[nn.Module, ImageData]:
         with torch.no_grad():
             logits_1C = model.cpu().eval()(image_CSS[None].clone())  # a network may write into its input
     except Exception as error:  # a network may refuse images in any way
-        raise UserError(f"{option}: the network cannot take an image {tuple(image_CSS.shape)} of val ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{option}: the network cannot take an image {tuple(image_CSS.shape)} of val ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(logits_1C, Tensor) or logits_1C.dim() != 2:
-        raise UserError(f"{option}: expected the network to return logits (images, classes), one row per image; it returned {type(logits_1C).__name__}")
+        raise UserError(
+            f"{option}: expected the network to return logits (images, classes), one row per image; it returned {type(logits_1C).__name__}"
+        )
     return model, ImageData(
-        **{name: splits[name] for name in SPLITS}, num_classes=logits_1C.shape[1], channels=image_CSS.shape[0], image_size=image_CSS.shape[-1]
+        **{name: splits[name] for name in SPLITS},
+        num_classes=logits_1C.shape[1],
+        channels=image_CSS.shape[0],
+        image_size=image_CSS.shape[-1],
     )
 
 
@@ -80,6 +100,8 @@ def check_split(split: Any, what: str) -> None:
         image_CSS, label = split[0]
         fits = len(split) > 0 and isinstance(image_CSS, Tensor) and image_CSS.dim() == 3 and int(label) == label
     except Exception as error:  # a dataset of the user's own may raise anything
-        raise UserError(f"{what} cannot give its first item ({type(error).__name__}: {error}); expected (image tensor, integer label)") from error
+        raise UserError(
+            f"{what} cannot give its first item ({type(error).__name__}: {error}); expected (image tensor, integer label)"
+        ) from error
     if not fits:
         raise UserError(f"{what}: expected items (image tensor (channels, height, width), integer label)")

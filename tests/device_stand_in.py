@@ -13,7 +13,10 @@ from torch.utils._pytree import tree_map
 from core.runtime.trainer import make_trainer
 
 DEVICE = torch.device("meta")  # torch knows it everywhere, and nothing of the project uses it
-READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique"}  # make the host wait for the device
+READS = {  # operations after which the host waits for the device
+    "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount", "repeat_interleave",
+    "_unique", "_unique2", "unique_dim", "unique_consecutive",
+}  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
@@ -21,7 +24,9 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held):
-        return torch.Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), dtype=held.dtype, device=DEVICE, requires_grad=held.requires_grad)
+        return torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=DEVICE, requires_grad=held.requires_grad
+        )
 
     def __init__(self, held):
         self.held = held
@@ -52,12 +57,14 @@ class StandIn(TorchDispatchMode):
         asked = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
         if there and name in READS:
             self.crossings[f"read by {name}"] += 1
-        if there and name == "index" and any(leaf.dtype == torch.bool for leaf in flat[1:]):
+        if there and name in ("index", "index_put_") and any(leaf.dtype == torch.bool for leaf in flat[1:]):
             self.crossings["read by a boolean index"] += 1
         if there and name != "copy_" and any(leaf.dim() and not isinstance(leaf, OnDevice) for leaf in flat):
             self.crossings[f"to the device inside {name}"] += 1
         if name == "copy_" and isinstance(args[0], OnDevice) != isinstance(args[1], OnDevice):
-            self.crossings["to the device by copy_" if isinstance(args[0], OnDevice) else "from the device by copy_"] += 1
+            self.crossings[
+                "to the device by copy_" if isinstance(args[0], OnDevice) else "from the device by copy_"
+            ] += 1
         if name == "_to_copy" and asked is not None and (asked == DEVICE) != bool(there):
             self.crossings["to the device" if asked == DEVICE else "from the device"] += 1
         if asked == DEVICE:
@@ -75,7 +82,11 @@ class Constructors(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None and torch.device(kwargs["device"]) == DEVICE:
+        if (
+            func in (torch.tensor, torch.as_tensor)
+            and kwargs.get("device") is not None
+            and torch.device(kwargs["device"]) == DEVICE
+        ):
             return func(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
         return func(*args, **kwargs)
 

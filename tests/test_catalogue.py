@@ -11,15 +11,24 @@ from omegaconf import OmegaConf
 from core.checkpoints.subset import resolve_subset
 from tasks.data.datasets import DATASETS
 from tasks.data.splits import DataOptions
-from tasks.models import build_classifier
+from tasks.networks.build import build_classifier
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "task/model").glob("*.yaml"))
 PAPER_MODELS = ["resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny", "convnext_base"]
-FACTS = {"digits": (10, 1, 16), "mnist": (10, 1, 28), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "svhn": (10, 3, 32), "stl10": (10, 3, 96)}
+FACTS = {
+    "digits": (10, 1, 16),
+    "mnist": (10, 1, 28),
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+    "svhn": (10, 3, 32),
+    "stl10": (10, 3, 96),
+}
 PHOTOGRAPHS = {"flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000, "imagefolder": 5}
 FACTS |= {name: (num_classes, 3, 224) for name, num_classes in PHOTOGRAPHS.items()}
-OURS = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {f"digits_{model}" for model in PAPER_MODELS}
+OURS = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
+    f"digits_{model}" for model in PAPER_MODELS
+}
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
@@ -39,20 +48,37 @@ def test_every_dataset_has_a_task_file_and_facts_here():
 @pytest.mark.parametrize("dataset", FACTS)
 def test_every_dataset_goes_with_every_architecture(dataset, model):
     cfg = composed(f"task={dataset}", f"task/model={model}")
-    assert cfg.task.data.dataset == dataset and cfg.task.param.path.startswith(f"param_data/{dataset}_{cfg.task.model.name}/")
+    assert cfg.task.data.dataset == dataset and cfg.task.param.path.startswith(
+        f"param_data/{dataset}_{cfg.task.model.name}/"
+    )
     assert cfg.output_dir == f"outputs/{dataset}_{cfg.task.model.name}/ae_ddpm"
     num_classes, channels, size = FACTS[dataset]
     with torch.device("meta"):
-        network = build_classifier(**{**cfg.task.model, "pretrained": False}, num_classes=num_classes, channels=channels, image_size=size).eval()
+        network = build_classifier(
+            **{**cfg.task.model, "pretrained": False}, num_classes=num_classes, channels=channels, image_size=size
+        ).eval()
         assert network(torch.empty(1, channels, size, size)).shape == (1, num_classes)
     subset = resolve_subset(network, cfg.task.param.subset, cfg.task.param.count)
-    assert subset.num_params == {"resnet18": 2048, "resnet50": 5120, "vit_tiny": 768, "vit_base": 3072, "convnext_tiny": 3072, "convnext_base": 4096}[model]
+    assert (
+        subset.num_params
+        == {
+            "resnet18": 2048,
+            "resnet50": 5120,
+            "vit_tiny": 768,
+            "vit_base": 3072,
+            "convnext_tiny": 3072,
+            "convnext_base": 4096,
+        }[model]
+    )
 
 
 @pytest.mark.parametrize("dataset", FACTS)
 def test_the_name_of_the_dataset_alone_switches_it(dataset):
     cfg = composed(f"task.data.dataset={dataset}")
-    assert cfg.task.param.path == f"param_data/{dataset}_resnet18/checkpoints.safetensors" and cfg.output_dir == f"outputs/{dataset}_resnet18/ae_ddpm"
+    assert (
+        cfg.task.param.path == f"param_data/{dataset}_resnet18/checkpoints.safetensors"
+        and cfg.output_dir == f"outputs/{dataset}_resnet18/ae_ddpm"
+    )
 
 
 @pytest.mark.parametrize("published", SETTINGS, ids=lambda row: row["experiment"])
@@ -63,19 +89,39 @@ def test_an_experiment_has_the_published_settings(published):
     def number(name):
         return float(published[name])
 
-    assert (task.data.dataset, task.model.name, task.model.pretrained) == (published["dataset"], published["timm"], True)
+    assert (task.data.dataset, task.model.name, task.model.pretrained) == (
+        published["dataset"],
+        published["timm"],
+        True,
+    )
     published_colors = [[float(value) for value in published[part].split()] for part in ("mean", "std")]
     assert [list(part) for part in DataOptions(**task.data).colors(([0, 0, 0], [1, 1, 1]))] == published_colors
-    assert (task.epochs, task.data.image_size, task.param.k, cfg.generation.num_models) == (number("epochs"), number("image_size"), number("k"), 200)
+    assert (task.epochs, task.data.image_size, task.param.k, cfg.generation.num_models) == (
+        number("epochs"),
+        number("image_size"),
+        number("k"),
+        200,
+    )
     if task.epochs:
-        assert (task.optimizer.lr, task.optimizer.weight_decay, task.batch_size) == (number("lr"), number("weight_decay"), number("batch"))
+        assert (task.optimizer.lr, task.optimizer.weight_decay, task.batch_size) == (
+            number("lr"),
+            number("weight_decay"),
+            number("batch"),
+        )
     collect = task.collect
-    assert (collect.optimizer.lr, collect.optimizer.weight_decay, collect.batch_size) == (number("collect_lr"), number("collect_weight_decay"), number("collect_batch"))
+    assert (collect.optimizer.lr, collect.optimizer.weight_decay, collect.batch_size) == (
+        number("collect_lr"),
+        number("collect_weight_decay"),
+        number("collect_batch"),
+    )
     assert str(collect.every) == published["collect_every"]
     assert (system.autoencoder_steps, system.autoencoder_optimizer.lr) == (number("ae_steps"), number("ae_lr"))
     assert (system.diffusion_steps, system.denoiser_optimizer.lr) == (number("diffusion_steps"), number("diffusion_lr"))
     assert system.batch_size == number("batch_p_diff")
-    assert (system.autoencoder.input_noise, system.autoencoder.latent_noise) == (number("param_noise"), number("latent_noise"))
+    assert (system.autoencoder.input_noise, system.autoencoder.latent_noise) == (
+        number("param_noise"),
+        number("latent_noise"),
+    )
     assert (list(system.autoencoder.channels), system.sampler.num_steps) == ([64, 128, 256, 256, 32], 1000)
 
 

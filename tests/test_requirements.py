@@ -10,7 +10,10 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [*ROOT.glob("*.py"), *(path for folder in ("core", "tasks", "scripts") for path in (ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    *ROOT.glob("*.py"),
+    *(path for folder in ("core", "tasks", "scripts") for path in (ROOT / folder).rglob("*.py")),
+]
 OURS = {"core", "tasks", "scripts", "task_training", "train_p_diff"}
 
 
@@ -44,20 +47,32 @@ def test_the_python_that_is_asked_for_is_the_one_that_is_known_to_work(conda):
 
 
 def test_ranges_are_open_upwards(requirements):
-    closed = {name: versions for name, versions in requirements.items() if not versions.startswith(">=") or "," in versions}
+    closed = {
+        name: versions for name, versions in requirements.items() if not versions.startswith(">=") or "," in versions
+    }
     assert not closed
 
 
 def test_the_tests_run_inside_the_ranges(requirements):
     for name, versions in requirements.items():
-        assert Requirement(f"{name}{versions}").specifier.contains(importlib.metadata.version(name), prereleases=True), name
+        assert Requirement(f"{name}{versions}").specifier.contains(
+            importlib.metadata.version(name), prereleases=True
+        ), name
 
 
 def test_every_package_that_the_code_imports_is_named(requirements):
     distributions = importlib.metadata.packages_distributions()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             for package in {module.split(".")[0] for module in modules} - OURS - set(sys.stdlib_module_names):
                 names = {name.lower() for name in distributions.get(package, [package])}
-                assert names & requirements.keys(), f"{path.relative_to(ROOT)} imports {package}, which requirements.txt does not name"
+                assert names & requirements.keys(), (
+                    f"{path.relative_to(ROOT)} imports {package}, which requirements.txt does not name"
+                )

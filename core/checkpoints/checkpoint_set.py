@@ -38,26 +38,36 @@ class CheckpointSet:
     vectors_KD: Tensor
     accuracy_K: Tensor  # in [0, 1]
     subset: ParameterSubset
-    network: Mapping[str, Tensor]  # whole state dict of the classifier; its subset entries are the trained starting point
+    network: Mapping[
+        str, Tensor
+    ]  # whole state dict of the classifier; its subset entries are the trained starting point
     settings: Mapping[str, Any]  # what determined the file: data, model, training, seed
-    provenance: Mapping[str, Any] = field(default_factory=dict)  # where they come from: seconds, split, versions, commit
+    provenance: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # where they come from: seconds, split, versions, commit
     history_ED: Tensor | None = None  # the subset through classifier training: the start of each epoch, and the end
     path: Path | None = None
 
     def __post_init__(self) -> None:
         where = self.path or "the checkpoints"
         if self.vectors_KD.dim() != 2 or self.vectors_KD.shape[1] != self.subset.num_params:
-            raise UserError(f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of {self.subset.num_params} numbers; collect again")
+            raise UserError(
+                f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of {self.subset.num_params} numbers; collect again"
+            )
         if self.accuracy_K.shape != (len(self),):
             raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
         if not torch.isfinite(self.accuracy_K).all():
             raise UserError(f"{where}: an accuracy is not a number; collect again")
-        for row, vector_D in enumerate(self.vectors_KD):  # row by row: K × D is memory-mapped and may be larger than the memory
+        for row, vector_D in enumerate(
+            self.vectors_KD
+        ):  # row by row: K × D is memory-mapped and may be larger than the memory
             if torch.isfinite(vector_D).all():
                 continue
             column = int((~torch.isfinite(vector_D)).nonzero()[0])
             value = vector_D[column].item()
-            raise UserError(f"{where}: checkpoint {row} holds {value} in {self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate")
+            raise UserError(
+                f"{where}: checkpoint {row} holds {value} in {self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate"
+            )
 
     def __len__(self) -> int:
         return len(self.vectors_KD)
@@ -78,7 +88,9 @@ class CheckpointSet:
         """
         check_k(k)
         if k > len(self):
-            raise UserError(f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; give task.param.k={len(self)} or collect more")
+            raise UserError(
+                f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; give task.param.k={len(self)} or collect more"
+            )
         return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
 
     def require(self, settings: Mapping[str, Any]) -> None:
@@ -106,7 +118,12 @@ class CheckpointSet:
         if self.history_ED is None:
             return
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, history_ED=self.history_ED.numpy(), names=np.array(self.subset.names), sizes=np.array(self.subset.sizes))
+            np.savez(
+                file,
+                history_ED=self.history_ED.numpy(),
+                names=np.array(self.subset.names),
+                sizes=np.array(self.subset.sizes),
+            )
 
     @classmethod
     def load(cls, path: Path) -> "CheckpointSet":
@@ -115,10 +132,16 @@ class CheckpointSet:
         Raises:
             UserError: missing, damaged, foreign, or holding something that is not a finite number.
         """
-        tensors, metadata = load_artifact(path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are")
+        tensors, metadata = load_artifact(
+            path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are"
+        )
         if missing := {"vectors", "accuracy", "subset", "settings", "provenance"} - tensors.keys() - metadata.keys():
             raise UserError(f"{path} lacks {sorted(missing)}; collect again")
-        network = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(NETWORK_PREFIX)}
+        network = {
+            name.removeprefix(NETWORK_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(NETWORK_PREFIX)
+        }
         return cls(
             vectors_KD=tensors["vectors"],
             accuracy_K=tensors["accuracy"],

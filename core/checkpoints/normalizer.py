@@ -29,10 +29,14 @@ class Normalizer(nn.Module):
         """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
         log_D = subset.variances_D
         means, stds = [], []
-        for part_KS, log_S in zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)):  # part by part: K × D need not exist twice
+        for part_KS, log_S in zip(
+            vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)
+        ):  # part by part: K × D need not exist twice
             part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
             std = part_KS.std(dim=1, correction=0).mean()
-            if std < SMALLEST_STD:  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
+            if (
+                std < SMALLEST_STD
+            ):  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
                 std = part_KS.std(correction=0)
             means.append(part_KS.mean().expand(part_KS.shape[1]))
             stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))

@@ -64,7 +64,9 @@ class ParameterSubset:
     @property
     def variances_D(self) -> Tensor:
         """Which of the D numbers are running variances, which must stay positive; bool."""
-        return torch.cat([torch.full((size,), name.endswith("running_var")) for name, size in zip(self.names, self.sizes)])
+        return torch.cat(
+            [torch.full((size,), name.endswith("running_var")) for name, size in zip(self.names, self.sizes)]
+        )
 
     def name_at(self, index: int) -> str:
         """The entry that coordinate `index` of a flattened vector belongs to."""
@@ -97,12 +99,21 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
     if subset == "last_norms":
         norms = normalization_layers(model)
         if not norms:
-            raise UserError("task.param.subset=last_norms, but the network has no normalization layer with parameters; give task.param.subset=all or a list of globs")
+            raise UserError(
+                "task.param.subset=last_norms, but the network has no normalization layer with parameters; give task.param.subset=all or a list of globs"
+            )
         if not 1 <= count <= len(norms):
-            raise UserError(f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; give 1 to {len(norms)}")
-        return ParameterSubset.of(model, [f"{norm}.{name}" for norm in norms[-count:] for name, _ in model.get_submodule(norm).named_parameters()])
+            raise UserError(
+                f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; give 1 to {len(norms)}"
+            )
+        return ParameterSubset.of(
+            model,
+            [f"{norm}.{name}" for norm in norms[-count:] for name, _ in model.get_submodule(norm).named_parameters()],
+        )
     if isinstance(subset, str):
-        raise UserError(f"task.param.subset={subset!r}: expected last_norms, all, or a list of globs such as [\"layer4.1.bn*.*\"]")
+        raise UserError(
+            f'task.param.subset={subset!r}: expected last_norms, all, or a list of globs such as ["layer4.1.bn*.*"]'
+        )
     names = {name for pattern in subset for name in unmatched_is_an_error(pattern, entries)}
     return ParameterSubset.of(model, names)
 
@@ -115,7 +126,9 @@ def unmatched_is_an_error(pattern: str, entries: Collection[str]) -> list[str]:
     """
     matched = fnmatch.filter(entries, pattern)
     if not matched:
-        raise UserError(f"task.param.subset: no parameter of the network matches {pattern!r}; {nearest(pattern, entries)}")
+        raise UserError(
+            f"task.param.subset: no parameter of the network matches {pattern!r}; {nearest(pattern, entries)}"
+        )
     return matched
 
 
@@ -133,7 +146,9 @@ def flatten(model: nn.Module, subset: ParameterSubset) -> Tensor:
     """Copy the subset out of `model` as one CPU vector of shape (D,), float32."""
     entries = floating_entries(model)
     parts = [entries[name].detach().reshape(-1).float().cpu() for name in subset.names]
-    return torch.cat(parts)  # on a CPU each part aliases the live weights, which a snapshot must not follow; `cat` copies
+    return torch.cat(
+        parts
+    )  # on a CPU each part aliases the live weights, which a snapshot must not follow; `cat` copies
 
 
 def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
@@ -146,4 +161,6 @@ def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
         raise UserError(
             f"a vector of shape {tuple(vector_D.shape)} does not fit: the subset {subset.names[0]} … {subset.names[-1]} has {subset.num_params} numbers"
         )
-    return {name: part.view(shape) for name, part, shape in zip(subset.names, vector_D.split(subset.sizes), subset.shapes)}
+    return {
+        name: part.view(shape) for name, part, shape in zip(subset.names, vector_D.split(subset.sizes), subset.shapes)
+    }

@@ -39,7 +39,9 @@ def denoise(
         UserError: more steps than the schedule has.
     """
     if not 1 <= num_steps <= schedule.num_timesteps:
-        raise UserError(f"system.sampler.num_steps={num_steps}: expected 1 to {schedule.num_timesteps}, the timesteps of the noise schedule")
+        raise UserError(
+            f"system.sampler.num_steps={num_steps}: expected 1 to {schedule.num_timesteps}, the timesteps of the noise schedule"
+        )
     scheduler = make_scheduler(
         num_train_timesteps=schedule.num_timesteps,
         beta_start=schedule.beta_start,

@@ -65,7 +65,9 @@ def evaluate(
             start = time.perf_counter()
             vectors_MD = every[source]()
             scores = {split: score_fns[split](vectors_MD) for split in splits_of(source)}
-            table = ScoreTable(source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).numpy())
+            table = ScoreTable(
+                source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).numpy()
+            )
             table.save(path)
             if common:
                 replace(table, identity=shared_identity, latents_ML=None).save(common)

@@ -73,7 +73,9 @@ def max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: boo
         rows = slice(start, start + ROWS)
         wrong, nearest, iou = wrong_MN[rows], reference_KN[nearest_M[rows]], iou_M[rows, None]
         either = wrong | nearest
-        values = iou + ((wrong & nearest) - iou * either) * (n / np.maximum(either.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+        values = iou + ((wrong & nearest) - iou * either) * (
+            n / np.maximum(either.sum(axis=1, keepdims=True), 1)
+        ).astype(np.float32)
         images_N += values.sum(axis=0)
         squares += float((values**2).sum(dtype=np.float64))
     return Margins(iou_M.astype(np.float64), images_N / len(wrong_MN), squares)
@@ -114,7 +116,9 @@ class Bootstrap:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"sources must be scored on the same test images, but their numbers of images are {sizes}")
         num_images = next(iter(sizes.values()))
-        self._images_RN = None if num_images is None else resampling_counts(num_images, draws, derive_seed(seed, "bootstrap images"))
+        self._images_RN = (
+            None if num_images is None else resampling_counts(num_images, draws, derive_seed(seed, "bootstrap images"))
+        )
         self._kept: dict[tuple[str, str], np.ndarray] = {}
 
     @property
@@ -134,7 +138,9 @@ class Bootstrap:
     def max_iou(self, source: str) -> np.ndarray:
         """Draws of the mean maximum IoU with the originals (R,); an original is compared with the others only."""
         wrong_MN, reference_KN = (self.tables[name].scores["test"].wrong_MN for name in (source, "original"))
-        return self._draws("max_iou", source, lambda: max_iou_margins(wrong_MN, reference_KN, same=source == "original"))
+        return self._draws(
+            "max_iou", source, lambda: max_iou_margins(wrong_MN, reference_KN, same=source == "original")
+        )
 
     def _draws(self, measure: str, source: str, margins_of: Callable[[], Margins]) -> np.ndarray:
         """Draws of the mean, kept: each source is compared with several others."""

@@ -54,7 +54,10 @@ def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = Fals
 
 def within_iou(wrong_MN: np.ndarray) -> float:
     """Mean IoU over all pairs of different models of one source; needs at least 2."""
-    above = sum(float(similarity[np.arange(len(wrong_MN)) > rows[:, None]].sum(dtype=np.float64)) for rows, similarity in iou_blocks(wrong_MN, wrong_MN))
+    above = sum(
+        float(similarity[np.arange(len(wrong_MN)) > rows[:, None]].sum(dtype=np.float64))
+        for rows, similarity in iou_blocks(wrong_MN, wrong_MN)
+    )
     return above / (len(wrong_MN) * (len(wrong_MN) - 1) / 2)
 
 
@@ -107,7 +110,9 @@ def variance_kept(reconstructed_KD: np.ndarray, original_KD: np.ndarray) -> floa
     None where the originals do not vary.
     """
     mean_D = original_KD.mean(axis=0)
-    lost = sum(float(((after - before) ** 2).sum()) for after, before in zip(reconstructed_KD, original_KD))  # row by row: K × D may be large
+    lost = sum(
+        float(((after - before) ** 2).sum()) for after, before in zip(reconstructed_KD, original_KD)
+    )  # row by row: K × D may be large
     spread = sum(float(((before - mean_D) ** 2).sum()) for before in original_KD)
     return 1 - lost / spread if spread else None
 

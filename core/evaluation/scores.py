@@ -51,13 +51,21 @@ class ScoreTable:
 
     def save(self, path: Path) -> None:
         """Write one npz, whole or not at all; wrong-image masks are packed to bits."""
-        arrays = {"identity": np.array(self.identity), "seconds": np.array(self.seconds), "vectors": self.vectors_MD, "splits": np.array(sorted(self.scores))}
+        arrays = {
+            "identity": np.array(self.identity),
+            "seconds": np.array(self.seconds),
+            "vectors": self.vectors_MD,
+            "splits": np.array(sorted(self.scores)),
+        }
         if self.latents_ML is not None:
             arrays["latents"] = self.latents_ML
         for split, scores in self.scores.items():
             arrays |= {f"{split}/accuracy": scores.accuracy_M, f"{split}/loss": scores.loss_M}
             if scores.wrong_MN is not None:
-                arrays |= {f"{split}/wrong": np.packbits(scores.wrong_MN, axis=1), f"{split}/num_images": np.array(scores.wrong_MN.shape[1])}
+                arrays |= {
+                    f"{split}/wrong": np.packbits(scores.wrong_MN, axis=1),
+                    f"{split}/num_images": np.array(scores.wrong_MN.shape[1]),
+                }
             if scores.ece_M is not None:
                 arrays[f"{split}/ece"] = scores.ece_M
             if scores.vote is not None:
@@ -76,15 +84,26 @@ class ScoreTable:
             with np.load(path, allow_pickle=False) as file:
                 scores = {split: cls._read_split(file, split) for split in file["splits"].tolist()}
                 latents_ML = file["latents"] if "latents" in file else None
-                return cls(path.stem, file["vectors"], scores, str(file["identity"]), float(file["seconds"]), latents_ML)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:  # TypeError: a plain array
+                return cls(
+                    path.stem, file["vectors"], scores, str(file["identity"]), float(file["seconds"]), latents_ML
+                )
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            zipfile.BadZipFile,
+            TypeError,
+        ) as error:  # TypeError: a plain array
             raise UserError(f"cannot read the scores in {path} ({error}); delete the file and run again") from error
 
     @staticmethod
     def _read_split(file: np.lib.npyio.NpzFile, split: str) -> Scores:
         wrong_MN = None
         if f"{split}/wrong" in file:
-            wrong_MN = np.unpackbits(file[f"{split}/wrong"], axis=1, count=int(file[f"{split}/num_images"])).astype(bool)
+            wrong_MN = np.unpackbits(file[f"{split}/wrong"], axis=1, count=int(file[f"{split}/num_images"])).astype(
+                bool
+            )
         ece_M = file[f"{split}/ece"] if f"{split}/ece" in file else None
         vote = Vote(*file[f"{split}/vote"].tolist()) if f"{split}/vote" in file else None
         return Scores(file[f"{split}/accuracy"], file[f"{split}/loss"], wrong_MN, ece_M, vote)

@@ -47,7 +47,9 @@ def sources(
     group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
 
     def drawn(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
-        return baselines.without_negative_variances(baseline(vectors_KD, *arguments, count, generator_for(seed, name)), subset)
+        return baselines.without_negative_variances(
+            baseline(vectors_KD, *arguments, count, generator_for(seed, name)), subset
+        )
 
     made: dict[str, MakeVectors] = {
         "original": lambda: vectors_KD,
@@ -61,5 +63,7 @@ def sources(
     made["interpolated"] = lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated"))
     made["gaussian"] = lambda: drawn(baselines.gaussian, "gaussian")
     made["gaussian_full"] = lambda: drawn(baselines.gaussian_full, "gaussian_full")
-    made["finetuned"] = lambda: finetune(vectors_KD[baselines.choose(len(vectors_KD), count, generator_for(seed, "finetuned"))])
+    made["finetuned"] = lambda: finetune(
+        vectors_KD[baselines.choose(len(vectors_KD), count, generator_for(seed, "finetuned"))]
+    )
     return made

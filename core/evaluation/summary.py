@@ -35,11 +35,17 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
         test, val = tables[source].scores["test"], tables[source].scores["val"]
         protocols["paper_protocol"][source] = float(test.accuracy_M.max())
         protocols["held_out_protocol"][source] = float(test.accuracy_M[best_on(val.accuracy_M, val.loss_M)])
-    rows = [table_row(table, original, spacing, bootstrap) for source, table in tables.items() if not source.startswith(SOUP)]
+    rows = [
+        table_row(table, original, spacing, bootstrap)
+        for source, table in tables.items()
+        if not source.startswith(SOUP)
+    ]
     return {"table": rows, **protocols, "selection": selection(tables), "combination": combination(tables)}
 
 
-def table_row(table: ScoreTable, original: ScoreTable, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+def table_row(
+    table: ScoreTable, original: ScoreTable, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
+) -> dict[str, Any]:
     """One source against the originals, on test. A measure that has no meaning for it, or is not finite, is absent.
 
     Args:
@@ -70,7 +76,11 @@ def distances(min_l2_M: Any, spacing: Spacing | None, same: bool) -> dict[str, f
     if spacing is None:
         return known(min_l2_mean=min_l2_M.mean())
     relative = min_l2_M.mean() / spacing.mean if spacing.mean else None
-    return known(min_l2_mean=min_l2_M.mean(), min_l2_relative_mean=relative, near_copies=None if same else near_copies(min_l2_M, spacing))
+    return known(
+        min_l2_mean=min_l2_M.mean(),
+        min_l2_relative_mean=relative,
+        near_copies=None if same else near_copies(min_l2_M, spacing),
+    )
 
 
 def spacing_of(original: ScoreTable) -> Spacing | None:
@@ -91,7 +101,9 @@ def selection(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
             if split in scores:
                 chosen = rule(scores[split].accuracy_M, scores[split].loss_M)
                 accuracy = float(scores["test"].accuracy_M[chosen])
-                rows.append({"source": source, "chosen_by": chosen_by, "test_accuracy": accuracy, "uses_test": split == "test"})
+                rows.append(
+                    {"source": source, "chosen_by": chosen_by, "test_accuracy": accuracy, "uses_test": split == "test"}
+                )
     return rows
 
 
@@ -104,20 +116,40 @@ def combination(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
     rows = []
     for source in CHOOSABLE:
         test, val, count = tables[source].scores["test"], tables[source].scores["val"], len(tables[source].vectors_MD)
-        rows.append({"source": source, "method": "one model", "n_models": 1, **one_model(test, best_on(val.accuracy_M, val.loss_M))})
+        rows.append(
+            {
+                "source": source,
+                "method": "one model",
+                "n_models": 1,
+                **one_model(test, best_on(val.accuracy_M, val.loss_M)),
+            }
+        )
         if test.vote is not None:
             vote = known(accuracy=test.vote.accuracy, loss=test.vote.loss, ece=test.vote.ece)
             rows.append({"source": source, "method": "soft vote", "n_models": count, **vote})
         if SOUP + source in tables:
-            rows.append({"source": source, "method": "greedy soup", **one_model(tables[SOUP + source].scores["test"], 0)})
+            rows.append(
+                {"source": source, "method": "greedy soup", **one_model(tables[SOUP + source].scores["test"], 0)}
+            )
         if source == "original":
-            rows.append({"source": source, "method": "mean of weights", "n_models": count, **one_model(tables["ensemble"].scores["test"], 0)})
+            rows.append(
+                {
+                    "source": source,
+                    "method": "mean of weights",
+                    "n_models": count,
+                    **one_model(tables["ensemble"].scores["test"], 0),
+                }
+            )
     return rows
 
 
 def one_model(scores: Scores, index: int) -> dict[str, float]:
     """Accuracy, loss and calibration error of one model."""
-    return known(accuracy=scores.accuracy_M[index], loss=scores.loss_M[index], ece=None if scores.ece_M is None else scores.ece_M[index])
+    return known(
+        accuracy=scores.accuracy_M[index],
+        loss=scores.loss_M[index],
+        ece=None if scores.ece_M is None else scores.ece_M[index],
+    )
 
 
 def known(**measures: float | None) -> dict[str, float]:

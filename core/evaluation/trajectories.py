@@ -33,7 +33,9 @@ class Trajectories:
 def follow(generator: WeightGenerator, seed: int, num_trajectories: int, score_fn: ScoreFn) -> Trajectories:
     """Generate the first models of a seed again and score what they would decode to on the way."""
     steps: list[tuple[int, Tensor]] = []
-    generator.sample(seed, range(num_trajectories), batch_size=num_trajectories, on_step=lambda t, x_TL: steps.append((t, x_TL)))
+    generator.sample(
+        seed, range(num_trajectories), batch_size=num_trajectories, on_step=lambda t, x_TL: steps.append((t, x_TL))
+    )
     chosen = np.unique(np.linspace(0, len(steps) - 1, RECORDED_STEPS).round().astype(int))
     vectors = torch.cat([generator.decode(steps[index][1]).cpu() for index in chosen])
     accuracy_TS = score_fn(vectors).accuracy_M.reshape(len(chosen), num_trajectories).T

@@ -8,11 +8,9 @@ import numpy as np
 from core.evaluation.intervals import Bootstrap, interval
 from core.evaluation.metrics import max_iou, min_l2, near_copies, variance_kept
 from core.evaluation.scores import ScoreTable
-from core.evaluation.sentences import caution, sentences
 from core.evaluation.summary import SOUP, spacing_of
 
 GENERATED = "p_diff"
-LEAST_KEPT = 0.5  # of the originals' variance; an autoencoder that loses more leaves diffusion little to learn
 
 
 def verdict(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
@@ -35,18 +33,23 @@ def verdict(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
     best_average = max(averages, key=compare.mean_accuracy)
     content = {
         "p_diff": {"n": len(tables[GENERATED].vectors_MD), **compare.means(GENERATED)},
-        "comparisons": [compare.baseline(source) for source in tables if source != GENERATED and not source.startswith(SOUP)],
+        "comparisons": [
+            compare.baseline(source) for source in tables if source != GENERATED and not source.startswith(SOUP)
+        ],
         "averaging": [compare.averaging(source) for source in averages],
         "best_average": best_average,
         "near_copies": compare.near_copies([GENERATED, *averages]),
     }
     if (new := novelty(content)) is not None:
         content["novelty"] = new
-    kept = variance_kept(tables["reconstructed"].vectors_MD, tables["original"].vectors_MD) if "reconstructed" in tables else None
+    kept = (
+        variance_kept(tables["reconstructed"].vectors_MD, tables["original"].vectors_MD)
+        if "reconstructed" in tables
+        else None
+    )
     if kept is not None:
         content["variance_kept"] = kept
-        content |= {"caution": caution(kept)} if kept < LEAST_KEPT else {}
-    return content | {"sentences": sentences(content)}
+    return content
 
 
 class Comparer:
@@ -112,14 +115,21 @@ class Comparer:
         spacing = spacing_of(original)
         if spacing is None:
             return {}
-        return {source: near_copies(min_l2(self.tables[source].vectors_MD, original.vectors_MD), spacing) for source in sources}
+        return {
+            source: near_copies(min_l2(self.tables[source].vectors_MD, original.vectors_MD), spacing)
+            for source in sources
+        }
 
 
 def judged(difference: float, draws_R: np.ndarray, sign: int) -> dict[str, Any]:
     """A difference, its interval, and what that says: `sign` is 1 where more is better, −1 where less is."""
     low, high = interval(draws_R)
     decided = sign * (int(low > 0) - int(high < 0))
-    return {"difference": difference, "interval": [low, high], "is": {1: "better", -1: "worse", 0: "undecided"}[decided]}
+    return {
+        "difference": difference,
+        "interval": [low, high],
+        "is": {1: "better", -1: "worse", 0: "undecided"}[decided],
+    }
 
 
 def outcome(*axes: str) -> str:
@@ -141,7 +151,13 @@ def novelty(content: Mapping[str, Any]) -> str | None:
     near, average = content["near_copies"], content["best_average"]
     than = {row["baseline"]: row.get("max_iou_is") for row in content["comparisons"]}
     errors = than[average]
-    copies = near.get(GENERATED, 0) > 0.5 and (near[average] <= 0.5 or errors == "worse" and than["original"] != "better")
+    copies = near.get(GENERATED, 0) > 0.5 and (
+        near[average] <= 0.5 or errors == "worse" and than["original"] != "better"
+    )
     if copies:
         return "near-copies that err otherwise" if errors == "better" else "memorized"
-    return {"better": "newer than an average", "undecided": "as close as an average", "worse": "closer than an average"}.get(errors)
+    return {
+        "better": "newer than an average",
+        "undecided": "as close as an average",
+        "worse": "closer than an average",
+    }.get(errors)

@@ -20,10 +20,14 @@ def choose(num_checkpoints: int, num_models: int, generator: torch.Generator) ->
     return torch.cat([torch.randperm(num_checkpoints, generator=generator) for _ in range(rounds)])[:num_models]
 
 
-def noised(vectors_KD: Tensor, subset: ParameterSubset, sigma: float, num_models: int, generator: torch.Generator) -> Tensor:
+def noised(
+    vectors_KD: Tensor, subset: ParameterSubset, sigma: float, num_models: int, generator: torch.Generator
+) -> Tensor:
     """Random checkpoints plus Gaussian noise, `sigma` relative to the std of each tensor (M, D)."""
     vectors_MD = vectors_KD[choose(len(vectors_KD), num_models, generator)]  # indexing copies
-    stds = [part.std(dim=1, correction=0, keepdim=True).expand_as(part) for part in vectors_MD.split(subset.sizes, dim=1)]
+    stds = [
+        part.std(dim=1, correction=0, keepdim=True).expand_as(part) for part in vectors_MD.split(subset.sizes, dim=1)
+    ]
     return vectors_MD + sigma * torch.cat(stds, dim=1) * torch.randn(vectors_MD.shape, generator=generator)
 
 

@@ -25,7 +25,10 @@ from core.runtime.precision import float32_products
 from core.runtime.seeding import generator_for
 
 KIND = "generator"
-MOST_ROWS, NUMBERS_AT_ONCE = 200, 20_000_000  # vectors and their numbers in one pass of the autoencoder: 80 MB of float32
+MOST_ROWS, NUMBERS_AT_ONCE = (
+    200,
+    20_000_000,
+)  # vectors and their numbers in one pass of the autoencoder: 80 MB of float32
 Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
 # A file may come from elsewhere, so it may only name these; anything else could be any function of any package.
 TRUSTED = re.compile(r"core\.networks\.\w+\.\w+|diffusers\.\w+Scheduler")
@@ -100,7 +103,9 @@ class WeightGenerator(nn.Module):
             UserError: no index, or a batch size below 1.
         """
         if not len(indices) or batch_size < 1:
-            raise UserError(f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: expected at least 1 of each")
+            raise UserError(
+                f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: expected at least 1 of each"
+            )
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         vectors = []
         for batch in progress(batches):
@@ -108,13 +113,17 @@ class WeightGenerator(nn.Module):
             vectors += [self.decode(part).cpu() for part in latents_BL.split(self._rows_at_once)]
         return torch.cat(vectors)
 
-    def _sample_latents(self, generators: Sequence[torch.Generator], on_step: Callable[[int, Tensor], None] | None) -> Tensor:
+    def _sample_latents(
+        self, generators: Sequence[torch.Generator], on_step: Callable[[int, Tensor], None] | None
+    ) -> Tensor:
         """Standardized latents (B, L), one per random generator."""
         x_BL = standard_normal(self.autoencoder.latent_dim, generators, self.device)
         if self.denoiser is None:
             return x_BL
         sampler = self.recipes["sampler"]
-        return denoise(self.denoiser, self.schedule, _build(sampler["scheduler"]), sampler["num_steps"], x_BL, generators, on_step)
+        return denoise(
+            self.denoiser, self.schedule, _build(sampler["scheduler"]), sampler["num_steps"], x_BL, generators, on_step
+        )
 
     @torch.no_grad()
     @float32_products()
@@ -126,8 +135,12 @@ class WeightGenerator(nn.Module):
     @float32_products()
     def encode(self, vectors_MD: Tensor) -> Tensor:
         """Return the standardized latents (M, L) of parameter vectors (M, D), on the CPU."""
-        normalized = (self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(self._rows_at_once))
-        return torch.cat([self.latent_normalizer.normalize(self.autoencoder.encode(batch)).cpu() for batch in normalized])
+        normalized = (
+            self.normalizer.normalize(batch.to(self.device)) for batch in vectors_MD.split(self._rows_at_once)
+        )
+        return torch.cat(
+            [self.latent_normalizer.normalize(self.autoencoder.encode(batch)).cpu() for batch in normalized]
+        )
 
     def reconstruct(self, vectors_MD: Tensor) -> Tensor:
         """Encode and decode vectors, (M, D) to (M, D) on the CPU."""
@@ -146,16 +159,25 @@ class WeightGenerator(nn.Module):
         Raises:
             UserError: missing, damaged or foreign, or it names something other than a network of ours.
         """
-        state, metadata = load_artifact(path, KIND, hint="train one with python train_p_diff.py mode=train, or say with output_dir=FOLDER where it is")
+        state, metadata = load_artifact(
+            path,
+            KIND,
+            hint="train one with python train_p_diff.py mode=train, or say with output_dir=FOLDER where it is",
+        )
         try:
             recipes, subset = metadata["recipes"], ParameterSubset.from_metadata(metadata["subset"])
             autoencoder = _build(recipes["autoencoder"], num_params=subset.num_params)
             generator = cls(
                 recipes,
                 subset,
-                *(Normalizer(*(state[f"{name}.{part}"] for part in ("mean", "std", "log"))) for name in ("normalizer", "latent_normalizer")),
+                *(
+                    Normalizer(*(state[f"{name}.{part}"] for part in ("mean", "std", "log")))
+                    for name in ("normalizer", "latent_normalizer")
+                ),
                 autoencoder=autoencoder,
-                denoiser=_build(recipes["denoiser"], latent_dim=autoencoder.latent_dim) if recipes["denoiser"] else None,
+                denoiser=_build(recipes["denoiser"], latent_dim=autoencoder.latent_dim)
+                if recipes["denoiser"]
+                else None,
                 trained_on=metadata["trained_on"],
             )
             generator.load_state_dict(state)

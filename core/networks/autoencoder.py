@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from core.networks.blocks import conv_block, upsampling_block
 from core.runtime.errors import UserError
 
-Columns = Callable[[slice], Tensor]  # some columns of the K normalized vectors (K, columns), so that K × D need not exist twice
+Columns = Callable[
+    [slice], Tensor
+]  # some columns of the K normalized vectors (K, columns), so that K × D need not exist twice
 
 
 class Autoencoder(nn.Module):
@@ -85,7 +87,9 @@ class ConvStack(Autoencoder):
     def __init__(self, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
         super().__init__(**options)
         if not channels or kernel_size % 2 == 0:
-            raise UserError(f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}: give at least one channel and an odd kernel")
+            raise UserError(
+                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}: give at least one channel and an odd kernel"
+            )
         last_length = -(-length // 2 ** len(channels))
         self.length, self.padded_length = length, last_length * 2 ** len(channels)
         self.feature_shape = (channels[-1], last_length)
@@ -120,7 +124,14 @@ class ConvAutoencoder(ConvStack):
         UserError: an even kernel, no layer, or a negative noise.
     """
 
-    def __init__(self, num_params: int, channels: Sequence[int] = (64, 128, 256, 256, 32), kernel_size: int = 7, latent_dim: int = 128, **options: Any):
+    def __init__(
+        self,
+        num_params: int,
+        channels: Sequence[int] = (64, 128, 256, 256, 32),
+        kernel_size: int = 7,
+        latent_dim: int = 128,
+        **options: Any,
+    ):
         super().__init__(1, num_params, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options)
 
     def encode(self, vectors_BD: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ class ConvDenoiser(nn.Module):
         UserError: channels that do not mirror each other, or an even kernel.
     """
 
-    def __init__(self, latent_dim: int, channels: Sequence[int] = (64, 128, 256, 512, 256, 128, 64, 1), kernel_size: int = 7):
+    def __init__(
+        self, latent_dim: int, channels: Sequence[int] = (64, 128, 256, 512, 256, 128, 64, 1), kernel_size: int = 7
+    ):
         super().__init__()
         widths = [1, *channels]
         if not channels or widths != widths[::-1] or len(channels) % 2 or kernel_size % 2 == 0:
@@ -38,7 +40,9 @@ class ConvDenoiser(nn.Module):
         half = len(channels) // 2
         self.rising = nn.ModuleList(conv_block(a, b, kernel_size) for a, b in zip(widths[:half], widths[1:]))
         falling = [conv_block(a, b, kernel_size) for a, b in zip(widths[half:-2], widths[half + 1 : -1])]
-        last = nn.Conv1d(widths[-2], 1, kernel_size, padding=kernel_size // 2)  # ε is unbounded: no activation at the end
+        last = nn.Conv1d(
+            widths[-2], 1, kernel_size, padding=kernel_size // 2
+        )  # ε is unbounded: no activation at the end
         self.falling = nn.ModuleList([*falling, last])
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
@@ -75,7 +79,12 @@ class MLPDenoiser(nn.Module):
         self.embed_time = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim))
         self.project_in = nn.Linear(latent_dim, hidden_dim)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim))
+            nn.Sequential(
+                nn.LayerNorm(hidden_dim),
+                nn.Linear(hidden_dim, hidden_dim),
+                nn.SiLU(),
+                nn.Linear(hidden_dim, hidden_dim),
+            )
             for _ in range(num_blocks)
         )
         self.project_out = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, latent_dim))

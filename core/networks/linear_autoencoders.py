@@ -91,7 +91,9 @@ class ChunkedAutoencoder(ConvStack):
         if not 1 <= rank <= chunk_size:
             raise UserError(f"autoencoder with rank={rank}, chunk_size={chunk_size}: expected 1 <= rank <= chunk_size")
         num_chunks = -(-num_params // chunk_size)
-        super().__init__(rank, num_chunks, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options)
+        super().__init__(
+            rank, num_chunks, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options
+        )
         self.num_chunks, self.chunk_size = num_chunks, chunk_size
         self.register_buffer("center", torch.zeros(num_params))
         self.register_buffer("components", torch.zeros(num_chunks, chunk_size, rank))  # orthonormal columns, or zero
@@ -116,7 +118,11 @@ class ChunkedAutoencoder(ConvStack):
 
     def _chunks(self, values_BP: Tensor) -> Tensor:
         """Cut columns (B, P) into chunks (N, B, S); the last is filled with zeros."""
-        return F.pad(values_BP, (0, -values_BP.shape[1] % self.chunk_size)).unflatten(1, (-1, self.chunk_size)).transpose(0, 1)
+        return (
+            F.pad(values_BP, (0, -values_BP.shape[1] % self.chunk_size))
+            .unflatten(1, (-1, self.chunk_size))
+            .transpose(0, 1)
+        )
 
     def _standardized(self, codes_NBR: Tensor, spread_NR: Tensor) -> Tensor:
         """Codes of unit variance as a feature map (B, R, N); a direction that does not vary gives zeros."""
@@ -153,7 +159,11 @@ class ChunkedAutoencoder(ConvStack):
 def principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The first `rank` principal components of every chunk (N, S, R), and the std along each (N, R); zeros beyond the rank of the data."""
     _, num_vectors, chunk_size = centered_NKS.shape
-    gram = centered_NKS.transpose(1, 2) @ centered_NKS if chunk_size <= num_vectors else centered_NKS @ centered_NKS.transpose(1, 2)
+    gram = (
+        centered_NKS.transpose(1, 2) @ centered_NKS
+        if chunk_size <= num_vectors
+        else centered_NKS @ centered_NKS.transpose(1, 2)
+    )
     variance, vectors = torch.linalg.eigh(gram)  # ascending
     variance, vectors = variance.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank]
     if chunk_size > num_vectors:  # from the K × K Gram matrix: components are combinations of the vectors

@@ -30,7 +30,17 @@ def accuracy_vs_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.nda
     for source, accuracy_M in accuracy.items():
         color, marker = styles[source]
         size = 150 if marker == "*" else 65
-        axes.scatter(iou[source].mean(), 100 * accuracy_M.mean(), s=size, color=color, marker=marker, edgecolors="white", linewidths=0.9, zorder=4, label=source)
+        axes.scatter(
+            iou[source].mean(),
+            100 * accuracy_M.mean(),
+            s=size,
+            color=color,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.9,
+            zorder=4,
+            label=source,
+        )
     axes.set(xlabel="maximum IoU with an original (lower: newer)", ylabel="test accuracy (%)")
     axes.margins(0.06)
     legend_below(drawn, axes)
@@ -53,8 +63,16 @@ def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str]
         color = styles[source][0]
         if len(values_M) > 1:
             counts = np.histogram(values_M, edges)[0]
-            axes.stairs(row + 0.85 * counts / counts.max(), edges, baseline=row, fill=True, color=color, alpha=0.85, zorder=3)
-        axes.plot([np.median(values_M)] * 2, [row, row + 0.85], color=color if len(values_M) == 1 else "black", lw=2.2 if len(values_M) == 1 else 1, zorder=4)
+            axes.stairs(
+                row + 0.85 * counts / counts.max(), edges, baseline=row, fill=True, color=color, alpha=0.85, zorder=3
+            )
+        axes.plot(
+            [np.median(values_M)] * 2,
+            [row, row + 0.85],
+            color=color if len(values_M) == 1 else "black",
+            lw=2.2 if len(values_M) == 1 else 1,
+            zorder=4,
+        )
         axes.axhline(row, color="#bbbbbb", lw=0.8)
     if mark:
         axes.axvline(mark[0], color="#b2182b", ls="--", lw=1.3, zorder=2, label=mark[1])
@@ -89,7 +107,14 @@ def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int
     drawn = figure(5.0)
     axes = drawn.subplots()
     off_diagonal = iou_SS[~np.eye(len(iou_SS), dtype=bool)]
-    shown = axes.imshow(iou_SS, cmap="cividis", vmin=float(np.quantile(off_diagonal, 0.005)), vmax=float(np.quantile(off_diagonal, 0.995)), aspect="auto", interpolation="nearest")
+    shown = axes.imshow(
+        iou_SS,
+        cmap="cividis",
+        vmin=float(np.quantile(off_diagonal, 0.005)),
+        vmax=float(np.quantile(off_diagonal, 0.995)),
+        aspect="auto",
+        interpolation="nearest",
+    )
     borders = np.cumsum([0, *sizes])
     for border in borders[1:-1] - 0.5:
         axes.axhline(border, color="white", lw=0.8)

@@ -15,7 +15,13 @@ from core.runtime.errors import UserError
 from core.runtime.settings import flatten
 
 SOURCES = ("original", "ensemble", "p_diff")
-NO_SETTING = ("mode", "output_dir", "task.param.path", "task.data.root", "task.data.num_workers")  # where and how, not what
+NO_SETTING = (
+    "mode",
+    "output_dir",
+    "task.param.path",
+    "task.data.root",
+    "task.data.num_workers",
+)  # where and how, not what
 NOT_COMPARED = ("trainer.", "logger.", "experiment")
 CLASS = "._target_"  # ends the name of a setting that says which class a section configures
 SEEDS = "seed"  # settings of this last name are repetitions of a run, not a sweep
@@ -46,7 +52,11 @@ def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
         except UserError as error:
             problems.append(str(error))
             continue
-        settings = {name: value for name, value in flatten(files.config) if name not in NO_SETTING and not name.startswith(NOT_COMPARED)}
+        settings = {
+            name: value
+            for name, value in flatten(files.config)
+            if name not in NO_SETTING and not name.startswith(NOT_COMPARED)
+        }
         compared.append(Compared(files, settings, {row["source"]: row for row in files.metrics["table"]}))
     return in_order(compared), problems
 
@@ -57,7 +67,9 @@ def in_order(compared: Sequence[Compared]) -> list[Compared]:
 
     def place(run: Compared) -> list[float]:
         values = [run.settings.get(name) for name in swept]
-        return [float(value) if is_number(value) else given[name].index(repr(value)) for name, value in zip(swept, values)]
+        return [
+            float(value) if is_number(value) else given[name].index(repr(value)) for name, value in zip(swept, values)
+        ]
 
     ordered = []
     for group in groups(compared).values():
@@ -135,14 +147,20 @@ COLUMNS = {
 def comparison_table(compared: Sequence[Compared]) -> Table:
     """A row per run: its name, what sets it apart, the paper's three columns, means, held out; the paper's own numbers if any."""
     swept, published = differing(compared), [from_paper(run.files) for run in compared]
-    columns = [Column("data set, model"), *(Column(name.removesuffix(CLASS)) for name in swept), *(COLUMNS[name] for name in numbers_of(compared[0]))]
+    columns = [
+        Column("data set, model"),
+        *(Column(name.removesuffix(CLASS)) for name in swept),
+        *(COLUMNS[name] for name in numbers_of(compared[0])),
+    ]
     if any(published):
         columns.append(Column("paper: original / ensemble / p_diff"))
     rows = []
     for run, paper in zip(compared, published):
         label = ", ".join(run.group)
         cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in swept)]
-        cells += [Cell((number if name.endswith("iou") else percent)(value), value) for name, value in numbers_of(run).items()]
+        cells += [
+            Cell((number if name.endswith("iou") else percent)(value), value) for name, value in numbers_of(run).items()
+        ]
         if any(published):
             shown = [" / ".join(f"{100 * row[source]:.1f}" for source in SOURCES) for row in paper.values()]
             cells.append(Cell("; ".join(shown) or ABSENT))
@@ -163,12 +181,21 @@ def comparison_csv(compared: Sequence[Compared]) -> str:
     """The same at full precision, with the folder of each run."""
     swept = differing(compared)
     header = ["run", "dataset", "model", *swept, *numbers_of(compared[0])]
-    return csv_text(header, [[run.files.path, *run.group, *(run.settings.get(name) for name in swept), *numbers_of(run).values()] for run in compared])
+    return csv_text(
+        header,
+        [
+            [run.files.path, *run.group, *(run.settings.get(name) for name in swept), *numbers_of(run).values()]
+            for run in compared
+        ],
+    )
 
 
 def write_comparison(compared: Sequence[Compared], folder: Path) -> Iterator[Path]:
     """Write compare.md, compare.csv, and sweep_<setting>.png and .svg; yields what was written."""
-    for name, text in (("compare.md", comparison_table(compared).markdown() + "\n"), ("compare.csv", comparison_csv(compared))):
+    for name, text in (
+        ("compare.md", comparison_table(compared).markdown() + "\n"),
+        ("compare.csv", comparison_csv(compared)),
+    ):
         with replacing(folder / name) as temporary:
             temporary.write_text(text)
         yield folder / name
@@ -193,14 +220,26 @@ def lines(compared: Sequence[Compared], name: str) -> Mapping[str, list[Point]]:
     numeric = all(is_number(run.settings[name]) for run in compared if run.settings.get(name) is not None)
     found: dict[str, list[Point]] = {}
     for group, runs in groups(compared).items():
-        values = {run.files.path: run.settings.get(name) if numeric else setting_cell(name, run.settings.get(name)).text for run in runs}
+        values = {
+            run.files.path: run.settings.get(name) if numeric else setting_cell(name, run.settings.get(name)).text
+            for run in runs
+        }
         if len(set(values.values())) < 2:
             continue
         apart = [other for other in others if len({repr(run.settings.get(other)) for run in runs}) > 1]
         for run in runs:
             if (value := values[run.files.path]) is not None:
-                shown = (f"{other.removesuffix(CLASS)}={setting_cell(other, run.settings.get(other)).text}" for other in apart)
+                shown = (
+                    f"{other.removesuffix(CLASS)}={setting_cell(other, run.settings.get(other)).text}"
+                    for other in apart
+                )
                 numbers = numbers_of(run)
-                point = Point(value, numbers["p_diff_mean"], numbers["p_diff_best"], numbers["original_mean"], numbers["p_diff_max_iou"])
+                point = Point(
+                    value,
+                    numbers["p_diff_mean"],
+                    numbers["p_diff_best"],
+                    numbers["original_mean"],
+                    numbers["p_diff_max_iou"],
+                )
                 found.setdefault(", ".join([*group, *shown]), []).append(point)
     return found

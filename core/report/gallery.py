@@ -47,7 +47,12 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
     for name, title, caption, draw in planned(run):
         try:
             files = save(draw(), folder, name)
-        except (ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:  # numbers that no figure can show
+        except (
+            ValueError,
+            IndexError,
+            ArithmeticError,
+            np.linalg.LinAlgError,
+        ) as error:  # numbers that no figure can show
             run.problems.append(f"the figure “{title}” could not be drawn ({error})")
             log.warning("%s", run.problems[-1])
             continue
@@ -65,7 +70,9 @@ def planned(run: RunFiles) -> Iterator[Drawn]:
             yield from similarity_figures(run)
         yield from distance_figures(run)
     elif run.tables:
-        run.problems.append("without the scores of original, nothing can be compared with the originals: most figures are left out")
+        run.problems.append(
+            "without the scores of original, nothing can be compared with the originals: most figures are left out"
+        )
     if run.tables:
         yield from position_figures(run)
     yield from history_figures(run)
@@ -105,7 +112,9 @@ def similarity_figures(run: RunFiles) -> Iterator[Drawn]:
 def heat_map(wrong: dict[str, np.ndarray]) -> Figure:
     """The matrix over all models of all sources."""
     stacked = np.concatenate(list(wrong.values()))
-    return behavior_figures.iou_heat_map(iou_matrix(stacked, stacked), list(wrong), [len(wrong_MN) for wrong_MN in wrong.values()])
+    return behavior_figures.iou_heat_map(
+        iou_matrix(stacked, stacked), list(wrong), [len(wrong_MN) for wrong_MN in wrong.values()]
+    )
 
 
 def distance_figures(run: RunFiles) -> Iterator[Drawn]:
@@ -120,7 +129,11 @@ def distance_figures(run: RunFiles) -> Iterator[Drawn]:
         "min_l2",
         "Distance to the nearest original",
         "How the Euclidean distance to the nearest original is distributed over models (black tick: median): left of the dashed line, a model is closer to an original than any two originals are to each other.",
-        lambda: behavior_figures.ridges({source: distance_MK.min(1) for source, distance_MK in distances.items()}, "minimum L2 distance to an original", (smallest, "smallest distance between two originals")),
+        lambda: behavior_figures.ridges(
+            {source: distance_MK.min(1) for source, distance_MK in distances.items()},
+            "minimum L2 distance to an original",
+            (smallest, "smallest distance between two originals"),
+        ),
     )
     if "p_diff" in run.tables:
         yield (
@@ -144,14 +157,19 @@ def nearest_pairs(run: RunFiles, distances: dict[str, np.ndarray]) -> list[tuple
         order = np.argsort(distances[source].min(1), kind="stable")
         for model in order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]:
             nearest = int(distances[source][model].argmin())
-            rows = ((vector_D - mean_D)[shown] / spread_D[shown] for vector_D in (run.tables[source].vectors_MD[model], originals_KD[nearest]))
+            rows = (
+                (vector_D - mean_D)[shown] / spread_D[shown]
+                for vector_D in (run.tables[source].vectors_MD[model], originals_KD[nearest])
+            )
             pairs.append((f"{source} {model}", next(rows), f"original {nearest}", next(rows)))
     return pairs
 
 
 def density_figures(run: RunFiles) -> Iterator[Drawn]:
     """Single weights, for the sources that claim to follow the originals' distribution."""
-    samples = {source: run.tables[source].vectors_MD for source in ("original", "p_diff", "gaussian") if source in run.tables}
+    samples = {
+        source: run.tables[source].vectors_MD for source in ("original", "p_diff", "gaussian") if source in run.tables
+    }
     varying = np.logical_and.reduce([vectors_MD.std(0) > 0 for vectors_MD in samples.values()])
     chosen = np.sort(np.random.default_rng(SEED).permutation(np.flatnonzero(varying))[:NUM_DENSITIES])
     if len(chosen):
@@ -159,7 +177,9 @@ def density_figures(run: RunFiles) -> Iterator[Drawn]:
             "weight_densities",
             "Distribution of single weights",
             "The density of a few weights chosen at random: a curve narrower than the originals' has lost diversity, one that the Gaussian matches needs no diffusion.",
-            lambda: weight_figures.weight_densities({source: vectors_MD[:, chosen] for source, vectors_MD in samples.items()}, chosen.tolist()),
+            lambda: weight_figures.weight_densities(
+                {source: vectors_MD[:, chosen] for source, vectors_MD in samples.items()}, chosen.tolist()
+            ),
         )
 
 
@@ -179,13 +199,19 @@ def position_figures(run: RunFiles) -> Iterator[Drawn]:
             f"pca_{space}s",
             f"PCA in {space} space",
             f"The two directions of {space} space in which models differ most: sources that overlap come from similar distributions, a tight cloud is a source with little diversity.",
-            lambda: weight_figures.positions(by_source(components_PC[:, :2], shown), *(f"component {n + 1} ({100 * explained_C[n]:.0f} % of the variance)" for n in (0, 1)), ticks=True),
+            lambda: weight_figures.positions(
+                by_source(components_PC[:, :2], shown),
+                *(f"component {n + 1} ({100 * explained_C[n]:.0f} % of the variance)" for n in (0, 1)),
+                ticks=True,
+            ),
         )
         yield (
             f"tsne_{space}s",
             f"t-SNE in {space} space",
             f"Models that are close here are neighbors in {space} space; distances between separate groups and their sizes mean nothing.",
-            lambda: weight_figures.positions(by_source(weight_figures.neighbor_map(components_PC, SEED), shown), "t-SNE 1", "t-SNE 2", ticks=False),
+            lambda: weight_figures.positions(
+                by_source(weight_figures.neighbor_map(components_PC, SEED), shown), "t-SNE 1", "t-SNE 2", ticks=False
+            ),
         )
 
 

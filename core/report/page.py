@@ -42,7 +42,13 @@ def write_page(run: RunDirectory | Path) -> Path:
 
 def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
     """The page's HTML, figures inlined."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     metrics = run.metrics
     return environment.get_template(TEMPLATE).render(
         title=run.title,
@@ -73,7 +79,11 @@ def inlined(svg: Path) -> str:
 def summary_line(run: RunFiles) -> list[str]:
     """What was compared, in a few words each."""
     counts = {row["source"]: row["n"] for row in run.metrics["table"]}
-    words = [f"{counts[source]} {name}" for source, name in (("original", "originals"), ("p_diff", "generated models")) if source in counts]
+    words = [
+        f"{counts[source]} {name}"
+        for source, name in (("original", "originals"), ("p_diff", "generated models"))
+        if source in counts
+    ]
     if (original := run.tables.get("original")) is not None:
         words.append(f"{original.vectors_MD.shape[1]:,} numbers in each")
         if original.scores["test"].wrong_MN is not None:
@@ -114,9 +124,17 @@ def readable_time(recorded: str) -> str:
 
 def versions_table(provenance: Mapping[str, Any]) -> Table | None:
     """Library versions, a column per call."""
-    calls = {mode: call["versions"] for mode, call in provenance.items() if isinstance(call, dict) and call.get("versions")}
+    calls = {
+        mode: call["versions"] for mode, call in provenance.items() if isinstance(call, dict) and call.get("versions")
+    }
     packages = sorted({package for versions in calls.values() for package in versions})
-    rows = [[Cell(package, package), *(Cell(versions.get(package, "–"), versions.get(package)) for versions in calls.values())] for package in packages]
+    rows = [
+        [
+            Cell(package, package),
+            *(Cell(versions.get(package, "–"), versions.get(package)) for versions in calls.values()),
+        ]
+        for package in packages
+    ]
     return Table([Column("library"), *map(Column, calls)], rows) if rows else None
 
 

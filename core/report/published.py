@@ -41,7 +41,10 @@ def same_setting(run: RunFiles, file: str) -> list[Mapping[str, str]]:
 def from_paper(run: RunFiles) -> dict[str, Mapping[str, float]]:
     """{version: {"original", "ensemble", "p_diff"}}, best accuracies in [0, 1] of the paper's tables."""
     rows = [row for row in same_setting(run, "paper.csv") if row["subset"] == subset_kind(run)]
-    return {f"paper, {row['version']}": {name: float(row[name]) / 100 for name in ("original", "ensemble", "p_diff")} for row in rows}
+    return {
+        f"paper, {row['version']}": {name: float(row[name]) / 100 for name in ("original", "ensemble", "p_diff")}
+        for row in rows
+    }
 
 
 def subset_kind(run: RunFiles) -> str:
@@ -82,9 +85,18 @@ def beside_ours(run: RunFiles) -> Table | None:
     values |= {name: {f"{source}_best": value for source, value in row.items()} for name, row in paper.items()}
     for name, row in logs.items():
         values[name] = {"k": int(row["num_checkpoint"]), "m": int(row["num_generated"])}
-        fields = {"original_best": "orig_max", "p_diff_best": "gen_max", "original_mean": "orig_mean", "p_diff_mean": "gen_mean", "max_iou": "iou_orig_gen_max"}
+        fields = {
+            "original_best": "orig_max",
+            "p_diff_best": "gen_max",
+            "original_mean": "orig_mean",
+            "p_diff_mean": "gen_mean",
+            "max_iou": "iou_orig_gen_max",
+        }
         values[name] |= {ours: float(row[theirs]) for ours, theirs in fields.items()}
-    return Table([Column("from"), *(column for _, column, _ in PUBLISHED)], [[Cell(name, name), *cells(row)] for name, row in values.items()])
+    return Table(
+        [Column("from"), *(column for _, column, _ in PUBLISHED)],
+        [[Cell(name, name), *cells(row)] for name, row in values.items()],
+    )
 
 
 def cells(values: Mapping[str, Any]) -> list[Cell]:

@@ -78,16 +78,27 @@ def read_metrics(path: Path) -> dict[str, Any]:
         UserError: there is none, or it is not what train_p_diff.py writes.
     """
     if not path.is_file():
-        raise UserError(f"there is no {path.name} in {path.parent}; point to the output_dir of a run of train_p_diff.py that was scored")
+        raise UserError(
+            f"there is no {path.name} in {path.parent}; point to the output_dir of a run of train_p_diff.py that was scored"
+        )
     metrics = read_json(path)
     try:
         if not metrics["table"]:
             raise KeyError("no source was scored")
         for row in metrics["table"]:
-            _ = row["source"], row["n"], row["accuracy_mean"], row["accuracy_best"], row["accuracy_median"], row["accuracy_worst"]
+            _ = (
+                row["source"],
+                row["n"],
+                row["accuracy_mean"],
+                row["accuracy_best"],
+                row["accuracy_median"],
+                row["accuracy_worst"],
+            )
         _ = metrics["paper_protocol"].items(), metrics["held_out_protocol"].items()
     except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is not the metrics of a run ({type(error).__name__}: {error}); run train_p_diff.py mode=test again") from error
+        raise UserError(
+            f"{path} is not the metrics of a run ({type(error).__name__}: {error}); run train_p_diff.py mode=test again"
+        ) from error
     return metrics
 
 
@@ -172,7 +183,9 @@ def shape(table: ScoreTable) -> tuple[int, int | None]:
 
 
 def refuse(source: str, found: tuple[int, int | None], expected: tuple[int, int | None]) -> None:
-    raise UserError(f"the scores of {source} have (D, N) = {found}, those of original {expected}: {source} is missing from the figures")
+    raise UserError(
+        f"the scores of {source} have (D, N) = {found}, those of original {expected}: {source} is missing from the figures"
+    )
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
@@ -190,7 +203,9 @@ def read_trajectories(path: Path) -> Trajectories:
     """Accuracy along the reverse diffusion."""
     timesteps_S, accuracy_TS = read_arrays(path, ("timesteps_S", "accuracy_TS"))
     if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
-        raise UserError(f"{path} holds timesteps {timesteps_S.shape} and accuracies {accuracy_TS.shape}, which do not fit; its figure is left out")
+        raise UserError(
+            f"{path} holds timesteps {timesteps_S.shape} and accuracies {accuracy_TS.shape}, which do not fit; its figure is left out"
+        )
     return Trajectories(timesteps_S, accuracy_TS)
 
 
@@ -198,5 +213,7 @@ def read_history(path: Path) -> TrainingHistory:
     """The subset through classifier training."""
     history_ED, names, sizes = read_arrays(path, ("history_ED", "names", "sizes"))
     if history_ED.ndim != 2 or len(names) != len(sizes) or sizes.sum() != history_ED.shape[1] or history_ED.size == 0:
-        raise UserError(f"{path} holds a history {history_ED.shape} for tensors of sizes {sizes.tolist()}, which do not fit; its figure is left out")
+        raise UserError(
+            f"{path} holds a history {history_ED.shape} for tensors of sizes {sizes.tolist()}, which do not fit; its figure is left out"
+        )
     return TrainingHistory(history_ED, [str(name) for name in names], [int(size) for size in sizes])

@@ -75,7 +75,10 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, str]]:
     styles = {source: SOURCE_STYLES[source] for source in sources if source in SOURCE_STYLES}
     for prefix, (color, marker) in FAMILIES.items():
         family = sorted((source for source in sources if source.startswith(prefix)), key=family_order)
-        styles |= {source: (lighter(color, 0.55 * rank / max(1, len(family) - 1)), marker) for rank, source in enumerate(family)}
+        styles |= {
+            source: (lighter(color, 0.55 * rank / max(1, len(family) - 1)), marker)
+            for rank, source in enumerate(family)
+        }
     unknown = [source for source in sources if source not in styles]
     return styles | {source: OTHERS[rank % len(OTHERS)] for rank, source in enumerate(unknown)}
 

@@ -25,7 +25,11 @@ class Point(NamedTuple):
     max_iou: float | None
 
 
-MEASURES = {"p_diff_mean": ("-", "o", "p_diff mean"), "p_diff_best": (":", "^", "p_diff best on test"), "original_mean": ("--", "s", "original mean")}
+MEASURES = {
+    "p_diff_mean": ("-", "o", "p_diff mean"),
+    "p_diff_best": (":", "^", "p_diff best on test"),
+    "original_mean": ("--", "s", "original mean"),
+}
 
 
 @styled
@@ -42,7 +46,9 @@ def sweep_figure(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
     words = list(dict.fromkeys(every)) if any(isinstance(value, str) for value in every) else []
     has_iou = any(point.max_iou is not None for points in lines.values() for point in points)
     drawn = figure((6.2 if has_iou else 4.2) + 0.22 * len(lines))
-    panels = drawn.subplots(2 if has_iou else 1, sharex=True, squeeze=False, height_ratios=[3, 2] if has_iou else [1])[:, 0]
+    panels = drawn.subplots(2 if has_iou else 1, sharex=True, squeeze=False, height_ratios=[3, 2] if has_iou else [1])[
+        :, 0
+    ]
     for index, points in enumerate(lines.values()):
         points = [point._replace(value=words.index(point.value)) for point in points] if words else points
         color = LINE_COLORS[index % len(LINE_COLORS)]
@@ -62,14 +68,22 @@ def sweep_figure(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
         plain_log_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel(setting)
     drawn.align_ylabels()
-    measures = [Line2D([], [], color="#555555", ls="" if words else dashes, marker=marker, ms=5, label=label) for dashes, marker, label in MEASURES.values()]
-    groups = [Line2D([], [], color=LINE_COLORS[index % len(LINE_COLORS)], lw=3, label=label) for index, label in enumerate(lines)]
+    measures = [
+        Line2D([], [], color="#555555", ls="" if words else dashes, marker=marker, ms=5, label=label)
+        for dashes, marker, label in MEASURES.values()
+    ]
+    groups = [
+        Line2D([], [], color=LINE_COLORS[index % len(LINE_COLORS)], lw=3, label=label)
+        for index, label in enumerate(lines)
+    ]
     drawn.legend(handles=measures, loc="outside upper center", ncols=3)
     drawn.legend(handles=groups, loc="outside lower center", ncols=1)
     return drawn
 
 
-def draw_line(axes: Axes, points: Sequence[Point], measure: str, scale: float, *, color: str, ls: str, marker: str) -> None:
+def draw_line(
+    axes: Axes, points: Sequence[Point], measure: str, scale: float, *, color: str, ls: str, marker: str
+) -> None:
     """The mean over runs of the same value, and every run as a dot where there are several."""
     known = [(point.value, scale * getattr(point, measure)) for point in points if getattr(point, measure) is not None]
     values = sorted({value for value, _ in known})

@@ -12,21 +12,36 @@ from core.runtime.artifacts import replacing
 
 PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
 
-MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {  # of metrics.json's rows, in the order in which they are shown
+MEASURES: dict[
+    str, tuple[Column, Callable[[float], str]]
+] = {  # of metrics.json's rows, in the order in which they are shown
     "n": (Column("n", "How many models"), str),
     "accuracy_mean": (Column("mean %", "Mean test accuracy"), percent),
     "accuracy_std": (Column("std %", "Standard deviation of test accuracy over the models"), percent),
-    "accuracy_interval": (Column("95 % interval", "Bootstrap interval of the mean test accuracy, over models and test images, in percent"), str),
+    "accuracy_interval": (
+        Column(
+            "95 % interval", "Bootstrap interval of the mean test accuracy, over models and test images, in percent"
+        ),
+        str,
+    ),
     "accuracy_best": (Column("best %", "Highest test accuracy: chosen by the test images, so optimistic"), percent),
     "accuracy_median": (Column("median %", "Median test accuracy"), percent),
     "accuracy_worst": (Column("worst %", "Lowest test accuracy"), percent),
     "loss_mean": (Column("loss", "Mean negative log-likelihood on test, in nats"), lambda value: number(value, 4)),
     "ece_mean": (Column("ECE %", "Mean expected calibration error on test"), percent),
-    "max_iou_mean": (Column("max IoU", "Similarity to the most similar original, mean over models: low is novel"), number),
+    "max_iou_mean": (
+        Column("max IoU", "Similarity to the most similar original, mean over models: low is novel"),
+        number,
+    ),
     "within_iou_mean": (Column("IoU within", "Mean similarity of two models of this source: low is diverse"), number),
     "min_l2_mean": (Column("min L2", "Distance to the nearest original, mean over models"), number),
     "min_l2_relative_mean": (Column("rel. L2", "The same in units of the mean distance between two originals"), number),
-    "near_copies": (Column("copies %", "Near-copies: share of models closer to an original than any two originals are to each other"), percent),
+    "near_copies": (
+        Column(
+            "copies %", "Near-copies: share of models closer to an original than any two originals are to each other"
+        ),
+        percent,
+    ),
 }
 
 
@@ -51,13 +66,19 @@ def source_table(metrics: Mapping[str, Any]) -> str:
 def protocol_table(metrics: Mapping[str, Any]) -> str:
     """The paper's three columns under both protocols, test accuracy in percent, for a terminal."""
     sources = list(metrics["paper_protocol"])
-    return markdown(["protocol", *sources], [[label, *(percent(metrics[key].get(source)) for source in sources)] for key, label in PROTOCOLS.items()])
+    return markdown(
+        ["protocol", *sources],
+        [[label, *(percent(metrics[key].get(source)) for source in sources)] for key, label in PROTOCOLS.items()],
+    )
 
 
 def full_table(metrics: Mapping[str, Any]) -> Table:
     """One row per source with every measure that any source has."""
     shown = [key for key in MEASURES if any(key in row for row in metrics["table"])]
-    rows = [[Cell(row["source"], row["source"]), *(measure_cell(key, row.get(key)) for key in shown)] for row in metrics["table"]]
+    rows = [
+        [Cell(row["source"], row["source"]), *(measure_cell(key, row.get(key)) for key in shown)]
+        for row in metrics["table"]
+    ]
     return Table([Column("source", "Where the weights come from"), *(MEASURES[key][0] for key in shown)], rows)
 
 
@@ -65,7 +86,9 @@ def measure_cell(key: str, value: Any) -> Cell:
     """One measure of one source; an interval is ordered by its lower end."""
     if value is None:
         return Cell(ABSENT)
-    return Cell(interval(value, 100, 2), value[0]) if isinstance(value, Sequence) else Cell(MEASURES[key][1](value), value)
+    return (
+        Cell(interval(value, 100, 2), value[0]) if isinstance(value, Sequence) else Cell(MEASURES[key][1](value), value)
+    )
 
 
 def interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
@@ -78,7 +101,10 @@ def protocols(metrics: Mapping[str, Any]) -> Table | None:
     """The paper's three columns under each protocol that is there."""
     there = {label: metrics[key] for key, label in PROTOCOLS.items() if metrics.get(key)}
     sources = list(dict.fromkeys(source for values in there.values() for source in values))
-    rows = [[Cell(label, label), *(Cell(percent(values.get(source)), values.get(source)) for source in sources)] for label, values in there.items()]
+    rows = [
+        [Cell(label, label), *(Cell(percent(values.get(source)), values.get(source)) for source in sources)]
+        for label, values in there.items()
+    ]
     return Table([Column("protocol"), *(Column(f"{source} %") for source in sources)], rows) if rows else None
 
 
@@ -99,8 +125,14 @@ def comparisons(metrics: Mapping[str, Any]) -> Table | None:
         )
     columns = [
         Column("p_diff against"),
-        Column("outcome", "From the two intervals: dominates is better on one axis and worse on none, a trade-off is better on one and worse on the other"),
-        Column("accuracy, points", "Mean test accuracy of p_diff minus that of the baseline, in percentage points: above 0 is better"),
+        Column(
+            "outcome",
+            "From the two intervals: dominates is better on one axis and worse on none, a trade-off is better on one and worse on the other",
+        ),
+        Column(
+            "accuracy, points",
+            "Mean test accuracy of p_diff minus that of the baseline, in percentage points: above 0 is better",
+        ),
         Column("95 % interval"),
         Column("max IoU", "Mean maximum IoU of p_diff minus that of the baseline: below 0 is newer"),
         Column("95 % interval"),
@@ -110,7 +142,11 @@ def comparisons(metrics: Mapping[str, Any]) -> Table | None:
 
 def interval_cell(ends: Sequence[float] | None, scale: float = 1, decimals: int = 3) -> Cell:
     """The interval of a difference: both ends with their sign."""
-    return Cell(f"{signed(ends[0], scale, decimals)} to {signed(ends[1], scale, decimals)}", ends[0]) if ends else Cell(ABSENT)
+    return (
+        Cell(f"{signed(ends[0], scale, decimals)} to {signed(ends[1], scale, decimals)}", ends[0])
+        if ends
+        else Cell(ABSENT)
+    )
 
 
 def selection(metrics: Mapping[str, Any]) -> Table | None:
@@ -124,7 +160,12 @@ def selection(metrics: Mapping[str, Any]) -> Table | None:
         ]
         for row in metrics.get("selection", [])
     ]
-    columns = [Column("source"), Column("chosen by"), Column("test accuracy %"), Column("test images chose", "A choice made by test images flatters its own result")]
+    columns = [
+        Column("source"),
+        Column("chosen by"),
+        Column("test accuracy %"),
+        Column("test images chose", "A choice made by test images flatters its own result"),
+    ]
     return Table(columns, rows) if rows else None
 
 
@@ -141,7 +182,14 @@ def combination(metrics: Mapping[str, Any]) -> Table | None:
         ]
         for row in metrics.get("combination", [])
     ]
-    columns = [Column("source"), Column("method"), Column("models"), Column("accuracy %"), Column("loss", "Negative log-likelihood in nats"), Column("ECE %")]
+    columns = [
+        Column("source"),
+        Column("method"),
+        Column("models"),
+        Column("accuracy %"),
+        Column("loss", "Negative log-likelihood in nats"),
+        Column("ECE %"),
+    ]
     return Table(columns, rows) if rows else None
 
 
@@ -171,7 +219,9 @@ def source_csv(metrics: Mapping[str, Any]) -> str:
     names = [name for key in MEASURES for name in (ends if key == "accuracy_interval" else [key])]
     rows = []
     for row in metrics["table"]:
-        flat = row | {name: row["accuracy_interval"][index] for name, index in ends.items() if row.get("accuracy_interval")}
+        flat = row | {
+            name: row["accuracy_interval"][index] for name, index in ends.items() if row.get("accuracy_interval")
+        }
         rows.append([row["source"], *(flat.get(name) for name in names)])
     used = [0, *(index for index in range(1, len(names) + 1) if any(row[index] is not None for row in rows))]
     return csv_text([["source", *names][index] for index in used], [[row[index] for index in used] for row in rows])

@@ -32,7 +32,9 @@ def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Fi
         names += [name, nearest_name, None]
     ticks = [row for row, name in enumerate(names) if name]
     limit = float(np.nanquantile(np.abs(np.stack(rows[:-1])), 0.98)) or 1.0
-    shown = axes.imshow(np.stack(rows[:-1]), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    shown = axes.imshow(
+        np.stack(rows[:-1]), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+    )
     axes.set_yticks(ticks, [names[row] for row in ticks], fontsize=9)
     axes.set(xlabel=f"{len(gap)} of the weights, in their order")
     axes.set_xticks([])
@@ -61,7 +63,14 @@ def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[in
         margin = 0.15 * np.ptp(pooled)
         at = np.linspace(pooled.min() - margin, pooled.max() + margin, 160)
         for source, values in samples.items():
-            axes.plot(at, gaussian_kde(values[:, index])(at), color=styles[source][0], lw=1.8, ls="--" if source == "gaussian" else "-", label=source)
+            axes.plot(
+                at,
+                gaussian_kde(values[:, index])(at),
+                color=styles[source][0],
+                lw=1.8,
+                ls="--" if source == "gaussian" else "-",
+                label=source,
+            )
         axes.set_title(f"weight {coordinate}", fontsize=10)
         axes.set_ylim(bottom=0)
         axes.tick_params(labelleft=False, left=False, labelsize=9)
@@ -89,8 +98,19 @@ def positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, t
     for source, points_P2 in points.items():
         color, marker = styles[source]
         alone, foremost = len(points_P2) == 1, source in ("original", "p_diff")
-        look = {"s": 170, "alpha": 1, "zorder": 5} if alone else {"s": 34, "alpha": 0.75, "zorder": 4 if foremost else 3}
-        axes.scatter(*points_P2.T, **look, color=color, marker=marker, linewidths=0.5, edgecolors="white", label=source, rasterized=True)
+        look = (
+            {"s": 170, "alpha": 1, "zorder": 5} if alone else {"s": 34, "alpha": 0.75, "zorder": 4 if foremost else 3}
+        )
+        axes.scatter(
+            *points_P2.T,
+            **look,
+            color=color,
+            marker=marker,
+            linewidths=0.5,
+            edgecolors="white",
+            label=source,
+            rasterized=True,
+        )
     axes.set(xlabel=x_label, ylabel=y_label)
     if not ticks:
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
@@ -130,7 +150,15 @@ def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Seque
         kept = ordered[np.unique(np.linspace(0, size - 1, min(size, MOST_ROWS)).round().astype(int))]
         blocks.append(((tensor_ED[:, kept] - tensor_ED.mean()) / (tensor_ED.std() or 1.0)).T)
     weights = np.concatenate(blocks)
-    shown = axes.imshow(weights, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", interpolation="nearest", extent=(-0.5, len(history_ED) - 0.5, len(weights), 0))
+    shown = axes.imshow(
+        weights,
+        cmap="RdBu_r",
+        vmin=-3,
+        vmax=3,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, len(history_ED) - 0.5, len(weights), 0),
+    )
     borders = np.cumsum([0, *(len(block) for block in blocks)])
     for border in borders[1:-1]:
         axes.axhline(border, color="black", lw=1)

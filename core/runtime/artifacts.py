@@ -78,7 +78,11 @@ def load_artifact(path: Path, kind: str, hint: str = "give another path") -> tup
             if found != kind:
                 raise UserError(f"{path} is not a p-diff {kind} file (it says kind={found!r}); point to another file")
             if version != str(FORMAT_VERSION):
-                raise UserError(f"{path} has format version {version}; this version of p-diff reads {FORMAT_VERSION}, make the file again")
+                raise UserError(
+                    f"{path} has format version {version}; this version of p-diff reads {FORMAT_VERSION}, make the file again"
+                )
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["metadata"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); restore it or delete it and make it again") from error
+        raise UserError(
+            f"{path} is damaged or truncated ({error}); restore it or delete it and make it again"
+        ) from error

@@ -12,7 +12,17 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "diffusers", "safetensors", "numpy", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "hydra-core",
+    "diffusers",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def git_state() -> dict[str, Any]:

@@ -44,7 +44,9 @@ class RunDirectory:
             UserError: mode is not "train" and there is no run, or one with other settings; the folder is not writable.
         """
         if mode != "train" and not self._settings.is_file():
-            raise UserError(f"there is no trained run in {self.path}; train one with mode=train, or say with output_dir=FOLDER where it is")
+            raise UserError(
+                f"there is no trained run in {self.path}; train one with mode=train, or say with output_dir=FOLDER where it is"
+            )
         if self._settings.is_file() and (differing := differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(
@@ -53,7 +55,10 @@ class RunDirectory:
             aside = self._move_aside()
             log.info("the run with other settings (%s) was moved to %s", describe(differing), aside)
         if mode == "train":
-            write_json(self._settings, settings)
+            if (
+                not self._settings.is_file()
+            ):  # a run that matches keeps its own, which may leave open what is asked for now
+                write_json(self._settings, settings)
             with replacing(self.path / "config.yaml") as temporary:
                 OmegaConf.save(config, temporary, resolve=True)
         self.record(mode)
@@ -70,4 +75,6 @@ class RunDirectory:
         try:
             return self.path.rename(aside)
         except OSError as error:
-            raise UserError(f"cannot move the earlier run {self.path} to {aside} ({error.strerror}); choose another output_dir") from error
+            raise UserError(
+                f"cannot move the earlier run {self.path} to {aside} ({error.strerror}); choose another output_dir"
+            ) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MISSING = "(absent)"
+MACHINE_SECTIONS = ("trainer", "scoring")
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -20,17 +21,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs, by dotted name: (stored value, asked value).
 
-    A setting that is null equals an absent one, so files from before the option still match. For the same reason a whole
-    section ("task", "trainer", …) that one side lacks is not compared.
+    A setting that is null equals an absent one, so files from before the option still match. Sections about the machine
+    are compared where both sides have them: earlier versions did not record them, and only training asks for them.
     """
-    before, now = (dict(flatten(_without_sections_of_its_own(side, other))) for side, other in ((stored, asked), (asked, stored)))
+    one_sided = {name for name in MACHINE_SECTIONS if (name in stored) != (name in asked)}
+    before, now = (
+        dict(flatten({name: value for name, value in side.items() if name not in one_sided}))
+        for side in (stored, asked)
+    )
     names = [*before, *(name for name in now if name not in before)]
-    return {name: (before.get(name, MISSING), now.get(name, MISSING)) for name in names if before.get(name) != now.get(name)}
-
-
-def _without_sections_of_its_own(settings: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out each section that `other` does not have."""
-    return {name: value for name, value in settings.items() if name in other or not isinstance(value, Mapping)}
+    return {
+        name: (before.get(name, MISSING), now.get(name, MISSING)) for name in names if before.get(name) != now.get(name)
+    }
 
 
 def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:

@@ -28,7 +28,9 @@ MakeTrainer = Callable[..., Trainer]
 TF32 = "tf32"
 PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
 LOOKS_PER_FIT = 100  # how often a fit by steps reads its loss: each look waits for the device
-SAVE_EVERY = timedelta(seconds=30)  # of a fit by steps: what an interruption can cost, and long against what saving costs
+SAVE_EVERY = timedelta(
+    seconds=30
+)  # of a fit by steps: what an interruption can cost, and long against what saving costs
 SECONDS = "fit/seconds"
 STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
 
@@ -91,7 +93,9 @@ class ReportingModule(LightningModule):
             return
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}; try a smaller learning rate")
+            raise UserError(
+                f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}; try a smaller learning rate"
+            )
         self.shown = {name: value}
         self.log(name, loss.detach())
 
@@ -109,7 +113,11 @@ class StageProgressBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        epochs = f" epoch {trainer.current_epoch + 1}/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 1 else ""
+        epochs = (
+            f" epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            if trainer.max_epochs and trainer.max_epochs > 1
+            else ""
+        )
         self.train_progress_bar.set_description(self.label + epochs)
 
 
@@ -144,9 +152,9 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def num_devices(trainer: DictConfig) -> int:
-    """Return how many processes train the classifier together: `trainer.devices` as a number, a list or "auto"."""
+    """Return how many processes train the classifier together: `trainer.devices` is a number or "auto"."""
     if trainer.devices != "auto":
-        return trainer.devices if isinstance(trainer.devices, int) else len(trainer.devices)
+        return trainer.devices
     return torch.cuda.device_count() if pick_device(trainer.accelerator).type == "cuda" else 1
 
 
@@ -194,7 +202,7 @@ def fit(
         **cadence,
     )
     by_steps = max(1, steps // LOOKS_PER_FIT)
-    bar = StageProgressBar(label, refresh_rate=by_steps if max_epochs is None else max(1, min(20, steps_per_epoch // 10)))
+    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +226,9 @@ def fit(
             raise UserError(str(error)) from error
         raise
     if SECONDS not in trainer.callback_metrics:
-        raise UserError(f"{name}: there are too few images for one batch on each of {trainer.num_devices} devices; give a smaller task.batch_size or trainer.devices")
+        raise UserError(
+            f"{name}: there are too few images for one batch on each of {trainer.num_devices} devices; give a smaller task.batch_size or trainer.devices"
+        )
     module.cpu()
     seconds = round(trainer.callback_metrics[SECONDS].item(), 2)
     save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})

@@ -29,7 +29,12 @@ CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("pe
 def training_settings(system: DictConfig, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
     """What decides the trained generator; the sampler does not, it may be changed afterwards."""
     trained = {name: value for name, value in OmegaConf.to_container(system).items() if name != "sampler"}
-    return {"seed": seed, "task": {"param": {"k": len(checkpoints)}}, "checkpoints": checkpoints.fingerprint, "system": trained}
+    return {
+        "seed": seed,
+        "task": {"param": {"k": len(checkpoints)}},
+        "checkpoints": checkpoints.fingerprint,
+        "system": trained,
+    }
 
 
 def train_generator(
@@ -56,18 +61,33 @@ def train_generator(
     shared = {"state_dir": state_dir, "make_trainer": make_trainer, "loggers": loggers}
     vectors_KD = checkpoints.vectors_KD
     per_tensor = system.normalization == "per_tensor"
-    normalizer = Normalizer.per_tensor(vectors_KD, checkpoints.subset) if per_tensor else Normalizer.identity(vectors_KD.shape[1])
+    normalizer = (
+        Normalizer.per_tensor(vectors_KD, checkpoints.subset)
+        if per_tensor
+        else Normalizer.identity(vectors_KD.shape[1])
+    )
     autoencoder = train_autoencoder(system, vectors_KD, normalizer, seed, stages, **shared)
     if system.denoiser:
         batches = (normalizer.normalize(batch) for batch in vectors_KD.split(system.batch_size))
-        latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])  # once: the autoencoder no longer changes
+        latents_KL = torch.cat(
+            [autoencoder.encode(batch) for batch in batches]
+        )  # once: the autoencoder no longer changes
         standardized = system.latent_normalization == "per_coordinate"
-        latent_normalizer = Normalizer.per_coordinate(latents_KL) if standardized else Normalizer.identity(latents_KL.shape[1])
+        latent_normalizer = (
+            Normalizer.per_coordinate(latents_KL) if standardized else Normalizer.identity(latents_KL.shape[1])
+        )
         denoiser = train_denoiser(system, latent_normalizer.normalize(latents_KL), seed, stages, **shared)
     else:
         latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
-    trained_on = {"fingerprint": checkpoints.fingerprint, "k": len(checkpoints), "seed": seed, "seconds": dict(stages.seconds)}
-    return WeightGenerator(recipes, checkpoints.subset, normalizer, latent_normalizer, autoencoder, denoiser, trained_on)
+    trained_on = {
+        "fingerprint": checkpoints.fingerprint,
+        "k": len(checkpoints),
+        "seed": seed,
+        "seconds": dict(stages.seconds),
+    }
+    return WeightGenerator(
+        recipes, checkpoints.subset, normalizer, latent_normalizer, autoencoder, denoiser, trained_on
+    )
 
 
 def check_choices(system: DictConfig) -> None:
@@ -77,12 +97,16 @@ def check_choices(system: DictConfig) -> None:
             raise UserError(f"system.{name}={system[name]}: expected one of {', '.join(choices)}")
 
 
-def train_autoencoder(system: DictConfig, vectors_KD: Tensor, normalizer: Normalizer, seed: int, stages: Stages, **shared: Any) -> nn.Module:
+def train_autoencoder(
+    system: DictConfig, vectors_KD: Tensor, normalizer: Normalizer, seed: int, stages: Stages, **shared: Any
+) -> nn.Module:
     """Stage one; an autoencoder without parameters only adapts to the vectors. Returns it frozen, in eval mode."""
     with stages.stage("autoencoder"):
         torch.manual_seed(derive_seed(seed, "autoencoder/init"))
         autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
-        prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]), len(vectors_KD))
+        prepared_K = autoencoder.adapt(
+            lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
+        )
         seconds = None
         if list(autoencoder.parameters()):
             module = AutoencoderModule(
@@ -114,6 +138,8 @@ def train_denoiser(system: DictConfig, latents_KL: Tensor, seed: int, stages: St
             seed=seed,
             compile_mode=system.compile,
         )
-        seconds = fit(module, name="diffusion", label=stages.label, callbacks=[WeightAverage(system.ema_decay)], **shared)
+        seconds = fit(
+            module, name="diffusion", label=stages.label, callbacks=[WeightAverage(system.ema_decay)], **shared
+        )
     stages.seconds["diffusion"] = seconds
     return module.denoiser

@@ -32,12 +32,30 @@ class SteppedModule(ReportingModule):
         compile_mode: of `torch.compile` for the loss ("default"; "reduce-overhead" uses CUDA graphs); None runs it as it is.
     """
 
-    def __init__(self, rows_K: Tensor, *, stage: str, make_optimizer: MakeOptimizer, num_steps: int, batch_size: int, seed: int, compile_mode: str | None = None):
+    def __init__(
+        self,
+        rows_K: Tensor,
+        *,
+        stage: str,
+        make_optimizer: MakeOptimizer,
+        num_steps: int,
+        batch_size: int,
+        seed: int,
+        compile_mode: str | None = None,
+    ):
         super().__init__()
         if num_steps < 1 or batch_size < 2:
-            raise UserError(f"{stage}: num_steps={num_steps} and batch_size={batch_size}; expected at least 1 step and batches of at least 2")
+            raise UserError(
+                f"{stage}: num_steps={num_steps} and batch_size={batch_size}; expected at least 1 step and batches of at least 2"
+            )
         self.register_buffer("rows_K", rows_K, persistent=False)
-        self.stage, self.make_optimizer, self.num_steps, self.batch_size, self.seed = stage, make_optimizer, num_steps, batch_size, seed
+        self.stage, self.make_optimizer, self.num_steps, self.batch_size, self.seed = (
+            stage,
+            make_optimizer,
+            num_steps,
+            batch_size,
+            seed,
+        )
         self.compiled_loss = torch.compile(self.loss, mode=compile_mode) if compile_mode else None
 
     def loss(self, rows_B: Tensor) -> Tensor:
@@ -68,8 +86,13 @@ class SteppedModule(ReportingModule):
     def on_train_end(self) -> None:
         for name, tensor in self.state_dict().items():
             if not torch.isfinite(tensor).all():  # the last steps may have led there, and it must not count as finished
-                raise UserError(f"{self.stage}: {name} is not finite after {self.global_step} steps; try a smaller learning rate")
+                raise UserError(
+                    f"{self.stage}: {name} is not finite after {self.global_step} steps; try a smaller learning rate"
+                )
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.trained_parameters())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"},
+        }

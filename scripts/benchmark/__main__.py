@@ -12,15 +12,20 @@ from typing import Any
 
 import torch
 
+from core.command_line.run_command import run_command
 from core.report.cells import markdown
 from core.runtime.artifacts import replacing, write_json
 from core.runtime.provenance import provenance
 from core.runtime.trainer import pick_device
 from scripts.benchmark import growth, loading, samplers, sampling, scoring, training
 from scripts.benchmark.contest import measure
-from scripts.command_line import run_command
 
-CONTESTS = {"scoring": scoring, "sampling": sampling, "loading": loading, "training": training}  # ours against the reference
+CONTESTS = {
+    "scoring": scoring,
+    "sampling": sampling,
+    "loading": loading,
+    "training": training,
+}  # ours against the reference
 SECTIONS = (*CONTESTS, "growth", "samplers")
 
 
@@ -30,7 +35,9 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(SECTIONS)}")
     parser.add_argument("--repeats", type=int, default=5, help="measured pairs per case, after one warm-up (default 5)")
     parser.add_argument("--accelerator", default="auto", help="auto or cpu")
-    parser.add_argument("--run", type=Path, help="a finished run of train_p_diff.py, whose generator the samplers are compared on")
+    parser.add_argument(
+        "--run", type=Path, help="a finished run of train_p_diff.py, whose generator the samplers are compared on"
+    )
     parser.add_argument("--out", type=Path, help="folder for benchmark.md and benchmark.json")
     chosen = parser.parse_args()
     if unknown := set(chosen.stages) - set(SECTIONS):
@@ -43,7 +50,9 @@ def main() -> None:
     device = pick_device(chosen.accelerator)
 
     machine, results = provenance(), {}
-    parts = [f"{machine['time']}, {machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, {device.type}"]
+    parts = [
+        f"{machine['time']}, {machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, {device.type}"
+    ]
     for stage in stages:
         results[stage], text = measure_stage(stage, device, chosen)
         parts.append(f"## {stage}\n\n{text}")
@@ -77,7 +86,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{1000 * row['reference_seconds']:.3g}",
             f"{row['ratio']:.2f}" if row["ratio"] < 10 else f"{row['ratio']:.0f}",
             f"{row['ratio_min']:.3g}–{row['ratio_max']:.3g}",
-            *("–" if row[side] is None else f"{row[side] / 1e6:.0f}" for side in ("ours_peak_bytes", "reference_peak_bytes")),
+            *(
+                "–" if row[side] is None else f"{row[side] / 1e6:.0f}"
+                for side in ("ours_peak_bytes", "reference_peak_bytes")
+            ),
         ]
         for row in rows
     ]

@@ -58,8 +58,12 @@ class Measured:
             "ratio": statistics.median(ratios),
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
-            "ours_peak_bytes": max((cost.peak_bytes for cost in self.ours if cost.peak_bytes is not None), default=None),
-            "reference_peak_bytes": max((cost.peak_bytes for cost in self.reference if cost.peak_bytes is not None), default=None),
+            "ours_peak_bytes": max(
+                (cost.peak_bytes for cost in self.ours if cost.peak_bytes is not None), default=None
+            ),
+            "reference_peak_bytes": max(
+                (cost.peak_bytes for cost in self.reference if cost.peak_bytes is not None), default=None
+            ),
             **self.contest.facts,
         }
 

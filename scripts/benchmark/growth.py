@@ -25,7 +25,9 @@ from core.training.autoencoder_module import AutoencoderModule
 from scripts.benchmark.contest import finish, peak
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
-LARGEST_PAPER_SIZE = 2_048  # D; at 100,000 a step of it took two minutes and 22 GB, at 1,000,000 it would take ten times that
+LARGEST_PAPER_SIZE = (
+    2_048  # D; at 100,000 a step of it took two minutes and 22 GB, at 1,000,000 it would take ten times that
+)
 PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288, batch 50 (p-diff v3)
 BATCH, STEPS, PAPER_STEPS = 50, 8, 2
 RANK_OF_DATA = 20  # directions in which the checkpoints differ, besides noise
@@ -39,9 +41,15 @@ def section(device: torch.device) -> tuple[list[dict[str, Any]], str]:
             path = Path(folder) / "checkpoints.safetensors"
             alone(partial(write_checkpoints, path, num_checkpoints, num_params))
             row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
-            row |= {f"chunked_{name}": value for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device)).items()}
+            row |= {
+                f"chunked_{name}": value
+                for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device)).items()
+            }
             if num_params <= LARGEST_PAPER_SIZE:
-                row |= {f"paper_{name}": value for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device)).items()}
+                row |= {
+                    f"paper_{name}": value
+                    for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device)).items()
+                }
             rows.append(row)
     return rows, table(rows)
 
@@ -67,9 +75,18 @@ def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.devic
     checkpoints = CheckpointSet.load(path)
     normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
     autoencoder = kind(checkpoints.subset.num_params)
-    prepared_K = autoencoder.adapt(lambda part: normalizer.columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints))
+    prepared_K = autoencoder.adapt(
+        lambda part: normalizer.columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
+    )
     rows = (checkpoints.vectors_KD, normalizer) if prepared_K is None else (prepared_K,)
-    module = AutoencoderModule(autoencoder, *rows, make_optimizer=partial(torch.optim.AdamW, lr=1e-3), num_steps=num_steps, batch_size=BATCH, seed=0)
+    module = AutoencoderModule(
+        autoencoder,
+        *rows,
+        make_optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        num_steps=num_steps,
+        batch_size=BATCH,
+        seed=0,
+    )
     module.to(device).train()
     optimizer = module.make_optimizer(module.trained_parameters())
     ends = [time.perf_counter()]
@@ -88,7 +105,17 @@ def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.devic
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line per size."""
-    header = ["K", "D", "file, GB", "chunked: read and adapt, s", "step, ms", "peak, GB", "paper's: step, ms", "peak, GB", "published peak, GB"]
+    header = [
+        "K",
+        "D",
+        "file, GB",
+        "chunked: read and adapt, s",
+        "step, ms",
+        "peak, GB",
+        "paper's: step, ms",
+        "peak, GB",
+        "published peak, GB",
+    ]
     cells = []
     for row in rows:
         published = PAPER_GIGABYTES.get(row["d"])

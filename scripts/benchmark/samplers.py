@@ -17,7 +17,13 @@ from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from tasks.task import Task
 
-SAMPLERS = (("ddpm", 1000), ("ddim", 50), ("dpm_solver", 10), ("dpm_solver", 20), ("dpm_solver", 50))  # the first is the reference
+SAMPLERS = (
+    ("ddpm", 1000),
+    ("ddim", 50),
+    ("dpm_solver", 10),
+    ("dpm_solver", 20),
+    ("dpm_solver", 50),
+)  # the first is the reference
 NUM_MODELS = 200
 
 
@@ -46,13 +52,30 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
         seconds = time.perf_counter() - start
         scores = score(vectors_MD)
         similarity = float(max_iou(scores.wrong_MN, originals_wrong_KN).mean())
-        rows.append({"sampler": name, "steps": num_steps, "seconds": seconds, "accuracy_mean": float(scores.accuracy_M.mean()), "max_iou_mean": similarity})
+        rows.append(
+            {
+                "sampler": name,
+                "steps": num_steps,
+                "seconds": seconds,
+                "accuracy_mean": float(scores.accuracy_M.mean()),
+                "max_iou_mean": similarity,
+            }
+        )
     return rows, table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Every sampler beside the first."""
-    header = ["sampler", "steps", f"{NUM_MODELS} models, s", "times faster", "accuracy mean %", "difference, points", "max IoU", "difference"]
+    header = [
+        "sampler",
+        "steps",
+        f"{NUM_MODELS} models, s",
+        "times faster",
+        "accuracy mean %",
+        "difference, points",
+        "max IoU",
+        "difference",
+    ]
     first = rows[0]
     return markdown(
         header,

@@ -26,7 +26,10 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.
     encoder = instantiate(system.autoencoder, num_params=SUBSET.num_params)
     latent_dim = encoder.latent_dim
     return WeightGenerator(
-        {name: OmegaConf.to_container(system[name], resolve=True) for name in ("autoencoder", "denoiser", "schedule", "sampler")},
+        {
+            name: OmegaConf.to_container(system[name], resolve=True)
+            for name in ("autoencoder", "denoiser", "schedule", "sampler")
+        },
         SUBSET,
         Normalizer(torch.zeros(SUBSET.num_params), torch.ones(SUBSET.num_params)),
         Normalizer(torch.zeros(latent_dim), torch.ones(latent_dim)),

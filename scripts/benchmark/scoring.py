@@ -9,9 +9,9 @@ from torch.utils.data import TensorDataset
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.precision import float32_products
 from scripts.benchmark.contest import Contest
-from tasks.frozen_prefix import split_network
-from tasks.models import build_classifier
-from tasks.scoring import Scorer
+from tasks.networks.build import build_classifier
+from tasks.scoring.frozen_prefix import split_network
+from tasks.scoring.scorer import Scorer
 
 CASES = {  # name: (timm name, channels, image size); the last two normalization layers
     "ResNet-18, 16×16 digits": ("resnet18", 1, 16),
@@ -23,7 +23,11 @@ CASES = {  # name: (timm name, channels, image size); the last two normalization
 BATCH, NUM_SUFFIX = 32, 10
 
 
-WHOLE = {"MLP-mini, whole": "mlp_mini", "ViT-mini, whole": "vit_mini", "ConvNet-mini, whole": "convnet_mini"}  # at 3×64×64
+WHOLE = {
+    "MLP-mini, whole": "mlp_mini",
+    "ViT-mini, whole": "vit_mini",
+    "ConvNet-mini, whole": "convnet_mini",
+}  # at 3×64×64
 WHOLE_BATCH, NUM_WHOLE = 256, 32
 
 
@@ -50,13 +54,19 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
         on_device = images.tensors[0].to(device)
 
         def one_by_one(model=model, subset=subset, vectors_MD=vectors_MD.to(device), images=on_device):
-            return [torch.func.functional_call(model, unflatten(vector_D, subset), (images,)) for vector_D in vectors_MD]
+            return [
+                torch.func.functional_call(model, unflatten(vector_D, subset), (images,)) for vector_D in vectors_MD
+            ]
 
         yield Contest(
             "scoring",
             case,
             f"model, {WHOLE_BATCH} images",
-            ours=exactly(lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(scorer.network.cache(images), vectors_MD)),
+            ours=exactly(
+                lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(
+                    scorer.network.cache(images), vectors_MD
+                )
+            ),
             reference=exactly(one_by_one),
             our_units=NUM_WHOLE,
             reference_units=NUM_WHOLE,
@@ -72,7 +82,9 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
         subset = resolve_subset(model, "last_norms", count=2)
         images = torch.randn(batch, channels, size, size, device=device)
         network = split_network(model, subset.names, images)
-        parameters = unflatten(flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device), subset)
+        parameters = unflatten(
+            flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device), subset
+        )
         with torch.inference_mode(), float32_products():
             crossing = network.cache(images)
             ours, full = network.logits(crossing, parameters), torch.func.functional_call(model, parameters, (images,))
@@ -86,6 +98,10 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
             facts={
                 "same_predictions": bool((ours.argmax(1) == full.argmax(1)).all()),
                 "largest_logit_difference": float((ours - full).abs().max()),
-                "cache_megabytes_per_image": sum(tensor.nbytes for tensor in crossing if isinstance(tensor, torch.Tensor)) / batch / 1e6,
+                "cache_megabytes_per_image": sum(
+                    tensor.nbytes for tensor in crossing if isinstance(tensor, torch.Tensor)
+                )
+                / batch
+                / 1e6,
             },
         )

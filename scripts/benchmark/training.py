@@ -56,7 +56,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
         )
         if case not in COMPILED:
             continue
-        compiled = make(num_steps=num_steps, compile_mode="default")  # once: later calls find it compiled, as later steps do
+        compiled = make(
+            num_steps=num_steps, compile_mode="default"
+        )  # once: later calls find it compiled, as later steps do
         yield Contest(
             "training",
             f"{case}: compiled against eager",
@@ -71,7 +73,10 @@ def contests(device: torch.device) -> Iterator[Contest]:
 def with_lightning(make: Callable[..., SteppedModule], num_steps: int, device: torch.device) -> None:
     """As the pipeline does it, files and progress bar included."""
     module = make(num_steps=num_steps)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # its progress bar would end up among the results
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        redirect_stdout(io.StringIO()),
+    ):  # its progress bar would end up among the results
         make_trainer = partial(Trainer, accelerator="cpu" if device.type == "cpu" else "gpu", devices=1)
         fit(module, name="benchmark", label="benchmark", state_dir=Path(folder) / "state", make_trainer=make_trainer)
 

@@ -14,7 +14,7 @@ from scripts.benchmark.sampling import generator_with
 from scripts.gpu_check.scoring import scorer_of
 from scripts.gpu_check.subjects import STAGES, resnet18
 from scripts.gpu_check.timing import Meter, Window, fit_stage
-from tasks.finetuning import finetune
+from tasks.collecting.finetuning import finetune
 from tasks.task import Task
 
 

@@ -4,8 +4,8 @@ import argparse
 import importlib
 from pathlib import Path
 
+from core.command_line.run_command import run_command
 from core.runtime.trainer import pick_device
-from scripts.command_line import run_command
 from scripts.gpu_check.findings import Findings
 from scripts.gpu_check.parts import PARTS
 

@@ -11,8 +11,8 @@ from scripts.benchmark.contest import cost_of
 from scripts.gpu_check.findings import NEEDS_GPU, Findings
 from scripts.gpu_check.subjects import Classified, resnet18
 from scripts.gpu_check.timing import SCORING_PRECISIONS
-from tasks.frozen_prefix import split_network
-from tasks.scoring import Scorer
+from tasks.scoring.frozen_prefix import split_network
+from tasks.scoring.scorer import Scorer
 
 GOALS_S = {"tf32": 1.0}
 

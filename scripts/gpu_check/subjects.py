@@ -21,7 +21,7 @@ from core.training.diffusion_module import LatentDiffusionModule
 from core.training.stepped_module import SteppedModule
 from core.training.weight_average import WeightAverage
 from tasks.data.splits import ImageData
-from tasks.models import build_classifier
+from tasks.networks.build import build_classifier
 
 COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 EMA_DECAY = 0.99  # of configs/system/ae_ddpm.yaml

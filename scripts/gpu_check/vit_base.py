@@ -14,7 +14,7 @@ from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.scoring import compare_precisions
 from scripts.gpu_check.subjects import Classified, vit_base
 from scripts.gpu_check.timing import TRAINER_PRECISIONS, Clock, Window, trainer_on
-from tasks.collection import collect_vectors
+from tasks.collecting.collection import collect_vectors
 
 NUM_MODELS, NUM_IMAGES = 50, 1024
 FULL, TINY = (5, 20), (1, 2)  # steps before the clock starts, steps it measures

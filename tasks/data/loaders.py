@@ -4,7 +4,6 @@ B images in one batch · C color channels · S image size in pixels.
 """
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from core.runtime.errors import UserError
+from core.runtime.memory import available_cores
 from core.runtime.seeding import derive_seed
 
 log = logging.getLogger(__name__)
@@ -102,10 +102,22 @@ def training_loader(
     )
 
 
-def fixed_loader(images: Dataset, batch_size: int, num_workers: int | str = 0, device: torch.device = CPU) -> DataLoader:
-    """Return every image in order, for validation and scoring."""
+def fixed_loader(
+    images: Dataset, batch_size: int, num_workers: int | str = 0, device: torch.device = CPU, keep_workers: bool = False
+) -> DataLoader:
+    """Return every image in order, for validation and scoring.
+
+    Args:
+        keep_workers: for a loader that is iterated in every epoch.
+    """
     workers = choose_workers(images, batch_size, num_workers, device)
-    return DataLoader(images, batch_size, num_workers=workers, pin_memory=device.type == "cuda")
+    return DataLoader(
+        images,
+        batch_size,
+        num_workers=workers,
+        persistent_workers=keep_workers and workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, device: torch.device) -> int:
@@ -117,7 +129,8 @@ def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, dev
         UserError: the batches of this many workers do not fit into shared memory.
     """
     if num_workers == AUTO:
-        if device.type == "cpu" or isinstance(images, TensorDataset):
+        in_memory = isinstance(images.dataset if isinstance(images, Subset) else images, TensorDataset)
+        if device.type == "cpu" or in_memory:
             return 0
         processes = dist.get_world_size() if dist.is_initialized() else 1
         wanted = min(MOST_WORKERS, max(1, available_cores() // processes))
@@ -135,11 +148,6 @@ def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, dev
     fitting = int(free // per_worker)
     log.info("%s: images are read by %d workers; enlarge it for more (docker run --shm-size=8g)", needed, fitting)
     return fitting
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def bytes_per_item(images: Dataset) -> int:

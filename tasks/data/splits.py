@@ -89,9 +89,10 @@ class ImageData:
     @property
     def about(self) -> dict[str, Any]:
         """Entries of a stored file from which its networks can be built and fed without the images."""
-        if self.colors is None:
+        colors = self.colors or own_normalization(self.train)
+        if colors is None:
             return {"facts": self.facts}
-        mean, std = map(list, self.colors)
+        mean, std = map(list, colors)
         return {"facts": self.facts, "normalization": {"mean": mean, "std": std}}
 
     @property
@@ -112,6 +113,13 @@ class ImageData:
                 image, label = split[index]
                 digest.update(normalize(image).numpy().tobytes() + bytes(str(int(label)), "ascii"))
         return digest.hexdigest()[:16]
+
+
+def own_normalization(images: Dataset) -> Colors | None:
+    """Return mean and std of the v2.Normalize in a user's own dataset, to be recorded; None where it shows none."""
+    transform = getattr(images, "transform", None)
+    steps = getattr(transform, "transforms", [transform])
+    return next(((step.mean, step.std) for step in steps if isinstance(step, v2.Normalize)), None)
 
 
 class TransformedImages(Dataset):

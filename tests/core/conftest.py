@@ -83,7 +83,9 @@ def tiny_system(shrunk_system: DictConfig) -> DictConfig:
 @pytest.fixture
 def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> WeightGenerator:
     """An untrained generator whose normalizers and BatchNorm statistics are anything but neutral."""
-    recipes = {name: OmegaConf.to_container(tiny_system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")}
+    recipes = {
+        name: OmegaConf.to_container(tiny_system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")
+    }
     subset = tiny_checkpoints.subset
     return WeightGenerator(
         recipes,

@@ -41,7 +41,9 @@ def randomize(model: nn.Module) -> nn.Module:
 
 def make_network() -> nn.Sequential:
     """Its last two norms hold 2 · 14 + 2 · 16 = 60 numbers."""
-    return nn.Sequential(nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)).eval()
+    return nn.Sequential(
+        nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+    ).eval()
 
 
 def make_checkpoints(network: nn.Module) -> CheckpointSet:

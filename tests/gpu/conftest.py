@@ -8,6 +8,8 @@ from torch.utils.data import TensorDataset
 
 from tasks.data.splits import ImageData
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it once, at the first product on a GPU
+
 
 @pytest.fixture(scope="session")
 def device():
@@ -37,9 +39,8 @@ def one_thread():
 
 
 @pytest.fixture
-def deterministic(monkeypatch):
+def deterministic():
     """Let a test set trainer.deterministic=true, which Lightning would leave switched on for the tests after it."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(before[0])

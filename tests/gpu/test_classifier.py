@@ -6,9 +6,9 @@ from hydra.utils import instantiate
 from pytorch_lightning import Callback
 
 from core.checkpoints.subset import resolve_subset
-from tasks.collection import collect_vectors
-from tasks.models import build_classifier
-from tasks.training import train_networks
+from tasks.collecting.collection import collect_vectors
+from tasks.collecting.training import train_networks
+from tasks.networks.build import build_classifier
 from tests.gpu.tiny import configuration
 
 TASK = (

@@ -7,8 +7,9 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from tasks.data.splits import ColorNormalizer
-from tasks.models import build_classifier
-from tasks.scoring import Scorer
+from tasks.networks.build import build_classifier
+from tasks.scoring import prefix_cache
+from tasks.scoring.scorer import Scorer
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -48,6 +49,19 @@ def test_in_fp32_the_device_scores_as_the_cpu(device, name):
 def test_what_is_kept_in_whichever_memory_changes_nothing(device, cache_bytes):
     _, expected, _ = score("resnet18", device)
     scorer, first, vectors_MD = score("resnet18", device, cache_bytes=cache_bytes)
+    for scores in (first, scorer(vectors_MD)):
+        assert np.array_equal(scores.wrong_MN, expected.wrong_MN)
+        np.testing.assert_allclose(scores.loss_M, expected.loss_M, rtol=1e-6)
+
+
+def test_chunks_that_the_gpu_has_no_room_for_are_kept_pinned(gpu, monkeypatch):
+    _, expected, _ = score("resnet18", gpu)
+    bytes_of_one_chunk = sum(tensor.nbytes for tensor in next(iter(score("resnet18", gpu)[0].chunks)).tensors())
+    free = {"cuda": 1.5 * bytes_of_one_chunk / prefix_cache.SHARE, "cpu": 1e9}
+    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: free[device.type])
+    scorer, first, vectors_MD = score("resnet18", gpu)
+    kept = [chunk.labels_B for chunk in scorer.chunks._kept]
+    assert kept[0].is_cuda and kept[-1].is_pinned() and len(kept) == len(scorer.chunks)
     for scores in (first, scorer(vectors_MD)):
         assert np.array_equal(scores.wrong_MN, expected.wrong_MN)
         np.testing.assert_allclose(scores.loss_M, expected.loss_M, rtol=1e-6)

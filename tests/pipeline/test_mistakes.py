@@ -28,7 +28,11 @@ def rewritten(workplace, change):
         ("task_training.py", "task.epochs=2", ["task.epochs=1 there, 2 here", "task.param.path="]),
         ("task_training.py", "seed=1", ["task.seed=42 there, 1 here"]),
         ("task_training.py", "trainer.precision=32-true", ["trainer.precision=tf32 there, 32-true here"]),
-        ("task_training.py", "trainer.precision=bf16-true", ["trainer.precision=bf16-true", "tf32, 32-true, bf16-mixed, 16-mixed"]),
+        (
+            "task_training.py",
+            "trainer.precision=bf16-true",
+            ["trainer.precision=bf16-true", "tf32, 32-true, bf16-mixed, 16-mixed"],
+        ),
         ("train_p_diff.py", "task.param.k=7", ["task.param.k=7", "holds 6"]),
         ("train_p_diff.py", "task.param.k=1", ["task.param.k=1", "at least 2"]),
         ("train_p_diff.py", "task.param.path=nowhere.safetensors", ["nowhere.safetensors", "task_training.py"]),
@@ -38,7 +42,12 @@ def rewritten(workplace, change):
         ("train_p_diff.py", "system.denoiser.hidden_dim=wide", ["MLPDenoiser"]),
         ("train_p_diff.py", "system.sampler.num_steps=2000", ["num_steps=2000", "1000"]),
         ("train_p_diff.py", "output_dir=/dev/null/run", ["/dev/null/run"]),
-        pytest.param("train_p_diff.py", "trainer=gpu", ["trainer.accelerator=gpu", "trainer=cpu"], marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
+        pytest.param(
+            "train_p_diff.py",
+            "trainer=gpu",
+            ["trainer.accelerator=gpu", "trainer=cpu"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
     ],
 )
 def test_a_wrong_value_is_named(workplace, script, override, words):

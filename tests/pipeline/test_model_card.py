@@ -16,11 +16,14 @@ from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.artifacts import write_json
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
-from tasks.models import build_classifier
+from tasks.networks.build import build_classifier
 from tests.scripts import foreign
 
 METRICS = {
-    "table": [{"source": "p_diff", "n": 9, "accuracy_mean": 0.5, "accuracy_best": 0.625, "max_iou_mean": 0.75}, {"source": "ensemble", "n": 1, "accuracy_mean": 0.5, "accuracy_best": 0.5}],
+    "table": [
+        {"source": "p_diff", "n": 9, "accuracy_mean": 0.5, "accuracy_best": 0.625, "max_iou_mean": 0.75},
+        {"source": "ensemble", "n": 1, "accuracy_mean": 0.5, "accuracy_best": 0.5},
+    ],
     "verdict": {"sentences": ["No, it is not better.", "More."]},
 }
 
@@ -35,8 +38,15 @@ def checkpoints_of(recipe, facts, **provenance):
     model = build_classifier(**recipe, **facts)
     subset = resolve_subset(model, "last_norms")
     vectors_KD = flatten(model, subset) + torch.randn(3, subset.num_params)
-    settings = {"task": {"model": {"small_stem": None, "pretrained": False, "options": {}} | recipe, "data": {"dataset": "digits"}}}
-    return model, CheckpointSet(vectors_KD, torch.ones(3), subset, model.state_dict(), settings, {"seconds": {}, "facts": facts} | provenance)
+    settings = {
+        "task": {
+            "model": {"small_stem": None, "pretrained": False, "options": {}} | recipe,
+            "data": {"dataset": "digits"},
+        }
+    }
+    return model, CheckpointSet(
+        vectors_KD, torch.ones(3), subset, model.state_dict(), settings, {"seconds": {}, "facts": facts} | provenance
+    )
 
 
 def exported(checkpoints, folder, metrics=None):
@@ -64,7 +74,11 @@ def pasted(folder, monkeypatch):
         ({"name": "resnet18", "small_stem": False}, {"num_classes": 10, "channels": 1, "image_size": 64}, True),
         ({"name": "test_resnet"}, {"num_classes": 10, "channels": 1, "image_size": 16}, True),
         (
-            {"name": "vit_tiny_patch16_224", "small_stem": False, "options": {"img_size": 32, "patch_size": 8, "depth": 2, "global_pool": "avg"}},
+            {
+                "name": "vit_tiny_patch16_224",
+                "small_stem": False,
+                "options": {"img_size": 32, "patch_size": 8, "depth": 2, "global_pool": "avg"},
+            },
             {"num_classes": 5, "channels": 4, "image_size": 32},
             True,
         ),
@@ -74,7 +88,9 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
     model, checkpoints = checkpoints_of(recipe, facts)
     folder = exported(checkpoints, tmp_path)
     images = torch.randn(2, facts["channels"], facts["image_size"], facts["image_size"])
-    expected = torch.func.functional_call(model.eval(), unflatten(checkpoints.vectors_KD[0], checkpoints.subset), (images,))
+    expected = torch.func.functional_call(
+        model.eval(), unflatten(checkpoints.vectors_KD[0], checkpoints.subset), (images,)
+    )
     torch.testing.assert_close(pasted(folder, monkeypatch)(images), expected, rtol=0, atol=0)
 
     assert (folder / "config.json").is_file() == (folder / "model.safetensors").is_file() == hub
@@ -86,7 +102,11 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
 
 
 def test_the_front_matter_is_yaml_and_leaves_the_license_open(tmp_path):
-    _, checkpoints = checkpoints_of({"name": "test_resnet"}, {"num_classes": 10, "channels": 1, "image_size": 16}, normalization={"mean": [0.3], "std": [0.2]})
+    _, checkpoints = checkpoints_of(
+        {"name": "test_resnet"},
+        {"num_classes": 10, "channels": 1, "image_size": 16},
+        normalization={"mean": [0.3], "std": [0.2]},
+    )
     card = (exported(checkpoints, tmp_path) / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
     front = yaml.safe_load(head)
@@ -121,7 +141,12 @@ def test_a_network_of_ones_own_is_made_by_ones_own_code(tmp_path, monkeypatch):
 def test_a_run_leaves_a_card_with_its_own_numbers(workplace):
     metrics = workplace.metrics()
     folder = workplace.path / "outputs/digits_test_resnet/ae_ddpm/generated"
-    assert {path.name for path in folder.iterdir()} == {"000.safetensors", "model.safetensors", "README.md", "config.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "000.safetensors",
+        "model.safetensors",
+        "README.md",
+        "config.json",
+    }
     card = (folder / "README.md").read_text()
     assert metrics["verdict"]["sentences"][0] in card and "normalized with mean [0.305]" in card
     model = foreign.make_network()

@@ -25,7 +25,15 @@ SOURCES = [
 
 def test_a_run_writes_what_the_readme_promises(workplace):
     run = workplace.path / RUN
-    for name in ("config.yaml", "provenance.json", "metrics.json", "metrics.jsonl", "generator.safetensors", "report/table.md", "generated/000.safetensors"):
+    for name in (
+        "config.yaml",
+        "provenance.json",
+        "metrics.json",
+        "metrics.jsonl",
+        "generator.safetensors",
+        "report/table.md",
+        "generated/000.safetensors",
+    ):
         assert (run / name).is_file(), name
     assert {path.stem for path in (run / "scores").iterdir()} == {*SOURCES, "soup_original", "soup_p_diff"}
     assert any(run.glob("tensorboard/events*"))
@@ -45,7 +53,15 @@ def test_metrics_follow_the_contract(workplace):
         assert 0 <= row["accuracy_worst"] <= row["accuracy_median"] <= row["accuracy_best"] <= 1
         assert 0 <= row["max_iou_mean"] <= 1 and row["min_l2_mean"] >= 0
     assert "accuracy_std" not in rows["ensemble"] and "within_iou_mean" not in rows["ensemble"]
-    assert set(metrics["seconds"]) == {"train_task", "collect", "autoencoder", "diffusion", "generate", "score", "report"}
+    assert set(metrics["seconds"]) == {
+        "train_task",
+        "collect",
+        "autoencoder",
+        "diffusion",
+        "generate",
+        "score",
+        "report",
+    }
     assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
 
 
@@ -105,7 +121,9 @@ def test_checkpoints_may_be_modelled_and_tested_on_another_machine_than_they_com
     assert workplace.run("train_p_diff.py", "mode=test", elsewhere).error == 0
     assert workplace.metrics()["table"] == before
     assert workplace.run("train_p_diff.py", elsewhere, "output_dir=outputs/exact").error == 0
-    assert workplace.run("train_p_diff.py", "output_dir=outputs/exact").error == 0, "another precision is another training"
+    assert workplace.run("train_p_diff.py", "output_dir=outputs/exact").error == 0, (
+        "another precision is another training"
+    )
     assert (workplace.path / "outputs/exact.1").is_dir()
 
 
@@ -121,7 +139,10 @@ def test_a_damaged_score_table_is_made_again(workplace):
 def test_the_sampler_can_be_changed_without_training_again(workplace):
     run = workplace.path / "outputs/ddim"
     shutil.copytree(workplace.path / RUN, run)
-    generator, sampled = (run / "generator.safetensors").read_bytes(), ScoreTable.load(run / "scores/p_diff.npz").vectors_MD
+    generator, sampled = (
+        (run / "generator.safetensors").read_bytes(),
+        ScoreTable.load(run / "scores/p_diff.npz").vectors_MD,
+    )
     assert workplace.run("train_p_diff.py", "mode=test", "system/sampler=ddim", "output_dir=outputs/ddim").error == 0
     assert (run / "generator.safetensors").read_bytes() == generator
     assert not np.array_equal(ScoreTable.load(run / "scores/p_diff.npz").vectors_MD, sampled)
@@ -141,7 +162,12 @@ def test_fewer_checkpoints_are_the_first_ones_and_the_earlier_run_is_kept(workpl
 def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
     run = workplace.path / "outputs/generate"
     shutil.copytree(workplace.path / RUN, run)
-    assert workplace.run("train_p_diff.py", "mode=generate", "generation.num_models=7", "seed=7", "output_dir=outputs/generate").error == 0
+    assert (
+        workplace.run(
+            "train_p_diff.py", "mode=generate", "generation.num_models=7", "seed=7", "output_dir=outputs/generate"
+        ).error
+        == 0
+    )
     states = [load_file(path) for path in sorted((run / "generated").glob("[0-9]*.safetensors"))]
     assert len(states) == 7
     generator = WeightGenerator.load(run / "generator.safetensors")
@@ -161,14 +187,34 @@ def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):
 
 
 def test_each_job_of_a_sweep_has_a_folder_named_by_what_is_swept(workplace):
-    assert workplace.run("train_p_diff.py", "-m", "system.autoencoder.latent_noise=0,0.2", "output_dir=outputs/sweep").error == 0
+    assert (
+        workplace.run(
+            "train_p_diff.py", "-m", "system.autoencoder.latent_noise=0,0.2", "output_dir=outputs/sweep"
+        ).error
+        == 0
+    )
     jobs = sorted((workplace.path / "outputs/sweep").iterdir())
     assert [job.name for job in jobs] == ["system.autoencoder.latent_noise=0", "system.autoencoder.latent_noise=0.2"]
     originals, generated = ([workplace.metrics(str(job))["table"][index] for job in jobs] for index in (0, 2))
     assert originals[0] == originals[1] and generated[0] != generated[1]
 
 
-@pytest.mark.parametrize("overrides", [["system/denoiser=conv", "system/sampler=ddpm", "system.schedule.num_timesteps=20", "system.sampler.num_steps=20"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "system/denoiser=conv",
+            "system/sampler=ddpm",
+            "system.schedule.num_timesteps=20",
+            "system.sampler.num_steps=20",
+        ]
+    ],
+)
 def test_the_papers_denoiser_and_sampler_run(workplace, overrides):
-    assert workplace.run("train_p_diff.py", "output_dir=outputs/paper", "system.denoiser.channels=[4,8,4,1]", *overrides).error == 0
+    assert (
+        workplace.run(
+            "train_p_diff.py", "output_dir=outputs/paper", "system.denoiser.channels=[4,8,4,1]", *overrides
+        ).error
+        == 0
+    )
     assert workplace.metrics("outputs/paper")["table"][2]["n"] == 5

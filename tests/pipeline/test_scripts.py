@@ -17,7 +17,11 @@ from tests.tasks.archives import write_cifar100
 ROOT = Path(__file__).parents[2]
 BASES = ("common", "photographs", "paper")  # what others build on; they name no dataset
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml") if path.stem not in BASES)
-EXPERIMENTS = [name for name in EXPERIMENTS if name.startswith("digits_") or "_" not in name or name in ("whole_network", "cifar100_resnet18_k200")]  # the others: test_catalogue.py
+EXPERIMENTS = [
+    name
+    for name in EXPERIMENTS
+    if name.startswith("digits_") or "_" not in name or name in ("whole_network", "cifar100_resnet18_k200")
+]  # the others: test_catalogue.py
 MODELS = sorted(path.stem for path in (ROOT / "configs/task/model").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (ROOT / "configs/task").glob("*.yaml") if path.stem not in BASES)
 
@@ -31,7 +35,9 @@ def test_the_headline_script_runs_cifar100_to_a_table(tmp_path):
         "system.autoencoder.channels=[4,4,4,4]", "system.denoiser.channels=[4,8,4,1]", "system.schedule.num_timesteps=10", "system.sampler.num_steps=10",
         "evaluation.num_baselines=2", "task.model.name=resnet10t",
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=500)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=500
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "running on the CPU" in result.stdout and "| original" in result.stdout
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -39,9 +45,20 @@ def test_the_headline_script_runs_cifar100_to_a_table(tmp_path):
 
 
 def test_without_data_the_script_says_where_it_looked(tmp_path):
-    command = ["bash", str(ROOT / "cifar100_resnet18_k200.sh"), "trainer=cpu", f"task.data.root={tmp_path}/nothing", f"task.param.path={tmp_path}/c.safetensors"]
+    command = [
+        "bash",
+        str(ROOT / "cifar100_resnet18_k200.sh"),
+        "trainer=cpu",
+        f"task.data.root={tmp_path}/nothing",
+        f"task.param.path={tmp_path}/c.safetensors",
+    ]
     # an unreachable proxy stands for a machine without network, also where there is one
-    env = {**os.environ, "PYTHON": sys.executable, "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    env = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
     result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
     assert result.returncode != 0
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -59,7 +76,9 @@ def test_every_experiment_composes_and_resolves(experiment):
     OmegaConf.to_container(composed(f"experiment={experiment}"), resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize("task, model", [*((task, "resnet18") for task in TASKS), *(("digits", model) for model in MODELS)])  # all pairs: test_catalogue.py
+@pytest.mark.parametrize(
+    "task, model", [*((task, "resnet18") for task in TASKS), *(("digits", model) for model in MODELS)]
+)  # all pairs: test_catalogue.py
 def test_every_task_and_model_compose(task, model):
     cfg = composed(f"task={task}", f"task/model={model}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -71,13 +90,29 @@ def test_every_task_and_model_compose(task, model):
 
 def test_the_dataset_alone_moves_all_paths():
     cfg = composed("task=cifar100", "task.data.dataset=cifar10")
-    assert cfg.task.param.path.startswith("param_data/cifar10_resnet18/") and cfg.output_dir.startswith("outputs/cifar10_resnet18/")
+    assert cfg.task.param.path.startswith("param_data/cifar10_resnet18/") and cfg.output_dir.startswith(
+        "outputs/cifar10_resnet18/"
+    )
 
 
 def test_the_headline_experiment_is_the_papers():
     cfg = composed("experiment=cifar100_resnet18_k200")
-    assert (cfg.task.data.dataset, cfg.task.model.name, cfg.task.param.k, cfg.task.param.count) == ("cifar100", "resnet18", 200, 2)
-    assert cfg.system.autoencoder.channels == [64, 128, 256, 256, 32] and cfg.system.denoiser.channels == [64, 128, 256, 512, 256, 128, 64, 1]
+    assert (cfg.task.data.dataset, cfg.task.model.name, cfg.task.param.k, cfg.task.param.count) == (
+        "cifar100",
+        "resnet18",
+        200,
+        2,
+    )
+    assert cfg.system.autoencoder.channels == [64, 128, 256, 256, 32] and cfg.system.denoiser.channels == [
+        64,
+        128,
+        256,
+        512,
+        256,
+        128,
+        64,
+        1,
+    ]
     assert (cfg.system.autoencoder.input_noise, cfg.system.autoencoder.latent_noise) == (0.001, 0.1)
     assert OmegaConf.to_container(cfg.system.schedule) == {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     assert cfg.system.sampler.num_steps == 1000

@@ -27,7 +27,12 @@ NAMES = {"vit_tiny": "vit_tiny_patch16_224", "vit_base": "vit_base_patch16_224"}
 
 @pytest.mark.parametrize("model", SHRUNK)
 def test_an_architecture_goes_through_the_whole_pipeline(empty, model):
-    chosen = [f"task/model={model}", f"task.model.name={NAMES.get(model, model)}", "output_dir=run", "task.param.path=checkpoints.safetensors"]
+    chosen = [
+        f"task/model={model}",
+        f"task.model.name={NAMES.get(model, model)}",
+        "output_dir=run",
+        "task.param.path=checkpoints.safetensors",
+    ]
     chosen += [f"+task.model.options.{name}={value}" for name, value in SHRUNK[model].items()]
     assert empty.run("task_training.py", *chosen, "task.param.k=4").error == 0
     assert empty.run("train_p_diff.py", *chosen, *FEW).error == 0
@@ -37,7 +42,11 @@ def test_an_architecture_goes_through_the_whole_pipeline(empty, model):
     assert list(dict.fromkeys(name.rpartition(".")[0] for name in subset.names)) == SUBSETS[model]
 
 
-@pytest.mark.parametrize("system", [["system=vae"], ["system/autoencoder=pca"], ["system/autoencoder=chunked"], ["system/autoencoder=medium"]], ids="".join)
+@pytest.mark.parametrize(
+    "system",
+    [["system=vae"], ["system/autoencoder=pca"], ["system/autoencoder=chunked"], ["system/autoencoder=medium"]],
+    ids="".join,
+)
 def test_a_system_goes_through_the_whole_pipeline(workplace, system):
     out = f"outputs/{system[0].partition('=')[2]}"
     assert workplace.run("train_p_diff.py", *system, f"output_dir={out}").error == 0
@@ -48,7 +57,12 @@ def test_a_system_goes_through_the_whole_pipeline(workplace, system):
 
 
 def test_a_second_run_over_the_same_checkpoints_takes_the_scores_of_the_originals(workplace):
-    assert workplace.run("train_p_diff.py", "output_dir=outputs/other", "system.autoencoder.latent_noise=0.3").error == 0
-    first, second = (ScoreTable.load(workplace.path / folder / "scores/original.npz") for folder in ("outputs/digits_test_resnet/ae_ddpm", "outputs/other"))
+    assert (
+        workplace.run("train_p_diff.py", "output_dir=outputs/other", "system.autoencoder.latent_noise=0.3").error == 0
+    )
+    first, second = (
+        ScoreTable.load(workplace.path / folder / "scores/original.npz")
+        for folder in ("outputs/digits_test_resnet/ae_ddpm", "outputs/other")
+    )
     assert second.seconds == first.seconds and second.identity != first.identity
     assert (second.latents_ML != first.latents_ML).any()

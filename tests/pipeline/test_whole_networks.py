@@ -9,11 +9,16 @@ from safetensors.torch import load_file
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
-from tests.pipeline.conftest import Workplace
 from tests.digits import normalized_digits
+from tests.pipeline.conftest import Workplace
 
 MINI = ["convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini", "cnn_medium"]
-WHOLE = ["task.param.subset=all", "task.collect.optimizer.lr=1e-3", "output_dir=run", "task.param.path=checkpoints.safetensors"]
+WHOLE = [
+    "task.param.subset=all",
+    "task.collect.optimizer.lr=1e-3",
+    "output_dir=run",
+    "task.param.path=checkpoints.safetensors",
+]
 FEW = [
     "task.param.k=4", "generation.num_models=2", "evaluation.num_baselines=1", "evaluation.noise=[0.15]", "evaluation.num_train_images=20",
     "evaluation.num_trajectories=1", "evaluation.soup_candidates=2", "system.sampler.num_steps=2",
@@ -43,7 +48,9 @@ def test_a_mini_network_is_generated_whole(empty, name):
     assert len(torch.unique(checkpoints.vectors_KD, dim=0)) == 6
     assert recorded_is_reproduced(checkpoints, name, row=4, img_size=16)
     assert [row["n"] for row in empty.metrics("run")["table"]][:3] == [4, 1, 2]
-    timm.create_model(name, in_chans=1, img_size=16).load_state_dict(load_file(empty.path / "run/generated/000.safetensors"))
+    timm.create_model(name, in_chans=1, img_size=16).load_state_dict(
+        load_file(empty.path / "run/generated/000.safetensors")
+    )
 
 
 def test_batch_norm_statistics_are_generated_and_variances_stay_positive(empty):
@@ -51,7 +58,9 @@ def test_batch_norm_statistics_are_generated_and_variances_stay_positive(empty):
     checkpoints = run_both(empty, f"+task.model.options.channels={channels}".replace(" ", ""))
     assert recorded_is_reproduced(checkpoints, "test_resnet", row=5, channels=channels)
     variances_D = checkpoints.subset.variances_D.numpy()
-    assert variances_D.any() and len(torch.unique(checkpoints.vectors_KD[:, variances_D], dim=0)) == 6, "the statistics do not move"
+    assert variances_D.any() and len(torch.unique(checkpoints.vectors_KD[:, variances_D], dim=0)) == 6, (
+        "the statistics do not move"
+    )
     for path in sorted((empty.path / "run/scores").glob("*.npz")):
         table = ScoreTable.load(path)
         assert (table.vectors_MD[:, variances_D] >= 0).all(), path.stem
@@ -61,7 +70,12 @@ def test_batch_norm_statistics_are_generated_and_variances_stay_positive(empty):
 
 
 def test_independent_networks_are_checkpoints(empty):
-    independent = ["task.collect=independent", "task.collect.runs=4", "task.model=convnet_mini", "task.model.name=convnet_mini"]
+    independent = [
+        "task.collect=independent",
+        "task.collect.runs=4",
+        "task.model=convnet_mini",
+        "task.model.name=convnet_mini",
+    ]
     shared = [override for override in WHOLE if not override.startswith("task.collect")]
     k = "task.param.k=4"
     assert empty.run("task_training.py", *shared, *independent, k).error == 0
@@ -70,11 +84,15 @@ def test_independent_networks_are_checkpoints(empty):
     assert all(recorded_is_reproduced(checkpoints, "convnet_mini", row, img_size=16) for row in range(4))
     assert not list(empty.path.glob("training_state*"))
     assert empty.run("train_p_diff.py", *shared, *FEW, *independent, k).error == 0
-    assert empty.metrics("run")["table"][0]["n"] == 4 and "finetuned" in {row["source"] for row in empty.metrics("run")["table"]}
+    assert empty.metrics("run")["table"][0]["n"] == 4 and "finetuned" in {
+        row["source"] for row in empty.metrics("run")["table"]
+    }
 
     fewer = empty.run("train_p_diff.py", *shared, *FEW, *independent, "task.param.k=3", "output_dir=fewer").error
     assert fewer == 0 and empty.metrics("fewer")["table"][0]["n"] == 3
-    steps = empty.run("train_p_diff.py", *WHOLE, *FEW, "task.model=convnet_mini", "task.model.name=convnet_mini", k).error
+    steps = empty.run(
+        "train_p_diff.py", *WHOLE, *FEW, "task.model=convnet_mini", "task.model.name=convnet_mini", k
+    ).error
     assert "task.collect=independent there, (absent) here" in steps
     more = empty.run("task_training.py", *shared, *independent, "task.collect.runs=5", "task.param.k=5").error
     assert "task.param.k=5" in more and "holds 4" in more

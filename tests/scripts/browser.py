@@ -32,7 +32,9 @@ def install() -> str | None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update"], ["install", "-y", "--no-install-recommends", "chromium", "chromium-driver"]):
         try:
-            done = subprocess.run(["apt-get", "-q", *words], env=environment, capture_output=True, text=True, timeout=400)
+            done = subprocess.run(
+                ["apt-get", "-q", *words], env=environment, capture_output=True, text=True, timeout=400
+            )
         except subprocess.TimeoutExpired:
             return f"apt-get {words[0]} did not end within 400 s"
         if done.returncode:
@@ -52,7 +54,10 @@ def started(profile: Path) -> Iterator[webdriver.Chrome]:
     chrome = webdriver.Chrome(options, Service(driver))
     try:
         chrome.execute_cdp_cmd("Network.enable", {})
-        chrome.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0})
+        chrome.execute_cdp_cmd(
+            "Network.emulateNetworkConditions",
+            {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+        )
         yield chrome
     finally:
         chrome.quit()
@@ -62,6 +67,10 @@ def look(chrome: webdriver.Chrome, page: Path, width: int, scheme: str) -> None:
     """Open the page in a window of this width (CSS pixels) and color scheme ("light" or "dark"), every image decoded."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    chrome.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
     chrome.get(page.resolve().as_uri())
-    chrome.execute_async_script("Promise.all([...document.images].map(image => image.decode().catch(() => 0))).then(arguments[0])")
+    chrome.execute_async_script(
+        "Promise.all([...document.images].map(image => image.decode().catch(() => 0))).then(arguments[0])"
+    )

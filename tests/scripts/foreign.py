@@ -13,7 +13,9 @@ from torch import Tensor, nn
 def digits() -> tuple[Tensor, Tensor]:
     """All 1,797 digits as (N, 1, 16, 16), and their labels."""
     loaded = load_digits()
-    return F.interpolate(torch.tensor(loaded.images, dtype=torch.float32)[:, None] / 8 - 1, size=16), torch.tensor(loaded.target)
+    return F.interpolate(torch.tensor(loaded.images, dtype=torch.float32)[:, None] / 8 - 1, size=16), torch.tensor(
+        loaded.target
+    )
 
 
 def learn(model: nn.Module, steps: int = 80) -> nn.Module:
@@ -63,7 +65,7 @@ def write(states: list[dict[str, Tensor]], folder: Path, ending: str = ".pth", w
     return folder
 
 
-OWN_MODULE = '''
+OWN_MODULE = """
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -99,4 +101,4 @@ def only_a_model():
 
 def broken():
     raise KeyError("no such thing")
-'''
+"""

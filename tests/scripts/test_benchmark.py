@@ -19,7 +19,12 @@ CPU = torch.device("cpu")
 
 
 def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
-    costs = iter([Cost(seconds, peak) for seconds, peak in ((9, 99), (9, 99), (2, 5), (30, 7), (4, None), (20, 8), (2, 6), (40, 1))])  # a warm-up of both, three pairs
+    costs = iter(
+        [
+            Cost(seconds, peak)
+            for seconds, peak in ((9, 99), (9, 99), (2, 5), (30, 7), (4, None), (20, 8), (2, 6), (40, 1))
+        ]
+    )  # a warm-up of both, three pairs
     calls = []
     monkeypatch.setattr(contest, "cost_of", lambda run, device: (run(), next(costs))[1])
     sides = {"ours": lambda: calls.append("ours"), "reference": lambda: calls.append("reference")}
@@ -28,7 +33,12 @@ def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (30, 10, 40)
     assert (row["ours_seconds"], row["reference_seconds"]) == (1, 30)
     assert (row["ours_peak_bytes"], row["reference_peak_bytes"]) == (6, 8)
-    cells = [cell.strip() for cell in table([{**row, "ours_peak_bytes": 6e6, "reference_peak_bytes": None}]).splitlines()[2].split("|")[1:-1]]
+    cells = [
+        cell.strip()
+        for cell in table([{**row, "ours_peak_bytes": 6e6, "reference_peak_bytes": None}])
+        .splitlines()[2]
+        .split("|")[1:-1]
+    ]
     assert cells == ["c", "model", "1e+03", "3e+04", "30", "10–40", "6", "–"]
 
 
@@ -74,7 +84,9 @@ def test_both_sides_of_the_loading_contest_read_the_same_rows(monkeypatch):
         assert found.our_units == found.reference_units == 20
         found.ours()
         files = found.reference.args[0]
-        torch.testing.assert_close(loading.OneFilePerCheckpoint(files)[3], CheckpointSet.load(found.ours.args[0]).vectors_KD[3])
+        torch.testing.assert_close(
+            loading.OneFilePerCheckpoint(files)[3], CheckpointSet.load(found.ours.args[0]).vectors_KD[3]
+        )
 
 
 @pytest.mark.parametrize("kind", [ChunkedAutoencoder, ConvAutoencoder])

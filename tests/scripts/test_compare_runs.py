@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from core.command_line.run_command import run_command
 from core.report.comparison import comparison_table, differing, lines, read_compared, swept
 from scripts import compare_runs
-from scripts.command_line import run_command
 from tests.core.report.synthetic import write_run
 
 
@@ -46,12 +46,17 @@ def call(monkeypatch, *words) -> int | str | None:
 
 
 def cells(markdown: str) -> list[dict[str, str]]:
-    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|"))
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")
+    )
     return [dict(zip(header, row)) for row in rows]
 
 
 def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeypatch, capsys):
-    folders = [made("a", 0.9, {"task.data.dataset": "cifar100"}), made("b", 0.8, {"task.model.name": "vit_tiny_patch16_224"})]
+    folders = [
+        made("a", 0.9, {"task.data.dataset": "cifar100"}),
+        made("b", 0.8, {"task.model.name": "vit_tiny_patch16_224"}),
+    ]
     assert call(monkeypatch, *folders) == 0
     first, second = cells(capsys.readouterr().out)
     assert list(first)[:4] == ["data set, model", "original %", "ensemble %", "p_diff %"]
@@ -60,21 +65,41 @@ def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeyp
     metrics = json.loads((folders[0] / "metrics.json").read_text())
     assert first["original mean %"] == f"{100 * metrics['table'][0]['accuracy_mean']:.2f}"
     assert first["p_diff held out %"] == f"{100 * metrics['held_out_protocol']['p_diff']:.2f}"
-    assert first["paper: original / ensemble / p_diff"] == "77.4 / 77.7 / 77.9" and second["paper: original / ensemble / p_diff"] == "–"
+    assert (
+        first["paper: original / ensemble / p_diff"] == "77.4 / 77.7 / 77.9"
+        and second["paper: original / ensemble / p_diff"] == "–"
+    )
 
 
 def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
-    folders = [made("a", settings={"task.param.k": 50}), made("b", settings={"task.param.k": 200}), made("c", settings={"task.data.dataset": "mnist", "task.epochs": 99})]
+    folders = [
+        made("a", settings={"task.param.k": 50}),
+        made("b", settings={"task.param.k": 200}),
+        made("c", settings={"task.data.dataset": "mnist", "task.epochs": 99}),
+    ]
     compared, problems = read_compared(folders)
     assert differing(compared) == ["task.param.k"] and not problems
     table = comparison_table(compared)
-    assert [column.label for column in table.columns][1] == "task.param.k" and [row[1].text for row in table.rows] == ["50", "200", "8"]
+    assert [column.label for column in table.columns][1] == "task.param.k" and [row[1].text for row in table.rows] == [
+        "50",
+        "200",
+        "8",
+    ]
 
 
 def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has(made):
-    conv = {"system.coder": {"_target_": "package.Conv", "channels": 8, "noise": 0.1}, "system.sampler": {"_target_": "package.DDIM", "num_steps": 50}}
+    conv = {
+        "system.coder": {"_target_": "package.Conv", "channels": 8, "noise": 0.1},
+        "system.sampler": {"_target_": "package.DDIM", "num_steps": 50},
+    }
     pca = {"system.coder": {"_target_": "package.PCA", "channels": 9}, "system.sampler": None}
-    compared, _ = read_compared([made("a", settings=conv), made("b", settings=pca), made("ab", settings={**conv, "system.coder": pca["system.coder"]})])
+    compared, _ = read_compared(
+        [
+            made("a", settings=conv),
+            made("b", settings=pca),
+            made("ab", settings={**conv, "system.coder": pca["system.coder"]}),
+        ]
+    )
     assert differing(compared) == ["system.sampler._target_", "system.coder._target_"]
     table = comparison_table(compared)
     assert [column.label for column in table.columns][1:3] == ["system.sampler", "system.coder"]
@@ -87,19 +112,38 @@ def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has
 
 
 def test_a_list_is_shown_by_its_items(made):
-    compared, _ = read_compared([made("a", settings={"task.param.subset": ["fc.*", "conv1.*"]}), made("b", settings={"task.param.subset": "all"})])
+    compared, _ = read_compared(
+        [
+            made("a", settings={"task.param.subset": ["fc.*", "conv1.*"]}),
+            made("b", settings={"task.param.subset": "all"}),
+        ]
+    )
     assert [row[1].text for row in comparison_table(compared).rows] == ["fc.*, conv1.*", "all"]
 
 
 def test_of_settings_that_follow_one_another_one_is_shown(made):
-    settings = [{"system.note": f"for {epochs}", "task.epochs": epochs, "task.warmup": 2 * epochs, "seed": epochs, "task.seed": epochs} for epochs in (1, 3)]
+    settings = [
+        {
+            "system.note": f"for {epochs}",
+            "task.epochs": epochs,
+            "task.warmup": 2 * epochs,
+            "seed": epochs,
+            "task.seed": epochs,
+        }
+        for epochs in (1, 3)
+    ]
     folders = [made(f"r{index}", settings=chosen) for index, chosen in enumerate(settings)]
-    assert sorted(differing(read_compared(folders)[0])) == ["seed", "task.epochs"], "a number stands for words, a seed for seeds only"
+    assert sorted(differing(read_compared(folders)[0])) == ["seed", "task.epochs"], (
+        "a number stands for words, a seed for seeds only"
+    )
 
 
 def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(made):
     settings = [("b", 100), ("b", 20), ("a", 100), ("a", 20)]
-    folders = [made(f"r{index}", settings={"system.coder": word, "task.param.k": k}) for index, (word, k) in enumerate(settings)]
+    folders = [
+        made(f"r{index}", settings={"system.coder": word, "task.param.k": k})
+        for index, (word, k) in enumerate(settings)
+    ]
     compared, _ = read_compared(folders)
     assert {(run.settings["system.coder"], run.settings["task.param.k"]) for run in compared} == set(settings)
     assert [run.settings["task.param.k"] for run in compared] == [20, 20, 100, 100]
@@ -107,41 +151,67 @@ def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(mad
     assert [run.settings["system.coder"] for run in read_compared(other)[0]] == ["z", "y"]
 
 
-def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_another(made, monkeypatch, tmp_path, capsys):
+def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_another(
+    made, monkeypatch, tmp_path, capsys
+):
     folders = [
         made(f"{k}_{seed}", settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1})
         for k in (10, 50) for seed in (1, 2)
     ]  # fmt: skip
     assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.csv", "sweep_task.param.k.png", "sweep_task.param.k.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "compare.md",
+        "compare.csv",
+        "sweep_task.param.k.png",
+        "sweep_task.param.k.svg",
+    }
     assert (tmp_path / "out" / "compare.md").read_text() == capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "out" / "compare.csv").open()))
-    assert [row["task.param.k"] for row in rows] == ["10", "10", "50", "50"] and [float(row["p_diff_best"]) for row in rows] == [0.9] * 4
+    assert [row["task.param.k"] for row in rows] == ["10", "10", "50", "50"] and [
+        float(row["p_diff_best"]) for row in rows
+    ] == [0.9] * 4
     assert rows[0]["run"] == str(folders[0])
 
 
 def test_seeds_are_repetitions_on_one_line_and_other_settings_make_other_lines(made):
     grid = [(k, noise, seed) for k in (10, 50) for noise in (0.1, 0.5) for seed in (1, 2)]
-    folders = [made(f"r{index}", 0.5 + index / 100, {"task.param.k": k, "system.latent_noise": noise, "seed": seed}) for index, (k, noise, seed) in enumerate(grid)]
+    folders = [
+        made(f"r{index}", 0.5 + index / 100, {"task.param.k": k, "system.latent_noise": noise, "seed": seed})
+        for index, (k, noise, seed) in enumerate(grid)
+    ]
     compared, _ = read_compared(folders)
     assert swept(compared) == ["task.param.k", "system.latent_noise"]
     over_k = lines(compared, "task.param.k")
     assert list(over_k) == ["digits, resnet18, system.latent_noise=0.1", "digits, resnet18, system.latent_noise=0.5"]
     points = over_k["digits, resnet18, system.latent_noise=0.5"]
-    assert [point.value for point in points] == [10, 10, 50, 50] and [point.p_diff_best for point in points] == pytest.approx([0.52, 0.53, 0.56, 0.57])
+    assert [point.value for point in points] == [10, 10, 50, 50] and [
+        point.p_diff_best for point in points
+    ] == pytest.approx([0.52, 0.53, 0.56, 0.57])
 
 
 def test_switches_and_classes_are_words_of_a_plot(made, monkeypatch, tmp_path):
     coders = {"a": {"_target_": "package.Conv", "channels": 8}, "b": {"_target_": "package.PCA"}}
-    folders = [made(f"{name}{pretrained}", settings={"task.model.pretrained": pretrained, "system.coder": coders[name]}) for name in coders for pretrained in (True, False)]
+    folders = [
+        made(f"{name}{pretrained}", settings={"task.model.pretrained": pretrained, "system.coder": coders[name]})
+        for name in coders
+        for pretrained in (True, False)
+    ]
     compared, _ = read_compared(folders)
     assert swept(compared) == ["task.model.pretrained", "system.coder._target_"]
     over = lines(compared, "system.coder._target_")
-    assert list(over) == ["digits, resnet18, task.model.pretrained=True", "digits, resnet18, task.model.pretrained=False"]
+    assert list(over) == [
+        "digits, resnet18, task.model.pretrained=True",
+        "digits, resnet18, task.model.pretrained=False",
+    ]
     assert [point.value for point in over["digits, resnet18, task.model.pretrained=True"]] == ["Conv", "PCA"]
-    assert {point.value for points in lines(compared, "task.model.pretrained").values() for point in points} == {"True", "False"}
+    assert {point.value for points in lines(compared, "task.model.pretrained").values() for point in points} == {
+        "True",
+        "False",
+    }
     assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
-    assert {"sweep_system.coder.png", "sweep_task.model.pretrained.svg"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"sweep_system.coder.png", "sweep_task.model.pretrained.svg"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 def test_folders_that_cannot_be_compared_are_named_and_the_others_compared(made, monkeypatch, tmp_path, capsys):

@@ -14,13 +14,20 @@ from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
+from core.command_line.run_command import run_command
 from scripts import import_checkpoints
-from scripts.command_line import run_command
+from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace
 from tests.scripts import foreign
-from tests.digits import normalized_digits
 
-TINY = ["trainer=cpu", "system.autoencoder_steps=6", "system.diffusion_steps=6", "generation.num_models=4", "evaluation.num_baselines=3", "logger=none"]
+TINY = [
+    "trainer=cpu",
+    "system.autoencoder_steps=6",
+    "system.diffusion_steps=6",
+    "generation.num_models=4",
+    "evaluation.num_baselines=3",
+    "logger=none",
+]
 RESNET = ["--model", "test_resnet", "--dataset", "digits"]
 
 
@@ -134,11 +141,16 @@ def test_files_that_do_not_fit_are_all_named(place, states):
     states[4]["extra.weight"] = torch.zeros(2)
     error = refused(place, *RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "layer4.0.bn2.*")
     assert "3 of 6 files" in error and "epoch6.pth lacks layer4.0.bn2.weight" in error
-    assert re.search(r"epoch7\.pth has fc\.weight \(7, 3\) instead of \(10, \d+\)", error) and "epoch9.pth has extra.weight" in error
+    assert (
+        re.search(r"epoch7\.pth has fc\.weight \(7, 3\) instead of \(10, \d+\)", error)
+        and "epoch9.pth has extra.weight" in error
+    )
 
 
 def test_checkpoints_of_another_network_are_refused(place, states):
-    error = refused(place, "--model", "resnet10t", "--dataset", "digits", "--dir", foreign.write(states, place.path / "runs"))
+    error = refused(
+        place, "--model", "resnet10t", "--dataset", "digits", "--dir", foreign.write(states, place.path / "runs")
+    )
     assert "resnet10t" in error or "whole network" in error
 
 
@@ -208,13 +220,28 @@ def test_a_file_that_is_there_is_never_overwritten(place, states):
 
 def test_the_stem_and_options_follow_from_the_files(place):
     small = foreign.train(foreign.make_network("resnet18", small_stem=True), "layer4.1.bn2", steps=2)
-    assert call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(small, place.path / "small")) == 0
+    assert (
+        call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(small, place.path / "small"))
+        == 0
+    )
     large = foreign.train(foreign.make_network("resnet18"), "layer4.1.bn2", steps=2)
-    assert call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(large, place.path / "large")) == 0
+    assert (
+        call(place, "--model", "resnet18", "--dataset", "digits", "--dir", foreign.write(large, place.path / "large"))
+        == 0
+    )
     assert [stored(name).settings["imported"]["model"]["small_stem"] for name in ("small", "large")] == [True, False]
     options = {"img_size": 16, "patch_size": 4, "depth": 2}
     vit = foreign.train(foreign.make_network("vit_tiny_patch16_224", **options), "norm", steps=2)
-    words = ["--model", "vit_tiny_patch16_224", "--dataset", "digits", "--dir", foreign.write(vit, place.path / "vit"), "--subset", "*norm*"]
+    words = [
+        "--model",
+        "vit_tiny_patch16_224",
+        "--dataset",
+        "digits",
+        "--dir",
+        foreign.write(vit, place.path / "vit"),
+        "--subset",
+        "*norm*",
+    ]
     assert call(place, *words, "--model-option", *(f"{key}={value}" for key, value in options.items())) == 0
     assert stored("vit").settings["imported"]["model"]["options"] == options
 
@@ -236,7 +263,10 @@ def own_states(place) -> Path:
 
 
 def test_a_network_and_images_of_ones_own(place, capsys):
-    assert call(place, "--score-with", "my_code:task", "--dir", own_states(place), "--subset", "features.1.*", "head.*") == 0
+    assert (
+        call(place, "--score-with", "my_code:task", "--dir", own_states(place), "--subset", "features.1.*", "head.*")
+        == 0
+    )
     words = next_command(capsys.readouterr().out)
     assert place.run("train_p_diff.py", *words, *TINY, tiny=False).error == 0
     metrics = place.metrics("outputs/own")
@@ -260,21 +290,52 @@ def test_whole_networks_are_modelled_as_such(place, capsys, states):
 
 
 def test_images_are_normalized_as_the_users_training_did(place, capsys, states):
-    words = [*RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "layer4.0.bn2.*", "--data", "mean=[0.5]", "std=[0.25]"]
+    words = [
+        *RESNET,
+        "--dir",
+        foreign.write(states, place.path / "runs"),
+        "--subset",
+        "layer4.0.bn2.*",
+        "--data",
+        "mean=[0.5]",
+        "std=[0.25]",
+    ]
     assert call(place, *words) == 0
     assert stored().provenance["normalization"] == {"mean": [0.5], "std": [0.25]}
     command = next_command(capsys.readouterr().out)
-    forgotten = place.run("train_p_diff.py", *(word for word in command if not word.startswith("task.data.mean")), *TINY, tiny=False)
+    forgotten = place.run(
+        "train_p_diff.py", *(word for word in command if not word.startswith("task.data.mean")), *TINY, tiny=False
+    )
     assert "task.data.mean=[0.5] there, None here" in str(forgotten.error)
     assert place.run("train_p_diff.py", *command, *TINY, tiny=False).error == 0
 
 
 def test_a_network_that_a_function_makes_has_to_be_named_again(place, capsys, states):
-    (place.path / "nets.py").write_text("import timm\n\ndef net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n")
+    (place.path / "nets.py").write_text(
+        "import timm\n\ndef net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n"
+    )
     foreign.write(states, place.path / "runs")
-    assert call(place, "--model", "nets:net", "--model-option", "classes=10", "--dataset", "digits", "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    assert (
+        call(
+            place,
+            "--model",
+            "nets:net",
+            "--model-option",
+            "classes=10",
+            "--dataset",
+            "digits",
+            "--dir",
+            "runs",
+            "--subset",
+            "layer4.0.bn2.*",
+        )
+        == 0
+    )
     words = next_command(capsys.readouterr().out)
-    assert "give task.model.name=nets:net" in place.run("train_p_diff.py", *(word for word in words if "model.name" not in word), *TINY, tiny=False).error
+    assert (
+        "give task.model.name=nets:net"
+        in place.run("train_p_diff.py", *(word for word in words if "model.name" not in word), *TINY, tiny=False).error
+    )
     assert place.run("train_p_diff.py", *words, *TINY, tiny=False).error == 0
 
 

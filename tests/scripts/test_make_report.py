@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.command_line.run_command import run_command
 from scripts import make_report
-from scripts.command_line import run_command
 from tests.core.report.synthetic import write_run
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,9 @@ def call(monkeypatch, *words) -> int | str | None:
 
 def test_the_documented_command_writes_the_report_from_saved_files_alone(tmp_path):
     folder = write_run(tmp_path / "run", latent=None)
-    done = subprocess.run([sys.executable, "-m", "scripts.make_report", folder], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.make_report", folder], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0 and done.stdout.strip() == str(folder / "report" / "index.html")
     assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "table.md", "scores.csv", "figures"}
     assert "Traceback" not in done.stderr

@@ -51,9 +51,13 @@ def test_nothing_is_wider_than_the_window_and_nothing_fails(chrome, page, width,
 @pytest.mark.parametrize("width, scheme", LOOKS)
 def test_every_figure_is_loaded_and_fits_its_card(chrome, page, width, scheme):
     look(chrome, page, width, scheme)
-    images = chrome.execute_script("return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])")
+    images = chrome.execute_script(
+        "return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])"
+    )
     assert len(images) == 12 and all(natural > 0 and 250 < shown <= width and alt for natural, shown, alt in images)
-    backgrounds = chrome.execute_script("return [...document.images].map(image => getComputedStyle(image).backgroundColor)")
+    backgrounds = chrome.execute_script(
+        "return [...document.images].map(image => getComputedStyle(image).backgroundColor)"
+    )
     assert set(backgrounds) == {"rgb(255, 255, 255)"}, "figures are drawn for a light card"
 
 
@@ -61,7 +65,9 @@ def test_every_figure_is_loaded_and_fits_its_card(chrome, page, width, scheme):
 def test_text_can_be_told_from_what_is_behind_it(chrome, page, width, scheme):
     look(chrome, page, width, scheme)
     chrome.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
-    assert chrome.execute_script("return document.documentElement.scrollWidth") <= width, "opened details are wider than the window"
+    assert chrome.execute_script("return document.documentElement.scrollWidth") <= width, (
+        "opened details are wider than the window"
+    )
     worst = chrome.execute_script(CONTRAST.read_text())
     assert len(worst) > 100
     assert not [entry for entry in worst if entry["ratio"] < 4.5]
@@ -71,7 +77,10 @@ def test_text_can_be_told_from_what_is_behind_it(chrome, page, width, scheme):
 
 def column(chrome: Chrome, number: int) -> list[str]:
     """Texts of one column of the table over sources, from the top."""
-    return [row.find_elements(By.CSS_SELECTOR, "th, td")[number].text for row in chrome.find_elements(By.CSS_SELECTOR, "#sources tbody tr")]
+    return [
+        row.find_elements(By.CSS_SELECTOR, "th, td")[number].text
+        for row in chrome.find_elements(By.CSS_SELECTOR, "#sources tbody tr")
+    ]
 
 
 def header(chrome: Chrome, label: str):

@@ -43,12 +43,19 @@ def write_svhn(root: Path) -> None:
     """`root`/{train,test}_32x32.mat as published: X (32, 32, 3, N), y with 10 for the digit 0."""
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
         images, labels = class_images(10, per_class, 32, seed)
-        savemat(root / f"{name}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)})
+        savemat(
+            root / f"{name}_32x32.mat",
+            {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)},
+        )
 
 
 def write_stl10(root: Path) -> None:
     """`root`/stl10_binary.tar.gz as published: images column by column, labels from 1."""
-    files = {"class_names.txt": b"airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n", "fold_indices.txt": b"0 1 2\n", "unlabeled_X.bin": b""}
+    files = {
+        "class_names.txt": b"airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n",
+        "fold_indices.txt": b"0 1 2\n",
+        "unlabeled_X.bin": b"",
+    }
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
         images, labels = class_images(10, per_class, 96, seed)
         files[f"{name}_X.bin"] = images.transpose(0, 1, 3, 2).tobytes()
@@ -71,16 +78,33 @@ def write_pets(root: Path) -> None:
     """`root`/oxford-iiit-pet/{images,annotations}.tar.gz: lines "name class species breed", classes from 1."""
     folder = root / "oxford-iiit-pet"
     folder.mkdir(parents=True)
-    names = {split: [(f"Breed_{label}_{split}_{number}", label) for label in range(1, 38) for number in range(3)] for split in ("trainval", "test")}
-    _tar(folder / "images.tar.gz", {f"images/{name}.jpg": _photo(index) for split in names.values() for index, (name, _) in enumerate(split)})
-    lists = {f"annotations/{split}.txt": "".join(f"{name} {label} 1 1\n" for name, label in entries).encode() for split, entries in names.items()}
+    names = {
+        split: [(f"Breed_{label}_{split}_{number}", label) for label in range(1, 38) for number in range(3)]
+        for split in ("trainval", "test")
+    }
+    _tar(
+        folder / "images.tar.gz",
+        {f"images/{name}.jpg": _photo(index) for split in names.values() for index, (name, _) in enumerate(split)},
+    )
+    lists = {
+        f"annotations/{split}.txt": "".join(f"{name} {label} 1 1\n" for name, label in entries).encode()
+        for split, entries in names.items()
+    }
     _tar(folder / "annotations.tar.gz", lists)
 
 
 def write_food101(root: Path) -> None:
     """`root`/food-101.tar.gz: meta/{train,test}.json with the images of each class, images/<class>/<id>.jpg."""
-    lists = {split: {f"dish_{label:03}": [f"dish_{label:03}/{first + number}" for number in range(2)] for label in range(101)} for split, first in (("train", 0), ("test", 100))}
-    files = {f"food-101/images/{name}.jpg": _photo(index) for index, name in enumerate(name for split in lists.values() for names in split.values() for name in names)}
+    lists = {
+        split: {
+            f"dish_{label:03}": [f"dish_{label:03}/{first + number}" for number in range(2)] for label in range(101)
+        }
+        for split, first in (("train", 0), ("test", 100))
+    }
+    files = {
+        f"food-101/images/{name}.jpg": _photo(index)
+        for index, name in enumerate(name for split in lists.values() for names in split.values() for name in names)
+    }
     files |= {f"food-101/meta/{split}.json": json.dumps(content).encode() for split, content in lists.items()}
     _tar(root / "food-101.tar.gz", files)
 
@@ -92,15 +116,30 @@ def write_imagenet(root: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     wnids = [f"n{index:08}" for index in range(4)]
-    fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images"]
-    synsets = np.array([(index + 1, wnid, f"thing {index}", "", 0, np.array([]), 0, 3) for index, wnid in enumerate(wnids)], dtype=[(name, object) for name in fields])
+    fields = [
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    ]
+    synsets = np.array(
+        [(index + 1, wnid, f"thing {index}", "", 0, np.array([]), 0, 3) for index, wnid in enumerate(wnids)],
+        dtype=[(name, object) for name in fields],
+    )
     table = io.BytesIO()
     savemat(table, {"synsets": synsets[:, None]})
     truth = [1, 2, 3, 4, 4, 3, 2, 1]
     folder = "ILSVRC2012_devkit_t12/data"
     _tar(
         root / "ILSVRC2012_devkit_t12.tar.gz",
-        {f"{folder}/meta.mat": table.getvalue(), f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{label}\n" for label in truth).encode()},
+        {
+            f"{folder}/meta.mat": table.getvalue(),
+            f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{label}\n" for label in truth).encode(),
+        },
     )
     classes = {}
     for wnid in wnids:
@@ -109,10 +148,19 @@ def write_imagenet(root: Path) -> None:
         classes[f"{wnid}.tar"] = inner.read_bytes()
         inner.unlink()
     _tar(root / "ILSVRC2012_img_train.tar", classes, mode="w")
-    _tar(root / "ILSVRC2012_img_val.tar", {f"ILSVRC2012_val_{number:08}.JPEG": _photo(number) for number in range(1, 9)}, mode="w")
+    _tar(
+        root / "ILSVRC2012_img_val.tar",
+        {f"ILSVRC2012_val_{number:08}.JPEG": _photo(number) for number in range(1, 9)},
+        mode="w",
+    )
 
 
-def write_imagefolder(root: Path, splits: tuple[str, ...] = ("train", "test"), classes: tuple[str, ...] = ("cat", "dog", "owl"), per_class: int = 4) -> None:
+def write_imagefolder(
+    root: Path,
+    splits: tuple[str, ...] = ("train", "test"),
+    classes: tuple[str, ...] = ("cat", "dog", "owl"),
+    per_class: int = 4,
+) -> None:
     """`root`/<split>/<class>/<number>.jpg; without splits, `root`/<class>/<number>.jpg."""
     for split in splits or ("",):
         for label, name in enumerate(classes):

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from tasks.data.splits import ImageData
-from tasks.models import build_classifier
+from tasks.networks.build import build_classifier
 from tests.tasks.tiny import CHANNELS, CLASSES
 
 

@@ -32,7 +32,11 @@ def test_everything_survives_the_disk_in_its_order(saved, tiny_checkpoints):
 
 def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text(tmp_path, tiny_checkpoints):
     rows = 120  # "10" sorts before "2"
-    many = replace(tiny_checkpoints, vectors_KD=torch.arange(rows).float()[:, None].repeat(1, 60), accuracy_K=torch.arange(rows) / rows)
+    many = replace(
+        tiny_checkpoints,
+        vectors_KD=torch.arange(rows).float()[:, None].repeat(1, 60),
+        accuracy_K=torch.arange(rows) / rows,
+    )
     many.save(tmp_path / "many.safetensors")
     loaded = CheckpointSet.load(tmp_path / "many.safetensors").first(99)
     torch.testing.assert_close(loaded.vectors_KD[:, 0] / rows, loaded.accuracy_K)
@@ -123,7 +127,9 @@ def test_a_generator_is_no_checkpoints_file(tmp_path, tiny_generator):
 @pytest.mark.parametrize("part", ["vectors", "accuracy", "subset", "settings", "provenance"])
 def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
     tensors, metadata = load_artifact(saved, "checkpoints")
-    tensors, metadata = ({name: value for name, value in parts.items() if name != part} for parts in (tensors, metadata))
+    tensors, metadata = (
+        {name: value for name, value in parts.items() if name != part} for parts in (tensors, metadata)
+    )
     save_artifact(saved, "checkpoints", tensors, metadata)
     with pytest.raises(UserError, match=f"lacks .*{part}") as error:
         CheckpointSet.load(saved)
@@ -133,7 +139,9 @@ def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
 def test_other_settings_are_named_by_what_one_types(saved):
     stored = CheckpointSet.load(saved)
     stored.require(stored.settings)
-    with pytest.raises(UserError, match="task.seed=0 there, 1 here; task.model.name=tiny there, resnet18 here") as error:
+    with pytest.raises(
+        UserError, match="task.seed=0 there, 1 here; task.model.name=tiny there, resnet18 here"
+    ) as error:
         stored.require({"task": {"seed": 1, "model": {"name": "resnet18"}}})
     assert str(saved) in str(error.value)
 
@@ -147,7 +155,10 @@ def test_the_fingerprint_knows_the_content_and_nothing_else(saved, tiny_checkpoi
 
 @pytest.mark.parametrize("change", ["rows swapped", "one number", "network", "fewer"])
 def test_the_fingerprint_changes_with_the_content(tiny_checkpoints, change):
-    vectors_KD, network = tiny_checkpoints.vectors_KD.clone(), {name: tensor.clone() for name, tensor in tiny_checkpoints.network.items()}
+    vectors_KD, network = (
+        tiny_checkpoints.vectors_KD.clone(),
+        {name: tensor.clone() for name, tensor in tiny_checkpoints.network.items()},
+    )
     if change == "rows swapped":
         vectors_KD = vectors_KD[[1, 0, *range(2, 12)]]
     elif change == "one number":

@@ -7,13 +7,21 @@ from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 
 K = 9
-SUBSET = ParameterSubset(("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "scale"), ((40,), (40,), (40,), (40,), ()))
+SUBSET = ParameterSubset(
+    ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "scale"), ((40,), (40,), (40,), (40,), ())
+)
 
 
 @pytest.fixture
 def vectors_KD():
     """Tensors of very different size and place; variances positive, over several magnitudes; one single number."""
-    parts = [1 + 0.01 * torch.randn(K, 40), 0.3 * torch.randn(K, 40), 50 + 20 * torch.randn(K, 40), torch.randn(K, 40).mul(2).exp(), torch.rand(K, 1)]
+    parts = [
+        1 + 0.01 * torch.randn(K, 40),
+        0.3 * torch.randn(K, 40),
+        50 + 20 * torch.randn(K, 40),
+        torch.randn(K, 40).mul(2).exp(),
+        torch.rand(K, 1),
+    ]
     return torch.cat(parts, dim=1)
 
 
@@ -23,7 +31,9 @@ def parts_of(values_KD):
 
 def test_unnormalize_inverts_normalize(vectors_KD):
     normalizer = Normalizer.per_tensor(vectors_KD, SUBSET)
-    torch.testing.assert_close(normalizer.unnormalize(normalizer.normalize(vectors_KD)), vectors_KD, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        normalizer.unnormalize(normalizer.normalize(vectors_KD)), vectors_KD, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_each_tensor_gets_zero_mean_and_on_average_unit_std(vectors_KD):
@@ -79,7 +89,9 @@ def test_latents_are_standardized_coordinate_by_coordinate():
     normalizer = Normalizer.per_coordinate(latents_KL)
     values = normalizer.normalize(latents_KL)
     torch.testing.assert_close(values.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-3)
-    torch.testing.assert_close(values.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        values.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-4
+    )
     torch.testing.assert_close(normalizer.unnormalize(values), latents_KL, rtol=1e-5, atol=1e-5)
 
 

@@ -7,7 +7,14 @@ import timm
 import torch
 from torch import nn
 
-from core.checkpoints.subset import ParameterSubset, flatten, floating_entries, normalization_layers, resolve_subset, unflatten
+from core.checkpoints.subset import (
+    ParameterSubset,
+    flatten,
+    floating_entries,
+    normalization_layers,
+    resolve_subset,
+    unflatten,
+)
 from core.runtime.errors import UserError
 
 PAPER = {  # METHOD.md, §2: the last two normalization layers and D
@@ -64,7 +71,13 @@ def test_all_takes_running_statistics_but_no_counters(tiny_network):
 
 
 def test_globs_match_names_and_may_overlap(tiny_network):
-    assert resolve_subset(tiny_network, ["1.*", "1.weight", "5.b*"]).names == ("1.weight", "1.bias", "1.running_mean", "1.running_var", "5.bias")
+    assert resolve_subset(tiny_network, ["1.*", "1.weight", "5.b*"]).names == (
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "5.bias",
+    )
 
 
 def test_the_order_is_the_networks_whatever_the_order_asked_for(tiny_network):
@@ -83,7 +96,9 @@ def test_an_unknown_name_comes_with_near_ones(tiny_network):
         ParameterSubset.of(tiny_network, ["1.wieght"])
 
 
-@pytest.mark.parametrize("subset, said", [([], "empty"), ("last_norm", "'last_norm'.*expected last_norms, all, or a list")])
+@pytest.mark.parametrize(
+    "subset, said", [([], "empty"), ("last_norm", "'last_norm'.*expected last_norms, all, or a list")]
+)
 def test_nothing_and_a_mistyped_choice_are_refused(tiny_network, subset, said):
     with pytest.raises(UserError, match=said):
         resolve_subset(tiny_network, subset)
@@ -112,7 +127,12 @@ def test_a_snapshot_does_not_follow_the_live_network(tiny_network, names):
 
 def test_a_snapshot_is_a_plain_float32_vector_on_the_cpu(tiny_network):
     vector_D = flatten(tiny_network.double(), resolve_subset(tiny_network, "last_norms"))
-    assert (vector_D.dtype, vector_D.shape, vector_D.requires_grad, vector_D.device.type) == (torch.float32, (60,), False, "cpu")
+    assert (vector_D.dtype, vector_D.shape, vector_D.requires_grad, vector_D.device.type) == (
+        torch.float32,
+        (60,),
+        False,
+        "cpu",
+    )
 
 
 def test_a_vector_put_in_place_acts_as_the_network_that_it_came_from(tiny_network):
@@ -134,7 +154,9 @@ def test_a_vector_of_another_size_is_refused_with_both(tiny_network, shape):
 def test_every_coordinate_has_the_name_of_its_tensor(tiny_network):
     subset = ParameterSubset.of(tiny_network, ["1.weight", "4.weight", "5.bias"])  # 14, 16, 3
     assert subset.sizes == [14, 16, 3]
-    assert [subset.name_at(index) for index in (0, 13, 14, 29, 30, 32)] == ["1.weight"] * 2 + ["4.weight"] * 2 + ["5.bias"] * 2
+    assert [subset.name_at(index) for index in (0, 13, 14, 29, 30, 32)] == ["1.weight"] * 2 + ["4.weight"] * 2 + [
+        "5.bias"
+    ] * 2
     with pytest.raises(IndexError):
         subset.name_at(33)
 

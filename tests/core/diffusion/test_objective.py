@@ -17,7 +17,11 @@ def schedule():
 
 def signal_and_noise(schedule):
     """The products √ᾱ and √(1−ᾱ) for every timestep, through the public function."""
-    t_B, ones, zeros = torch.arange(schedule.num_timesteps), torch.ones(schedule.num_timesteps, 1), torch.zeros(schedule.num_timesteps, 1)
+    t_B, ones, zeros = (
+        torch.arange(schedule.num_timesteps),
+        torch.ones(schedule.num_timesteps, 1),
+        torch.zeros(schedule.num_timesteps, 1),
+    )
     return schedule.q_sample(ones, t_B, zeros)[:, 0], schedule.q_sample(zeros, t_B, ones)[:, 0]
 
 
@@ -30,7 +34,9 @@ def test_a_schedule_of_two_steps_is_the_product_by_hand():
 def test_the_papers_schedule_ends_where_it_is_known_to_end(schedule):
     signal, noise = signal_and_noise(schedule)
     log_product = sum(math.log1p(-(1e-4 + (0.02 - 1e-4) * t / 999)) for t in range(1000))
-    assert signal[-1].item() ** 2 == pytest.approx(math.exp(log_product), rel=1e-5) == pytest.approx(4.0358e-5, rel=1e-4)
+    assert (
+        signal[-1].item() ** 2 == pytest.approx(math.exp(log_product), rel=1e-5) == pytest.approx(4.0358e-5, rel=1e-4)
+    )
     assert noise[0].item() == pytest.approx(0.01, rel=1e-4)
     assert (signal.diff() < 0).all()
 
@@ -44,7 +50,9 @@ def test_signal_and_noise_keep_unit_variance(schedule):
 def test_training_and_the_library_samplers_share_one_schedule(options):
     steps, start, end = options
     library = DDPMScheduler(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule="linear")
-    torch.testing.assert_close(signal_and_noise(NoiseSchedule(*options))[0] ** 2, library.alphas_cumprod, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        signal_and_noise(NoiseSchedule(*options))[0] ** 2, library.alphas_cumprod, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_noising_agrees_with_the_library(schedule):
@@ -57,7 +65,9 @@ def test_each_sample_is_noised_by_its_own_timestep(schedule):
     x_start, noise, t_B = torch.randn(2, 5), torch.randn(2, 5), torch.tensor([3, 700])
     together = schedule.q_sample(x_start, t_B, noise)
     for row in range(2):
-        torch.testing.assert_close(together[[row]], schedule.q_sample(x_start[[row]], t_B[[row]], noise[[row]]), rtol=0, atol=0)
+        torch.testing.assert_close(
+            together[[row]], schedule.q_sample(x_start[[row]], t_B[[row]], noise[[row]]), rtol=0, atol=0
+        )
 
 
 class Spy:
@@ -74,7 +84,7 @@ class Spy:
 def test_the_loss_draws_a_timestep_for_each_sample_from_all_of_them():
     spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
     denoising_loss(spy, NoiseSchedule(8), torch.randn(2000, 3))
-    (_, t_B), = spy.asked
+    ((_, t_B),) = spy.asked
     assert t_B.shape == (2000,)
     counts = torch.bincount(t_B, minlength=8)
     assert len(counts) == 8 and (counts > 200).all() and (counts < 300).all()
@@ -84,7 +94,7 @@ def test_the_denoiser_is_shown_the_sample_noised_for_its_timestep(schedule):
     """For x_0 = 0, x_t / √(1−ᾱ_t) is the noise itself: unit variance at every timestep."""
     spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
     denoising_loss(spy, schedule, torch.zeros(4000, 5))
-    (x_BL, t_B), = spy.asked
+    ((x_BL, t_B),) = spy.asked
     noise = x_BL / schedule.q_sample(torch.zeros(4000, 5), t_B, torch.ones(4000, 5))
     early, late = noise[t_B < 300], noise[t_B > 700]
     assert early.std().item() == pytest.approx(1, rel=0.05) and late.std().item() == pytest.approx(1, rel=0.05)
@@ -105,7 +115,9 @@ def test_the_loss_of_predicting_nothing_is_the_variance_of_the_noise(schedule):
     assert loss.item() == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.parametrize("options", [(0, 1e-4, 0.02), (10, 0.0, 0.02), (10, 0.02, 1e-4), (10, 0.1, 1.0), (10, -0.1, 0.1)])
+@pytest.mark.parametrize(
+    "options", [(0, 1e-4, 0.02), (10, 0.0, 0.02), (10, 0.02, 1e-4), (10, 0.1, 1.0), (10, -0.1, 0.1)]
+)
 def test_what_is_no_schedule_is_refused_with_its_values(options):
     with pytest.raises(UserError, match="num_timesteps={}, beta_start={}, beta_end={}".format(*options)):
         NoiseSchedule(*options)

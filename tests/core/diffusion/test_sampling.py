@@ -19,7 +19,9 @@ def alphas_cumprod():
     return (1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float64)).cumprod(0)
 
 
-def sample(denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=NoiseSchedule(T), num_steps=None, on_step=None):
+def sample(
+    denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=NoiseSchedule(T), num_steps=None, on_step=None
+):
     recipe = sampler_recipe(sampler)
     generators = [generator_for(0, "test", index) for index in indices]
     steps = num_steps or recipe["num_steps"]
@@ -89,12 +91,17 @@ def test_the_denoiser_is_asked_with_one_timestep_per_sample_falling_to_zero(samp
 
 def test_ancestral_sampling_visits_every_timestep_and_its_last_step_adds_no_noise():
     seen = {}
-    samples = sample(perfect_for_gaussian(torch.ones(3), std=0.5), "ddpm", on_step=lambda t, x_BL: seen.update({t: x_BL}))
+    samples = sample(
+        perfect_for_gaussian(torch.ones(3), std=0.5), "ddpm", on_step=lambda t, x_BL: seen.update({t: x_BL})
+    )
     assert list(seen) == list(reversed(range(T)))
     torch.testing.assert_close(samples, seen[0], rtol=0, atol=0)
     # at t = 0 the step returns the estimate of x_0 from x_1 itself: Ho et al. 2020, Algorithm 2, line 3
     alpha = alphas_cumprod()[0].float()
-    estimate = (seen[1] - (1 - alpha).sqrt() * perfect_for_gaussian(torch.ones(3), 0.5)(seen[1], torch.zeros(4, dtype=torch.int64))) / alpha.sqrt()
+    estimate = (
+        seen[1]
+        - (1 - alpha).sqrt() * perfect_for_gaussian(torch.ones(3), 0.5)(seen[1], torch.zeros(4, dtype=torch.int64))
+    ) / alpha.sqrt()
     torch.testing.assert_close(samples, estimate, rtol=1e-4, atol=1e-4)
 
 

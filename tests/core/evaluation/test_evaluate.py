@@ -11,7 +11,12 @@ from core.evaluation.scores import Scores
 from core.runtime.run_directory import RunDirectory
 from tests.core.tiny import damaged_copies
 
-MADE = {"original": torch.full((4, 2), 0.25), "ensemble": torch.full((1, 2), 0.5), "p_diff": torch.full((3, 2), 0.75), "gaussian": torch.zeros(2, 2)}
+MADE = {
+    "original": torch.full((4, 2), 0.25),
+    "ensemble": torch.full((1, 2), 0.5),
+    "p_diff": torch.full((3, 2), 0.75),
+    "gaussian": torch.zeros(2, 2),
+}
 SPLITS = ("train", "val", "test")
 ALL = [
     *[(source, split) for source in ("original", "ensemble", "p_diff") for split in SPLITS],

@@ -14,7 +14,13 @@ from core.evaluation.scores import Scores, ScoreTable
 def table(source, wrong_MN) -> ScoreTable:
     wrong_MN = np.atleast_2d(np.asarray(wrong_MN, dtype=bool))
     accuracy_M = 1 - wrong_MN.mean(axis=1)
-    return ScoreTable(source, np.zeros((len(wrong_MN), 2), np.float32), {"test": Scores(accuracy_M, 1 - accuracy_M, wrong_MN)}, "id", 0.0)
+    return ScoreTable(
+        source,
+        np.zeros((len(wrong_MN), 2), np.float32),
+        {"test": Scores(accuracy_M, 1 - accuracy_M, wrong_MN)},
+        "id",
+        0.0,
+    )
 
 
 def without_images(score_table) -> ScoreTable:
@@ -62,7 +68,11 @@ def test_what_an_image_moves_is_the_derivative_of_the_iou(random):
 
 def test_margins_of_the_accuracy_are_those_of_the_table():
     margins = accuracy_margins(np.array([0.0]), np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool))
-    assert margins.models_M.tolist() == [0.75, 0.5] and margins.images_N.tolist() == [0, 0.5, 1, 1] and margins.squares == 5
+    assert (
+        margins.models_M.tolist() == [0.75, 0.5]
+        and margins.images_N.tolist() == [0, 0.5, 1, 1]
+        and margins.squares == 5
+    )
 
 
 def test_models_of_one_quality_have_no_variance_of_their_own(random):
@@ -93,7 +103,9 @@ def test_the_spread_over_models_alone_is_the_standard_error(random):
 def test_images_all_models_share_do_not_average_out_over_models():
     """Identical models: a thousand of them say no more about other images than one does."""
     wrong_N = np.arange(200) < 60
-    one, many = (Bootstrap(named(table("original", [wrong_N] * count))).accuracy("original").std() for count in (1, 1000))
+    one, many = (
+        Bootstrap(named(table("original", [wrong_N] * count))).accuracy("original").std() for count in (1, 1000)
+    )
     assert many == pytest.approx(one, rel=1e-6)
 
 
@@ -113,10 +125,16 @@ def coverage(random, make, truth, repeats=200):
 
 def test_the_interval_covers_the_truth_as_often_as_it_says(random):
     def both(random, repeat):
-        return interval(Bootstrap(named(table("original", crossed(random, 20, 300))), repeat, draws=200).accuracy("original"))
+        return interval(
+            Bootstrap(named(table("original", crossed(random, 20, 300))), repeat, draws=200).accuracy("original")
+        )
 
     def models_only(random, repeat):
-        return interval(Bootstrap(named(without_images(table("original", crossed(random, 20, 300)))), repeat, draws=200).accuracy("original"))
+        return interval(
+            Bootstrap(named(without_images(table("original", crossed(random, 20, 300)))), repeat, draws=200).accuracy(
+                "original"
+            )
+        )
 
     assert 0.88 <= coverage(random, both, 0.7) <= 0.99
     assert coverage(random, models_only, 0.7) < 0.80
@@ -136,7 +154,16 @@ def test_the_interval_of_a_difference_of_ious_covers_the_truth(random):
 
     def make(random, repeat):
         wrong = crossed(random, 60, 300)
-        bootstrap = Bootstrap(named(*(table(source, wrong[20 * i : 20 * i + 20]) for i, source in enumerate(("original", "p_diff", "gaussian")))), repeat, draws=200)
+        bootstrap = Bootstrap(
+            named(
+                *(
+                    table(source, wrong[20 * i : 20 * i + 20])
+                    for i, source in enumerate(("original", "p_diff", "gaussian"))
+                )
+            ),
+            repeat,
+            draws=200,
+        )
         return interval(bootstrap.max_iou("p_diff") - bootstrap.max_iou("gaussian"))
 
     assert coverage(random, make, 0.0) >= 0.93
@@ -154,7 +181,10 @@ def test_what_a_source_does_to_all_its_models_on_an_image_is_luck_of_the_images(
 
         return build
 
-    assert 0.88 <= coverage(random, make(True), 0.0, repeats=100) <= 1 and coverage(random, make(False), 0.0, repeats=100) < 0.3
+    assert (
+        0.88 <= coverage(random, make(True), 0.0, repeats=100) <= 1
+        and coverage(random, make(False), 0.0, repeats=100) < 0.3
+    )
 
 
 def test_a_difference_is_paired_by_image(random):
@@ -182,7 +212,10 @@ def test_models_of_two_sources_are_drawn_independently(random):
 
 def test_draws_repeat_with_the_seed_whatever_else_is_compared(random):
     every = named(*(table(source, random.random((4, 60)) < 0.3) for source in ("original", "p_diff", "gaussian")))
-    first, fewer = Bootstrap(every, seed=3), Bootstrap({source: every[source] for source in ("original", "p_diff")}, seed=3)
+    first, fewer = (
+        Bootstrap(every, seed=3),
+        Bootstrap({source: every[source] for source in ("original", "p_diff")}, seed=3),
+    )
     first.accuracy("gaussian")
     for measure in ("accuracy", "max_iou"):
         draws_R = getattr(first, measure)("p_diff")

@@ -6,7 +6,20 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import jaccard_score
 
 from core.evaluation import metrics
-from core.evaluation.metrics import Spacing, best_on, iou_matrix, l2_matrix, least_loss_on, max_iou, min_l2, most_alike, near_copies, summarize, variance_kept, within_iou
+from core.evaluation.metrics import (
+    Spacing,
+    best_on,
+    iou_matrix,
+    l2_matrix,
+    least_loss_on,
+    max_iou,
+    min_l2,
+    most_alike,
+    near_copies,
+    summarize,
+    variance_kept,
+    within_iou,
+)
 
 M, K, N, D = 5, 7, 60, 9
 
@@ -92,9 +105,19 @@ def test_within_iou_is_the_mean_over_pairs_of_different_models(wrong_MN):
 
 @pytest.mark.parametrize("rows", [1, 2, 3, M, M + 1])
 def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_MN, reference_KN, rows, monkeypatch):
-    whole = [iou_matrix(wrong_MN, reference_KN), *most_alike(wrong_MN, reference_KN), *most_alike(wrong_MN, wrong_MN, same=True), within_iou(wrong_MN)]
+    whole = [
+        iou_matrix(wrong_MN, reference_KN),
+        *most_alike(wrong_MN, reference_KN),
+        *most_alike(wrong_MN, wrong_MN, same=True),
+        within_iou(wrong_MN),
+    ]
     monkeypatch.setattr(metrics, "ROWS", rows)
-    blocks = [iou_matrix(wrong_MN, reference_KN), *most_alike(wrong_MN, reference_KN), *most_alike(wrong_MN, wrong_MN, same=True), within_iou(wrong_MN)]
+    blocks = [
+        iou_matrix(wrong_MN, reference_KN),
+        *most_alike(wrong_MN, reference_KN),
+        *most_alike(wrong_MN, wrong_MN, same=True),
+        within_iou(wrong_MN),
+    ]
     for once, again in zip(whole, blocks):
         np.testing.assert_allclose(again, once, rtol=1e-12)
 
@@ -102,7 +125,10 @@ def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_M
 def test_the_most_alike_reference_is_the_one_of_the_largest_similarity(wrong_MN, reference_KN):
     largest_M, which_M = most_alike(wrong_MN, reference_KN)
     similarity_MK = iou_matrix(wrong_MN, reference_KN)
-    assert which_M.tolist() == similarity_MK.argmax(axis=1).tolist() and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
+    assert (
+        which_M.tolist() == similarity_MK.argmax(axis=1).tolist()
+        and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
+    )
     twins = np.concatenate([wrong_MN, wrong_MN])
     assert most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
 
@@ -157,7 +183,9 @@ def test_the_mean_of_scattered_originals_counts_as_near_although_it_copies_none(
 def test_a_vector_is_left_out_of_its_own_references_only_where_that_is_said(vectors_MD):
     distances = cdist(vectors_MD, vectors_MD)
     assert min_l2(vectors_MD, vectors_MD) == pytest.approx(np.zeros(M))
-    np.testing.assert_allclose(min_l2(vectors_MD, vectors_MD, same=True), (distances + np.diag([np.inf] * M)).min(axis=1))
+    np.testing.assert_allclose(
+        min_l2(vectors_MD, vectors_MD, same=True), (distances + np.diag([np.inf] * M)).min(axis=1)
+    )
 
 
 def test_a_summary_of_known_numbers():

@@ -20,7 +20,9 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize("num_images", [1, 8, 13, 40])  # masks are packed eight to a byte
 def test_everything_survives_the_disk_in_its_order(tmp_path, num_images):
-    before = table("p_diff", scores([0.5, 0.9, 0.7], num_images=num_images), scores([0.4, 0.8, 0.6], num_images=7, seed=1))
+    before = table(
+        "p_diff", scores([0.5, 0.9, 0.7], num_images=num_images), scores([0.4, 0.8, 0.6], num_images=7, seed=1)
+    )
     before.save(tmp_path / "p_diff.npz")
     after = ScoreTable.load(tmp_path / "p_diff.npz")
     assert (after.source, after.identity, after.seconds, set(after.scores)) == ("p_diff", "id", 1.5, {"test", "val"})

@@ -35,7 +35,9 @@ def test_from_the_best_down_a_model_joins_where_the_average_does_not_get_worse(n
 def test_a_model_that_changes_nothing_joins():
     vectors_MD = torch.eye(3)
     constant = Scores(np.full(3, 0.5), np.arange(3.0), None)
-    soup = greedy_soup(vectors_MD, constant, lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None), 3)
+    soup = greedy_soup(
+        vectors_MD, constant, lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None), 3
+    )
     torch.testing.assert_close(soup, torch.full((1, 3), 1 / 3))
 
 

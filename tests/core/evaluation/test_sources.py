@@ -12,8 +12,17 @@ from core.evaluation.sources import SourceOptions, sources
 def make(tiny_checkpoints, tiny_generator):
     """`make(options, seed, checkpoints)`: the vectors of every source by name."""
 
-    def build(options=SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4), seed=0, checkpoints=tiny_checkpoints):
-        return sources(checkpoints, tiny_generator, lambda: torch.full((3, 60), 7.0), lambda vectors_MD: vectors_MD + 100, options, seed)
+    def build(
+        options=SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4), seed=0, checkpoints=tiny_checkpoints
+    ):
+        return sources(
+            checkpoints,
+            tiny_generator,
+            lambda: torch.full((3, 60), 7.0),
+            lambda vectors_MD: vectors_MD + 100,
+            options,
+            seed,
+        )
 
     return build
 
@@ -76,7 +85,9 @@ def test_making_every_source_alters_no_checkpoint(make, tiny_checkpoints):
 
 
 @pytest.mark.parametrize("k, name", [(12, "average_6"), (40, "average_16"), (2, "average_2"), (3, "average_2")])
-def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_the_ensemble(make, tiny_checkpoints, k, name):
+def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_the_ensemble(
+    make, tiny_checkpoints, k, name
+):
     vectors_KD = torch.randn(k, 60)
     checkpoints = replace(tiny_checkpoints, vectors_KD=vectors_KD, accuracy_K=torch.rand(k))
     averages = [source for source in make(SourceOptions(), checkpoints=checkpoints) if source.startswith("average")]

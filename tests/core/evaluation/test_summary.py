@@ -17,9 +17,13 @@ from tests.core.evaluation.tables import scores, table
 def tables():
     """The model that is best on validation is not the one that is best on test."""
     return {
-        "original": table("original", scores([0.70, 0.80, 0.90, 0.60], seed=1), scores([0.8, 0.95, 0.7, 0.6], seed=2), seed=1),
+        "original": table(
+            "original", scores([0.70, 0.80, 0.90, 0.60], seed=1), scores([0.8, 0.95, 0.7, 0.6], seed=2), seed=1
+        ),
         "ensemble": table("ensemble", scores([0.85], seed=3), scores([0.5], seed=4), seed=2),
-        "p_diff": table("p_diff", scores([0.75, 0.65, 0.99], seed=5), scores([0.9, 0.9, 0.1], loss=[0.5, 0.4, 9.0], seed=6), seed=3),
+        "p_diff": table(
+            "p_diff", scores([0.75, 0.65, 0.99], seed=5), scores([0.9, 0.9, 0.1], loss=[0.5, 0.4, 9.0], seed=6), seed=3
+        ),
         "gaussian": table("gaussian", scores([0.5, 0.6], seed=7), seed=4),
     }
 
@@ -34,11 +38,20 @@ def test_the_held_out_protocol_chooses_on_validation_and_reports_on_test(tables)
 
 def test_there_is_one_row_per_source_in_their_order(tables):
     rows = summary(tables)["table"]
-    assert [(row["source"], row["n"]) for row in rows] == [("original", 4), ("ensemble", 1), ("p_diff", 3), ("gaussian", 2)]
+    assert [(row["source"], row["n"]) for row in rows] == [
+        ("original", 4),
+        ("ensemble", 1),
+        ("p_diff", 3),
+        ("gaussian", 2),
+    ]
 
 
 def test_a_row_compares_with_the_originals_on_test(tables):
-    row, scored, original = table_row(tables["p_diff"], tables["original"]), tables["p_diff"].scores["test"], tables["original"]
+    row, scored, original = (
+        table_row(tables["p_diff"], tables["original"]),
+        tables["p_diff"].scores["test"],
+        tables["original"],
+    )
     assert row["accuracy_mean"] == pytest.approx(np.mean([0.75, 0.65, 0.99])) and row["accuracy_best"] == 0.99
     assert row["loss_mean"] == pytest.approx(scored.loss_M.mean())
     assert row["max_iou_mean"] == pytest.approx(max_iou(scored.wrong_MN, original.scores["test"].wrong_MN).mean())
@@ -86,11 +99,17 @@ def test_a_row_holds_the_interval_of_its_mean(tables):
     rows = summary(tables, bootstrap)["table"]
     assert rows == summary(tables)["table"]
     for row in rows:
-        assert row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"])) and row["accuracy_interval"][0] < row["accuracy_interval"][1]
+        assert (
+            row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"]))
+            and row["accuracy_interval"][0] < row["accuracy_interval"][1]
+        )
 
 
 def test_one_model_without_known_images_has_no_interval():
-    plain = {name: table(name, scores([0.5] * n, with_wrong=False), scores([0.5] * n)) for name, n in (("original", 3), ("ensemble", 1), ("p_diff", 2))}
+    plain = {
+        name: table(name, scores([0.5] * n, with_wrong=False), scores([0.5] * n))
+        for name, n in (("original", 3), ("ensemble", 1), ("p_diff", 2))
+    }
     assert [row["source"] for row in summary(plain)["table"] if "accuracy_interval" in row] == ["original", "p_diff"]
 
 
@@ -116,7 +135,9 @@ def test_one_original_is_compared_with_none(tables):
     tables["original"] = table("original", scores([0.7]), scores([0.8]))
     content = summary(tables)
     assert {"max_iou_mean", "min_l2_mean"}.isdisjoint(row_of(content, "original"))
-    assert "min_l2_mean" in row_of(content, "p_diff") and {"near_copies", "min_l2_relative_mean"}.isdisjoint(row_of(content, "p_diff"))
+    assert "min_l2_mean" in row_of(content, "p_diff") and {"near_copies", "min_l2_relative_mean"}.isdisjoint(
+        row_of(content, "p_diff")
+    )
 
 
 def test_calibration_is_reported_where_it_was_measured(tables):
@@ -129,13 +150,17 @@ def test_a_loss_that_is_not_finite_is_not_reported(tables):
     tables["p_diff"] = with_test(tables["p_diff"], loss_M=np.array([0.1, np.nan, 0.1]), vote=Vote(0.5, np.inf, 0.1))
     content = summary(tables)
     assert "loss_mean" not in row_of(content, "p_diff")
-    assert {"source": "p_diff", "method": "soft vote", "n_models": 3, "accuracy": 0.5, "ece": 0.1} in content["combination"]
+    assert {"source": "p_diff", "method": "soft vote", "n_models": 3, "accuracy": 0.5, "ece": 0.1} in content[
+        "combination"
+    ]
     json.dumps(content, allow_nan=False)
 
 
 def test_each_rule_of_selection_uses_the_split_it_names(tables):
     for source in ("original", "p_diff"):
-        train = scores([0.1] * len(tables[source].vectors_MD), loss=[3.0, 2.0, 1.0, 4.0][: len(tables[source].vectors_MD)])
+        train = scores(
+            [0.1] * len(tables[source].vectors_MD), loss=[3.0, 2.0, 1.0, 4.0][: len(tables[source].vectors_MD)]
+        )
         tables[source] = replace(tables[source], scores={**tables[source].scores, "train": train})
     rows = summary(tables)["selection"]
     assert [tuple(row.values()) for row in rows] == [
@@ -156,8 +181,12 @@ def test_a_rule_whose_split_was_not_scored_has_no_row(tables):
 
 
 def test_the_loss_rule_follows_the_loss_and_not_the_accuracy(tables):
-    tables["p_diff"] = replace(tables["p_diff"], scores={**tables["p_diff"].scores, "val": scores([0.9, 0.8, 0.1], loss=[0.5, 0.6, 0.4])})
-    chosen = {row["chosen_by"]: row["test_accuracy"] for row in summary(tables)["selection"] if row["source"] == "p_diff"}
+    tables["p_diff"] = replace(
+        tables["p_diff"], scores={**tables["p_diff"].scores, "val": scores([0.9, 0.8, 0.1], loss=[0.5, 0.6, 0.4])}
+    )
+    chosen = {
+        row["chosen_by"]: row["test_accuracy"] for row in summary(tables)["selection"] if row["source"] == "p_diff"
+    }
     assert chosen == {"val_accuracy": 0.75, "val_loss": 0.99, "test_accuracy": 0.99}
 
 
@@ -165,10 +194,23 @@ def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
     tables["original"] = with_test(tables["original"], vote=Vote(0.91, 0.3, 0.02), ece_M=np.array([0.4, 0.3, 0.2, 0.1]))
     tables["soup_original"] = table("soup_original", scores([0.88], loss=[0.4]), scores([0.9]))
     assert summary(tables)["combination"] == [
-        {"source": "original", "method": "one model", "n_models": 1, "accuracy": 0.80, "loss": pytest.approx(0.2), "ece": 0.3},
+        {
+            "source": "original",
+            "method": "one model",
+            "n_models": 1,
+            "accuracy": 0.80,
+            "loss": pytest.approx(0.2),
+            "ece": 0.3,
+        },
         {"source": "original", "method": "soft vote", "n_models": 4, "accuracy": 0.91, "loss": 0.3, "ece": 0.02},
         {"source": "original", "method": "greedy soup", "accuracy": 0.88, "loss": 0.4},
-        {"source": "original", "method": "mean of weights", "n_models": 4, "accuracy": 0.85, "loss": pytest.approx(0.15)},
+        {
+            "source": "original",
+            "method": "mean of weights",
+            "n_models": 4,
+            "accuracy": 0.85,
+            "loss": pytest.approx(0.15),
+        },
         {"source": "p_diff", "method": "one model", "n_models": 1, "accuracy": 0.65, "loss": pytest.approx(0.35)},
     ]
 

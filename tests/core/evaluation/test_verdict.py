@@ -9,6 +9,7 @@ import pytest
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.verdict import judged, novelty, outcome, verdict
+from core.report.sentences import worded
 
 K, N, D = 30, 600, 20
 
@@ -48,7 +49,7 @@ class World:
 
     def verdict(self, generated_MD, **others):
         tables = self.tables(generated_MD, **others)
-        return verdict(tables, Bootstrap(tables, draws=500))
+        return worded(verdict(tables, Bootstrap(tables, draws=500)))
 
 
 @pytest.fixture
@@ -63,10 +64,16 @@ def by_baseline(content, key):
 def test_a_copy_of_the_originals_is_memorized_and_dominated(world):
     content = world.verdict(world.originals_KD[world.random.permutation(K)])
     assert set(by_baseline(content, "outcome").values()) == {"is dominated"}
-    assert by_baseline(content, "accuracy_is")["original"] == "undecided" and by_baseline(content, "max_iou_is")["original"] == "worse"
+    assert (
+        by_baseline(content, "accuracy_is")["original"] == "undecided"
+        and by_baseline(content, "max_iou_is")["original"] == "worse"
+    )
     assert content["near_copies"]["p_diff"] == 1 and content["p_diff"]["max_iou_mean"] == 1
     assert content["novelty"] == "memorized" and content["averaging"][0]["gain_difference"]["is"] == "worse"
-    assert content["sentences"][0].startswith("No, a generated model falls short") and "memorized rather than new (maximum IoU 1.000" in content["sentences"][0]
+    assert (
+        content["sentences"][0].startswith("No, a generated model falls short")
+        and "memorized rather than new (maximum IoU 1.000" in content["sentences"][0]
+    )
 
 
 def test_an_autoencoder_that_forgets_what_sets_checkpoints_apart_is_named(world):
@@ -75,15 +82,24 @@ def test_an_autoencoder_that_forgets_what_sets_checkpoints_apart_is_named(world)
         content = world.verdict(world.averages(30), reconstructed=mean_D + share * (originals_KD - mean_D))
         assert (content["variance_kept"] < 0.5) == said == ("caution" in content)
     content = world.verdict(world.averages(30), reconstructed=mean_D + 0 * originals_KD)
-    assert content["caution"] in content["sentences"] and "keeps nothing" in content["caution"] and "system/autoencoder=chunked" in content["caution"]
+    assert (
+        content["caution"] in content["sentences"]
+        and "keeps nothing" in content["caution"]
+        and "system/autoencoder=chunked" in content["caution"]
+    )
     assert "variance_kept" not in world.verdict(world.averages(30)), "nothing was reconstructed"
 
 
 def test_better_than_an_average_that_is_worth_nothing_is_not_called_good(world):
     """As with checkpoints of independent trainings, whose average is at chance."""
     content = world.verdict(world.around(world.target_D, 2.0, 30), average_8=world.around(-world.target_D, 0.5, 30))
-    assert by_baseline(content, "accuracy_is") | {"average_8": "better", "original": "worse"} == by_baseline(content, "accuracy_is")
-    assert content["sentences"][0].startswith("Yes, a generated model beats an average") and ") but falls short of the originals (-" in content["sentences"][0]
+    assert by_baseline(content, "accuracy_is") | {"average_8": "better", "original": "worse"} == by_baseline(
+        content, "accuracy_is"
+    )
+    assert (
+        content["sentences"][0].startswith("Yes, a generated model beats an average")
+        and ") but falls short of the originals (-" in content["sentences"][0]
+    )
     good = world.verdict(world.around(world.target_D, 0.15, 30))
     assert "falls short" not in good["sentences"][0]
 
@@ -91,18 +107,34 @@ def test_better_than_an_average_that_is_worth_nothing_is_not_called_good(world):
 def test_means_of_the_originals_tie_with_averages_and_are_not_called_memorized(world):
     content = world.verdict(world.averages(30))
     outcomes = by_baseline(content, "outcome")
-    assert outcomes["average_8"] == "tie" and outcomes["original"] == outcomes["noised_0.3"] == "dominates" and outcomes["ensemble"] == "is dominated"
+    assert (
+        outcomes["average_8"] == "tie"
+        and outcomes["original"] == outcomes["noised_0.3"] == "dominates"
+        and outcomes["ensemble"] == "is dominated"
+    )
     row = content["averaging"][0]
-    assert (row["p_diff_gain"]["is"], row["average_gain"]["is"], row["gain_difference"]["is"]) == ("better", "better", "undecided")
+    assert (row["p_diff_gain"]["is"], row["average_gain"]["is"], row["gain_difference"]["is"]) == (
+        "better",
+        "better",
+        "undecided",
+    )
     assert content["novelty"] == "as close as an average"
-    assert content["sentences"][0].startswith("No, a generated model does not measurably beat") and "no newer than such an average" in content["sentences"][0]
+    assert (
+        content["sentences"][0].startswith("No, a generated model does not measurably beat")
+        and "no newer than such an average" in content["sentences"][0]
+    )
 
 
 def test_better_and_newer_models_dominate_everything(world):
     content = world.verdict(world.around(world.target_D, 0.15, 30))
     assert set(by_baseline(content, "outcome").values()) == {"dominates"}
-    assert content["novelty"] == "newer than an average" and content["averaging"][0]["gain_difference"]["is"] == "better"
-    assert content["sentences"][0].startswith("Yes, a generated model beats") and "it is newer than such an average" in content["sentences"][0]
+    assert (
+        content["novelty"] == "newer than an average" and content["averaging"][0]["gain_difference"]["is"] == "better"
+    )
+    assert (
+        content["sentences"][0].startswith("Yes, a generated model beats")
+        and "it is newer than such an average" in content["sentences"][0]
+    )
 
 
 def test_worse_models_beat_no_baseline_in_accuracy(world):
@@ -110,7 +142,10 @@ def test_worse_models_beat_no_baseline_in_accuracy(world):
     assert set(by_baseline(content, "accuracy_is").values()) == {"worse"}
     assert {"dominates", "tie"}.isdisjoint(by_baseline(content, "outcome").values())
     assert content["near_copies"]["p_diff"] == 0 and content["novelty"] != "memorized"
-    assert content["sentences"][0].startswith("No, a generated model falls short") and "loses against the originals" in content["sentences"][1]
+    assert (
+        content["sentences"][0].startswith("No, a generated model falls short")
+        and "loses against the originals" in content["sentences"][1]
+    )
 
 
 def test_noisy_copies_of_few_originals_are_memorized_even_if_they_are_the_best_ones(world):
@@ -137,9 +172,13 @@ def test_every_source_but_p_diff_and_the_soups_is_a_baseline(world):
 
 def test_the_gain_over_averaging_is_the_difference_to_the_average(world):
     content = world.verdict(world.averages(5), average_16=world.averages(3))
-    assert [row["source"] for row in content["averaging"]] == ["average_8", "average_16"] and set(content["near_copies"]) == {"p_diff", "average_8", "average_16"}
+    assert [row["source"] for row in content["averaging"]] == ["average_8", "average_16"] and set(
+        content["near_copies"]
+    ) == {"p_diff", "average_8", "average_16"}
     for row in content["averaging"]:
-        assert row["gain_difference"]["difference"] == pytest.approx(row["p_diff_gain"]["difference"] - row["average_gain"]["difference"])
+        assert row["gain_difference"]["difference"] == pytest.approx(
+            row["p_diff_gain"]["difference"] - row["average_gain"]["difference"]
+        )
         assert row["gain_difference"]["difference"] == by_baseline(content, "accuracy_difference")[row["source"]]
 
 
@@ -151,7 +190,7 @@ def test_the_headline_takes_the_most_accurate_average(world):
 def test_without_averages_the_mean_of_all_stands_for_them(world):
     tables = world.tables(world.averages(5))
     del tables["average_8"]
-    content = verdict(tables, Bootstrap(tables, draws=200))
+    content = worded(verdict(tables, Bootstrap(tables, draws=200)))
     assert content["best_average"] == "ensemble" and "against ensemble" in content["sentences"][0]
 
 
@@ -159,7 +198,11 @@ def test_without_known_images_accuracy_alone_decides():
     world = World(with_wrong=False)
     content = world.verdict(world.around(world.target_D, 0.15, 30))
     assert set(by_baseline(content, "outcome").values()) == {"dominates"}
-    assert "novelty" not in content and "max_iou_mean" not in content["p_diff"] and not any("IoU" in said for said in content["sentences"])
+    assert (
+        "novelty" not in content
+        and "max_iou_mean" not in content["p_diff"]
+        and not any("IoU" in said for said in content["sentences"])
+    )
     assert "whether it is new was not measured" in content["sentences"][0]
 
 
@@ -180,16 +223,25 @@ def test_every_sentence_says_the_numbers_it_rests_on(world):
     assert 3 <= len(content["sentences"]) <= 6
     average = next(row for row in content["comparisons"] if row["baseline"] == "average_8")
     low, high = (f"{100 * end:+.2f}" for end in average["accuracy_interval"])
-    assert f"({100 * average['accuracy_difference']:+.2f} points, 95 % interval {low} to {high}, against average_8)" in content["sentences"][0]
+    assert (
+        f"({100 * average['accuracy_difference']:+.2f} points, 95 % interval {low} to {high}, against average_8)"
+        in content["sentences"][0]
+    )
     assert f"{content['p_diff']['max_iou_mean']:.3f} against {average['max_iou_mean']:.3f}" in content["sentences"][0]
     assert f"{100 * content['near_copies']['p_diff']:.0f} % of the generated models" in content["sentences"][2]
-    assert all(re.search(r"\d", said) and said.endswith(".") and said[0].isupper() | said.startswith("p_diff") for said in content["sentences"])
+    assert all(
+        re.search(r"\d", said) and said.endswith(".") and said[0].isupper() | said.startswith("p_diff")
+        for said in content["sentences"]
+    )
     for name in ("original", "ensemble", "noised_0.3", "average_8"):
         assert name in content["sentences"][-1]
 
 
 def test_no_sentence_is_the_same_for_other_outcomes(world):
-    several = [world.verdict(vectors)["sentences"] for vectors in (world.originals_KD, world.averages(30), world.around(world.target_D, 0.15, 30))]
+    several = [
+        world.verdict(vectors)["sentences"]
+        for vectors in (world.originals_KD, world.averages(30), world.around(world.target_D, 0.15, 30))
+    ]
     for versions in zip(*several):
         assert len(set(versions)) == 3
 
@@ -219,7 +271,17 @@ def test_the_outcome_of_two_axes(axes, word):
     assert outcome(*axes) == word
 
 
-@pytest.mark.parametrize("shift, sign, word", [(5, 1, "better"), (5, -1, "worse"), (-5, 1, "worse"), (-5, -1, "better"), (0, 1, "undecided"), (0, -1, "undecided")])
+@pytest.mark.parametrize(
+    "shift, sign, word",
+    [
+        (5, 1, "better"),
+        (5, -1, "worse"),
+        (-5, 1, "worse"),
+        (-5, -1, "better"),
+        (0, 1, "undecided"),
+        (0, -1, "undecided"),
+    ],
+)
 def test_an_axis_is_decided_where_the_interval_excludes_zero(shift, sign, word):
     assert judged(shift, np.linspace(-1, 1, 100) + shift, sign)["is"] == word
 
@@ -232,12 +294,30 @@ def test_an_axis_is_decided_where_the_interval_excludes_zero(shift, sign, word):
         (1.0, 0.0, "better", "better", "near-copies that err otherwise"),
         (1.0, 1.0, "worse", "worse", "memorized"),
         (1.0, 1.0, "worse", "undecided", "memorized"),
-        (1.0, 1.0, "worse", "better", "closer than an average"),  # far originals, poor models: near to one, but no copy of what it does
+        (
+            1.0,
+            1.0,
+            "worse",
+            "better",
+            "closer than an average",
+        ),  # far originals, poor models: near to one, but no copy of what it does
         (1.0, 1.0, "undecided", "better", "as close as an average"),
         (0.0, 0.0, "worse", "worse", "closer than an average"),
         (0.0, 0.0, "better", "better", "newer than an average"),
     ],
 )
 def test_near_copies_are_memorized_where_nearness_or_errors_tell(near, near_average, than_average, than_original, word):
-    rows = [{"baseline": "original", "max_iou_is": than_original}, {"baseline": "average_8", "max_iou_is": than_average}]
-    assert novelty({"near_copies": {"p_diff": near, "average_8": near_average}, "best_average": "average_8", "comparisons": rows}) == word
+    rows = [
+        {"baseline": "original", "max_iou_is": than_original},
+        {"baseline": "average_8", "max_iou_is": than_average},
+    ]
+    assert (
+        novelty(
+            {
+                "near_copies": {"p_diff": near, "average_8": near_average},
+                "best_average": "average_8",
+                "comparisons": rows,
+            }
+        )
+        == word
+    )

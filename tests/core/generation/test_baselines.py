@@ -119,7 +119,9 @@ def test_the_full_gaussian_has_the_mean_and_covariance_of_the_checkpoints(vector
     expected = np.cov(vectors_KD.numpy().T)
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     np.testing.assert_allclose((np.cov(made.numpy().T) - expected) / scale, np.zeros((10, 10)), atol=0.04)
-    np.testing.assert_allclose((made.mean(dim=0) - vectors_KD.mean(dim=0)) / np.sqrt(np.diag(expected)), np.zeros(10), atol=0.04)
+    np.testing.assert_allclose(
+        (made.mean(dim=0) - vectors_KD.mean(dim=0)) / np.sqrt(np.diag(expected)), np.zeros(10), atol=0.04
+    )
 
 
 def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
@@ -138,5 +140,7 @@ def test_a_coordinate_that_never_varied_stays(vectors_KD, generator, name):
 
 def test_only_running_variances_may_not_be_negative():
     vectors_MD = torch.tensor([[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])
-    assert baselines.without_negative_variances(vectors_MD, WITH_STATISTICS).tolist() == [[-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]]
+    assert baselines.without_negative_variances(vectors_MD, WITH_STATISTICS).tolist() == [
+        [-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]
+    ]
     assert vectors_MD[0, 4] == -1, "the given ones were altered"

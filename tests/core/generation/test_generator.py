@@ -56,7 +56,11 @@ def test_the_generator_survives_the_disk_bit_by_bit(saved, tiny_generator, sampl
     loaded = WeightGenerator.load(saved)
     torch.testing.assert_close(loaded.sample(0, range(3)), before_MD, rtol=0, atol=0)
     assert loaded.fingerprint == tiny_generator.fingerprint
-    assert (loaded.subset, loaded.trained_on, loaded.recipes) == (tiny_generator.subset, tiny_generator.trained_on, tiny_generator.recipes)
+    assert (loaded.subset, loaded.trained_on, loaded.recipes) == (
+        tiny_generator.subset,
+        tiny_generator.trained_on,
+        tiny_generator.recipes,
+    )
     vectors_MD = torch.randn(3, 60)
     torch.testing.assert_close(loaded.reconstruct(vectors_MD), tiny_generator.reconstruct(vectors_MD), rtol=0, atol=0)
 
@@ -92,9 +96,19 @@ def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, 
 
 def test_gpus_do_not_round_what_is_generated_or_reconstructed(tiny_generator, tiny_checkpoints, monkeypatch):
     seen = set()
-    for network, name in ((tiny_generator.denoiser, "forward"), (tiny_generator.autoencoder, "encode"), (tiny_generator.autoencoder, "decode")):
+    for network, name in (
+        (tiny_generator.denoiser, "forward"),
+        (tiny_generator.autoencoder, "encode"),
+        (tiny_generator.autoencoder, "decode"),
+    ):
         original = getattr(network, name)
-        monkeypatch.setattr(network, name, lambda *given, name=name, original=original: seen.add((name, torch.backends.cudnn.allow_tf32)) or original(*given))
+        monkeypatch.setattr(
+            network,
+            name,
+            lambda *given, name=name, original=original: (
+                seen.add((name, torch.backends.cudnn.allow_tf32)) or original(*given)
+            ),
+        )
     tiny_generator.sample(0, range(2))
     tiny_generator.reconstruct(tiny_checkpoints.vectors_KD)
     assert seen == {("forward", False), ("encode", False), ("decode", False)}
@@ -102,7 +116,9 @@ def test_gpus_do_not_round_what_is_generated_or_reconstructed(tiny_generator, ti
 
 def test_both_normalizers_are_undone_in_their_order(tiny_generator):
     tiny_generator.autoencoder.encode = lambda vectors_BD: vectors_BD[:, :6]
-    tiny_generator.autoencoder.decode = lambda latents_BL: torch.cat([latents_BL, torch.zeros(len(latents_BL), 54)], dim=1)
+    tiny_generator.autoencoder.decode = lambda latents_BL: torch.cat(
+        [latents_BL, torch.zeros(len(latents_BL), 54)], dim=1
+    )
     inner, outer = tiny_generator.latent_normalizer, tiny_generator.normalizer
     decoded = tiny_generator.decode(torch.ones(1, 6))
     torch.testing.assert_close(decoded[:, :6], (inner.mean + inner.std)[None] * outer.std[:6] + outer.mean[:6])
@@ -110,7 +126,9 @@ def test_both_normalizers_are_undone_in_their_order(tiny_generator):
     torch.testing.assert_close(tiny_generator.encode(decoded), torch.ones(1, 6), rtol=1e-4, atol=1e-4)
 
 
-def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(tiny_generator, tiny_checkpoints, monkeypatch):
+def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(
+    tiny_generator, tiny_checkpoints, monkeypatch
+):
     tiny_generator.autoencoder.encode = tiny_generator.autoencoder.decode = lambda values: values
     tiny_generator.latent_normalizer = Normalizer.per_coordinate(torch.randn(9, 60))
     before = tiny_checkpoints.vectors_KD.clone()
@@ -134,7 +152,13 @@ def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
 
 def test_progress_sees_every_batch_and_on_step_every_step(tiny_generator):
     batches, steps = [], []
-    tiny_generator.sample(0, range(5), batch_size=2, progress=lambda items: batches.extend(items) or items, on_step=lambda t, x_BL: steps.append(len(x_BL)))
+    tiny_generator.sample(
+        0,
+        range(5),
+        batch_size=2,
+        progress=lambda items: batches.extend(items) or items,
+        on_step=lambda t, x_BL: steps.append(len(x_BL)),
+    )
     assert [list(batch) for batch in batches] == [[0, 1], [2, 3], [4]]
     assert steps == [2] * 20 + [2] * 20 + [1] * 20
 
@@ -205,7 +229,9 @@ def test_a_file_that_names_code_to_run_is_refused_without_running_it(saved, tmp_
 
 @pytest.mark.parametrize("attack", RECIPES)
 def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, attack):
-    rewrite(saved, {"sampler": {"num_steps": 5, "scheduler": {**run_code(tmp_path / "ran")[attack], "_partial_": True}}})
+    rewrite(
+        saved, {"sampler": {"num_steps": 5, "scheduler": {**run_code(tmp_path / "ran")[attack], "_partial_": True}}}
+    )
     with pytest.raises(UserError):
         WeightGenerator.load(saved).sample(0, [0])
     assert not (tmp_path / "ran").exists()
@@ -214,7 +240,13 @@ def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, t
 @pytest.mark.parametrize(
     "recipes",
     [
-        {"autoencoder": {"_target_": "core.networks.autoencoder.ConvAutoencoder", "channels": [4, 16], "latent_dim": 6}},
+        {
+            "autoencoder": {
+                "_target_": "core.networks.autoencoder.ConvAutoencoder",
+                "channels": [4, 16],
+                "latent_dim": 6,
+            }
+        },
         {"autoencoder": {"_target_": "core.networks.autoencoder.ConvAutoencoder", "kernel_size": 4}},
         {"autoencoder": {"_target_": "core.networks.autoencoder.NoSuchClass"}},
         {"autoencoder": {}},

@@ -40,7 +40,9 @@ def test_padding_is_zeros_at_the_end(autoencoder):
 def test_every_parameter_gets_a_gradient(num_params):
     autoencoder = randomize(ConvAutoencoder(num_params, channels=(4, 8), latent_dim=5))
     autoencoder(torch.randn(3, num_params)).square().mean().backward()
-    dead = [name for name, parameter in autoencoder.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    dead = [
+        name for name, parameter in autoencoder.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
     assert not dead, f"no gradient for {dead}"
 
 
@@ -74,7 +76,9 @@ def test_the_default_noises_are_the_papers():
     assert (autoencoder.input_noise, autoencoder.latent_noise) == (0.001, 0.1)
 
 
-@pytest.mark.parametrize("options", [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}])
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}]
+)
 def test_impossible_options_are_refused_with_their_values(options):
     (name, value), *_ = options.items()
     shown = list(value) if isinstance(value, tuple) else value

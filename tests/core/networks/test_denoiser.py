@@ -36,7 +36,9 @@ def test_the_timestep_changes_the_prediction_of_its_own_sample_only(denoiser):
 
 def test_every_parameter_gets_a_gradient(denoiser):
     denoiser(torch.randn(4, L), torch.tensor([0, 1, 500, 999])).square().mean().backward()
-    dead = [name for name, parameter in denoiser.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    dead = [
+        name for name, parameter in denoiser.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
     assert not dead, f"no gradient for {dead}"
 
 

@@ -29,13 +29,17 @@ def test_pca_equals_scikit_learns():
     theirs = PCA(4).fit(vectors_KD.numpy())
     expected = torch.tensor(theirs.inverse_transform(theirs.transform(vectors_KD.numpy())))
     torch.testing.assert_close(ours(vectors_KD), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.encode(vectors_KD).abs(), torch.tensor(theirs.transform(vectors_KD.numpy())).abs(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours.encode(vectors_KD).abs(), torch.tensor(theirs.transform(vectors_KD.numpy())).abs(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_pca_does_not_depend_on_how_many_columns_it_looks_at(monkeypatch):
     whole = adapted(PCAAutoencoder(D, 4), vectors())
     monkeypatch.setattr(linear_autoencoders, "NUMBERS_AT_ONCE", 7 * K)
-    torch.testing.assert_close(adapted(PCAAutoencoder(D, 4), vectors())(vectors()), whole(vectors()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        adapted(PCAAutoencoder(D, 4), vectors())(vectors()), whole(vectors()), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_with_enough_components_pca_reproduces_the_vectors_and_leaves_the_rest_zero():
@@ -44,7 +48,9 @@ def test_with_enough_components_pca_reproduces_the_vectors_and_leaves_the_rest_z
     assert (autoencoder.components[K - 1 :] == 0).all() and autoencoder.encode(vectors()).isfinite().all()
 
 
-@pytest.mark.parametrize("chunk_size, rank", [(8, 3), (16, 5), (64, 4), (7, 7)])  # more and fewer numbers than vectors; one chunk; D no multiple
+@pytest.mark.parametrize(
+    "chunk_size, rank", [(8, 3), (16, 5), (64, 4), (7, 7)]
+)  # more and fewer numbers than vectors; one chunk; D no multiple
 def test_codes_of_chunks_are_what_a_pca_of_each_chunk_gives(chunk_size, rank):
     vectors_KD = vectors()
     autoencoder = adapted(ChunkedAutoencoder(D, chunk_size, rank, channels=(4,), latent_dim=6), vectors_KD)
@@ -55,28 +61,38 @@ def test_codes_of_chunks_are_what_a_pca_of_each_chunk_gives(chunk_size, rank):
         theirs = PCA(found).fit(chunk.numpy())
         ours = autoencoder.components[index, : chunk.shape[1], :found]
         torch.testing.assert_close(ours.T.abs(), torch.tensor(theirs.components_).abs(), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(codes_KRN[:, :found, index].std(0, correction=0), torch.ones(found), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            codes_KRN[:, :found, index].std(0, correction=0), torch.ones(found), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_encoding_a_vector_compresses_the_codes_that_training_saw():
     autoencoder = adapted(ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6), vectors())
     with torch.no_grad():
-        torch.testing.assert_close(autoencoder.encode(vectors()), autoencoder._compress(autoencoder.prepared), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            autoencoder.encode(vectors()), autoencoder._compress(autoencoder.prepared), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_loss_over_codes_differs_from_that_over_vectors_by_what_no_training_changes():
     vectors_KD = vectors()
-    autoencoder = adapted(ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.0, latent_noise=0.0), vectors_KD)
+    autoencoder = adapted(
+        ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.0, latent_noise=0.0), vectors_KD
+    )
     with torch.no_grad():
         centered_NKS = autoencoder._chunks(vectors_KD - autoencoder.center)
         lost_NKS = centered_NKS - centered_NKS @ autoencoder.components @ autoencoder.components.transpose(1, 2)
         over_codes = autoencoder.training_loss(autoencoder.prepared)
         over_vectors = torch.nn.functional.mse_loss(autoencoder(vectors_KD), vectors_KD)
-    torch.testing.assert_close(over_vectors, over_codes + lost_NKS.square().sum() / vectors_KD.numel(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        over_vectors, over_codes + lost_NKS.square().sum() / vectors_KD.numel(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_input_noise_reaches_the_codes_in_the_size_that_it_has_on_vectors():
-    autoencoder = adapted(ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.5, latent_noise=0.0), vectors())
+    autoencoder = adapted(
+        ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.5, latent_noise=0.0), vectors()
+    )
     seen = []
     autoencoder._compress = lambda codes: seen.append(codes) or torch.zeros(len(codes), 6)
     codes_BRN = autoencoder.prepared[:1].expand(4000, -1, -1)
@@ -89,7 +105,9 @@ def test_input_noise_reaches_the_codes_in_the_size_that_it_has_on_vectors():
 
 def test_training_the_chunked_autoencoder_reconstructs_vectors_of_few_directions():
     vectors_KD = vectors(rank=2, num_params=200)
-    autoencoder = adapted(ChunkedAutoencoder(200, 16, 2, channels=(16,), latent_dim=8, input_noise=0.0, latent_noise=0.0), vectors_KD)
+    autoencoder = adapted(
+        ChunkedAutoencoder(200, 16, 2, channels=(16,), latent_dim=8, input_noise=0.0, latent_noise=0.0), vectors_KD
+    )
     optimizer = torch.optim.AdamW(autoencoder.train().parameters(), lr=1e-2)
     for _ in range(300):
         optimizer.zero_grad()

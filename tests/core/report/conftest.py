@@ -27,6 +27,7 @@ def run(reported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes the time where the test is about something else: saving, and t-SNE."""
+
     def save(drawn, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
         files = {kind: folder / f"{name}.{kind}" for kind in ("png", "svg")}

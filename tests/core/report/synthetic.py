@@ -38,7 +38,11 @@ def make_vectors(rng: np.random.Generator, k: int, m: int, d: int) -> dict[str, 
     directions = rng.normal(size=(8, d)) * scale / np.sqrt(d)
 
     def around(count: int, spread: float, noise: float) -> np.ndarray:
-        return center + spread * rng.normal(size=(count, 8)) @ directions + noise * rng.normal(size=(count, d)) * scale / np.sqrt(d)
+        return (
+            center
+            + spread * rng.normal(size=(count, 8)) @ directions
+            + noise * rng.normal(size=(count, d)) * scale / np.sqrt(d)
+        )
 
     original = around(k, 1.0, 1.2)
     picked = original[rng.integers(0, k, m)]
@@ -47,7 +51,10 @@ def make_vectors(rng: np.random.Generator, k: int, m: int, d: int) -> dict[str, 
         "ensemble": original.mean(0, keepdims=True),
         "p_diff": around(m, 0.7, 0.35),
         "reconstructed": original + 0.3 * rng.normal(size=original.shape) * scale / np.sqrt(d),
-        **{f"noised_{sigma}": picked + 20 * sigma * rng.normal(size=picked.shape) * scale / np.sqrt(d) for sigma in (0.01, 0.05, 0.15)},
+        **{
+            f"noised_{sigma}": picked + 20 * sigma * rng.normal(size=picked.shape) * scale / np.sqrt(d)
+            for sigma in (0.01, 0.05, 0.15)
+        },
         "average_16": np.stack([original[rng.choice(k, min(16, k), replace=False)].mean(0) for _ in range(m)]),
         "interpolated": (original[rng.integers(0, k, m)] + original[rng.integers(0, k, m)]) / 2,
         "gaussian": center + original.std(0) * rng.normal(size=(m, d)),
@@ -68,12 +75,24 @@ def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.nda
 def table_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
     same = table.source == original.source
     scores, l2_M = table.scores["test"], min_l2(table.vectors_MD, original.vectors_MD, same=same)
-    row = {"source": table.source, **summarize(scores.accuracy_M), "loss_mean": float(scores.loss_M.mean()), "ece_mean": float(scores.ece_M.mean())}
+    row = {
+        "source": table.source,
+        **summarize(scores.accuracy_M),
+        "loss_mean": float(scores.loss_M.mean()),
+        "ece_mean": float(scores.ece_M.mean()),
+    }
     row["max_iou_mean"] = float(max_iou(scores.wrong_MN, original.scores["test"].wrong_MN, same=same).mean())
-    row |= {"min_l2_mean": float(l2_M.mean()), "min_l2_relative_mean": float(l2_M.mean() / 2), "near_copies": float((l2_M < 1).mean())}
+    row |= {
+        "min_l2_mean": float(l2_M.mean()),
+        "min_l2_relative_mean": float(l2_M.mean() / 2),
+        "near_copies": float((l2_M < 1).mean()),
+    }
     if row["n"] > 1:
         half = 2 * row["accuracy_std"] / row["n"] ** 0.5
-        row |= {"within_iou_mean": within_iou(scores.wrong_MN), "accuracy_interval": [row["accuracy_mean"] - half, row["accuracy_mean"] + half]}
+        row |= {
+            "within_iou_mean": within_iou(scores.wrong_MN),
+            "accuracy_interval": [row["accuracy_mean"] - half, row["accuracy_mean"] + half],
+        }
     return row
 
 
@@ -102,7 +121,17 @@ def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_run(folder: Path, *, seed: int = 0, k: int = 40, m: int = 24, d: int = 64, n: int = 400, latent: int | None = 8, settings: dict[str, Any] | None = None) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    k: int = 40,
+    m: int = 24,
+    d: int = 64,
+    n: int = 400,
+    latent: int | None = 8,
+    settings: dict[str, Any] | None = None,
+) -> Path:
     """A run's folder with everything that a report reads.
 
     Args:
@@ -138,9 +167,15 @@ def write_histories(folder: Path, rng: np.random.Generator, d: int) -> None:
     """trajectories.npz and training_history.npz."""
     timesteps_S = np.linspace(999, 0, 12).astype(int)
     rise_S = 1 / (1 + np.exp((timesteps_S - 450) / 90))
-    np.savez(folder / "trajectories.npz", timesteps_S=timesteps_S, accuracy_TS=0.1 + 0.8 * rise_S * (1 - 0.04 * rng.random((8, 12))))
+    np.savez(
+        folder / "trajectories.npz",
+        timesteps_S=timesteps_S,
+        accuracy_TS=0.1 + 0.8 * rise_S * (1 - 0.04 * rng.random((8, 12))),
+    )
     sizes = [d // 4] * 3 + [d - 3 * (d // 4)]
     final_D = np.repeat([1.0, 0.0, 1.2, 0.0], sizes) + 0.1 * rng.normal(size=d)
     start_D = np.repeat([1.0, 0.0, 1.0, 0.0], sizes)
     history_ED = start_D + (1 - np.exp(-np.arange(30) / 8))[:, None] * (final_D - start_D)
-    np.savez(folder / "training_history.npz", history_ED=history_ED, names=np.array(list(TENSORS)), sizes=np.array(sizes))
+    np.savez(
+        folder / "training_history.npz", history_ED=history_ED, names=np.array(list(TENSORS)), sizes=np.array(sizes)
+    )

@@ -49,7 +49,15 @@ def test_histograms_count_every_model_and_mark_the_median(rng):
 
 
 @pytest.mark.parametrize(
-    "pooled, scale", [([0.1, 0.2], "linear"), ([0.001, 0.5], "log"), ([0.0, 0.5], "linear"), ([1.0, 1.0], "linear"), ([0.0, 0.0], "linear"), ([-1.0, 50], "linear")]
+    "pooled, scale",
+    [
+        ([0.1, 0.2], "linear"),
+        ([0.001, 0.5], "log"),
+        ([0.0, 0.5], "linear"),
+        ([1.0, 1.0], "linear"),
+        ([0.0, 0.0], "linear"),
+        ([-1.0, 50], "linear"),
+    ],
 )
 def test_the_scale_fits_the_values_and_holds_all_of_them(pooled, scale):
     edges, chosen = behavior_figures.bins(np.array(pooled))
@@ -69,7 +77,9 @@ def test_the_reverse_diffusion_runs_from_noise_on_the_left_to_weights_on_the_rig
     accuracy_TS = np.array([[0.1, 0.5, 0.9], [0.2, 0.4, 0.8]])
     axes = behavior_figures.accuracy_along_diffusion(np.array([999, 500, 0]), accuracy_TS).axes[0]
     assert axes.get_xlim()[0] > axes.get_xlim()[1]
-    np.testing.assert_allclose([line.get_ydata() for line in axes.lines], 100 * np.array([*accuracy_TS, accuracy_TS.mean(0)]))
+    np.testing.assert_allclose(
+        [line.get_ydata() for line in axes.lines], 100 * np.array([*accuracy_TS, accuracy_TS.mean(0)])
+    )
 
 
 def test_history_keeps_each_tensor_in_its_own_units(rng):
@@ -97,7 +107,9 @@ def test_principal_components_are_those_of_the_plain_decomposition(rng):
     components, explained = weight_figures.principal_components(vectors, seed=0)
     singular = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
     np.testing.assert_allclose(explained[:2], singular[:2] ** 2 / (singular**2).sum(), rtol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(components[3] - components[8]), np.linalg.norm(vectors[3] - vectors[8]), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(components[3] - components[8]), np.linalg.norm(vectors[3] - vectors[8]), rtol=1e-6
+    )
 
 
 def test_neighbors_stay_neighbors_and_the_map_is_the_same_each_time(rng):
@@ -112,7 +124,10 @@ def test_a_copy_is_paired_with_what_it_copies(run):
     files = read_run(run)
     originals, made = files.tables["original"].vectors_MD, files.tables["p_diff"].vectors_MD
     made[5] = originals[11]
-    distances = {source: np.linalg.norm(vectors[:, None] - originals[None], axis=2) for source, vectors in (("p_diff", made), ("original", originals))}
+    distances = {
+        source: np.linalg.norm(vectors[:, None] - originals[None], axis=2)
+        for source, vectors in (("p_diff", made), ("original", originals))
+    }
     np.fill_diagonal(distances["original"], np.inf)
     pairs = nearest_pairs(files, distances)
     name, weights, nearest_name, nearest = pairs[0]
@@ -136,10 +151,24 @@ def test_no_legend_lies_over_the_data(rng, kind):
         "scatter": lambda: behavior_figures.accuracy_vs_iou(values, by_source(rng)),
         "ridges": lambda: behavior_figures.ridges(values, "x", (0.8, "mark")),
         "lines": lambda: behavior_figures.accuracy_along_diffusion(np.arange(5), rng.random((3, 5))),
-        "densities": lambda: weight_figures.weight_densities({source: rng.normal(size=(9, 6)) for source in SOURCES if source != "ensemble"}, range(6)),
-        "positions": lambda: weight_figures.positions({source: rng.normal(size=(9, 2)) for source in SOURCES}, "x", "y", ticks=True),
-        "sweep": lambda: sweep_figure("task.param.k", {"a": [Point(1, 0.8, 0.9, 0.7, 0.6), Point(50, 0.8, 0.9, 0.7, 0.6)]}),
-        "words": lambda: sweep_figure("system.denoiser", {"a": [Point(word, 0.8, 0.9, 0.7, 0.6) for word in ("ConvDenoiser", "MLPDenoiser", "a rather long word" * 3)]}),
+        "densities": lambda: weight_figures.weight_densities(
+            {source: rng.normal(size=(9, 6)) for source in SOURCES if source != "ensemble"}, range(6)
+        ),
+        "positions": lambda: weight_figures.positions(
+            {source: rng.normal(size=(9, 2)) for source in SOURCES}, "x", "y", ticks=True
+        ),
+        "sweep": lambda: sweep_figure(
+            "task.param.k", {"a": [Point(1, 0.8, 0.9, 0.7, 0.6), Point(50, 0.8, 0.9, 0.7, 0.6)]}
+        ),
+        "words": lambda: sweep_figure(
+            "system.denoiser",
+            {
+                "a": [
+                    Point(word, 0.8, 0.9, 0.7, 0.6)
+                    for word in ("ConvDenoiser", "MLPDenoiser", "a rather long word" * 3)
+                ]
+            },
+        ),
     }[kind]()
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
@@ -151,7 +180,10 @@ def test_no_legend_lies_over_the_data(rng, kind):
 def test_saving_is_repeatable_and_leaves_matplotlib_as_it_was(rng, tmp_path):
     before = dict(matplotlib.rcParams)
     values = by_source(rng)
-    contents = [[path.read_bytes() for path in save(behavior_figures.ridges(values, "x"), tmp_path / name, "ridges").values()] for name in "ab"]
+    contents = [
+        [path.read_bytes() for path in save(behavior_figures.ridges(values, "x"), tmp_path / name, "ridges").values()]
+        for name in "ab"
+    ]
     assert contents[0] == contents[1] and contents[0][0].startswith(b"\x89PNG") and b"<svg" in contents[0][1]
     assert dict(matplotlib.rcParams) == before
 

@@ -52,7 +52,9 @@ def test_numbers_on_the_page_are_those_of_metrics_json(reported):
     html = (reported / "report" / "index.html").read_text()
     metrics = json.loads((reported / "metrics.json").read_text())
     for row in metrics["table"]:
-        shown = re.search(rf'<th scope="row" data-value="{row["source"]}">.*?</tr>', html[html.index('id="sources"') :], re.DOTALL).group()
+        shown = re.search(
+            rf'<th scope="row" data-value="{row["source"]}">.*?</tr>', html[html.index('id="sources"') :], re.DOTALL
+        ).group()
         assert f'data-value="{row["accuracy_mean"]}">{100 * row["accuracy_mean"]:.2f}<' in shown
         assert f">{row['max_iou_mean']:.3f}<" in shown
     assert "63.2" in html and "0123456789abcdef0123456789abcdef01234567 with uncommitted changes" in html
@@ -73,7 +75,9 @@ def test_a_rebuilt_report_is_the_same_report(run, reported):
         again = run / "report" / path.relative_to(reported / "report")
         if path.suffix not in {".html"}:  # the page names output_dir, which is another
             assert again.read_bytes() == path.read_bytes(), path.name
-    assert {path.suffix for path in (run / "report").rglob("*.*")} == {".html", ".md", ".csv", ".png", ".svg"}, "a temporary file was left"
+    assert {path.suffix for path in (run / "report").rglob("*.*")} == {".html", ".md", ".csv", ".png", ".svg"}, (
+        "a temporary file was left"
+    )
 
 
 def test_a_figure_that_a_rebuilt_report_lacks_does_not_stay_from_the_earlier_one(run, fast_figures):
@@ -96,18 +100,41 @@ def test_no_network_is_used(run, monkeypatch, fast_figures):
 @pytest.mark.parametrize(
     "damage, named, lost",
     [
-        (lambda run: (run / "scores" / "gaussian.npz").write_bytes(b"PK\x03\x04 cut off"), "scores/gaussian.npz", set()),
+        (
+            lambda run: (run / "scores" / "gaussian.npz").write_bytes(b"PK\x03\x04 cut off"),
+            "scores/gaussian.npz",
+            set(),
+        ),
         (lambda run: (run / "scores" / "finetuned.npz").unlink(), "scores/finetuned.npz", set()),
         (lambda run: np.savez(run / "scores" / "noised_0.05.npz", np.zeros(3)), "scores/noised_0.05.npz", set()),
         (lambda run: (run / "trajectories.npz").unlink(), "trajectories.npz", {"reverse_diffusion"}),
-        (lambda run: np.savez(run / "trajectories.npz", timesteps_S=np.arange(3), accuracy_TS=np.zeros((2, 4))), "trajectories.npz", {"reverse_diffusion"}),
-        (lambda run: np.savez(run / "training_history.npz", history_ED=np.zeros((2, 5)), names=["a"], sizes=[4]), "training_history.npz", {"training_history"}),
+        (
+            lambda run: np.savez(run / "trajectories.npz", timesteps_S=np.arange(3), accuracy_TS=np.zeros((2, 4))),
+            "trajectories.npz",
+            {"reverse_diffusion"},
+        ),
+        (
+            lambda run: np.savez(run / "training_history.npz", history_ED=np.zeros((2, 5)), names=["a"], sizes=[4]),
+            "training_history.npz",
+            {"training_history"},
+        ),
         (lambda run: (run / "config.yaml").write_text("task: [unclosed"), "config.yaml", set()),
         (lambda run: (run / "config.yaml").unlink(), "config.yaml", set()),
         (lambda run: (run / "provenance.json").write_text("{"), "provenance.json", set()),
         (lambda run: (run / "provenance.json").write_text("[1]"), "provenance.json", set()),
     ],
-    ids=["cut", "absent", "other arrays", "no trajectories", "other shapes", "other sizes", "bad yaml", "no config", "bad json", "no object"],
+    ids=[
+        "cut",
+        "absent",
+        "other arrays",
+        "no trajectories",
+        "other shapes",
+        "other sizes",
+        "bad yaml",
+        "no config",
+        "bad json",
+        "no object",
+    ],
 )
 def test_what_is_missing_or_damaged_is_named_and_the_rest_is_reported(run, fast_figures, caplog, damage, named, lost):
     damage(run)
@@ -119,7 +146,13 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_reported(run, fast_
 
 
 def test_scores_of_another_run_are_named_and_left_out(run, fast_figures):
-    alien = ScoreTable("gaussian", np.zeros((5, 7), np.float32), {"test": Scores(np.zeros(5), np.zeros(5), np.zeros((5, 3), bool))}, "id", 1.0)
+    alien = ScoreTable(
+        "gaussian",
+        np.zeros((5, 7), np.float32),
+        {"test": Scores(np.zeros(5), np.zeros(5), np.zeros((5, 3), bool))},
+        "id",
+        1.0,
+    )
     alien.save(run / "scores" / "gaussian.npz")
     html = write_page(run).read_text()
     assert "(7, 3)" in html and "gaussian is missing from the figures" in html and figures_on(html) == FIGURES
@@ -128,7 +161,14 @@ def test_scores_of_another_run_are_named_and_left_out(run, fast_figures):
 def test_without_the_originals_scores_the_tables_and_what_needs_no_comparison_remain(run, fast_figures):
     (run / "scores" / "original.npz").unlink()
     html = write_page(run).read_text()
-    assert figures_on(html) == {"pca_weights", "tsne_weights", "pca_latents", "tsne_latents", "reverse_diffusion", "training_history"}
+    assert figures_on(html) == {
+        "pca_weights",
+        "tsne_weights",
+        "pca_latents",
+        "tsne_latents",
+        "reverse_diffusion",
+        "training_history",
+    }
     assert "nothing can be compared with the originals" in html and SENTENCES[0] in html
 
 
@@ -143,7 +183,9 @@ def test_a_task_without_right_and_wrong_has_no_similarity_and_no_complaint(run, 
     for path in (run / "scores").iterdir():
         table = ScoreTable.load(path)
         scores = table.scores["test"]
-        ScoreTable(table.source, table.vectors_MD, {"test": Scores(scores.accuracy_M, scores.loss_M, None)}, "id", 1.0).save(path)
+        ScoreTable(
+            table.source, table.vectors_MD, {"test": Scores(scores.accuracy_M, scores.loss_M, None)}, "id", 1.0
+        ).save(path)
     html = write_page(run).read_text()
     assert figures_on(html) == FIGURES - {"accuracy_vs_max_iou", "max_iou", "iou_matrix", "pca_latents", "tsne_latents"}
     assert "Not in this report" not in html
@@ -153,7 +195,10 @@ def test_metrics_of_an_older_version_are_reported_without_what_they_lack(run, fa
     metrics = json.loads((run / "metrics.json").read_text())
     for name in ("selection", "combination", "verdict", "seconds"):
         del metrics[name]
-    metrics["table"] = [{key: value for key, value in row.items() if key not in ("ece_mean", "accuracy_interval", "near_copies")} for row in metrics["table"]]
+    metrics["table"] = [
+        {key: value for key, value in row.items() if key not in ("ece_mean", "accuracy_interval", "near_copies")}
+        for row in metrics["table"]
+    ]
     (run / "metrics.json").write_text(json.dumps(metrics))
     html = write_page(run).read_text()
     assert "without a verdict" in html and 'id="use"' not in html and "ECE" not in html and "95 % interval" not in html
@@ -164,12 +209,28 @@ def test_one_original_and_one_generated_model_are_enough(run, fast_figures):
         table = ScoreTable.load(run / "scores" / f"{source}.npz")
         test = table.scores["test"]
         one = Scores(test.accuracy_M[:1], test.loss_M[:1], test.wrong_MN[:1])
-        ScoreTable(source, table.vectors_MD[:1], {"test": one}, "id", 1.0, table.latents_ML[:1]).save(run / "scores" / f"{source}.npz")
+        ScoreTable(source, table.vectors_MD[:1], {"test": one}, "id", 1.0, table.latents_ML[:1]).save(
+            run / "scores" / f"{source}.npz"
+        )
     html = write_page(run).read_text()
-    assert "could not be drawn" not in html and "accuracy_vs_max_iou" in figures_on(html) and "min_l2" not in figures_on(html)
+    assert (
+        "could not be drawn" not in html
+        and "accuracy_vs_max_iou" in figures_on(html)
+        and "min_l2" not in figures_on(html)
+    )
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"table": [], "paper_protocol": {}, "held_out_protocol": {}}', '{"table": [{}]}', '{"table": [{"source": "original"}], "paper_protocol": {}, "held_out_protocol": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"table": [], "paper_protocol": {}, "held_out_protocol": {}}',
+        '{"table": [{}]}',
+        '{"table": [{"source": "original"}], "paper_protocol": {}, "held_out_protocol": {}}',
+    ],
+)
 def test_without_usable_metrics_there_is_one_sentence_and_no_page(run, content):
     (run / "metrics.json").unlink()
     if content is not None:
@@ -204,9 +265,16 @@ def test_captions_say_in_one_sentence_how_to_read_a_figure(reported):
 
 def test_markdown_and_csv_hold_the_figures_of_the_page(reported: Path):
     metrics = json.loads((reported / "metrics.json").read_text())
-    text, csv = (reported / "report" / "table.md").read_text(), (reported / "report" / "scores.csv").read_text().splitlines()
+    text, csv = (
+        (reported / "report" / "table.md").read_text(),
+        (reported / "report" / "scores.csv").read_text().splitlines(),
+    )
     assert all(sentence in text for sentence in SENTENCES) and "greedy soup" in text and "val accuracy" in text
     assert len(csv) == 1 + len(metrics["table"])
     row = dict(zip(csv[0].split(","), csv[3].split(",")))
     ours = metrics["table"][2]
-    assert row["source"] == "p_diff" and float(row["accuracy_mean"]) == ours["accuracy_mean"] and float(row["accuracy_interval_low"]) == ours["accuracy_interval"][0]
+    assert (
+        row["source"] == "p_diff"
+        and float(row["accuracy_mean"]) == ours["accuracy_mean"]
+        and float(row["accuracy_interval_low"]) == ours["accuracy_interval"][0]
+    )

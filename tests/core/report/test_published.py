@@ -11,7 +11,10 @@ from core.report.run_files import RunFiles
 def made(dataset, model, subset="last_norms", k=300) -> RunFiles:
     config = {"task": {"data": {"dataset": dataset}, "model": {"name": model}, "param": {"subset": subset, "k": k}}}
     row = {"n": 200, "accuracy_mean": 0.5}
-    metrics = {"table": [{"source": "original"} | row, {"source": "p_diff"} | row], "paper_protocol": {"original": 0.6, "p_diff": 0.61}}
+    metrics = {
+        "table": [{"source": "original"} | row, {"source": "p_diff"} | row],
+        "paper_protocol": {"original": 0.6, "p_diff": 0.61},
+    }
     return RunFiles(Path("run"), metrics, config)
 
 
@@ -25,7 +28,15 @@ def test_our_names_are_theirs(ours, theirs):
     assert plain(ours) == plain(theirs)
 
 
-@pytest.mark.parametrize("ours, theirs", [("cifar10", "CIFAR-100"), ("resnet18", "ResNet-50"), ("vit_tiny_patch16_224", "ViT-Base"), ("convnext_tiny", "ConvNeXt-mini")])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        ("cifar10", "CIFAR-100"),
+        ("resnet18", "ResNet-50"),
+        ("vit_tiny_patch16_224", "ViT-Base"),
+        ("convnext_tiny", "ConvNeXt-mini"),
+    ],
+)
 def test_other_names_are_not(ours, theirs):
     assert plain(ours) != plain(theirs)
 
@@ -34,9 +45,9 @@ def test_the_files_hold_the_whole_tables():
     paper, logs = rows_of("paper.csv"), rows_of("logs.csv")
     assert len(paper) == 36 + 6 + 10 and sum(row["category"] == "main" for row in logs) == 36
     assert all(30 < float(row[source]) < 100 for row in paper for source in ("original", "ensemble", "p_diff"))
-    assert {(plain(row["dataset"]), plain(row["architecture"])) for row in logs if row["category"] in ("main", "full")} <= {
-        (plain(row["dataset"]), plain(row["architecture"])) for row in paper
-    }
+    assert {
+        (plain(row["dataset"]), plain(row["architecture"])) for row in logs if row["category"] in ("main", "full")
+    } <= {(plain(row["dataset"]), plain(row["architecture"])) for row in paper}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +73,23 @@ def test_another_subset_or_data_set_has_no_published_number():
 def test_logs_of_another_k_are_shown_only_for_that_k():
     for k in (50, 300):
         assert list(from_logs(made("cifar100", "resnet18", k=k))) == ["its logs, cifar100_resnet18"]
-    assert list(from_logs(made("cifar100", "resnet18", k=200))) == ["its logs, cifar100_resnet18", "its logs, numberckpt_200"]
+    assert list(from_logs(made("cifar100", "resnet18", k=200))) == [
+        "its logs, cifar100_resnet18",
+        "its logs, numberckpt_200",
+    ]
 
 
 def test_ours_come_first_and_what_was_not_published_is_a_dash():
     table = beside_ours(made("cifar100", "resnet18"))
     ours, paper, logs = ([cell.text for cell in row] for row in table.rows)
-    assert [column.label for column in table.columns][:6] == ["from", "K", "M", "original best %", "ensemble %", "p_diff best %"]
+    assert [column.label for column in table.columns][:6] == [
+        "from",
+        "K",
+        "M",
+        "original best %",
+        "ensemble %",
+        "p_diff best %",
+    ]
     assert ours == ["this run", "200", "200", "60.00", "–", "61.00", "50.00", "50.00", "–"]
     assert paper == ["paper, v3 (2024-12)", "–", "–", "77.40", "77.70", "77.90", "–", "–", "–"]
     assert logs == ["its logs, cifar100_resnet18", "300", "201", "77.15", "–", "77.55", "76.72", "77.24", "0.848"]

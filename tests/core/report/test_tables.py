@@ -3,7 +3,16 @@
 import pytest
 
 from core.report.cells import markdown, number, percent
-from core.report.tables import combination, comparisons, full_table, protocol_table, selection, source_csv, source_table, write_report
+from core.report.tables import (
+    combination,
+    comparisons,
+    full_table,
+    protocol_table,
+    selection,
+    source_csv,
+    source_table,
+    write_report,
+)
 
 FULL = {
     "source": "p_diff",
@@ -18,7 +27,9 @@ FULL = {
     "within_iou_mean": 0.8804,
     "min_l2_mean": 2.6044,
 }
-ALONE = {name: value for name, value in FULL.items() if name not in {"accuracy_std", "within_iou_mean", "max_iou_mean"}} | {"source": "ensemble", "n": 1}
+ALONE = {
+    name: value for name, value in FULL.items() if name not in {"accuracy_std", "within_iou_mean", "max_iou_mean"}
+} | {"source": "ensemble", "n": 1}
 METRICS = {
     "table": [FULL, ALONE],
     "paper_protocol": {"original": 0.7715, "ensemble": 0.7707, "p_diff": 0.7755},
@@ -77,7 +88,11 @@ def test_columns_line_up_for_people_who_read_it_in_a_terminal():
 def test_the_report_on_disk_holds_both_tables(tmp_path):
     write_report(METRICS, tmp_path / "report", title="digits, K = 200")
     text = (tmp_path / "report" / "table.md").read_text()
-    assert "digits, K = 200" in text and full_table(METRICS).markdown() in text and "held out: chosen on validation" in text
+    assert (
+        "digits, K = 200" in text
+        and full_table(METRICS).markdown() in text
+        and "held out: chosen on validation" in text
+    )
 
 
 AUDITED = METRICS | {
@@ -102,7 +117,12 @@ def texts(table) -> list[dict[str, str]]:
 
 def test_the_full_table_has_a_column_for_what_any_source_has_and_none_for_the_rest():
     first, second = texts(full_table(AUDITED))
-    assert first["95 % interval"] == "77.11–77.35" and first["ECE %"] == "3.12" and first["copies %"] == "3.50" and first["loss"] == "0.9000"
+    assert (
+        first["95 % interval"] == "77.11–77.35"
+        and first["ECE %"] == "3.12"
+        and first["copies %"] == "3.50"
+        and first["loss"] == "0.9000"
+    )
     assert second["ECE %"] == second["std %"] == "–" and second["mean %"] == "77.24"
     assert "rel. L2" not in first and "ECE %" not in texts(full_table(METRICS))[0]
 
@@ -124,7 +144,9 @@ def test_selection_says_whether_test_images_chose():
 
 
 def test_combinations_show_what_is_known():
-    assert [list(row.values()) for row in texts(combination(AUDITED))] == [["p_diff", "greedy soup", "–", "78.00", "0.8100", "2.00"]]
+    assert [list(row.values()) for row in texts(combination(AUDITED))] == [
+        ["p_diff", "greedy soup", "–", "78.00", "0.8100", "2.00"]
+    ]
 
 
 @pytest.mark.parametrize("build", [comparisons, selection, combination])
@@ -135,7 +157,10 @@ def test_a_block_that_is_not_there_gives_no_table(build):
 def test_csv_is_at_full_precision_with_empty_fields_for_what_does_not_apply():
     header, first, second = source_csv(AUDITED).splitlines()
     first, second = (dict(zip(header.split(","), line.split(","))) for line in (first, second))
-    assert first["accuracy_mean"] == "0.77241" and (first["accuracy_interval_low"], first["accuracy_interval_high"]) == ("0.7711", "0.7735")
+    assert first["accuracy_mean"] == "0.77241" and (
+        first["accuracy_interval_low"],
+        first["accuracy_interval_high"],
+    ) == ("0.7711", "0.7735")
     assert second["accuracy_std"] == second["near_copies"] == "" and "min_l2_relative_mean" not in header
 
 

@@ -76,7 +76,9 @@ def test_another_format_version_is_refused_with_both_numbers(tmp_path, monkeypat
 @pytest.mark.parametrize("metadata", [{}, {"metadata": "{not json"}])
 def test_a_header_without_readable_metadata_is_damage(tmp_path, metadata):
     path = tmp_path / "x.safetensors"
-    save_file({"t": torch.zeros(1)}, path, {"kind": "thing", "format_version": str(artifacts.FORMAT_VERSION), **metadata})
+    save_file(
+        {"t": torch.zeros(1)}, path, {"kind": "thing", "format_version": str(artifacts.FORMAT_VERSION), **metadata}
+    )
     with pytest.raises(UserError, match="x.safetensors is damaged"):
         load_artifact(path, "thing")
 

@@ -1,34 +1,67 @@
-"""Free memory: what the machine has, and what a container leaves of it."""
+"""Free memory and cores: what the machine has, and what containers and jobs leave of it."""
 
 import pytest
 import torch
 
 from core.runtime import memory
-from core.runtime.memory import free_bytes
+from core.runtime.memory import available_cores, free_bytes
 
 CPU = torch.device("cpu")
+MACHINE = 8_000_000 * 1024
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine of which 8 GB are available, and its control group."""
+    """A machine with 8 GB available and 16 cores, whose control groups are in a folder."""
     (tmp_path / "meminfo").write_text("MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    for name, place in {"MEMINFO": "meminfo", "CGROUPS": "groups", "OWN_CGROUP": "own"}.items():
+        monkeypatch.setattr(memory, name, tmp_path / place)
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: range(16), raising=False)
     return tmp_path
 
 
-def test_without_a_container_the_machine_decides(machine):
-    assert free_bytes(CPU) == 8_000_000 * 1024
+def limit(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
 
 
-@pytest.mark.parametrize("limit, expected", [("max", 8_000_000 * 1024), ("3000000", 3_000_000 - 2_500_000 + 400_000), ("2000000", 0)])
-def test_a_container_leaves_what_is_below_its_limit(machine, limit, expected):
-    (machine / "memory.max").write_text(f"{limit}\n")
-    (machine / "memory.current").write_text("2500000\n")
-    (machine / "memory.stat").write_text("anon 1\ninactive_file 400000\n")
-    assert free_bytes(CPU) == expected
+def test_without_a_control_group_the_machine_decides(machine):
+    assert free_bytes(CPU) == MACHINE and available_cores() == 16
 
 
-def test_this_machine_has_some_free_memory():
-    assert 1e6 < free_bytes(CPU) < 1e15
+@pytest.mark.parametrize(
+    "most, free", [("max", MACHINE), ("3000000", 3_000_000 - 2_500_000 + 400_000), ("2000000", 0), ("9" * 15, MACHINE)]
+)
+@pytest.mark.parametrize("group", ["job", "."])  # the limit of the process's own group, and of one above it
+def test_every_group_up_to_the_root_limits_memory(machine, most, free, group):
+    (machine / "own").write_text("0::/job/step\n")
+    (machine / "groups/job/step").mkdir(parents=True)
+    limit(
+        machine / "groups" / group,
+        memory__max=most,
+        memory__current=2500000,
+        memory__stat="anon 1\ninactive_file 400000",
+    )
+    assert free_bytes(CPU) == free
+
+
+def test_the_first_version_of_control_groups_limits_too(machine):
+    (machine / "own").write_text("4:memory:/job\n3:cpu,cpuacct:/job\n")
+    usage = {"memory__usage_in_bytes": 1000, "memory__stat": "total_inactive_file 5"}
+    limit(machine / "groups/memory/job", memory__limit_in_bytes=5000, **usage)
+    limit(machine / "groups/cpu,cpuacct/job", cpu__cfs_quota_us=400000, cpu__cfs_period_us=100000)
+    assert free_bytes(CPU) == 4005 and available_cores() == 4
+
+
+@pytest.mark.parametrize(
+    "quota, cores", [("max 100000", 16), ("400000 100000", 4), ("50000 100000", 1), ("6400000 100000", 16)]
+)
+def test_a_cpu_quota_counts_as_cores(machine, quota, cores):
+    (machine / "own").write_text("0::/\n")
+    limit(machine / "groups", cpu__max=quota)
+    assert available_cores() == cores
+
+
+def test_this_machine_has_some_free_memory_and_a_core():
+    assert 1e6 < free_bytes(CPU) < 1e15 and available_cores() >= 1

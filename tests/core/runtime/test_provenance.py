@@ -11,7 +11,10 @@ from core.runtime.provenance import git_state, library_versions
 
 
 def test_versions_are_those_that_run():
-    assert library_versions()["torch"] == torch.__version__.split("+")[0] or library_versions()["torch"] == torch.__version__
+    assert (
+        library_versions()["torch"] == torch.__version__.split("+")[0]
+        or library_versions()["torch"] == torch.__version__
+    )
 
 
 def test_the_commit_is_recorded(tmp_path, monkeypatch):
@@ -19,7 +22,9 @@ def test_the_commit_is_recorded(tmp_path, monkeypatch):
     assert git_state() == {}  # a downloaded archive has no history
 
     def git(*words):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=tmp_path, check=True, capture_output=True
+        )
 
     git("init")
     (tmp_path / "tracked").write_text("1")

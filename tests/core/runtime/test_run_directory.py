@@ -24,7 +24,13 @@ def run(tmp_path):
     """A run with SETTINGS that left a file in every place."""
     run = RunDirectory(tmp_path / "outputs" / "run")
     run.begin(CONFIG, SETTINGS, "train")
-    for path in (run.generator, run.metrics, run.scores("p_diff"), run.report / "table.md", run.training_state / "diffusion.ckpt"):
+    for path in (
+        run.generator,
+        run.metrics,
+        run.scores("p_diff"),
+        run.report / "table.md",
+        run.training_state / "diffusion.ckpt",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     return run

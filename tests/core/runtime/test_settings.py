@@ -22,15 +22,22 @@ def test_differences_carry_the_names_that_one_types():
 
 def test_a_name_on_one_side_only_is_a_difference_unless_its_value_is_null():
     """An option that an earlier version did not have, and that is not used now, makes no other file."""
-    assert differences({"s": {"a": 1}}, {"s": {"b": {"c": 2}}}) == {"s.a": (1, MISSING), "s.b.c": (MISSING, 2)}
-    assert differences({"s": {"a": None}}, {"s": {"b": {"c": None}}}) == {}
+    assert differences({"a": 1}, {"b": {"c": 2}}) == {"a": (1, MISSING), "b.c": (MISSING, 2)}
+    assert differences({"a": None}, {"b": {"c": None}}) == {}
 
 
-def test_a_section_that_one_side_does_not_know_is_not_compared():
+def test_a_section_about_the_machine_that_one_side_does_not_know_is_not_compared():
     """Files from before training precision was recorded, and commands that do not train."""
+    assert differences({}, {"task": {"k": 1}, "trainer": {"precision": "tf32"}}) == {"task.k": (MISSING, 1)}
+    assert differences({"imported": {"a": 1}}, {"task": {"k": 1}}) == {
+        "imported.a": (1, MISSING),
+        "task.k": (MISSING, 1),
+    }
     assert differences({"task": {"k": 1}}, {"task": {"k": 1}, "trainer": {"precision": "tf32"}}) == {}
     assert differences({"task": {"k": 1}, "trainer": {"precision": "tf32"}}, {"task": {"k": 2}}) == {"task.k": (1, 2)}
-    assert differences({"trainer": {"precision": "tf32"}}, {"trainer": {"precision": "32-true"}}) == {"trainer.precision": ("tf32", "32-true")}
+    assert differences({"trainer": {"precision": "tf32"}}, {"trainer": {"precision": "32-true"}}) == {
+        "trainer.precision": ("tf32", "32-true")
+    }
 
 
 def test_false_zero_and_absent_are_told_apart():

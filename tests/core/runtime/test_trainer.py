@@ -30,14 +30,24 @@ def autoencoder_stage(steps=STEPS):
     """The module as a new process builds it, with BatchNorm statistics and two noises, and its callbacks."""
     torch.manual_seed(1)
     autoencoder, vectors_KD = ConvAutoencoder(20, channels=(4,), latent_dim=5), torch.randn(9, 20)
-    return AutoencoderModule(autoencoder, vectors_KD, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0), []
+    return AutoencoderModule(
+        autoencoder, vectors_KD, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0
+    ), []
 
 
 def diffusion_stage(steps=STEPS):
     """The same with an average of the weights beside them."""
     torch.manual_seed(1)
     denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
-    module = LatentDiffusionModule(denoiser, NoiseSchedule(50), latents_KL, make_optimizer=partial(AdamW, lr=1e-2), num_steps=steps, batch_size=4, seed=0)
+    module = LatentDiffusionModule(
+        denoiser,
+        NoiseSchedule(50),
+        latents_KL,
+        make_optimizer=partial(AdamW, lr=1e-2),
+        num_steps=steps,
+        batch_size=4,
+        seed=0,
+    )
     return module, [WeightAverage(0.9)]
 
 

@@ -26,7 +26,9 @@ class Shift(Autoencoder):
 
 @pytest.fixture
 def module():
-    return AutoencoderModule(Shift(), torch.randn(9, 5), make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0)
+    return AutoencoderModule(
+        Shift(), torch.randn(9, 5), make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0
+    )
 
 
 def test_the_loss_is_the_mean_square_distance_to_the_clean_vector(module):
@@ -43,7 +45,11 @@ def test_the_optimizer_moves_the_autoencoder(module):
 def test_vectors_are_normalized_batch_by_batch_where_a_normalizer_is_given():
     vectors_KD = 3 + 2 * torch.randn(9, 5)
     normalizer = Normalizer.per_coordinate(vectors_KD)
-    module = AutoencoderModule(Shift(), vectors_KD, normalizer, make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0)
+    module = AutoencoderModule(
+        Shift(), vectors_KD, normalizer, make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0
+    )
     module.loss(vectors_KD[:4])
-    torch.testing.assert_close(module.autoencoder.given, (vectors_KD[:4] - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0))
+    torch.testing.assert_close(
+        module.autoencoder.given, (vectors_KD[:4] - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0)
+    )
     assert module.rows_K is vectors_KD, "the vectors were copied"

@@ -42,7 +42,15 @@ class StopDiffusion(StopAfter):
 def train(folder, system, checkpoints, *extra, seed=0) -> WeightGenerator:
     """One session of both stages."""
     stages = Stages(["autoencoder", "diffusion"])
-    return train_generator(system, checkpoints, seed=seed, state_dir=folder / "training_state", make_trainer=cpu_trainer(*extra), loggers=[], stages=stages)
+    return train_generator(
+        system,
+        checkpoints,
+        seed=seed,
+        state_dir=folder / "training_state",
+        make_trainer=cpu_trainer(*extra),
+        loggers=[],
+        stages=stages,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +67,13 @@ def finished(tmp_path_factory, shrunk_system, checkpoints):
 
 
 @pytest.mark.parametrize("denoiser", ["mlp", "conv"])
-def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(tiny_system, checkpoints, tmp_path, denoiser):
+def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(
+    tiny_system, checkpoints, tmp_path, denoiser
+):
     if denoiser == "conv":  # its BatchNorm statistics are averaged too
-        tiny_system.denoiser = OmegaConf.create({"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3})
+        tiny_system.denoiser = OmegaConf.create(
+            {"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3}
+        )
     watch = Watch()
     generator = train(tmp_path, tiny_system, checkpoints, watch)
     assert len(watch.states) == STEPS
@@ -97,14 +109,20 @@ def test_the_autoencoder_no_longer_changes_in_the_second_stage(finished, tiny_sy
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_result_depends_on_the_seed_and_not_on_earlier_randomness(finished, tiny_system, checkpoints, tmp_path, seed):
+def test_the_result_depends_on_the_seed_and_not_on_earlier_randomness(
+    finished, tiny_system, checkpoints, tmp_path, seed
+):
     torch.rand(1000)
     generator, first = train(tmp_path, tiny_system, checkpoints, seed=seed), finished[1]
     assert torch.equal(generator.autoencoder.to_latent.weight, first.autoencoder.to_latent.weight) == (seed == 0)
     assert torch.equal(generator.denoiser.project_in.weight, first.denoiser.project_in.weight) == (seed == 0)
 
 
-@pytest.mark.parametrize("stop", [StopAfter(13), StopDiffusion(1), StopDiffusion(13)], ids=["autoencoder", "diffusion, no state", "diffusion"])
+@pytest.mark.parametrize(
+    "stop",
+    [StopAfter(13), StopDiffusion(1), StopDiffusion(13)],
+    ids=["autoencoder", "diffusion, no state", "diffusion"],
+)
 def test_an_interrupted_training_equals_an_unbroken_one(finished, tiny_system, checkpoints, tmp_path, stop):
     with pytest.raises(RuntimeError):
         train(tmp_path, tiny_system, checkpoints, stop)
@@ -124,13 +142,21 @@ def test_two_checkpoints_train_and_neither_they_nor_the_network_change(tiny_syst
     generator = train(tmp_path, tiny_system, two, seed=3)
     assert two.fingerprint == before
     assert torch.isfinite(generator.sample(0, range(3))).all()
-    assert (generator.trained_on["fingerprint"], generator.trained_on["k"], generator.trained_on["seed"]) == (before, 2, 3)
+    assert (generator.trained_on["fingerprint"], generator.trained_on["k"], generator.trained_on["seed"]) == (
+        before,
+        2,
+        3,
+    )
     assert set(generator.trained_on["seconds"]) == {"autoencoder", "diffusion"}
 
 
 def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free(tiny_system, tiny_checkpoints):
     settings = training_settings(tiny_system, tiny_checkpoints, seed=5)
-    assert settings["seed"] == 5 and settings["task"]["param"]["k"] == 12 and settings["checkpoints"] == tiny_checkpoints.fingerprint
+    assert (
+        settings["seed"] == 5
+        and settings["task"]["param"]["k"] == 12
+        and settings["checkpoints"] == tiny_checkpoints.fingerprint
+    )
     assert settings["system"]["ema_decay"] == DECAY and settings["system"]["autoencoder"]["channels"] == [4, 8]
 
     changed = copy.deepcopy(tiny_system)
@@ -148,10 +174,18 @@ def test_diverging_training_ends_in_one_sentence_that_names_the_stage(tiny_syste
 
 
 def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpoints, tmp_path):
-    vae = {"_target_": "core.networks.autoencoder.VariationalAutoencoder", "channels": [4, 8], "latent_dim": 6, "kl_weight": 1.0}
+    vae = {
+        "_target_": "core.networks.autoencoder.VariationalAutoencoder",
+        "channels": [4, 8],
+        "latent_dim": 6,
+        "kl_weight": 1.0,
+    }
     tiny_system.autoencoder, tiny_system.denoiser, tiny_system.sampler = OmegaConf.create(vae), None, None
     generator = train(tmp_path, tiny_system, checkpoints)
-    assert set(generator.trained_on["seconds"]) == {"autoencoder"} and not (tmp_path / "training_state/diffusion.safetensors").exists()
+    assert (
+        set(generator.trained_on["seconds"]) == {"autoencoder"}
+        and not (tmp_path / "training_state/diffusion.safetensors").exists()
+    )
     generator.save(tmp_path / "generator.safetensors")
     loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
     drawn_MD = loaded.sample(3, range(4))
@@ -164,18 +198,28 @@ def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpo
     "autoencoder",
     [
         {"_target_": "core.networks.linear_autoencoders.PCAAutoencoder", "latent_dim": 6},
-        {"_target_": "core.networks.linear_autoencoders.ChunkedAutoencoder", "chunk_size": 16, "rank": 4, "channels": [8], "latent_dim": 6},
+        {
+            "_target_": "core.networks.linear_autoencoders.ChunkedAutoencoder",
+            "chunk_size": 16,
+            "rank": 4,
+            "channels": [8],
+            "latent_dim": 6,
+        },
     ],
     ids=["pca", "chunked"],
 )
-def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_second_session(tiny_system, checkpoints, tmp_path, autoencoder):
+def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_second_session(
+    tiny_system, checkpoints, tmp_path, autoencoder
+):
     tiny_system.autoencoder = OmegaConf.create(autoencoder)
     generator = train(tmp_path, tiny_system, checkpoints)
     again = train(tmp_path, tiny_system, checkpoints)  # both stages are finished: they are loaded
     assert_same(again.state_dict(), generator.state_dict())
     generator.save(tmp_path / "generator.safetensors")
     loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
-    torch.testing.assert_close(loaded.reconstruct(checkpoints.vectors_KD), generator.reconstruct(checkpoints.vectors_KD))
+    torch.testing.assert_close(
+        loaded.reconstruct(checkpoints.vectors_KD), generator.reconstruct(checkpoints.vectors_KD)
+    )
     spread_D = checkpoints.vectors_KD.std(dim=0)
     far_D = (generator.reconstruct(checkpoints.vectors_KD) - checkpoints.vectors_KD).abs().mean(dim=0)
     assert far_D.mean() < spread_D.mean(), "worse than the mean of the checkpoints"
@@ -183,12 +227,16 @@ def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_se
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_loss_trains_the_same_network(tiny_system, checkpoints, tmp_path):
-    tiny_system.autoencoder.latent_noise = tiny_system.autoencoder.input_noise = 0.0  # compiled code has a random stream of its own
+    tiny_system.autoencoder.latent_noise = tiny_system.autoencoder.input_noise = (
+        0.0  # compiled code has a random stream of its own
+    )
     tiny_system.autoencoder_steps = 3
     eager = train(tmp_path / "eager", tiny_system, checkpoints)
     tiny_system.compile = "default"
     compiled = train(tmp_path / "compiled", tiny_system, checkpoints)
-    vectors_KD = checkpoints.vectors_KD  # not the weights: Adam makes a step of the rounding error of a gradient that is zero
+    vectors_KD = (
+        checkpoints.vectors_KD
+    )  # not the weights: Adam makes a step of the rounding error of a gradient that is zero
     torch.testing.assert_close(compiled.reconstruct(vectors_KD), eager.reconstruct(vectors_KD), rtol=1e-2, atol=1e-2)
 
 

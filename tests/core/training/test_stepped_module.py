@@ -20,7 +20,9 @@ K = 10
 def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=partial(SGD, lr=0.0), batch_size=4, seed=0):
     vectors_KD = torch.arange(K).float()[:, None].repeat(1, 8) if vectors_KD is None else vectors_KD
     autoencoder = ConvAutoencoder(8, channels=(4,), latent_dim=3)
-    return AutoencoderModule(autoencoder, vectors_KD, make_optimizer=make_optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
+    return AutoencoderModule(
+        autoencoder, vectors_KD, make_optimizer=make_optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed
+    )
 
 
 @pytest.fixture
@@ -28,7 +30,13 @@ def run(tmp_path):
     """Fit a module with callbacks of the test's own."""
 
     def session(module, *extra):
-        return fit(module, name="autoencoder", label="", state_dir=tmp_path / "training_state", make_trainer=cpu_trainer(*extra))
+        return fit(
+            module,
+            name="autoencoder",
+            label="",
+            state_dir=tmp_path / "training_state",
+            make_trainer=cpu_trainer(*extra),
+        )
 
     return session
 
@@ -89,7 +97,7 @@ def test_weights_that_are_no_numbers_never_count_as_finished(run, tmp_path, num_
 
 @pytest.mark.parametrize("options", [{"num_steps": 0}, {"batch_size": 1}])
 def test_impossible_options_are_refused_with_their_values(options):
-    (name, value), = options.items()
+    ((name, value),) = options.items()
     with pytest.raises(UserError, match=f"autoencoder: .*{name}={value}"):
         make_module(**options)
 

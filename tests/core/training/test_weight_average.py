@@ -20,7 +20,15 @@ from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
 def fitted(folder, average, make_trainer):
     torch.manual_seed(1)
     denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
-    module = LatentDiffusionModule(denoiser, NoiseSchedule(50), latents_KL, make_optimizer=partial(AdamW, lr=1e-2), num_steps=7, batch_size=4, seed=0)
+    module = LatentDiffusionModule(
+        denoiser,
+        NoiseSchedule(50),
+        latents_KL,
+        make_optimizer=partial(AdamW, lr=1e-2),
+        num_steps=7,
+        batch_size=4,
+        seed=0,
+    )
     fit(module, name="diffusion", label="", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
     return module.state_dict()
 
@@ -47,5 +55,9 @@ def test_the_average_is_on_the_device_that_trains(tmp_path):
     average = WeightAverage(0.9)
     watch = WhereIsTheAverage(average)
     with stand_in():
-        fitted(tmp_path, average, lambda *, callbacks, **options: stand_in_trainer(callbacks=[watch, *callbacks], **options))
+        fitted(
+            tmp_path,
+            average,
+            lambda *, callbacks, **options: stand_in_trainer(callbacks=[watch, *callbacks], **options),
+        )
     assert watch.devices == {DEVICE}

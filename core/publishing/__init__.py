@@ -1,0 +1,1 @@
+"""Generated models as files for others: state dicts and their model card."""

@@ -1,0 +1,1 @@
+"""Training of classifiers, and the checkpoints that are taken of them."""

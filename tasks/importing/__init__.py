@@ -1,0 +1,1 @@
+"""Checkpoints files from state dicts of other programs."""

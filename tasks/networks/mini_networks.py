@@ -1,0 +1,275 @@
+"""Networks so small that all of their parameters can be generated, registered with timm under the names at the end.
+
+    ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 · medium CNN 10,853
+
+parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What the
+published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says what the
+count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running statistics.
+
+B images · C color channels · c feature channels · S pixels at a side · P patches of one image · H attention heads.
+"""
+
+import torch
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, register_model
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+
+def patch_size(image_size: int) -> int:
+    """Of at least 2 pixels, so that a side has at most 8 patches."""
+    return max(2, -(-image_size // 8))
+
+
+def stem_stride(image_size: int) -> int:
+    """2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
+    return 2 if image_size > 32 else 1
+
+
+class Head(nn.Sequential):
+    """Two linear layers with 16 units between them (20 in the medium CNN)."""
+
+    def __init__(self, num_features: int, num_classes: int, num_hidden: int = 16):
+        super().__init__(nn.Linear(num_features, num_hidden), nn.ReLU(), nn.Linear(num_hidden, num_classes))
+
+
+class ConvStage(nn.Module):
+    """Convolution, LayerNorm over channels and pixels, ReLU, and a max-pool that halves the size.
+
+    Args:
+        size: of the normalized maps, in pixels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, kernel_size: int = 3, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+        self.norm = nn.LayerNorm([out_channels, size, size])
+
+    def forward(self, maps_BcSS: Tensor) -> Tensor:
+        """Maps (B, out_channels, size // 2, size // 2)."""
+        return F.max_pool2d(F.relu(self.norm(self.conv(maps_BcSS))), 2)
+
+
+class ConvNetMini(nn.Module):
+    """Convolutions 3-8 (7×7), 8-8 and 8-4 (3×3), then 64-16-10.
+
+    The count says that the normalized maps are 8×32×32, 8×16×16 and 4×8×8, so that the first convolution has stride 2.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
+        super().__init__()
+        stride = stem_stride(img_size)
+        size = -(-img_size // stride)
+        self.stages = nn.Sequential(
+            ConvStage(in_chans, 8, size, kernel_size=7, stride=stride),
+            ConvStage(8, 8, size // 2),
+            ConvStage(8, 4, size // 4),
+        )
+        self.head = Head(4 * (size // 8) ** 2, num_classes)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        return self.head(self.stages(images_BCSS).flatten(1))
+
+
+class MLPMini(nn.Module):
+    """1024-64-16-10, with a LayerNorm before each ReLU.
+
+    The published 1,024 inputs are fewer than the 12,288 numbers of an image; that they are its 32×32 means over 2×2
+    pixels and all colors is our choice. Images of at most 32 pixels lose their colors only.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
+        super().__init__()
+        size = min(img_size, 32)
+        self.reduce = nn.AdaptiveAvgPool3d((1, size, size))
+        self.layers = nn.Sequential(
+            nn.Linear(size**2, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU()
+        )
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        return self.head(self.layers(self.reduce(images_BCSS).flatten(1)))
+
+
+class Bottleneck(nn.Module):
+    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool that halves the size."""
+
+    def __init__(self, channels: int, hidden_channels: int, size: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, hidden_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden_channels, channels, 3, padding=1)
+        self.norm = nn.LayerNorm([channels, size, size])
+
+    def forward(self, maps_BcSS: Tensor) -> Tensor:
+        """Maps (B, channels, size // 2, size // 2)."""
+        change_BcSS = self.conv2(F.relu(self.conv1(maps_BcSS)))
+        return F.max_pool2d(F.relu(self.norm(maps_BcSS + change_BcSS)), 2)
+
+
+class ResNetMini(nn.Module):
+    """Convolution 3-8 (3×3), two residual blocks 8-4-8, then 128-16-10.
+
+    The count says that both convolutions of a block are 3×3, and that the normalized maps are 8×32×32 after the first
+    convolution, 8×16×16 and 8×8×8 in the blocks: one LayerNorm each.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
+        super().__init__()
+        stride = stem_stride(img_size)
+        size = -(-img_size // stride)
+        self.stages = nn.Sequential(
+            ConvStage(in_chans, 8, size, stride=stride), Bottleneck(8, 4, size // 2), Bottleneck(8, 4, size // 4)
+        )
+        self.head = Head(8 * (size // 8) ** 2, num_classes)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        return self.head(self.stages(images_BCSS).flatten(1))
+
+
+class Attention(nn.Module):
+    """Self-attention whose heads together are narrower than its tokens, without biases."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=False)
+        self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
+
+    def forward(self, tokens_BPc: Tensor) -> Tensor:
+        """Tokens (B, P, dim)."""
+        qkv = self.qkv(tokens_BPc).unflatten(2, (3, self.num_heads, -1))  # (B, P, 3, H, c)
+        q_BHPc, k_BHPc, v_BHPc = qkv.permute(2, 0, 3, 1, 4)
+        mixed_BHPc = F.scaled_dot_product_attention(q_BHPc, k_BHPc, v_BHPc)
+        return self.out(mixed_BHPc.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then two linear layers, each after a LayerNorm and beside a shortcut."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, hidden_dim: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads, head_dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
+
+    def forward(self, tokens_BPc: Tensor) -> Tensor:
+        """Tokens (B, P, dim)."""
+        tokens_BPc = tokens_BPc + self.attention(self.norm1(tokens_BPc))
+        return tokens_BPc + self.mlp(self.norm2(tokens_BPc))
+
+
+class ViTMini(nn.Module):
+    """64 tokens of 64 numbers, 4 blocks with 4 heads of 8 and 64 hidden units.
+
+    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and after
+    their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
+        super().__init__()
+        self.patch_size = patch_size(img_size)
+        patch_dim, dim = in_chans * self.patch_size**2, 64
+        self.embedding = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim))
+        self.register_buffer("position_Pc", sine_positions(img_size // self.patch_size, dim), persistent=False)
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, num_heads=4, head_dim=8, hidden_dim=64) for _ in range(4)))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        patches_BPc = F.unfold(images_BCSS, self.patch_size, stride=self.patch_size).transpose(1, 2)
+        tokens_BPc = self.blocks(self.embedding(patches_BPc) + self.position_Pc)
+        return self.head(self.norm(tokens_BPc).mean(dim=1))
+
+
+def sine_positions(side: int, dim: int) -> Tensor:
+    """Of side × side patches, (P, dim): sines and cosines of their row and column.  Beyer et al. 2022, §2."""
+    frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+
+
+class CNNMedium(nn.Module):
+    """Convolutions 3-16-32-15 (3×3), then 60-20-10, without normalization.
+
+    The 3-layer CNN of Schürholt et al. (2022, arXiv 2209.14733). The count says that convolutions have no padding: 32
+    pixels end in 2×2. They have padding for images of less than 22 pixels, of which nothing would be left.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 32):
+        super().__init__()
+        padding, size = int(img_size < 22), img_size
+        for _ in range(3):
+            size = (size - 2 + 2 * padding) // 2
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=padding) for before, after in [(in_chans, 16), (16, 32), (32, 15)]
+        )
+        self.head = Head(15 * size**2, num_classes, num_hidden=20)
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        maps_BcSS = images_BCSS
+        for conv in self.convs:
+            maps_BcSS = F.relu(F.max_pool2d(conv(maps_BcSS), 2))
+        return self.head(maps_BcSS.flatten(1))
+
+
+def _default_cfg(image_size: int) -> dict[str, object]:
+    """For timm: built for one image size, no published weights."""
+    return {"num_classes": 10, "input_size": (3, image_size, image_size), "fixed_input_size": True}
+
+
+default_cfgs = {  # timm's name for it, read by `register_model`
+    **{name: _default_cfg(64) for name in ("convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini")},
+    "cnn_medium": _default_cfg(32),
+}
+
+
+@register_model
+def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+    """ConvNet-mini for images of `img_size` pixels."""
+    return build_model_with_cfg(ConvNetMini, "convnet_mini", pretrained, img_size=img_size, **options)
+
+
+@register_model
+def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+    """MLP-mini for images of `img_size` pixels."""
+    return build_model_with_cfg(MLPMini, "mlp_mini", pretrained, img_size=img_size, **options)
+
+
+@register_model
+def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+    """ResNet-mini for images of `img_size` pixels."""
+    return build_model_with_cfg(ResNetMini, "resnet_mini", pretrained, img_size=img_size, **options)
+
+
+@register_model
+def vit_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+    """ViT-mini for images of `img_size` pixels."""
+    return build_model_with_cfg(ViTMini, "vit_mini", pretrained, img_size=img_size, **options)
+
+
+@register_model
+def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+    """ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
+
+    Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
+    """
+    arrangement = {
+        "depths": (1, 2, 2, 2),
+        "dims": (16, 32, 32, 32),
+        "patch_size": min(4, max(1, img_size // 16)),
+        **options,
+    }
+    return build_model_with_cfg(ConvNeXt, "convnext_mini", pretrained, kwargs_filter=("img_size",), **arrangement)
+
+
+@register_model
+def cnn_medium(pretrained: bool = False, img_size: int = 32, **options: object) -> nn.Module:
+    """The medium CNN for images of `img_size` pixels."""
+    return build_model_with_cfg(CNNMedium, "cnn_medium", pretrained, img_size=img_size, **options)

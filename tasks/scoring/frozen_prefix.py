@@ -1,0 +1,126 @@
+"""Split a network at its generated parameters: what they cannot reach is computed once, for all models.
+
+B images in one chunk.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitNetwork:
+    """A network as two graphs: `suffix(prefix(images), parameters)` equals the network with those parameters.
+
+    The prefix holds every operation that no generated parameter reaches; what crosses the cut depends on the images
+    only, so it can be kept and shared by all models.
+    """
+
+    prefix: fx.GraphModule
+    suffix: fx.GraphModule
+    names: tuple[str, ...]  # generated parameters, in the order in which the suffix takes them
+    vectorizes: bool  # whether many models at once are faster than one after the other
+
+    def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
+        """Everything that crosses the cut for these images."""
+        return self.prefix(images_BCSS)
+
+    def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the network with `parameters`, from what `cache` gave."""
+        return self.suffix(*crossing, *(parameters[name] for name in self.names))
+
+
+@dataclass(frozen=True)
+class WholeNetwork:
+    """The same interface without a cut: what "crosses" are the images themselves."""
+
+    model: nn.Module
+    vectorizes: bool = False
+
+    def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
+        """The images."""
+        return (images_BCSS,)
+
+    def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the whole network with `parameters`."""
+        copies = tuple(images.clone() for images in crossing)  # a network may write into its input
+        return torch.func.functional_call(self.model, dict(parameters), copies)
+
+
+def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
+    """Cut `model` (in eval mode) at its generated parameters, for chunks shaped like `images_BCSS`.
+
+    Where `torch.export` cannot trace the network, the network stays whole and the log says why.
+    """
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, (images_BCSS,))
+            graph_module = program.module(check_guards=False)
+            if any(
+                map(_writes, graph_module.graph.nodes)
+            ):  # a suffix that adds onto what crosses would change it for the next model
+                graph_module = program.run_decompositions({}).module(check_guards=False)
+        return _cut(graph_module, names)
+    except (
+        Exception
+    ) as error:  # torch.export raises many kinds, none of which matters: the full forward is always there
+        log.info("no frozen prefix (%s: %s); every model is run whole", type(error).__name__, str(error).split("\n")[0])
+        return WholeNetwork(model)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation changes one of its arguments in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
+    """Copy each node into the prefix or the suffix, by whether a generated parameter reaches it."""
+    nodes = list(whole.graph.nodes)
+    reached = {node for node in nodes if node.op == "get_attr" and node.target in names}
+    if {node.target for node in reached} != set(names):
+        raise ValueError("a generated parameter is missing from the traced graph")
+    for node in nodes:  # in execution order, so one pass suffices
+        if node.op != "output" and reached.intersection(node.all_input_nodes):
+            reached.add(node)
+
+    suffix_nodes = [node for node in nodes if node in reached and node.op != "get_attr"]
+    outside = {source: None for node in suffix_nodes for source in node.all_input_nodes if source not in reached}
+    constants = [
+        node for node in outside if node.op == "get_attr"
+    ]  # frozen weights the suffix uses: not crossing, its own
+    crossing = [node for node in outside if node.op != "get_attr"]
+
+    prefix_graph, prefix_copies = fx.Graph(), {}
+    for node in nodes:
+        if node not in reached and node.op != "output":
+            prefix_copies[node] = prefix_graph.node_copy(node, prefix_copies.__getitem__)
+    prefix_graph.output(tuple(prefix_copies[node] for node in crossing))
+    prefix_graph.eliminate_dead_code()
+
+    suffix_graph, suffix_copies = fx.Graph(), {}
+    for node in crossing:
+        suffix_copies[node] = suffix_graph.placeholder(node.name)
+    by_name: dict[str, fx.Node] = {}
+    for name in names:
+        by_name[name] = suffix_graph.placeholder("generated_" + name.replace(".", "_"))
+    suffix_copies |= {node: by_name[node.target] for node in reached if node.op == "get_attr"}
+    suffix_copies |= {node: suffix_graph.node_copy(node) for node in constants}
+    for node in suffix_nodes:
+        suffix_copies[node] = suffix_graph.node_copy(node, suffix_copies.__getitem__)
+    (output,) = (node for node in nodes if node.op == "output")
+    (logits,) = output.all_input_nodes
+    suffix_graph.output(suffix_copies[logits])
+
+    # A matrix product with a matrix per model is one batched product. A convolution with a kernel per model becomes a
+    # grouped one, which took 1.5 to 4 times as long on a CPU; and frozen weights gain nothing from more rows.
+    frozen = any(node.op == "get_attr" and node not in reached for node in nodes)
+    convolves = any("conv" in str(node.target) for node in suffix_nodes)
+    return SplitNetwork(
+        fx.GraphModule(whole, prefix_graph), fx.GraphModule(whole, suffix_graph), names, not frozen and not convolves
+    )

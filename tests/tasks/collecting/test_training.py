@@ -1,0 +1,227 @@
+"""Training classifiers: one or several, unbroken or not, and the order of their images."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning import Callback
+
+from core.checkpoints.subset import flatten, resolve_subset
+from core.runtime.errors import UserError
+from core.runtime.seeding import derive_seed
+from core.runtime.trainer import fit
+from tasks.collecting.classifier import Classifier, TrainingImages
+from tasks.collecting.training import train_networks, untrained_classifier
+from tasks.data.loaders import training_loader
+from tasks.data.splits import TransformedImages
+from tasks.networks.build import build_classifier
+from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(8, [8] * 5), (13, [13] * 3), (64, [40])])
+def test_leftover_images_make_no_small_batch_unless_there_are_only_so_many(data, batch_size, sizes):
+    assert [len(labels) for _, labels in training_loader(data.train, batch_size, seed=0)] == sizes
+
+
+def test_training_history_starts_and_ends_with_the_networks_own_values(model, data):
+    cfg, subset = steps_config("task.epochs=2"), resolve_subset(model, "last_norms")
+    start_D = flatten(model, subset)
+    module = Classifier(model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), history_of=subset, num_epochs=2)
+    trainer = instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False)
+    trainer.fit(module, torch.utils.data.DataLoader(data.train, 8))
+    assert torch.equal(module.history_ED[0], start_D)
+    assert torch.equal(module.history_ED[2], flatten(model, subset))
+    assert not torch.equal(module.history_ED[1], module.history_ED[2])
+
+
+class StopsAfter(Callback):
+    """As if the machine went down."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epochs:
+            raise RuntimeError("the machine went down")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tmp_path, data, num_workers):
+    cfg = steps_config("task.epochs=4", "task.batch_size=8")
+
+    def train(folder, num_workers, *stops):
+        torch.manual_seed(0)
+        model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
+        module = Classifier(
+            model,
+            CLASSES,
+            make_optimizer=instantiate(cfg.task.optimizer),
+            make_scheduler=instantiate(cfg.task.scheduler),
+            seed=3,
+        )
+        torch.manual_seed(len(stops))  # what was drawn before must not matter
+        fit(
+            module,
+            TrainingImages(images, 8, 3, num_workers),
+            name="classifier",
+            label="",
+            state_dir=folder / "state",
+            make_trainer=instantiate(cfg.trainer),
+            callbacks=stops,
+            max_epochs=4,
+        )
+        return model.state_dict()
+
+    images = replace(
+        data, train=TransformedImages(data.train, range(40), lambda image: image + 0.1 * torch.randn_like(image))
+    )
+    unbroken = train(tmp_path / "unbroken", 0)
+    with pytest.raises(RuntimeError, match="went down"):
+        train(tmp_path / "broken", num_workers, StopsAfter(2))
+    resumed = train(tmp_path / "broken", num_workers)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
+
+
+def test_processes_that_train_together_draw_masks_of_their_own_in_every_epoch(model, monkeypatch):
+    module, seeds = Classifier(model, CLASSES, make_optimizer=None, seed=3), set()
+    for rank in (0, 1):
+        monkeypatch.setattr(Classifier, "global_rank", rank)
+        for epoch in (0, 1):
+            monkeypatch.setattr(Classifier, "current_epoch", epoch)
+            module.on_train_epoch_start()
+            seeds.add(torch.initial_seed())
+    assert len(seeds) == 4
+
+
+def train(cfg, data, state_dir):
+    return train_networks(
+        cfg.task, data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=(), label=""
+    )
+
+
+def test_independent_checkpoints_are_the_last_weights_of_networks_from_different_seeds(tmp_path, data):
+    cfg = independent_config()
+    trained = train(cfg, data, tmp_path / "state")
+    assert len(torch.unique(trained.last_RD, dim=0)) == 3
+    assert torch.equal(trained.last_RD[0], flatten(trained.model, trained.subset)), "the stored network is not run 0's"
+    assert not trained.model.training and "layer4.0.bn2.running_var" in trained.subset.names
+
+    seed = derive_seed(cfg.task.seed, "independent", 2)
+    torch.manual_seed(derive_seed(seed, "classifier/init"))
+    model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
+    module = Classifier(
+        model,
+        CLASSES,
+        make_optimizer=instantiate(cfg.task.optimizer),
+        make_scheduler=instantiate(cfg.task.scheduler),
+        seed=seed,
+    )
+    instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False).fit(
+        module, training_loader(data.train, 8, seed)
+    )
+    assert torch.equal(trained.last_RD[2], flatten(model, trained.subset))
+
+
+def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
+    cfg, fitted, original = independent_config("task.model.name=convnet_mini"), [], Classifier.on_train_start
+
+    def start(self):
+        fitted.append(self)
+        if len(fitted) == stops_at:
+            raise RuntimeError("the machine went down")
+        original(self)
+
+    monkeypatch.setattr(Classifier, "on_train_start", start)
+    stops_at = None
+    unbroken = train(cfg, data, tmp_path / "unbroken")
+    fitted.clear()
+    stops_at = 3
+    with pytest.raises(RuntimeError, match="went down"):
+        train(cfg, data, tmp_path / "broken")
+    resumed = train(cfg, data, tmp_path / "broken")
+    assert len(fitted) == 4, "of 3 networks the third was begun twice"
+    assert torch.equal(resumed.last_RD, unbroken.last_RD) and torch.equal(resumed.history_ED, unbroken.history_ED)
+    assert resumed.seconds > 0
+
+
+def test_independent_networks_need_the_whole_network_to_be_generated(tmp_path, data):
+    with pytest.raises(UserError, match="task.param.subset=last_norms.*give task.param.subset=all"):
+        train(independent_config("task.param.subset=last_norms"), data, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="give task.param.subset=all"):
+        train(independent_config("task.param.subset=[layer*]"), data, tmp_path)
+
+
+def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, data):
+    options = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "task.model.name=convnet_mini",
+        "task.epochs=2",
+        "task.batch_size=6",
+    ]
+    cfg = task_config("task.param.subset=all", *options)  # no batch statistics, which would be those of each half
+    trained = train(cfg, data, tmp_path / "state")
+
+    model = untrained_classifier(cfg.task, data, cfg.task.seed).train()
+    optimizer = instantiate(cfg.task.optimizer)(model.parameters())
+    scheduler = instantiate(cfg.task.scheduler)(optimizer)
+    images, labels = data.train.tensors
+    for epoch in range(2):
+        order = training_loader(data.train, 6, cfg.task.seed).sampler
+        order.set_epoch(epoch)
+        every = torch.tensor([draw.index for draw in order])
+        for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
+            rows = every[start : start + 12]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(trained.last_RD[0], flatten(model, trained.subset), rtol=1e-3, atol=1e-5)
+    assert (
+        trained.seconds > 0
+        and torch.equal(trained.history_ED[-1], trained.last_RD[0])
+        and not torch.equal(trained.history_ED[1], trained.history_ED[2])
+    )
+    assert not torch.distributed.is_initialized(), "what follows would wait for the other process"
+
+
+def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training(tmp_path, data):
+    options = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "task.model.name=convnet_mini",
+        "task.epochs=1",
+        "task.batch_size=30",
+    ]
+    with pytest.raises(
+        UserError,
+        match="classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size",
+    ):
+        train(task_config(*options), data, tmp_path / "state")
+    assert not (tmp_path / "state/classifier.safetensors").exists()
+
+
+class Unreadable(TransformedImages):
+    def __getitem__(self, index):
+        raise UserError(f"image {index} cannot be read; remove it")
+
+
+def test_a_mistake_found_by_one_of_several_processes_is_a_mistake(tmp_path, data):
+    broken = replace(data, train=Unreadable(data.train, range(40), None))
+    with pytest.raises(UserError, match=r"UserError: image \d+ cannot be read; remove it"):
+        train(
+            task_config(
+                "trainer=ddp",
+                "trainer.accelerator=cpu",
+                "trainer.devices=2",
+                "task.model.name=convnet_mini",
+                "task.epochs=1",
+                "task.batch_size=8",
+            ),
+            broken,
+            tmp_path / "state",
+        )

@@ -1,0 +1,105 @@
+"""Loaders: randomness that follows the image, workers that follow the machine."""
+
+import random
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from core.runtime.errors import UserError
+from tasks.data import loaders
+from tasks.data.loaders import EpochOrder, choose_workers, fixed_loader, training_loader
+
+GPU = torch.device("cuda")  # only its name is asked for
+
+
+class Augmented(Dataset):
+    """40 images of 3 × 4 × 4 that use every common source of randomness."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        noise = torch.rand(3, 4, 4) + random.random() + float(np.random.rand())
+        return index + noise, index
+
+
+def epochs_of(num_workers, first=0, seed=0):
+    """The batches of two epochs, joined."""
+    found = []
+    loader = training_loader(Augmented(), 8, seed, num_workers, epoch=first)
+    for epoch in range(first, 2):
+        loader.sampler.set_epoch(epoch)
+        found.append(torch.cat([images for images, _ in loader]))
+    return found
+
+
+def test_augmentations_follow_seed_epoch_and_image_with_any_number_of_workers():
+    here = epochs_of(0)
+    assert not torch.equal(*(epoch.flatten(1).sort(0).values for epoch in here)), "the second epoch repeats the first"
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)  # what was drawn before must not matter
+    for num_workers in (0, 2):
+        assert all(torch.equal(*pair) for pair in zip(here, epochs_of(num_workers)))
+    assert torch.equal(here[1], epochs_of(2, first=1)[0]), "a resumed training begins with the first epoch's images"
+    assert not torch.equal(here[0], epochs_of(0, seed=1)[0])
+
+
+def test_reading_images_leaves_every_random_state_as_it_was():
+    def draws():
+        return torch.rand(1).item(), random.random(), np.random.rand()
+
+    def seeded():
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+
+    seeded()
+    expected = draws()
+    seeded()
+    list(training_loader(Augmented(), 8, seed=0))
+    assert draws() == expected
+
+
+def test_processes_share_the_images_and_the_augmentation_of_an_image_does_not_depend_on_which_has_it():
+    alone, *shared = ([*EpochOrder(Augmented(), processes, rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
+    assert not {draw.index for draw in shared[0]} & {draw.index for draw in shared[1]}
+    assert set(alone) == {draw for part in shared for draw in part}
+    assert len({draw.seed for draw in alone}) == 40, "two images share an augmentation"
+
+
+@pytest.mark.parametrize("cores, processes, workers", [(4, 1, 4), (64, 1, 16), (64, 8, 8), (2, 4, 1)])
+def test_a_gpu_gets_workers_by_cores_and_processes(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(loaders, "available_cores", lambda: cores)
+    monkeypatch.setattr(loaders.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(loaders.dist, "get_world_size", lambda: processes)
+    assert choose_workers(Augmented(), 8, "auto", GPU) == workers
+
+
+def test_a_cpu_and_tensors_in_memory_get_no_workers_unless_asked_for():
+    tensors = TensorDataset(torch.zeros(4, 3, 4, 4), torch.zeros(4))
+    assert choose_workers(Augmented(), 8, "auto", torch.device("cpu")) == choose_workers(tensors, 8, "auto", GPU) == 0
+    assert choose_workers(Augmented(), 8, 3, torch.device("cpu")) == 3
+
+
+def test_little_shared_memory_means_fewer_workers_or_one_sentence(monkeypatch, caplog):
+    per_worker = 3 * 8 * 3 * 4 * 4 * 4  # three batches of 8 float images
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(2 * per_worker))
+    monkeypatch.setattr(loaders, "available_cores", lambda: 4)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with caplog.at_level("INFO"):
+        assert choose_workers(Augmented(), 8, "auto", GPU) == 2
+    assert "images are read by 2 workers" in caplog.text and "--shm-size" in caplog.text
+    assert choose_workers(Augmented(), 8, 2, GPU) == 2
+    with pytest.raises(UserError, match="task.data.num_workers=3: 3 workers need .*/dev/shm has .* set task.data.num_workers=auto"):
+        choose_workers(Augmented(), 8, 3, GPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
+    monkeypatch.setattr(loaders, "available_cores", lambda: 2)
+    train, fixed = training_loader(Augmented(), 8, 0, "auto", GPU), fixed_loader(Augmented(), 8, "auto", GPU)
+    assert fixed_loader(Augmented(), 8, "auto", GPU, keep_workers=True).persistent_workers and not fixed.persistent_workers
+    assert (train.num_workers, train.persistent_workers, train.pin_memory) == (2, True, True)
+    assert (fixed.num_workers, fixed.pin_memory) == (2, True)
+    assert not training_loader(Augmented(), 8, 0).pin_memory

@@ -1,0 +1,81 @@
+"""What of the frozen part is kept, where, and what is computed anew."""
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from tasks.data.loaders import choose_workers
+from tasks.scoring import prefix_cache
+from tasks.scoring.prefix_cache import Chunk, PrefixCache
+
+CHUNK_BYTES = 4 * 6 * 4 + 4 * 8  # 4 images of 6 float numbers, 4 labels
+
+
+def make_cache(cache_bytes, computed, device="cpu"):
+    images = TensorDataset(torch.arange(60.0).view(10, 6), torch.arange(10))
+
+    def compute(images_BF, labels_B):
+        computed.append(labels_B.tolist())
+        return Chunk((images_BF * 2,), labels_B)
+
+    return PrefixCache(images, 4, compute, cache_bytes=cache_bytes, num_workers=0, device=torch.device(device))
+
+
+@pytest.mark.parametrize(
+    "chunks, again", [(0, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), (1, [[4, 5, 6, 7], [8, 9]]), (2, [[8, 9]]), (3, [])]
+)
+def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_computed_anew(chunks, again):
+    computed = []
+    cache = make_cache(chunks * CHUNK_BYTES, computed)
+    first = [*cache]
+    assert f"{min(10, 4 * chunks)} of 10 images" in cache.summary and ("computed anew" in cache.summary) == (chunks < 3)
+    assert [number for labels in computed for number in labels] == list(range(10))
+    computed.clear()
+    for before, now in zip(first, cache, strict=True):
+        assert torch.equal(before.crossing[0], now.crossing[0]) and torch.equal(before.labels_B, now.labels_B)
+    assert computed == again and len(cache) == 3
+
+
+def test_a_smaller_last_chunk_leaves_no_gap():
+    computed = []
+    cache = make_cache(1.5 * CHUNK_BYTES, computed)  # the last chunk of two images would fit where the second did not
+    assert [chunk.labels_B.tolist() for chunk in cache] == [chunk.labels_B.tolist() for chunk in cache]
+    assert computed[3:] == [[4, 5, 6, 7], [8, 9]]
+
+
+def test_a_view_is_kept_without_what_it_is_a_view_of():
+    whole = torch.zeros(8, 6)
+    cache = PrefixCache(
+        TensorDataset(torch.zeros(8, 6), torch.arange(8)),
+        8,
+        lambda images, labels: Chunk((whole[:, 0], 3), labels),
+        cache_bytes=1e6,
+        num_workers=0,
+        device=torch.device("cpu"),
+    )
+    assert [*cache][0].crossing[1] == 3
+    (kept,) = cache._kept
+    assert kept.crossing[0].untyped_storage().nbytes() == 8 * 4 and torch.equal(kept.crossing[0], whole[:, 0])
+
+
+def test_tensors_in_memory_are_read_without_workers_also_from_the_middle(monkeypatch):
+    cache, seen = make_cache(CHUNK_BYTES, []), []
+    original = prefix_cache.fixed_loader
+    monkeypatch.setattr(prefix_cache, "fixed_loader", lambda images, *_: seen.append(images) or original(images, 4))
+    list(cache), list(cache)
+    assert [choose_workers(images, 4, "auto", torch.device("cuda")) for images in seen] == [0, 0]
+
+
+def test_pinned_blocks_count_as_large_as_torch_makes_them():
+    chunk = Chunk((torch.zeros(5), None), torch.zeros(3))
+    cache = make_cache("auto", [], "cuda")
+    assert (cache._bytes_in("cuda", chunk), cache._bytes_in("cpu", chunk)) == (20 + 12, 32 + 16)
+
+
+def test_a_gpu_is_filled_before_main_memory_and_left_partly_free(monkeypatch):
+    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
+    assert make_cache("auto", [], "cuda")._places() == {"cuda": 400, "cpu": 2000}
+    assert make_cache(800, [], "cuda")._places() == {"cuda": 400, "cpu": 400}
+    assert make_cache(300, [], "cuda")._places() == {"cuda": 300, "cpu": 0}
+    assert make_cache("auto", [])._places() == {"cpu": 2000}
+    assert make_cache(9000, [])._places() == {"cpu": 9000}, "a number is what the user says"

@@ -1,0 +1,307 @@
+"""Scoring through the frozen prefix equals the plain full forward, on every kind of network."""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.runtime.errors import UserError
+from tasks.networks.build import build_classifier
+from tasks.scoring.frozen_prefix import SplitNetwork, WholeNetwork, split_network
+from tasks.scoring.scorer import Scorer
+
+NETWORKS = {
+    "resnet18": {"image_size": 16},
+    "vit_tiny_patch16_224": {"image_size": 32, "options": {"img_size": 32, "patch_size": 8}},
+    "convnext_tiny": {"image_size": 32, "options": {"depths": (1, 1, 2, 2)}},
+}
+NUM_IMAGES, BATCH = 22, 8  # chunks of 8, 8 and 6: the last one is not full
+
+
+def network(name):
+    torch.manual_seed(0)
+    return build_classifier(name, num_classes=5, channels=3, **NETWORKS[name]).eval()
+
+
+def images_for(name):
+    torch.manual_seed(1)
+    size = NETWORKS[name]["image_size"]
+    return TensorDataset(torch.randn(NUM_IMAGES, 3, size, size), torch.randint(5, (NUM_IMAGES,)))
+
+
+def vectors_for(model, subset, num_models=4):
+    torch.manual_seed(2)
+    vector_D = flatten(model, subset)
+    return vector_D + 0.5 * torch.randn(num_models, len(vector_D))
+
+
+def independent_scores(model, subset, vectors_MD, split):
+    """The definition, without chunks, prefix or functional calls: load the state dict, run the network."""
+    images, labels = split.tensors
+    wrong, losses = [], []
+    for vector_D in vectors_MD:
+        model.load_state_dict({**model.state_dict(), **unflatten(vector_D, subset)})
+        with torch.no_grad():
+            logits = model(images)
+        wrong.append((logits.argmax(1) != labels).numpy())
+        losses.append(torch.nn.functional.cross_entropy(logits, labels).item())
+    return np.stack(wrong), np.array(losses)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scores_equal_an_independent_full_forward(name):
+    model, split = network(name), images_for(name)
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert isinstance(scorer.network, SplitNetwork), "the frozen prefix was not used"
+    scores = scorer(vectors_MD)
+    wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scores.wrong_MN, wrong_MN)
+    assert np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+    assert np.array_equal(scores.accuracy_M, (~wrong_MN).mean(axis=1))
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize(
+    "generated",
+    [
+        "conv1.6.weight",
+        "layer4.0.conv1.weight",
+        "layer4.0.bn2.[wb]*",
+        "layer4.0.downsample.1.weight",
+        "layer4.0.downsample.2.[wb]*",
+        "fc.*",
+    ],
+)
+def test_no_model_changes_what_the_next_one_sees_wherever_the_cut_is(generated, inplace):
+    """A residual block adds in place onto what may have crossed the cut."""
+    torch.manual_seed(0)
+    model = build_classifier("test_resnet", num_classes=5, channels=3, image_size=16).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = inplace
+    subset, split = resolve_subset(model, [generated]), images_for("resnet18")
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert isinstance(scorer.network, SplitNetwork)
+    twice = torch.cat([vectors_MD, vectors_MD])
+    wrong_MN, loss_M = independent_scores(model, subset, twice, split)
+    scores = scorer(twice)
+    assert np.array_equal(scores.wrong_MN, wrong_MN)
+    assert np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_prefix_holds_most_of_the_network_and_no_generated_parameter(name):
+    model, (images, _) = network(name), images_for(name).tensors
+    subset = resolve_subset(model, "last_norms", count=2)
+    network_ = split_network(model, subset.names, images[:BATCH])
+    prefix_weights = {node.target for node in network_.prefix.graph.nodes if node.op == "get_attr"}
+    suffix_weights = {node.target for node in network_.suffix.graph.nodes if node.op == "get_attr"}
+    assert not (prefix_weights | suffix_weights) & set(subset.names)
+    assert len(prefix_weights) > 4 * len(suffix_weights)
+    with torch.no_grad():
+        vector_D = vectors_for(model, subset, num_models=1)[0]
+        logits = network_.logits(network_.cache(images[:BATCH]), unflatten(vector_D, subset))
+        expected = torch.func.functional_call(model, unflatten(vector_D, subset), (images[:BATCH],))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+class BranchesOnData(torch.nn.Module):
+    """torch.export cannot trace a branch on the content of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.LayerNorm(12), torch.nn.Linear(12, 5)
+
+    def forward(self, images):
+        hidden = self.norm(images.flatten(1))
+        return self.head(hidden if hidden.sum() > 0 else -hidden)
+
+
+def test_a_network_that_cannot_be_exported_is_run_whole():
+    torch.manual_seed(0)
+    model = BranchesOnData().eval()
+    subset = resolve_subset(model, "last_norms", count=1)
+    split = TensorDataset(torch.randn(8, 3, 2, 2), torch.randint(5, (8,)))
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, batch_size=8)
+    assert isinstance(scorer.network, WholeNetwork)
+    wrong_MN, _ = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scorer(vectors_MD).wrong_MN, wrong_MN)
+
+
+class WritesIntoItsInput(torch.nn.Module):
+    """A user's network over plain vectors, that prepares its input in place."""
+
+    def __init__(self, traceable):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
+        self.traceable = traceable
+
+    def forward(self, x):
+        x.mul_(2).sub_(0.5)
+        if not self.traceable and x.sum().item() > 1e9:  # torch.export cannot follow a number out of a tensor
+            return self.body(-x)
+        return self.body(x)
+
+
+@pytest.mark.parametrize("traceable, kind", [(True, SplitNetwork), (False, WholeNetwork)])
+@pytest.mark.parametrize("subset", ["last_norms", "all"])
+def test_a_network_that_writes_into_its_input_meets_every_input_fresh(subset, traceable, kind):
+    torch.manual_seed(0)
+    model, features_NF, labels_N = WritesIntoItsInput(traceable).eval(), torch.randn(22, 6), torch.randint(3, (22,))
+    chosen = resolve_subset(model, subset, count=1)
+    vectors_MD = vectors_for(model, chosen)
+    scorer = Scorer(model, chosen, TensorDataset(features_NF.clone(), labels_N), batch_size=BATCH)
+    assert isinstance(scorer.network, kind)
+    with torch.no_grad():
+        logits = [
+            torch.func.functional_call(model, unflatten(vector_D, chosen), (features_NF.clone(),))
+            for vector_D in vectors_MD
+        ]
+    expected = [torch.nn.functional.cross_entropy(of_one, labels_N).item() for of_one in logits]
+    for _ in range(2):  # computed, then from what was kept
+        assert np.allclose(scorer(vectors_MD).loss_M, expected, rtol=1e-5)
+
+
+def test_calibration_and_vote_follow_their_definitions():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    scores = Scorer(model, subset, split, batch_size=BATCH)(vectors_MD)
+    images, labels = split.tensors
+    probabilities = []
+    for vector_D in vectors_MD:
+        with torch.no_grad():
+            probabilities.append(torch.func.functional_call(model, unflatten(vector_D, subset), (images,)).softmax(1))
+    for ece, model_probabilities in zip(scores.ece_M, probabilities):
+        expected = multiclass_calibration_error(model_probabilities, labels, num_classes=5, n_bins=15)
+        assert ece == pytest.approx(expected.item(), abs=1e-5)
+    mean = torch.stack(probabilities).mean(0)
+    assert scores.vote.accuracy == (mean.argmax(1) == labels).double().mean().item()
+    assert scores.vote.loss == pytest.approx(torch.nn.functional.nll_loss(mean.log(), labels).item(), rel=1e-5)
+    assert scores.vote.ece == pytest.approx(
+        multiclass_calibration_error(mean, labels, num_classes=5, n_bins=15).item(), abs=1e-5
+    )
+
+
+def test_a_small_cache_changes_nothing_but_what_is_kept():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    kept, not_kept = (Scorer(model, subset, split, batch_size=BATCH, cache_bytes=size) for size in (1e9, 0))
+    first, second, again = kept(vectors_MD), not_kept(vectors_MD), kept(vectors_MD)
+    assert (len(kept.chunks._kept), len(not_kept.chunks._kept)) == (3, 0)
+    assert np.array_equal(first.wrong_MN, second.wrong_MN) and np.array_equal(first.loss_M, again.loss_M)
+
+
+def test_scoring_leaves_the_network_as_it_was():
+    model, split = network("resnet18"), images_for("resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    subset = resolve_subset(model, "last_norms", count=2)
+    Scorer(model, subset, split, batch_size=BATCH)(vectors_for(model, subset))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_running_statistics_can_be_generated_too():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, ["layer4.1.bn2.*"])
+    assert "layer4.1.bn2.running_var" in subset.names
+    vectors_MD = vectors_for(model, subset).abs()
+    wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
+    scores = Scorer(network("resnet18"), subset, split, batch_size=BATCH)(vectors_MD)
+    assert np.array_equal(scores.wrong_MN, wrong_MN) and np.allclose(scores.loss_M, loss_M, rtol=1e-5)
+
+
+def test_a_vector_of_the_wrong_length_is_refused():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    with pytest.raises(UserError, match="2048"):
+        Scorer(model, subset, split, batch_size=BATCH)(torch.zeros(2, 2047))
+
+
+def test_many_models_at_once_score_as_one_after_the_other():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.LayerNorm(16), torch.nn.ReLU(), torch.nn.Linear(16, 5)
+    ).eval()
+    split = TensorDataset(torch.randn(NUM_IMAGES, 3, 4, 4), torch.randint(5, (NUM_IMAGES,)))
+    subset = resolve_subset(model, "all")
+    vectors_MD = vectors_for(model, subset, num_models=40)
+    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    assert scorer.network.vectorizes
+    scores = scorer(vectors_MD)
+    wrong, losses = independent_scores(model, subset, vectors_MD, split)
+    assert np.array_equal(scores.wrong_MN, wrong)
+    np.testing.assert_allclose(scores.loss_M, losses, rtol=1e-5)
+
+
+def test_generated_convolutions_are_run_one_model_after_the_other():
+    model = network("resnet18")
+    assert not Scorer(model, resolve_subset(model, "all"), images_for("resnet18"), batch_size=BATCH).network.vectorizes
+
+
+class Flipped(Scorer):
+    """Stands for a GPU: in "lower precision", the logits of the first model have the other sign."""
+
+    def _lowered(self):
+        @contextmanager
+        def flipped():
+            plain = self.logits
+            self.logits = lambda *arguments: plain(*arguments) * torch.tensor([-1.0] + [1.0] * 3)[:, None, None]
+            yield
+            del self.logits
+
+        return flipped() if self.precision == "bf16" else nullcontext()
+
+
+def test_a_lower_precision_says_how_often_it_agrees(caplog):
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms")
+    vectors_MD = vectors_for(model, subset)
+    exact, lowered = (Flipped(model, subset, split, batch_size=BATCH) for _ in range(2))
+    lowered.precision = "bf16"
+    with caplog.at_level("INFO"):
+        exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
+    assert (
+        exact.agreement is None
+        and lowered.agreement == 0.75
+        and "75.00 % of 32 predictions are those of fp32" in caplog.text
+    )
+    assert (exact_loss_M == lowered_loss_M).tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_only_what_depends_on_the_generated_parameters_is_less_exact(precision):
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms")
+    scorer, seen = Scorer(model, subset, split, batch_size=BATCH), {"cache": [], "logits": []}
+    scorer.precision = precision  # the switches can be looked at without the GPU that they are for
+
+    class Watched:
+        vectorizes = False
+
+        def __getattr__(self, name, network=scorer.network):
+            seen[name].append(torch.backends.cudnn.allow_tf32)
+            return getattr(network, name)
+
+    scorer.network = Watched()
+    scorer(vectors_for(model, subset))
+    assert not any(seen["cache"])
+    assert set(seen["logits"]) == ({False} if precision == "fp32" else {False, True}), (
+        "tf32 is compared with fp32 first"
+    )
+
+
+def test_an_unknown_precision_is_refused():
+    model = network("resnet18")
+    with pytest.raises(UserError, match="scoring.precision=fp8"):
+        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="fp8")
+    with pytest.raises(UserError, match="scoring.precision=bf16 needs a GPU"):
+        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="bf16")
