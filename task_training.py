@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from core.checkpoints.checkpoint_set import CheckpointSet, check_k
+from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
@@ -29,7 +29,6 @@ def main(cfg: DictConfig) -> None:
     """Images -> classifier -> K checkpoints, in one file."""
     task, path = cfg.task, Path(cfg.task.param.path)
     settings = recorded_settings(task) | machine_settings(cfg.trainer, cfg.scoring)
-    check_k(task.param.k)
     check_collection(task, cfg.trainer.precision)
     if path.exists():
         stored = CheckpointSet.load(path)

@@ -3,7 +3,6 @@
 python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
 """
 
-import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -23,19 +22,20 @@ from core.evaluation.summary import summary
 from core.evaluation.trajectories import follow
 from core.evaluation.verdict import verdict
 from core.generation.generator import WeightGenerator
-from core.publishing.export import export_models, file_name
-from core.publishing.model_card import model_card
+from core.generation.generator_file import load_generator_of
+from core.publishing.export import export
 from core.report.page import write_page
 from core.report.sentences import worded
 from core.report.tables import protocol_table, source_table
-from core.runtime.artifacts import read_json, write_json
+from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import digest
 from core.runtime.trainer import on_one_device, pick_device
-from core.training.stages import train_generator, training_settings
+from core.training.fit_generator import fit_generator
+from core.training.system import SystemSpec, training_settings
 from tasks.collecting.finetuning import finetune
 from tasks.collecting.training import is_independent
 from tasks.description import loading
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
 
     cfg, checkpoints = open_checkpoints(cfg, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(cfg.task.param.k)
-    settings = training_settings(cfg.system, checkpoints, cfg.seed)
+    settings = training_settings(system_of(cfg), checkpoints, cfg.seed)
     if cfg.mode == "train":  # a trained run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
     run.begin(cfg, settings, cfg.mode)
@@ -77,8 +77,8 @@ def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages
     if run.generator.is_file():
         log.info("%s was trained with these settings: training is skipped", run.generator)
         return
-    generator = train_generator(
-        cfg.system,
+    generator = fit_generator(
+        system_of(cfg),
         checkpoints,
         seed=cfg.seed,
         state_dir=run.training_state,
@@ -89,23 +89,9 @@ def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages
     generator.save(run.generator)
 
 
-def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSet) -> WeightGenerator:
-    """The trained generator, on the device, with the sampler asked for now.
-
-    Raises:
-        UserError: missing or damaged, or trained on other checkpoints than the first of these.
-    """
-    generator = WeightGenerator.load(run.generator)
-    if checkpoints.first(generator.trained_on["k"]).fingerprint != generator.trained_on["fingerprint"]:
-        raise UserError(
-            f"{run.generator} was not trained on the checkpoints in {checkpoints.path}; give task.param.path= of those that it was trained on"
-        )
-    return generator.use_sampler(OmegaConf.to_container(cfg.system)["sampler"]).to(pick_device(cfg.trainer.accelerator))
-
-
 def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
     """generator.safetensors -> scores of every source -> metrics.json and the report."""
-    generator = load_generator(cfg, run, checkpoints)
+    generator = open_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
         vectors_MD = generator.sample(
             cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
@@ -122,7 +108,8 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
         write_json(run.metrics, {**metrics, "seconds": seconds})
         page = write_page(run)
         if cfg.generation.num_exported:
-            export(cfg, vectors_MD[: cfg.generation.num_exported], checkpoints, run)
+            exported_MD = vectors_MD[: cfg.generation.num_exported]
+            export(exported_MD, checkpoints, loading(checkpoints, cfg.task), run=run, seed=cfg.seed)
     write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
     headline, caution = metrics["verdict"]["sentences"][0], metrics["verdict"].get("caution")
     parts = [
@@ -179,33 +166,29 @@ def score(
     return tables
 
 
-def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:
-    """Full state dicts, with a model card that says how to load them and what was measured."""
-    about = loading(checkpoints, cfg.task)
-    files = file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))
-    described = {name: value for name, value in vars(about).items() if name != "config"}
-    metrics = read_json(run.metrics) if run.metrics.is_file() else None
-    beside = {
-        "README.md": model_card(
-            checkpoints, files, **described, hub=about.config is not None, seed=cfg.seed, metrics=metrics
-        )
-    }
-    if about.config:
-        beside["config.json"] = json.dumps(about.config, indent=2) + "\n"
-    export_models(vectors_MD, checkpoints, run.generated, cfg.seed, beside, hub=about.config is not None)
-
-
 def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     """generator.safetensors -> full state dicts of M new models, without scoring them."""
     checkpoints = CheckpointSet.load(Path(cfg.task.param.path))
-    generator = load_generator(cfg, run, checkpoints)
+    generator = open_generator(cfg, run, checkpoints)
     run.record(cfg.mode)
     with stages.stage("generate"):
         vectors_MD = generator.sample(
             cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
         )
-        export(cfg, vectors_MD, checkpoints.first(generator.trained_on["k"]), run)
+        trained_on = checkpoints.first(generator.trained_on["k"])
+        export(vectors_MD, trained_on, loading(trained_on, cfg.task), run=run, seed=cfg.seed)
     log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
+
+
+def open_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSet) -> WeightGenerator:
+    """Return the generator of a run, on the device, with the sampler asked for now."""
+    generator = load_generator_of(run.generator, checkpoints)
+    return generator.use_sampler(system_of(cfg).sampler).to(pick_device(cfg.trainer.accelerator))
+
+
+def system_of(cfg: DictConfig) -> SystemSpec:
+    """Return the typed form of the `system` configuration."""
+    return SystemSpec.from_config(OmegaConf.to_container(cfg.system))
 
 
 if __name__ == "__main__":

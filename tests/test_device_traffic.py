@@ -12,13 +12,12 @@ from torch.utils.data import Dataset
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import flatten, resolve_subset
-from core.diffusion.objective import NoiseSchedule
-from core.generation.generator import WeightGenerator
+from core.diffusion.gaussian_diffusion import NoiseSchedule
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.trainer import fit
-from core.training.autoencoder_module import AutoencoderModule
-from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule
 from core.training.weight_average import WeightAverage
 from tasks.collecting import finetuning
 from tasks.collecting.finetuning import finetune
@@ -128,13 +127,20 @@ def tiny_generator(sampler, num_steps):
         "schedule": {"num_timesteps": 60, "beta_start": 1e-4, "beta_end": 0.02},
         "sampler": {**sampler_recipe(sampler), "num_steps": num_steps},
     }
-    normalizers = Normalizer.per_tensor(vectors_KD, subset), Normalizer.identity(6)
-    return WeightGenerator(recipes, subset, *normalizers, autoencoder, denoiser, {"k": 9})
+    return LatentDiffusionGenerator(
+        recipes=recipes,
+        subset=subset,
+        normalizer=Normalizer.per_tensor(vectors_KD, subset),
+        latent_normalizer=Normalizer.identity(6),
+        autoencoder=autoencoder,
+        denoiser=denoiser,
+        trained_on={"k": 9},
+    )
 
 
 @pytest.mark.parametrize("sampler, copies_per_step", [("dpm_solver", 0), ("ddim", 0), ("ddpm", 1)])
 def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, copies_per_step):
-    """DDPM draws from each model's own generator at every step; such draws are the same on every device only on the CPU."""
+    """DDPM draws from each model's own generator at every step, on the CPU, where draws are the same for every device."""
     found = {}
     for num_steps, num_models in ((20, 3), (20, 6), (30, 3)):
         generator = tiny_generator(sampler, num_steps)

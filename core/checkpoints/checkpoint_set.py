@@ -6,6 +6,7 @@ K checkpoints · D numbers in one flattened subset.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,7 @@ KIND = "checkpoints"
 NETWORK_PREFIX = "network/"
 
 
-def check_k(k: int) -> None:
-    """Raises `UserError` for fewer than 2 checkpoints, or what is no number of them."""
-    if type(k) is not int or k < 2:
-        raise UserError(f"task.param.k={k}: a distribution needs at least 2 checkpoints; give 2 or more")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSet:
     """K trained vectors, with everything that is needed to put one back and score it.
 
@@ -38,13 +33,10 @@ class CheckpointSet:
     vectors_KD: Tensor
     accuracy_K: Tensor  # in [0, 1]
     subset: ParameterSubset
-    network: Mapping[
-        str, Tensor
-    ]  # whole state dict of the classifier; its subset entries are the trained starting point
+    # The whole state dict of the classifier; its subset entries are the trained starting point.
+    network: Mapping[str, Tensor]
     settings: Mapping[str, Any]  # what determined the file: data, model, training, seed
-    provenance: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # where they come from: seconds, split, versions, commit
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # origin: seconds, split, versions, commit
     history_ED: Tensor | None = None  # the subset through classifier training: the start of each epoch, and the end
     path: Path | None = None
 
@@ -52,60 +44,79 @@ class CheckpointSet:
         where = self.path or "the checkpoints"
         if self.vectors_KD.dim() != 2 or self.vectors_KD.shape[1] != self.subset.num_params:
             raise UserError(
-                f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of {self.subset.num_params} numbers; collect again"
+                f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of "
+                f"{self.subset.num_params} numbers; collect again"
             )
         if self.accuracy_K.shape != (len(self),):
             raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
         if not torch.isfinite(self.accuracy_K).all():
             raise UserError(f"{where}: an accuracy is not a number; collect again")
-        for row, vector_D in enumerate(
-            self.vectors_KD
-        ):  # row by row: K × D is memory-mapped and may be larger than the memory
-            if torch.isfinite(vector_D).all():
-                continue
-            column = int((~torch.isfinite(vector_D)).nonzero()[0])
-            value = vector_D[column].item()
-            raise UserError(
-                f"{where}: checkpoint {row} holds {value} in {self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate"
-            )
 
     def __len__(self) -> int:
         return len(self.vectors_KD)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Identifies vectors, subset and network; a generator remembers the set it was trained on by this."""
+        """The identity of vectors, subset and network; a generator remembers the set it was trained on by this.
+
+        Computed once, since it reads all K × D numbers: nothing may write into the tensors of a set.
+        """
         digest = hashlib.sha256(repr(self.subset).encode())
         for tensor in (self.vectors_KD, *(self.network[name] for name in sorted(self.network))):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def first(self, k: int) -> "CheckpointSet":
-        """The first `k` checkpoints.
+        """Return the first `k` checkpoints; all of them are the set itself.
 
         Raises:
-            UserError: fewer than 2 asked for, or more than there are.
+            UserError: `k` is below 2, or above the number of checkpoints.
         """
-        check_k(k)
+        if k < 2:
+            raise UserError(f"task.param.k={k}: a distribution needs at least 2 checkpoints; give 2 or more")
         if k > len(self):
             raise UserError(
-                f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; give task.param.k={len(self)} or collect more"
+                f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; "
+                f"give task.param.k={len(self)} or collect more"
             )
+        if k == len(self):
+            return self
         return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
 
     def require(self, settings: Mapping[str, Any]) -> None:
         """Check that the set was made with these settings.
 
         Raises:
-            UserError: it was not; what differs is named.
+            UserError: The set was made with other settings; what differs is named.
         """
         if differing := differences(self.settings, settings):
             raise UserError(
-                f"{self.path} was made with other settings ({describe(differing)}); give the same ones, or task.param.path= of another file, or delete it"
+                f"{self.path} was made with other settings ({describe(differing)}); "
+                "give the same ones, or task.param.path= of another file, or delete it"
+            )
+
+    def check_finite(self) -> None:
+        """Raise `UserError` for a number that is not finite, named by its checkpoint and tensor.
+
+        A pass over all K × D numbers, so it is made where they enter or leave a file and nowhere else. It goes row by
+        row, since the vectors are memory-mapped and may be larger than the memory.
+        """
+        for row, vector_D in enumerate(self.vectors_KD):
+            if torch.isfinite(vector_D).all():
+                continue
+            column = int((~torch.isfinite(vector_D)).nonzero()[0])
+            raise UserError(
+                f"{self.path or 'the checkpoints'}: checkpoint {row} holds {vector_D[column].item()} in "
+                f"{self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate"
             )
 
     def save(self, path: Path) -> None:
-        """Write the set, whole or not at all."""
+        """Write the set, whole or not at all.
+
+        Raises:
+            UserError: A number is not finite, or the file cannot be written.
+        """
+        self.check_finite()
         tensors = {"vectors": self.vectors_KD, "accuracy": self.accuracy_K}
         tensors |= {NETWORK_PREFIX + name: tensor for name, tensor in self.network.items()}
         if self.history_ED is not None:
@@ -130,7 +141,7 @@ class CheckpointSet:
         """Read and check a checkpoints file.
 
         Raises:
-            UserError: missing, damaged, foreign, or holding something that is not a finite number.
+            UserError: The file is missing, damaged or foreign, or a number in it is not finite.
         """
         tensors, metadata = load_artifact(
             path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are"
@@ -142,7 +153,7 @@ class CheckpointSet:
             for name, tensor in tensors.items()
             if name.startswith(NETWORK_PREFIX)
         }
-        return cls(
+        checkpoints = cls(
             vectors_KD=tensors["vectors"],
             accuracy_K=tensors["accuracy"],
             subset=ParameterSubset.from_metadata(metadata["subset"]),
@@ -152,3 +163,5 @@ class CheckpointSet:
             history_ED=tensors.get("history"),
             path=path,
         )
+        checkpoints.check_finite()
+        return checkpoints

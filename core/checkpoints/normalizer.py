@@ -17,6 +17,10 @@ class Normalizer(nn.Module):
     Log space keeps what must be positive (running variances) positive after it was generated.
     """
 
+    mean: Tensor
+    std: Tensor
+    log: Tensor
+
     def __init__(self, mean_D: Tensor, std_D: Tensor, log_D: Tensor | None = None):
         super().__init__()
         self.register_buffer("mean", mean_D)
@@ -26,17 +30,14 @@ class Normalizer(nn.Module):
 
     @classmethod
     def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
-        """One mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
+        """Return one mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
         log_D = subset.variances_D
         means, stds = [], []
-        for part_KS, log_S in zip(
-            vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes)
-        ):  # part by part: K × D need not exist twice
+        parts = zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes), strict=True)
+        for part_KS, log_S in parts:  # part by part, so that K × D need not exist twice
             part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
             std = part_KS.std(dim=1, correction=0).mean()
-            if (
-                std < SMALLEST_STD
-            ):  # a constant or single-number tensor varies, if at all, from checkpoint to checkpoint
+            if std < SMALLEST_STD:  # a constant or single number varies, if at all, from checkpoint to checkpoint
                 std = part_KS.std(correction=0)
             means.append(part_KS.mean().expand(part_KS.shape[1]))
             stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))
@@ -44,21 +45,21 @@ class Normalizer(nn.Module):
 
     @classmethod
     def per_coordinate(cls, latents_KL: Tensor) -> "Normalizer":
-        """One mean and one std for each coordinate, over the checkpoints; used for latents."""
+        """Return one mean and one std for each coordinate, over the checkpoints; used for latents."""
         std_L = latents_KL.std(dim=0, correction=0)
         return cls(latents_KL.mean(dim=0), torch.where(std_L < SMALLEST_STD, torch.ones_like(std_L), std_L))
 
     @classmethod
     def identity(cls, width: int) -> "Normalizer":
-        """The map that changes nothing."""
+        """Return the map that changes nothing."""
         return cls(torch.zeros(width), torch.ones(width))
 
     def columns(self, part: slice) -> "Normalizer":
-        """The same map for some of the columns."""
+        """Return the same map for some of the columns."""
         return Normalizer(self.mean[part], self.std[part], self.log[part])
 
     def normalize(self, values_BD: Tensor) -> Tensor:
-        """To zero mean and unit variance."""
+        """Bring values to zero mean and unit variance."""
         return ((_to_log(values_BD, self.log) if self.any_log else values_BD) - self.mean) / self.std
 
     def unnormalize(self, values_BD: Tensor) -> Tensor:
@@ -68,5 +69,5 @@ class Normalizer(nn.Module):
 
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:
-    """Log of the columns that are kept in log space; a variance that has died out counts as tiny, not as minus infinity."""
+    """Take the log of the columns kept in log space; a variance that has died out counts as tiny, not as 0."""
     return torch.where(log_D, values_BD.clamp_min(1e-12).log(), values_BD)

@@ -29,10 +29,10 @@ class ParameterSubset:
 
     @classmethod
     def of(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
-        """The subset of `model` with these names, in the model's own order.
+        """Return the subset of `model` with these names, in the model's own order.
 
         Raises:
-            UserError: a name that the model does not have, or no name at all.
+            UserError: The model does not have a name, or there is no name at all.
         """
         entries = floating_entries(model)
         if unknown := sorted(set(names) - entries.keys()):
@@ -53,24 +53,27 @@ class ParameterSubset:
 
     @property
     def sizes(self) -> list[int]:
-        """How many numbers each entry has."""
+        """The number of values of each entry."""
         return [math.prod(shape) for shape in self.shapes]
 
     @property
     def num_params(self) -> int:
-        """D."""
+        """The size of a flattened vector, D."""
         return sum(self.sizes)
 
     @property
     def variances_D(self) -> Tensor:
-        """Which of the D numbers are running variances, which must stay positive; bool."""
+        """A mask (D,) of the running variances, which must stay positive."""
         return torch.cat(
-            [torch.full((size,), name.endswith("running_var")) for name, size in zip(self.names, self.sizes)]
+            [
+                torch.full((size,), name.endswith("running_var"))
+                for name, size in zip(self.names, self.sizes, strict=True)
+            ]
         )
 
     def name_at(self, index: int) -> str:
-        """The entry that coordinate `index` of a flattened vector belongs to."""
-        for name, size in zip(self.names, self.sizes):
+        """Return the entry that coordinate `index` of a flattened vector belongs to."""
+        for name, size in zip(self.names, self.sizes, strict=True):
             if index < size:
                 return name
             index -= size
@@ -78,7 +81,7 @@ class ParameterSubset:
 
 
 def floating_entries(model: nn.Module) -> dict[str, Tensor]:
-    """Floating-point entries of the state dict, live (not copied): everything that can be generated."""
+    """Return the floating-point entries of the state dict, live: everything that can be generated."""
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
 
 
@@ -86,12 +89,13 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
     """Turn a configuration value into names.
 
     Args:
+        model: The network that has the parameters.
         subset: "last_norms" (weight and bias of the last `count` normalization layers, the paper's choice),
             "all" (every parameter and running statistic), or globs such as ["layer4.1.bn*.*"].
-        count: how many normalization layers `last_norms` takes.
+        count: How many normalization layers `last_norms` takes.
 
     Raises:
-        UserError: nothing matches, or `subset` is none of these.
+        UserError: Nothing matches, or `subset` is none of these.
     """
     entries = floating_entries(model)
     if subset == "all":
@@ -100,11 +104,13 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         norms = normalization_layers(model)
         if not norms:
             raise UserError(
-                "task.param.subset=last_norms, but the network has no normalization layer with parameters; give task.param.subset=all or a list of globs"
+                "task.param.subset=last_norms, but the network has no normalization layer with parameters; "
+                "give task.param.subset=all or a list of globs"
             )
         if not 1 <= count <= len(norms):
             raise UserError(
-                f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; give 1 to {len(norms)}"
+                f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; "
+                f"give 1 to {len(norms)}"
             )
         return ParameterSubset.of(
             model,
@@ -114,15 +120,15 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         raise UserError(
             f'task.param.subset={subset!r}: expected last_norms, all, or a list of globs such as ["layer4.1.bn*.*"]'
         )
-    names = {name for pattern in subset for name in unmatched_is_an_error(pattern, entries)}
+    names = {name for pattern in subset for name in matching_names(pattern, entries)}
     return ParameterSubset.of(model, names)
 
 
-def unmatched_is_an_error(pattern: str, entries: Collection[str]) -> list[str]:
-    """Names that match one glob.
+def matching_names(pattern: str, entries: Collection[str]) -> list[str]:
+    """Return the names that match one glob.
 
     Raises:
-        UserError: none does.
+        UserError: None does.
     """
     matched = fnmatch.filter(entries, pattern)
     if not matched:
@@ -133,7 +139,7 @@ def unmatched_is_an_error(pattern: str, entries: Collection[str]) -> list[str]:
 
 
 def normalization_layers(model: nn.Module) -> list[str]:
-    """Names of the normalization layers that have parameters, in the network's order."""
+    """Return the names of the normalization layers that have parameters, in the network's order."""
     return [
         name
         for name, module in model.named_modules()
@@ -146,21 +152,20 @@ def flatten(model: nn.Module, subset: ParameterSubset) -> Tensor:
     """Copy the subset out of `model` as one CPU vector of shape (D,), float32."""
     entries = floating_entries(model)
     parts = [entries[name].detach().reshape(-1).float().cpu() for name in subset.names]
-    return torch.cat(
-        parts
-    )  # on a CPU each part aliases the live weights, which a snapshot must not follow; `cat` copies
+    # On a CPU each part aliases the live weights, which a snapshot must not follow: `cat` copies, also a single part.
+    return torch.cat(parts)
 
 
 def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
-    """Views into `vector_D` by parameter name, for `torch.func.functional_call`.
+    """Return views into `vector_D` by parameter name, for `torch.func.functional_call`.
 
     Raises:
-        UserError: the vector does not have D numbers.
+        UserError: The vector does not have D numbers.
     """
     if vector_D.shape != (subset.num_params,):
         raise UserError(
-            f"a vector of shape {tuple(vector_D.shape)} does not fit: the subset {subset.names[0]} … {subset.names[-1]} has {subset.num_params} numbers"
+            f"a vector of shape {tuple(vector_D.shape)} does not fit: the subset {subset.names[0]} … "
+            f"{subset.names[-1]} has {subset.num_params} numbers"
         )
-    return {
-        name: part.view(shape) for name, part, shape in zip(subset.names, vector_D.split(subset.sizes), subset.shapes)
-    }
+    parts = zip(subset.names, vector_D.split(subset.sizes), subset.shapes, strict=True)
+    return {name: part.view(shape) for name, part, shape in parts}

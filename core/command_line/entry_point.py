@@ -1,4 +1,4 @@
-"""What both command lines share: Hydra, one sentence for a user's mistake, the folder that a run writes to."""
+"""The start of both entry points: Hydra, the ranges, the machine, and the folder of each job of a multirun."""
 
 import functools
 import logging
@@ -18,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from core.command_line.ranges import check_ranges
-from core.runtime.errors import UserError, sentence
+from core.command_line.run_command import mistakes_in_one_sentence
+from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
+from core.runtime.quiet import quiet_lightning
 from core.runtime.trainer import PRECISIONS, TF32, pick_device
 
 log = logging.getLogger(__name__)
@@ -29,24 +31,18 @@ CONFIGS = ROOT / "configs"
 def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
     """Run `main(cfg)` under Hydra with configs/base.yaml; a file of a configuration group may be chosen with dots.
 
-    A `UserError`, or a configuration value that does not resolve, ends in one sentence on stderr and exit status 1;
-    Ctrl-C in status 130. Anything else is a bug of ours and keeps its traceback.
+    The policy for errors is that of `mistakes_in_one_sentence`, where a configuration value that does not resolve, or
+    an argument that a class or Lightning's Trainer refuses, is a user's mistake, too.
     """
 
     @functools.wraps(main)
     def explained(cfg: DictConfig) -> None:
-        try:
+        quiet_lightning()
+        with mistakes_in_one_sentence(OmegaConfBaseException, InstantiationException, MisconfigurationException):
             OmegaConf.resolve(cfg)
             check_ranges(cfg)
             settle_machine(cfg.trainer)
             main(cfg)
-        except (UserError, OmegaConfBaseException, InstantiationException, MisconfigurationException) as error:
-            sys.exit(f"error: {sentence(error)}")
-        except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
-            if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
-            log.info("stopped; the same command goes on from here")
-            sys.exit(130)
 
     run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(explained)
 
@@ -59,7 +55,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
 
 
 def with_slashes(word: str) -> str:
-    """`task.model=vit_tiny` as `task/model=vit_tiny`, the way Hydra wants it, where configs/task/model is a folder of choices.
+    """Return `task.model=vit_tiny` as Hydra's `task/model=vit_tiny`, where configs/task/model is a folder of choices.
 
     Lists of a multirun (`task.model=vit_tiny,resnet18`) too. Every other word stays as it is.
     """
@@ -71,7 +67,7 @@ def with_slashes(word: str) -> str:
 
 
 def sweep_suffix() -> str:
-    """In a multirun (-m), the swept overrides of this job, so that jobs do not share a folder; else empty."""
+    """Return the swept overrides of this job of a multirun (-m), so that jobs do not share a folder; else nothing."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:
         return ""
@@ -81,12 +77,12 @@ def sweep_suffix() -> str:
 
 
 def settle_machine(trainer: DictConfig) -> None:
-    """Say on what this runs, and write it into the configuration: training, sampling and scoring share one choice.
+    """Log the device and write it into the configuration, so that training, sampling and scoring share one choice.
 
     Left to itself, Lightning would also take accelerators that nothing here was tried on.
 
     Raises:
-        UserError: an unknown precision, a GPU that is not there (16 bits need one, too), or several devices without
+        UserError: There is an unknown precision, a GPU that is not there (16 bits need one, too), or several devices without
             trainer=ddp.
     """
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
@@ -100,20 +96,16 @@ def settle_machine(trainer: DictConfig) -> None:
         )
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(
-            f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one"
+            f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, "
+            "or set CUDA_VISIBLE_DEVICES to choose one"
         )
     on_gpu = pick_device(accelerator).type == "cuda"
     if accelerator in ("gpu", "cuda") and not on_gpu:
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
-    if (
-        "16" in str(precision) and not on_gpu
-    ):  # on some CPUs torch then ends in "Illegal instruction", on the others it is slow
+    if "16" in str(precision) and not on_gpu:  # on some CPUs torch ends in "Illegal instruction", on others it is slow
         raise UserError(f"trainer.precision={precision} needs a GPU; give trainer.precision=32-true")
-    if trainer.get("deterministic"):  # here as well as in each Trainer, since sampling and scoring have none
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # cuBLAS repeats its sums only with a workspace of fixed size
-        torch.use_deterministic_algorithms(True, warn_only=trainer.deterministic == "warn")
+    if trainer.get("deterministic"):
+        be_deterministic(warn_only=trainer.deterministic == "warn")
     if on_gpu:
         log.info("running on %s", torch.cuda.get_device_name())
     else:
@@ -123,3 +115,10 @@ def settle_machine(trainer: DictConfig) -> None:
             "" if accelerator == "cpu" else ": no GPU was found",
         )
     trainer.accelerator = "cuda" if on_gpu else "cpu"
+
+
+def be_deterministic(*, warn_only: bool) -> None:
+    """Have torch use deterministic algorithms also outside of fits, since sampling and scoring have no Trainer."""
+    # cuBLAS repeats its sums only with a workspace of fixed size.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)

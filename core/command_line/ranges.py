@@ -1,4 +1,9 @@
-"""What the numbers of the configuration may be: asked before anything starts, so that a mistake costs seconds, not a training."""
+"""The ranges of the numbers in the configuration, checked before anything starts: a mistake costs seconds.
+
+This is their only home, since the names are those of the command line: the rooms below, which may not import this one,
+take numbers of the configuration as given. Only classes that a file may rebuild (networks, the noise schedule) check
+their own arguments, and a set of checkpoints knows how many it can give.
+"""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +28,7 @@ class Range:
     words: tuple[str, ...] = ()  # or one of these
 
     def admits(self, value: Any) -> bool:
-        """Whether a configuration value is in the range; true and false are no numbers."""
+        """Return whether a configuration value is in the range; true and false are no numbers."""
         if value is None or isinstance(value, str):
             return self.optional if value is None else value in self.words
         if self.listed:
@@ -36,7 +41,7 @@ class Range:
         return self.least < value < self.most if self.open else self.least <= value <= self.most
 
     def __str__(self) -> str:
-        """In words, for an error sentence."""
+        """Return the range in words, for an error sentence."""
         kind = "whole number" if self.whole else "number"
         words = f"a list of {kind}s" if self.listed else f"a {kind}"
         if math.isfinite(self.most):
@@ -95,7 +100,7 @@ def check_ranges(cfg: DictConfig) -> None:
     """Check every number that the configuration has.
 
     Raises:
-        UserError: one is out of its range, or is no number.
+        UserError: One is out of its range, or is no number.
     """
     for name, expected in RANGES.items():
         given = OmegaConf.select(cfg, name, default=ABSENT)

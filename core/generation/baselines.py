@@ -32,7 +32,7 @@ def noised(
 
 
 def without_negative_variances(vectors_MD: Tensor, subset: ParameterSubset) -> Tensor:
-    """Running variances that noise took below 0 become 0, as a network with them has no output (M, D)."""
+    """Set running variances that noise took below 0 to 0, as a network with them has no output (M, D)."""
     return torch.where(subset.variances_D, vectors_MD.clamp_min(0), vectors_MD)
 
 

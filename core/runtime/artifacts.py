@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` only if the block succeeds.
 
     Raises:
-        UserError: the folder cannot be created or written to.
+        UserError: The folder cannot be created or written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -64,10 +64,12 @@ def load_artifact(path: Path, kind: str, hint: str = "give another path") -> tup
     """Read what `save_artifact` wrote: (tensors by name, metadata). Tensors are memory-mapped until touched.
 
     Args:
-        hint: what to do where there is no file.
+        path: The file.
+        kind: The kind that it must have.
+        hint: What to do where there is no file.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind or of an unknown format version.
+        UserError: The file is missing, damaged, of another kind or of an unknown format version.
     """
     if not path.is_file():
         raise UserError(f"there is no {kind} file at {path}; {hint}")
@@ -79,9 +81,11 @@ def load_artifact(path: Path, kind: str, hint: str = "give another path") -> tup
                 raise UserError(f"{path} is not a p-diff {kind} file (it says kind={found!r}); point to another file")
             if version != str(FORMAT_VERSION):
                 raise UserError(
-                    f"{path} has format version {version}; this version of p-diff reads {FORMAT_VERSION}, make the file again"
+                    f"{path} has format version {version}; this version of p-diff reads {FORMAT_VERSION}, "
+                    "make the file again"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["metadata"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as `file` is no dict
+            return tensors, json.loads(header["metadata"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise UserError(
             f"{path} is damaged or truncated ({error}); restore it or delete it and make it again"

@@ -18,14 +18,14 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error sentence that suggests what `name` may have been meant to be."""
+    """Return the part of an error sentence that suggests what `name` may have been meant to be."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known ones are {', '.join(known[:20])}"
 
 
 def sentence(error: Exception) -> str:
-    """One line; where Hydra or a loader's worker wrapped a `UserError`, that one's. The log has the rest at level debug."""
+    """Return the error as one line, unwrapping Hydra and DataLoader errors; the log has the rest at level debug."""
     log.debug("in full", exc_info=error)
     told = error.__cause__ if isinstance(error.__cause__, UserError) else error
     if in_worker := re.search(r"^\S*UserError: (.*)\Z", str(told), re.MULTILINE | re.DOTALL):

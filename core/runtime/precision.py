@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Inside the block (or the function it decorates) float32 numbers are multiplied as such, or in TensorFloat-32.
+    """Multiply float32 numbers as such, or in TensorFloat-32, inside the block or the function it decorates.
 
     Left alone, torch does neither: matrix products are exact, but cuDNN's convolutions are in TensorFloat-32, which
     keeps 10 bits of each factor. That serves training; generated and scored numbers should not depend on the card.
@@ -20,5 +20,5 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        for backend, allowed in zip(backends, before):
+        for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed

@@ -19,7 +19,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, by dotted name: (stored value, asked value).
+    """Return the settings that differ, by dotted name, as (stored value, asked value).
 
     A setting that is null equals an absent one, so files from before the option still match. Sections about the machine
     are compared where both sides have them: earlier versions did not record them, and only training asks for them.
@@ -43,5 +43,5 @@ def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """A short name for these settings, the same in every process."""
+    """Return a short name for these settings, the same in every process."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

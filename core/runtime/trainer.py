@@ -1,9 +1,8 @@
-"""Lightning's Trainer as the project uses it: precision, progress bar, loggers, resuming a fit, skipping a finished one."""
+"""Lightning's Trainer as the project uses it: precision, progress bar, loggers, fits resumed or skipped."""
 
 import logging
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -17,49 +16,43 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.loggers import JsonLinesLogger
 from core.runtime.precision import float32_products
+from core.runtime.quiet import quiet_lightning
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
+MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
 TF32 = "tf32"
 PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
 LOOKS_PER_FIT = 100  # how often a fit by steps reads its loss: each look waits for the device
-SAVE_EVERY = timedelta(
-    seconds=30
-)  # of a fit by steps: what an interruption can cost, and long against what saving costs
+SAVE_EVERY = timedelta(seconds=30)  # save interval for fits by steps: bounds the work lost to an interruption
 SECONDS = "fit/seconds"
-STATES_PER_FIT = 10  # of a fit by epochs, at most one per epoch; each training state replaces the last
-
-# Said by Lightning at every fit, of itself or about choices made here on purpose: data in memory needs no workers, a network
-# whose statistics are frozen is fitted in eval mode, and collecting has nothing to validate.
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")
-warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-warnings.filterwarnings("ignore", message=".*defined a `validation_step` but have no `val_dataloader`.*")
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-    logging.getLogger(name).setLevel(logging.WARNING)
+STATES_PER_FIT = 10  # in a fit by epochs, at most one per epoch; each training state replaces the last
 
 
-class Float32Products(Callback):
-    """Choice between exact and TensorFloat-32 products for one fit, made anew in each process of trainer=ddp."""
+class ProcessSettings(Callback):
+    """Settings that each process of trainer=ddp needs anew: exact or TensorFloat-32 products, and no remarks."""
 
     def __init__(self, tf32: bool):
         self.tf32, self._chosen = tf32, ExitStack()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Choose for this fit."""
+        quiet_lightning()
         self._chosen.enter_context(float32_products(self.tf32))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Return to the choice before."""
         self._chosen.close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Return to the choice before, also after an error."""
         self._chosen.close()
 
 
@@ -68,9 +61,9 @@ def make_trainer(*, precision: str = TF32, callbacks: Sequence[Callback] = (), *
 
     TF32 keeps float32 numbers and multiplies them in TensorFloat-32 on GPUs that offer it; elsewhere it equals 32-true.
     """
-    exact = precision == "32-true"
-    lightning_precision = "32-true" if precision == TF32 else precision
-    return Trainer(precision=lightning_precision, callbacks=[*callbacks, Float32Products(not exact)], **options)
+    settings = ProcessSettings(tf32=precision != "32-true")
+    options["precision"] = "32-true" if precision == TF32 else precision
+    return Trainer(callbacks=[*callbacks, settings], **options)
 
 
 class ReportingModule(LightningModule):
@@ -89,7 +82,7 @@ class ReportingModule(LightningModule):
         Raises:
             UserError: it is not a finite number.
         """
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by the logger connector
             return
         value = loss.item()
         if not math.isfinite(value):
@@ -112,6 +105,7 @@ class StageProgressBar(TQDMProgressBar):
         return {**super().get_metrics(trainer, pl_module), **getattr(pl_module, "shown", {})}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Add the epoch to the label where there are several."""
         super().on_train_epoch_start(trainer, *args)
         epochs = (
             f" epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -125,15 +119,16 @@ class Stopwatch(Timer):
     """Lightning's timer of all sessions, whose reading also reaches the process that started the fit in others."""
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Read the timer where every process passes."""
         super().on_train_end(trainer, module)
         trainer.callback_metrics[SECONDS] = torch.tensor(self.time_elapsed("train"), dtype=torch.float64)
 
 
 def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
-    """Lightning's Trainer for one fit.
+    """Return Lightning's Trainer for one fit.
 
     Raises:
-        UserError: an option of the `trainer` configuration that Lightning does not know, or not with this value.
+        UserError: There is an option of the `trainer` configuration that Lightning does not know, or not with this value.
     """
     try:
         return make_trainer(**options)
@@ -142,12 +137,12 @@ def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
 
 
 def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
-    """The same without the processes of trainer=ddp, for what is too short to be shared out or must come back whole."""
+    """Return the same without the processes of trainer=ddp, for fits too short to share or that must come back whole."""
     return partial(make_trainer, devices=1, strategy="auto")
 
 
 def pick_device(accelerator: str) -> torch.device:
-    """Where to sample and score: the GPU, unless `trainer.accelerator` is cpu or there is none."""
+    """Return the device to sample and score on: the GPU, unless `trainer.accelerator` is cpu or there is none."""
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -172,15 +167,22 @@ def fit(
 ) -> float:
     """Fit `module` in place and return the seconds it took, over all the sessions it took.
 
-    An interrupted fit goes on from its last training state; a finished one is loaded, not repeated.
+    An interrupted fit is resumed from its last training state; a finished one is loaded, not repeated.
 
     Args:
-        data: makes the loaders; None where the module does.
-        name: of the stage; its files in `state_dir` and its lines in metrics.jsonl carry it.
-        label: of the progress bar.
+        module: The module, on the CPU before and after.
+        data: Makes the loaders; None where the module does.
+        name: The stage; its files in `state_dir` and its lines in metrics.jsonl carry it.
+        label: The label of the progress bar.
+        state_dir: The folder of training states; metrics.jsonl lies beside it.
         make_trainer: Lightning's Trainer with the machine's options bound.
-        max_epochs: with it, training states are written at the ends of epochs; None is for a module whose loader only
+        loggers: More than metrics.jsonl.
+        callbacks: More than those of every fit.
+        max_epochs: With it, training states are written at the ends of epochs; None is for a module whose loader only
             counts its steps (`SteppedModule`): one pass, with training states inside it.
+
+    Raises:
+        UserError: The folder is not writable, an option of the Trainer is invalid, or there is no batch to train on.
     """
     finished, resumable = state_dir / f"{name}.safetensors", state_dir / f"{name}.ckpt"
     if finished.is_file():
@@ -191,28 +193,17 @@ def fit(
 
     steps_per_epoch = len((data or module).train_dataloader())
     steps = (max_epochs or 1) * steps_per_epoch
-    if max_epochs is None:
-        cadence = {"train_time_interval": SAVE_EVERY}
-    else:  # Lightning restarts a loader at its first batch, so going on from the middle of an epoch would repeat some
-        cadence = {"every_n_epochs": max(1, max_epochs // STATES_PER_FIT), "save_on_train_epoch_end": True}
-    saver = ModelCheckpoint(
-        state_dir,
-        filename=name,
-        enable_version_counter=False,
-        **cadence,
-    )
-    by_steps = max(1, steps // LOOKS_PER_FIT)
-    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
+    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
     trainer = trainer_with(
         make_trainer,
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
-        callbacks=[bar, Stopwatch(), *callbacks, saver],
-        log_every_n_steps=by_steps if max_epochs is None else max(1, min(50, steps // 20)),
+        callbacks=[bar, Stopwatch(), *callbacks, state_saver(state_dir, name, max_epochs)],
+        log_every_n_steps=max(1, steps // LOOKS_PER_FIT if max_epochs is None else min(50, steps // 20)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
@@ -227,7 +218,8 @@ def fit(
         raise
     if SECONDS not in trainer.callback_metrics:
         raise UserError(
-            f"{name}: there are too few images for one batch on each of {trainer.num_devices} devices; give a smaller task.batch_size or trainer.devices"
+            f"{name}: there are too few images for one batch on each of {trainer.num_devices} devices; "
+            "give a smaller task.batch_size or trainer.devices"
         )
     module.cpu()
     seconds = round(trainer.callback_metrics[SECONDS].item(), 2)
@@ -236,8 +228,25 @@ def fit(
     return seconds
 
 
+def state_saver(state_dir: Path, name: str, max_epochs: int | None) -> ModelCheckpoint:
+    """Return the callback that writes training states, each in place of the last.
+
+    By epochs only at their ends: Lightning restarts a loader at its first batch, so going on from the middle of an
+    epoch would repeat some batches.
+    """
+    if max_epochs is None:
+        return ModelCheckpoint(state_dir, filename=name, enable_version_counter=False, train_time_interval=SAVE_EVERY)
+    return ModelCheckpoint(
+        state_dir,
+        filename=name,
+        enable_version_counter=False,
+        every_n_epochs=max(1, max_epochs // STATES_PER_FIT),
+        save_on_train_epoch_end=True,
+    )
+
+
 def readable(state: Path) -> bool:
-    """Whether there is a whole training state; a damaged one costs the stage, not the run, and the log says so."""
+    """Return whether there is a whole training state; a damaged one costs the stage, not the run, and the log says so."""
     if state.is_file():
         try:
             torch.load(state, map_location="meta", weights_only=True)

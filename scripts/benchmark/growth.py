@@ -21,7 +21,7 @@ from core.checkpoints.subset import ParameterSubset
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from core.report.cells import markdown
-from core.training.autoencoder_module import AutoencoderModule
+from core.training.stage_modules import AutoencoderModule
 from scripts.benchmark.contest import finish, peak
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
@@ -66,7 +66,9 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
     vectors_KD = 0.1 * torch.randn(num_checkpoints, num_params)
     vectors_KD.addmm_(torch.randn(num_checkpoints, RANK_OF_DATA), torch.randn(RANK_OF_DATA, num_params))
     subset = ParameterSubset(("weight",), ((num_params,),))
-    CheckpointSet(vectors_KD, torch.rand(num_checkpoints), subset, {}, {}, {}).save(path)
+    CheckpointSet(
+        vectors_KD=vectors_KD, accuracy_K=torch.rand(num_checkpoints), subset=subset, network={}, settings={}
+    ).save(path)
 
 
 def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:

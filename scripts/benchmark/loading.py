@@ -37,7 +37,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
             vectors_KD = torch.randn(K, num_params)
             together = Path(folder) / "checkpoints.safetensors"
             subset = ParameterSubset(("weight",), ((num_params,),))
-            CheckpointSet(vectors_KD, torch.rand(K), subset, {}, {}, {}).save(together)
+            CheckpointSet(vectors_KD=vectors_KD, accuracy_K=torch.rand(K), subset=subset, network={}, settings={}).save(
+                together
+            )
             files = [Path(folder) / f"{index:03}.safetensors" for index in range(K)]
             for vector_D, file in zip(vectors_KD, files):
                 save_file({"vector": vector_D.contiguous()}, file)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.metrics import max_iou
-from core.generation.generator import WeightGenerator
+from core.generation.generator_file import load_generator
 from core.report.cells import markdown
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
@@ -34,7 +34,7 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
         UserError: `folder` holds no finished run, or its checkpoints or images are not where they were.
     """
     run = RunDirectory(folder)
-    generator = WeightGenerator.load(run.generator)
+    generator = load_generator(run.generator)
     cfg = OmegaConf.load(folder / "config.yaml")
     cfg.trainer.accelerator = accelerator
     checkpoints = CheckpointSet.load(Path(cfg.task.param.path)).first(generator.trained_on["k"])

@@ -9,15 +9,16 @@ from omegaconf import OmegaConf
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.generation.generator import WeightGenerator
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.provenance import ROOT
+from core.training.system import SystemSpec
 from scripts.benchmark.contest import Contest
 
 NUM_MODELS = 200
 SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of ResNet-18's last two norm layers
 
 
-def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.device) -> WeightGenerator:
+def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.device) -> LatentDiffusionGenerator:
     """An untrained generator of the configured size: time does not depend on the weights."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         choices = [f"system/autoencoder={autoencoder}", f"system/denoiser={denoiser}", f"system/sampler={sampler}"]
@@ -25,17 +26,14 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.
     torch.manual_seed(0)
     encoder = instantiate(system.autoencoder, num_params=SUBSET.num_params)
     latent_dim = encoder.latent_dim
-    return WeightGenerator(
-        {
-            name: OmegaConf.to_container(system[name], resolve=True)
-            for name in ("autoencoder", "denoiser", "schedule", "sampler")
-        },
-        SUBSET,
-        Normalizer(torch.zeros(SUBSET.num_params), torch.ones(SUBSET.num_params)),
-        Normalizer(torch.zeros(latent_dim), torch.ones(latent_dim)),
-        encoder,
-        instantiate(system.denoiser, latent_dim=latent_dim),
-        {},
+    return LatentDiffusionGenerator(
+        recipes=SystemSpec.from_config(OmegaConf.to_container(system, resolve=True)).recipes,
+        subset=SUBSET,
+        normalizer=Normalizer.identity(SUBSET.num_params),
+        latent_normalizer=Normalizer.identity(latent_dim),
+        autoencoder=encoder,
+        denoiser=instantiate(system.denoiser, latent_dim=latent_dim),
+        trained_on={},
     ).to(device)
 
 

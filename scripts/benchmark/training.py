@@ -12,13 +12,11 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from core.diffusion.objective import NoiseSchedule
+from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser, MLPDenoiser
 from core.runtime.trainer import fit
-from core.training.autoencoder_module import AutoencoderModule
-from core.training.diffusion_module import LatentDiffusionModule
-from core.training.stepped_module import SteppedModule
+from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule, SteppedModule
 from scripts.benchmark.contest import Contest
 
 K, D, L = 200, 2048, 128

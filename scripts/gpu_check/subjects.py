@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
-from core.diffusion.objective import NoiseSchedule
+from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser
-from core.training.autoencoder_module import AutoencoderModule
-from core.training.diffusion_module import LatentDiffusionModule
-from core.training.stepped_module import SteppedModule
+from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule, SteppedModule
 from core.training.weight_average import WeightAverage
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier

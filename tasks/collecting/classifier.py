@@ -1,13 +1,12 @@
 """The classifier as a LightningModule, for training it and for fine-tuning its subset."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -15,11 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import ReportingModule
+from core.runtime.trainer import MakeOptimizer, ReportingModule
 from tasks.data.loaders import fixed_loader, training_loader
 from tasks.data.splits import ImageData
-
-MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
 
 
 class TrainingImages(LightningDataModule):

@@ -178,12 +178,12 @@ def collect_checkpoints(
         )
         accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     return CheckpointSet(
-        vectors_KD,
-        accuracy_K,
-        subset,
-        {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
-        settings,
-        {
+        vectors_KD=vectors_KD,
+        accuracy_K=accuracy_K,
+        subset=subset,
+        network={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        settings=settings,
+        provenance={
             "seconds": dict(stages.seconds),
             "accuracy_split": ACCURACY_SPLIT,
             "data_fingerprint": data.fingerprint(),

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from core.checkpoints.subset import unflatten
 from core.runtime.precision import float32_products
 from core.runtime.seeding import derive_seed
-from tasks.collecting.classifier import MakeOptimizer
+from core.runtime.trainer import MakeOptimizer
 from tasks.data.loaders import training_loader
 from tasks.scoring.frozen_prefix import split_network
 from tasks.task import Task

@@ -102,7 +102,14 @@ def import_checkpoints(
         "base": path.name,
     }
     network = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return CheckpointSet(vectors_KD, accuracy_K, subset, network, {"imported": imported}, provenance | data.about)
+    return CheckpointSet(
+        vectors_KD=vectors_KD,
+        accuracy_K=accuracy_K,
+        subset=subset,
+        network=network,
+        settings={"imported": imported},
+        provenance=provenance | data.about,
+    )
 
 
 def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:

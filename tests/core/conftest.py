@@ -15,7 +15,7 @@ from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
-from core.generation.generator import WeightGenerator
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
 from core.runtime import trainer
@@ -81,20 +81,20 @@ def tiny_system(shrunk_system: DictConfig) -> DictConfig:
 
 
 @pytest.fixture
-def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> WeightGenerator:
+def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> LatentDiffusionGenerator:
     """An untrained generator whose normalizers and BatchNorm statistics are anything but neutral."""
     recipes = {
         name: OmegaConf.to_container(tiny_system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")
     }
     subset = tiny_checkpoints.subset
-    return WeightGenerator(
-        recipes,
-        subset,
-        Normalizer.per_tensor(tiny_checkpoints.vectors_KD, subset),
-        Normalizer.per_coordinate(torch.randn(20, 6) * torch.arange(1, 7) + 3),
-        randomize(ConvAutoencoder(subset.num_params, channels=(4, 8), latent_dim=6)),
-        randomize(MLPDenoiser(6, hidden_dim=16, num_blocks=1)),
-        {"fingerprint": tiny_checkpoints.fingerprint, "k": K, "seed": 0, "seconds": {}},
+    return LatentDiffusionGenerator(
+        recipes=recipes,
+        subset=subset,
+        normalizer=Normalizer.per_tensor(tiny_checkpoints.vectors_KD, subset),
+        latent_normalizer=Normalizer.per_coordinate(torch.randn(20, 6) * torch.arange(1, 7) + 3),
+        autoencoder=randomize(ConvAutoencoder(subset.num_params, channels=(4, 8), latent_dim=6)),
+        denoiser=randomize(MLPDenoiser(6, hidden_dim=16, num_blocks=1)),
+        trained_on={"fingerprint": tiny_checkpoints.fingerprint, "k": K, "seed": 0, "seconds": {}},
     )
 
 

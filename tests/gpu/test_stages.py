@@ -6,9 +6,9 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from core.generation.generator import WeightGenerator
+from core.generation.generator_file import load_generator
 from core.runtime import trainer
-from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stage_modules import LatentDiffusionModule
 from tests.core.tiny import SAMPLERS, StopAfter, sampler_recipe
 from tests.gpu.tiny import CONV, MLP, checkpoints, train
 
@@ -63,7 +63,7 @@ def test_a_generator_file_samples_on_the_device_as_on_the_cpu(device, tmp_path, 
     recipe = sampler_recipe(name)
     recipe["num_steps"] = min(recipe["num_steps"], 100)
     on_cpu, on_device = (
-        WeightGenerator.load(tmp_path / "generator.safetensors").use_sampler(recipe).to(where)
+        load_generator(tmp_path / "generator.safetensors").use_sampler(recipe).to(where)
         for where in (torch.device("cpu"), device)
     )
     torch.testing.assert_close(on_device.sample(3, range(4)), on_cpu.sample(3, range(4)), rtol=1e-4, atol=1e-4)

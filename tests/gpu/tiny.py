@@ -3,12 +3,13 @@
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.generation.generator import WeightGenerator
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.progress import Stages
-from core.training.stages import train_generator
+from core.training.fit_generator import fit_generator
+from core.training.system import SystemSpec
 from tests.core.tiny import CONFIGS, make_checkpoints, make_network
 
 SHRUNK = (
@@ -32,7 +33,7 @@ def checkpoints() -> CheckpointSet:
     return make_checkpoints(make_network())
 
 
-def train(folder, device, *overrides, denoiser=MLP, extra=()) -> WeightGenerator:
+def train(folder, device, *overrides, denoiser=MLP, extra=()) -> LatentDiffusionGenerator:
     """Fit both stages on `device`, with more callbacks than their own."""
     cfg = configuration(device, *SHRUNK, *denoiser, *overrides)
     configured = instantiate(cfg.trainer)
@@ -41,8 +42,8 @@ def train(folder, device, *overrides, denoiser=MLP, extra=()) -> WeightGenerator
         return configured(callbacks=[*extra, *callbacks], **options)
 
     stages = Stages(["autoencoder", "diffusion"])
-    return train_generator(
-        cfg.system,
+    return fit_generator(
+        SystemSpec.from_config(OmegaConf.to_container(cfg.system, resolve=True)),
         checkpoints(),
         seed=0,
         state_dir=folder / "training_state",

@@ -10,12 +10,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-import train_p_diff
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.publishing.export import export
 from core.runtime.artifacts import write_json
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
+from tasks.description import loading
 from tasks.networks.build import build_classifier
 from tests.scripts import foreign
 
@@ -45,7 +46,12 @@ def checkpoints_of(recipe, facts, **provenance):
         }
     }
     return model, CheckpointSet(
-        vectors_KD, torch.ones(3), subset, model.state_dict(), settings, {"seconds": {}, "facts": facts} | provenance
+        vectors_KD=vectors_KD,
+        accuracy_K=torch.ones(3),
+        subset=subset,
+        network=model.state_dict(),
+        settings=settings,
+        provenance={"seconds": {}, "facts": facts} | provenance,
     )
 
 
@@ -53,7 +59,7 @@ def exported(checkpoints, folder, metrics=None):
     run = RunDirectory(folder)
     if metrics:
         write_json(run.metrics, metrics)
-    train_p_diff.export(task_config(), checkpoints.vectors_KD, checkpoints, run)
+    export(checkpoints.vectors_KD, checkpoints, loading(checkpoints, task_config().task), run=run, seed=42)
     return run.generated
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
-from core.generation.generator import WeightGenerator
+from core.generation.generator_file import load_generator
 from tests.digits import normalized_digits
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
@@ -94,7 +94,7 @@ def test_exported_models_load_into_plain_timm(workplace):
     state = load_file(workplace.path / RUN / "generated/000.safetensors")
     timm.create_model("test_resnet", num_classes=10, in_chans=1).load_state_dict(state)
     generated = ScoreTable.load(workplace.path / RUN / "scores/p_diff.npz").vectors_MD[0]
-    subset = WeightGenerator.load(workplace.path / RUN / "generator.safetensors").subset
+    subset = load_generator(workplace.path / RUN / "generator.safetensors").subset
     exported = torch.cat([state[name].flatten() for name in subset.names])
     assert np.array_equal(exported.numpy(), generated)
 
@@ -170,7 +170,7 @@ def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
     )
     states = [load_file(path) for path in sorted((run / "generated").glob("[0-9]*.safetensors"))]
     assert len(states) == 7
-    generator = WeightGenerator.load(run / "generator.safetensors")
+    generator = load_generator(run / "generator.safetensors")
     alone_D = generator.sample(7, [5])[0]
     exported_D = torch.cat([states[5][name].flatten() for name in generator.subset.names])
     torch.testing.assert_close(exported_D, alone_D)

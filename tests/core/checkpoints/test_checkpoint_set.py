@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.checkpoints.checkpoint_set import CheckpointSet, check_k
+from core.checkpoints.checkpoint_set import CheckpointSet
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from tests.core.tiny import damaged_copies
@@ -49,6 +49,15 @@ def test_the_first_k_are_a_set_of_their_own(tiny_checkpoints):
     assert torch.equal(first.accuracy_K, tiny_checkpoints.accuracy_K[:5]) and len(tiny_checkpoints) == 12
 
 
+def test_the_whole_set_is_not_copied_and_numbers_are_read_once(saved, tiny_checkpoints, monkeypatch):
+    assert tiny_checkpoints.first(12) is tiny_checkpoints
+    loaded = CheckpointSet.load(saved)
+    fingerprint = loaded.fingerprint
+    monkeypatch.setattr(CheckpointSet, "check_finite", lambda _: pytest.fail("checked again"))
+    monkeypatch.setattr("hashlib.sha256", lambda *_: pytest.fail("hashed again"))
+    assert loaded.first(12).fingerprint == fingerprint and len(replace(loaded, settings={}).first(5)) == 5
+
+
 def test_the_history_of_the_training_is_kept_where_there_is_one(tmp_path, saved, tiny_checkpoints):
     history_ED = torch.randn(4, 60)
     path = tmp_path / "with_history.safetensors"
@@ -73,20 +82,21 @@ def test_more_than_there_are_is_refused_with_both_numbers(saved):
 
 @pytest.mark.parametrize("k", [1, 0, -3])
 def test_fewer_than_two_are_no_distribution(tiny_checkpoints, k):
-    for refuse in (check_k, tiny_checkpoints.first):
-        with pytest.raises(UserError, match=f"task.param.k={k}: .* at least 2"):
-            refuse(k)
-    check_k(2)
+    with pytest.raises(UserError, match=f"task.param.k={k}: .* at least 2"):
+        tiny_checkpoints.first(k)
+    assert len(tiny_checkpoints.first(2)) == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_checkpoints, value):
     vectors_KD = tiny_checkpoints.vectors_KD.clone()
     vectors_KD[7, 14] = value  # the first of 1.bias
+    path = tmp_path / "bad.safetensors"
     with pytest.raises(UserError, match=f"checkpoint 7 holds {value} in 1.bias"):
-        replace(tiny_checkpoints, vectors_KD=vectors_KD)
+        replace(tiny_checkpoints, vectors_KD=vectors_KD).save(path)  # what was collected or imported
+    assert not path.exists()
 
-    path = tmp_path / "bad.safetensors"  # written by somebody else
+    # The same numbers in a file that somebody else wrote.
     tiny_checkpoints.save(path)
     tensors, metadata = load_artifact(path, "checkpoints")
     save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata)

@@ -52,6 +52,9 @@ def refusal(*overrides: str) -> str:
         ("evaluation.noise=[0.1, -0.1]", "a list of numbers of at least 0"),
         ("system.ema_decay=2", "a number between 0 and 1"),
         ("system.batch_size=1", "a whole number of at least 2"),
+        ("system.autoencoder_steps=0", "a whole number of at least 1"),
+        ("system.diffusion_steps=0", "a whole number of at least 1"),
+        ("task.param.k=1", "a whole number of at least 2"),
     ],
 )
 def test_a_number_outside_its_range_is_named_with_what_was_expected(override, expected):

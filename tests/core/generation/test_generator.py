@@ -1,17 +1,24 @@
 """The trained generator: model i is model i, the file holds all of it and runs no code."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 from core.generation.generator import WeightGenerator
+from core.generation.generator_file import load_generator, load_generator_of
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from tests.core.tiny import SAMPLERS, damaged_copies, sampler_recipe
+
+FILES = Path(__file__).parent / "files"
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_the_generator_survives_the_disk_bit_by_bit(saved, tiny_generator, sampl
     recipe = {**sampler_recipe(sampler), "num_steps": 20}
     before_MD = tiny_generator.use_sampler(recipe).sample(0, range(3))
     tiny_generator.save(saved)
-    loaded = WeightGenerator.load(saved)
+    loaded = load_generator(saved)
     torch.testing.assert_close(loaded.sample(0, range(3)), before_MD, rtol=0, atol=0)
     assert loaded.fingerprint == tiny_generator.fingerprint
     assert (loaded.subset, loaded.trained_on, loaded.recipes) == (
@@ -79,18 +86,18 @@ def test_it_decodes_in_eval_mode_without_touching_its_statistics(tiny_generator)
 def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, tmp_path, load):
     expected = tiny_generator.decode(torch.ones(2, 6))
     tiny_generator.train()
-    generator = WeightGenerator(
-        tiny_generator.recipes,
-        tiny_generator.subset,
-        tiny_generator.normalizer,
-        tiny_generator.latent_normalizer,
-        tiny_generator.autoencoder,
-        tiny_generator.denoiser,
-        tiny_generator.trained_on,
+    generator = LatentDiffusionGenerator(
+        recipes=tiny_generator.recipes,
+        subset=tiny_generator.subset,
+        normalizer=tiny_generator.normalizer,
+        latent_normalizer=tiny_generator.latent_normalizer,
+        autoencoder=tiny_generator.autoencoder,
+        denoiser=tiny_generator.denoiser,
+        trained_on=tiny_generator.trained_on,
     )
     if load:
         generator.save(tmp_path / "generator.safetensors")
-        generator = WeightGenerator.load(tmp_path / "generator.safetensors")
+        generator = load_generator(tmp_path / "generator.safetensors")
     torch.testing.assert_close(generator.decode(torch.ones(2, 6)), expected, rtol=0, atol=0)
 
 
@@ -133,7 +140,7 @@ def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(
     tiny_generator.latent_normalizer = Normalizer.per_coordinate(torch.randn(9, 60))
     before = tiny_checkpoints.vectors_KD.clone()
     for rows in (200, 5):
-        monkeypatch.setattr("core.generation.generator.MOST_ROWS", rows)
+        monkeypatch.setattr("core.generation.latent_diffusion.MOST_ROWS", rows)
         reconstructed = tiny_generator.reconstruct(tiny_checkpoints.vectors_KD)
         torch.testing.assert_close(reconstructed, before, rtol=1e-5, atol=1e-5)
     assert torch.equal(tiny_checkpoints.vectors_KD, before)
@@ -146,7 +153,7 @@ def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
     vectors_KD = torch.rand(9, subset.num_params)
     tiny_generator.normalizer = Normalizer.per_tensor(vectors_KD, subset)
     tiny_generator.autoencoder.decode = lambda latents_BL: 10 * torch.randn(len(latents_BL), subset.num_params)
-    parts = dict(zip(subset.names, tiny_generator.decode(torch.randn(50, 6)).split(subset.sizes, dim=1)))
+    parts = dict(zip(subset.names, tiny_generator.decode(torch.randn(50, 6)).split(subset.sizes, dim=1), strict=True))
     assert (parts["1.running_var"] > 0).all() and (parts["1.running_mean"] < 0).any()
 
 
@@ -189,7 +196,7 @@ def test_the_fingerprint_changes_with_what_decides_the_samples(tiny_generator, c
 
 def test_changing_the_sampler_of_one_generator_changes_no_other(saved, tiny_generator):
     recipes = tiny_generator.recipes
-    other = WeightGenerator.load(saved)
+    other = load_generator(saved)
     other.use_sampler(sampler_recipe("ddim"))
     assert recipes["sampler"] == tiny_generator.recipes["sampler"] != other.recipes["sampler"]
 
@@ -222,7 +229,7 @@ RECIPES = sorted(run_code("path"))
 def test_a_file_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, network, attack):
     rewrite(saved, {network: run_code(tmp_path / "ran")[attack]})
     with pytest.raises(UserError) as error:
-        WeightGenerator.load(saved)
+        load_generator(saved)
     assert str(saved) in str(error.value)
     assert not (tmp_path / "ran").exists()
 
@@ -233,7 +240,7 @@ def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, t
         saved, {"sampler": {"num_steps": 5, "scheduler": {**run_code(tmp_path / "ran")[attack], "_partial_": True}}}
     )
     with pytest.raises(UserError):
-        WeightGenerator.load(saved).sample(0, [0])
+        load_generator(saved).sample(0, [0])
     assert not (tmp_path / "ran").exists()
 
 
@@ -259,7 +266,7 @@ def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, t
 def test_a_file_whose_parts_do_not_fit_is_named(saved, recipes):
     rewrite(saved, recipes)
     with pytest.raises(UserError) as error:
-        WeightGenerator.load(saved)
+        load_generator(saved)
     assert str(saved) in str(error.value)
 
 
@@ -269,7 +276,7 @@ def test_a_file_that_lacks_a_tensor_is_named(saved, missing):
     del tensors[missing]
     save_artifact(saved, "generator", tensors, metadata)
     with pytest.raises(UserError, match="whole generator") as error:
-        WeightGenerator.load(saved)
+        load_generator(saved)
     assert str(saved) in str(error.value) and missing in str(error.value)
 
 
@@ -279,7 +286,7 @@ def test_a_file_that_lacks_metadata_is_named(saved, missing):
     del metadata[missing]
     save_artifact(saved, "generator", tensors, metadata)
     with pytest.raises(UserError, match=missing) as error:
-        WeightGenerator.load(saved)
+        load_generator(saved)
     assert str(saved) in str(error.value)
 
 
@@ -287,21 +294,90 @@ def test_a_file_that_lacks_metadata_is_named(saved, missing):
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
     with pytest.raises(UserError, match="generator.safetensors is damaged"):
-        WeightGenerator.load(saved)
+        load_generator(saved)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match="absent.*train_p_diff.py mode=train"):
-        WeightGenerator.load(tmp_path / "absent")
+        load_generator(tmp_path / "absent")
 
 
 def test_checkpoints_are_no_generator(tmp_path, tiny_checkpoints):
     tiny_checkpoints.save(tmp_path / "checkpoints.safetensors")
     with pytest.raises(UserError, match="checkpoints.safetensors is not a p-diff generator file"):
-        WeightGenerator.load(tmp_path / "checkpoints.safetensors")
+        load_generator(tmp_path / "checkpoints.safetensors")
 
 
 def test_the_recipes_are_plain_values(saved):
     _, metadata = load_artifact(saved, "generator")
     assert json.loads(json.dumps(metadata["recipes"])) == metadata["recipes"]
     assert set(metadata["recipes"]) == {"autoencoder", "denoiser", "schedule", "sampler"}
+
+
+def test_a_file_of_an_earlier_version_gives_the_vectors_that_it_gave_then():
+    """It was written at commit 51f1b39, before files recorded which kind of generator they hold."""
+    generator = load_generator(FILES / "generator_51f1b39.safetensors")
+    assert isinstance(generator, LatentDiffusionGenerator) and generator.fingerprint == "44aad726997ef094"
+    assert generator.trained_on["k"] == 12 and generator.trained_on["seconds"] == {"autoencoder": 1.0, "diffusion": 2.0}
+    then = load_file(FILES / "expected.safetensors")
+    torch.testing.assert_close(generator.sample(3, range(4)), then["sampled"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(generator.reconstruct(then["vectors"]), then["reconstructed"], rtol=1e-5, atol=1e-6)
+
+
+class Copies(WeightGenerator):
+    """Stands for another kind: no latents, no steps; a model is one of the vectors that it keeps."""
+
+    kind = "copies"
+
+    def __init__(self, kept_KD, **options):
+        super().__init__(recipes={}, **options)
+        self.register_buffer("kept_KD", kept_KD)
+
+    @classmethod
+    def from_file(cls, state, metadata):
+        subset = ParameterSubset.from_metadata(metadata["subset"])
+        return cls(state["kept_KD"], subset=subset, trained_on=metadata["trained_on"])
+
+    def sample(self, seed, indices, batch_size=200, progress=iter, on_step=None):
+        return self.kept_KD[[index % len(self.kept_KD) for index in indices]]
+
+
+@pytest.fixture
+def copies(tmp_path, tiny_checkpoints):
+    trained_on = {"fingerprint": tiny_checkpoints.fingerprint, "k": 12, "seed": 0, "seconds": {}}
+    generator = Copies(tiny_checkpoints.vectors_KD, subset=tiny_checkpoints.subset, trained_on=trained_on)
+    generator.save(tmp_path / "copies.safetensors")
+    return generator
+
+
+def test_a_file_is_read_as_the_kind_of_generator_that_it_records(tmp_path, tiny_checkpoints, copies, monkeypatch):
+    monkeypatch.setattr("core.generation.generator_file.GENERATORS", {"copies": Copies})
+    loaded = load_generator_of(tmp_path / "copies.safetensors", tiny_checkpoints)
+    assert torch.equal(loaded.sample(0, [3, 13]), tiny_checkpoints.vectors_KD[[3, 1]])
+    assert (loaded.has_encoder, loaded.has_steps) == (False, False)
+    assert (loaded.fingerprint, loaded.subset, loaded.trained_on) == (
+        copies.fingerprint,
+        copies.subset,
+        copies.trained_on,
+    )
+    assert loaded.use_sampler(sampler_recipe("ddim")).fingerprint == copies.fingerprint  # it has none to choose
+
+
+def test_a_kind_that_is_not_known_is_named(tmp_path, copies):
+    with pytest.raises(UserError, match="unknown kind, copies") as error:
+        load_generator(tmp_path / "copies.safetensors")
+    assert str(tmp_path / "copies.safetensors") in str(error.value)
+
+
+def test_a_generator_of_other_checkpoints_is_refused_with_both_files(saved, tiny_checkpoints):
+    assert load_generator_of(saved, tiny_checkpoints).trained_on["k"] == 12
+    others = replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD + 1, path=saved.with_name("others"))
+    with pytest.raises(UserError, match="was not trained on") as error:
+        load_generator_of(saved, others)
+    assert str(saved) in str(error.value) and str(others.path) in str(error.value)
+
+
+def test_only_a_generator_with_a_denoiser_has_steps(tiny_generator):
+    assert (tiny_generator.has_encoder, tiny_generator.has_steps) == (True, True)
+    tiny_generator.denoiser = None
+    assert (tiny_generator.has_encoder, tiny_generator.has_steps) == (True, False)

@@ -12,14 +12,13 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader
 
-from core.diffusion.objective import NoiseSchedule
+from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser
 from core.runtime.artifacts import save_artifact
 from core.runtime.errors import UserError
 from core.runtime.trainer import fit, make_trainer, pick_device
-from core.training.autoencoder_module import AutoencoderModule
-from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule
 from core.training.weight_average import WeightAverage
 from tests.core.tiny import StopAfter, assert_same, cpu_trainer, damaged_copies
 

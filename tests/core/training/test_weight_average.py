@@ -8,10 +8,10 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.optim import AdamW
 
-from core.diffusion.objective import NoiseSchedule
+from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.networks.denoiser import ConvDenoiser
 from core.runtime.trainer import fit
-from core.training.diffusion_module import LatentDiffusionModule
+from core.training.stage_modules import LatentDiffusionModule
 from core.training.weight_average import WeightAverage
 from tests.core.tiny import cpu_trainer
 from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer

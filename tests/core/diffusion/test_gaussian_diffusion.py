@@ -1,11 +1,13 @@
-"""The reverse process, with denoisers for which the answer is known, through every configured sampler."""
+"""The DDPM objective against closed forms, and the reverse process with denoisers for which the answer is known."""
+
+import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hydra.utils import instantiate
 
-from core.diffusion.objective import NoiseSchedule
-from core.diffusion.sampling import denoise, standard_normal
+from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, denoising_loss, standard_normal
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.errors import UserError
 from core.runtime.seeding import generator_for
@@ -15,18 +17,137 @@ T = 1000
 DETERMINISTIC = ["ddim", "dpm_solver"]
 
 
+@pytest.fixture
+def schedule():
+    return NoiseSchedule(1000, 1e-4, 0.02)
+
+
+def signal_and_noise(schedule):
+    """The products √ᾱ and √(1−ᾱ) for every timestep, through the public function."""
+    t_B, ones, zeros = (
+        torch.arange(schedule.num_timesteps),
+        torch.ones(schedule.num_timesteps, 1),
+        torch.zeros(schedule.num_timesteps, 1),
+    )
+    return schedule.q_sample(ones, t_B, zeros)[:, 0], schedule.q_sample(zeros, t_B, ones)[:, 0]
+
+
+def test_a_schedule_of_two_steps_is_the_product_by_hand():
+    signal, noise = signal_and_noise(NoiseSchedule(2, 0.1, 0.4))
+    assert signal.tolist() == pytest.approx([math.sqrt(0.9), math.sqrt(0.9 * 0.6)])
+    assert noise.tolist() == pytest.approx([math.sqrt(0.1), math.sqrt(1 - 0.9 * 0.6)])
+
+
+def test_the_papers_schedule_ends_where_it_is_known_to_end(schedule):
+    signal, noise = signal_and_noise(schedule)
+    log_product = sum(math.log1p(-(1e-4 + (0.02 - 1e-4) * t / 999)) for t in range(1000))
+    assert (
+        signal[-1].item() ** 2 == pytest.approx(math.exp(log_product), rel=1e-5) == pytest.approx(4.0358e-5, rel=1e-4)
+    )
+    assert noise[0].item() == pytest.approx(0.01, rel=1e-4)
+    assert (signal.diff() < 0).all()
+
+
+def test_signal_and_noise_keep_unit_variance(schedule):
+    signal, noise = signal_and_noise(schedule)
+    torch.testing.assert_close(signal**2 + noise**2, torch.ones(1000))
+
+
+@pytest.mark.parametrize("options", [(1000, 1e-4, 0.02), (100, 1e-4, 0.02), (1000, 1e-3, 0.01)])
+def test_training_and_the_library_samplers_share_one_schedule(options):
+    steps, start, end = options
+    library = DDPMScheduler(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule="linear")
+    torch.testing.assert_close(
+        signal_and_noise(NoiseSchedule(*options))[0] ** 2, library.alphas_cumprod, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_noising_agrees_with_the_library(schedule):
+    x_start, noise, t_B = torch.randn(3, 5), torch.randn(3, 5), torch.tensor([0, 499, 999])
+    library = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02)
+    torch.testing.assert_close(schedule.q_sample(x_start, t_B, noise), library.add_noise(x_start, noise, t_B))
+
+
+def test_each_sample_is_noised_by_its_own_timestep(schedule):
+    x_start, noise, t_B = torch.randn(2, 5), torch.randn(2, 5), torch.tensor([3, 700])
+    together = schedule.q_sample(x_start, t_B, noise)
+    for row in range(2):
+        torch.testing.assert_close(
+            together[[row]], schedule.q_sample(x_start[[row]], t_B[[row]], noise[[row]]), rtol=0, atol=0
+        )
+
+
+class Spy:
+    """A denoiser that answers with `answer` and keeps what it was asked."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def __call__(self, x_BL, t_B):
+        self.asked.append((x_BL, t_B))
+        return self.answer(x_BL, t_B)
+
+
+def test_the_loss_draws_a_timestep_for_each_sample_from_all_of_them():
+    spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
+    denoising_loss(spy, NoiseSchedule(8), torch.randn(2000, 3))
+    ((_, t_B),) = spy.asked
+    assert t_B.shape == (2000,)
+    counts = torch.bincount(t_B, minlength=8)
+    assert len(counts) == 8 and (counts > 200).all() and (counts < 300).all()
+
+
+def test_the_denoiser_is_shown_the_sample_noised_for_its_timestep(schedule):
+    """For x_0 = 0, x_t / √(1−ᾱ_t) is the noise itself: unit variance at every timestep."""
+    spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
+    denoising_loss(spy, schedule, torch.zeros(4000, 5))
+    ((x_BL, t_B),) = spy.asked
+    noise = x_BL / schedule.q_sample(torch.zeros(4000, 5), t_B, torch.ones(4000, 5))
+    early, late = noise[t_B < 300], noise[t_B > 700]
+    assert early.std().item() == pytest.approx(1, rel=0.05) and late.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_the_loss_of_a_perfect_denoiser_is_zero(schedule):
+    x_start = torch.randn(64, 5)
+
+    def perfect(x_BL, t_B):
+        signal, noise = signal_and_noise(schedule)
+        return (x_BL - signal[t_B, None] * x_start) / noise[t_B, None]
+
+    assert denoising_loss(perfect, schedule, x_start).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_loss_of_predicting_nothing_is_the_variance_of_the_noise(schedule):
+    loss = denoising_loss(Spy(lambda x_BL, t_B: torch.zeros_like(x_BL)), schedule, torch.full((5000, 4), 7.0))
+    assert loss.item() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "options", [(0, 1e-4, 0.02), (10, 0.0, 0.02), (10, 0.02, 1e-4), (10, 0.1, 1.0), (10, -0.1, 0.1)]
+)
+def test_what_is_no_schedule_is_refused_with_its_values(options):
+    with pytest.raises(UserError, match="num_timesteps={}, beta_start={}, beta_end={}".format(*options)):
+        NoiseSchedule(*options)
+
+
 def alphas_cumprod():
     return (1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float64)).cumprod(0)
 
 
-def sample(
-    denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=NoiseSchedule(T), num_steps=None, on_step=None
-):
+def sample(denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=None, num_steps=None, on_step=None):
     recipe = sampler_recipe(sampler)
     generators = [generator_for(0, "test", index) for index in indices]
     steps = num_steps or recipe["num_steps"]
     x_BL = standard_normal(latent_dim, generators, torch.device("cpu"))
-    return denoise(denoiser, schedule, instantiate(recipe["scheduler"]), steps, x_BL, generators, on_step)
+    return denoise(
+        denoiser,
+        schedule or NoiseSchedule(T),
+        make_scheduler=instantiate(recipe["scheduler"]),
+        num_steps=steps,
+        x_BL=x_BL,
+        generators=generators,
+        on_step=on_step,
+    )
 
 
 def perfect_for_gaussian(mean_L, std):

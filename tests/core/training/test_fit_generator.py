@@ -1,21 +1,28 @@
 """From checkpoints to a generator: what is averaged, what is frozen, what is resumed."""
 
 import copy
+import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
-from core.generation.generator import WeightGenerator
+from core.generation.generator_file import load_generator
+from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
-from core.training.diffusion_module import LatentDiffusionModule
-from core.training.stages import train_generator, training_settings
-from tests.core.tiny import StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
+from core.training.stage_modules import LatentDiffusionModule
+from core.training.fit_generator import fit_generator
+from core.training.system import SystemSpec, training_settings
+from tests.core.tiny import CONFIGS, StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
 
+FILES = Path(__file__).parent / "files"
 DECAY, STEPS = 0.8, 23  # of tiny_system
 
 
@@ -39,11 +46,15 @@ class StopDiffusion(StopAfter):
             super().on_train_batch_end(trainer, module)
 
 
-def train(folder, system, checkpoints, *extra, seed=0) -> WeightGenerator:
+def spec(system) -> SystemSpec:
+    return SystemSpec.from_config(OmegaConf.to_container(system, resolve=True))
+
+
+def train(folder, system, checkpoints, *extra, seed=0) -> LatentDiffusionGenerator:
     """One session of both stages."""
     stages = Stages(["autoencoder", "diffusion"])
-    return train_generator(
-        system,
+    return fit_generator(
+        spec(system),
         checkpoints,
         seed=seed,
         state_dir=folder / "training_state",
@@ -83,7 +94,7 @@ def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(
         average = {name: DECAY * before + (1 - DECAY) * state[name] for name, before in average.items()}
 
     generator.save(tmp_path / "generator.safetensors")
-    for stage in (generator, WeightGenerator.load(tmp_path / "generator.safetensors")):
+    for stage in (generator, load_generator(tmp_path / "generator.safetensors")):
         final = stage.denoiser.state_dict()
         for name, expected in average.items():
             torch.testing.assert_close(final[name].double(), expected, rtol=1e-4, atol=1e-6)
@@ -140,7 +151,7 @@ def test_two_checkpoints_train_and_neither_they_nor_the_network_change(tiny_syst
     two = checkpoints.first(2)
     before = two.fingerprint
     generator = train(tmp_path, tiny_system, two, seed=3)
-    assert two.fingerprint == before
+    assert replace(two).fingerprint == before  # computed anew
     assert torch.isfinite(generator.sample(0, range(3))).all()
     assert (generator.trained_on["fingerprint"], generator.trained_on["k"], generator.trained_on["seed"]) == (
         before,
@@ -151,7 +162,7 @@ def test_two_checkpoints_train_and_neither_they_nor_the_network_change(tiny_syst
 
 
 def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free(tiny_system, tiny_checkpoints):
-    settings = training_settings(tiny_system, tiny_checkpoints, seed=5)
+    settings = training_settings(spec(tiny_system), tiny_checkpoints, seed=5)
     assert (
         settings["seed"] == 5
         and settings["task"]["param"]["k"] == 12
@@ -161,10 +172,35 @@ def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free
 
     changed = copy.deepcopy(tiny_system)
     changed.sampler.num_steps = 7
-    assert training_settings(changed, tiny_checkpoints, seed=5) == settings
+    assert training_settings(spec(changed), tiny_checkpoints, seed=5) == settings
     changed.ema_decay = 0.5
-    assert training_settings(changed, tiny_checkpoints, seed=5) != settings
-    assert training_settings(tiny_system, tiny_checkpoints.first(11), seed=5) != settings
+    assert training_settings(spec(changed), tiny_checkpoints, seed=5) != settings
+    assert training_settings(spec(tiny_system), tiny_checkpoints.first(11), seed=5) != settings
+
+
+class TwelveCheckpoints:
+    fingerprint = "0123456789abcdef"
+
+    def __len__(self):
+        return 12
+
+
+@pytest.mark.parametrize("system", ["ae_ddpm", "vae"])
+def test_the_recorded_settings_are_those_of_earlier_versions(system):
+    """The files hold what commit 51f1b39 recorded; a run of then must not be taken for one with other settings."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = compose("base", overrides=[f"system={system}"]).system
+    then = json.loads((FILES / f"settings_{system}.json").read_text())
+    assert training_settings(spec(composed), TwelveCheckpoints(), seed=5) == then
+
+
+def test_a_system_lists_its_settings_and_no_others(tiny_system):
+    settings = OmegaConf.to_container(tiny_system, resolve=True)
+    with pytest.raises(UserError, match=r"system\.ema_decays .* ema_decay\?"):
+        SystemSpec.from_config({**settings, "ema_decays": 0.9})
+    del settings["ema_decay"]
+    with pytest.raises(UserError, match=r"system\.ema_decay is missing"):
+        SystemSpec.from_config(settings)
 
 
 def test_diverging_training_ends_in_one_sentence_that_names_the_stage(tiny_system, checkpoints, tmp_path):
@@ -187,7 +223,7 @@ def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpo
         and not (tmp_path / "training_state/diffusion.safetensors").exists()
     )
     generator.save(tmp_path / "generator.safetensors")
-    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
     drawn_MD = loaded.sample(3, range(4))
     prior_ML = torch.stack([torch.randn(6, generator=generator_for(3, "generate", index)) for index in range(4)])
     torch.testing.assert_close(drawn_MD, loaded.normalizer.unnormalize(loaded.autoencoder.decode(prior_ML)))
@@ -216,7 +252,7 @@ def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_se
     again = train(tmp_path, tiny_system, checkpoints)  # both stages are finished: they are loaded
     assert_same(again.state_dict(), generator.state_dict())
     generator.save(tmp_path / "generator.safetensors")
-    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
     torch.testing.assert_close(
         loaded.reconstruct(checkpoints.vectors_KD), generator.reconstruct(checkpoints.vectors_KD)
     )
@@ -247,7 +283,7 @@ def test_without_normalization_both_stages_see_raw_numbers(tiny_system, checkpoi
     with torch.no_grad():
         torch.testing.assert_close(watch.latents_KL, generator.autoencoder.encode(checkpoints.vectors_KD))
     generator.save(tmp_path / "generator.safetensors")
-    loaded = WeightGenerator.load(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
     torch.testing.assert_close(loaded.encode(checkpoints.vectors_KD), watch.latents_KL)
 
 

@@ -1,23 +1,25 @@
-"""What both stages share: each step depends on its number alone, and a loss that is no number stops the fit."""
+"""The stages: each step depends on its number alone, a loss that is no number stops the fit, the target is clean."""
 
 from functools import partial
 
 import pytest
 import torch
 from pytorch_lightning import Callback
+from torch import nn
 from torch.optim import SGD, AdamW
 
-from core.networks.autoencoder import ConvAutoencoder
+from core.checkpoints.normalizer import Normalizer
+from core.networks.autoencoder import Autoencoder, ConvAutoencoder
 from core.runtime.errors import UserError
 from core.runtime.trainer import fit
-from core.training.autoencoder_module import AutoencoderModule
-from core.training.stepped_module import SteppedModule
+from core.training.stage_modules import AutoencoderModule, SteppedModule
 from tests.core.tiny import cpu_trainer
 
 K = 10
+STILL = partial(SGD, lr=0.0)  # moves nothing
 
 
-def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=partial(SGD, lr=0.0), batch_size=4, seed=0):
+def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=STILL, batch_size=4, seed=0):
     vectors_KD = torch.arange(K).float()[:, None].repeat(1, 8) if vectors_KD is None else vectors_KD
     autoencoder = ConvAutoencoder(8, channels=(4,), latent_dim=3)
     return AutoencoderModule(
@@ -67,7 +69,7 @@ def test_a_step_draws_by_seed_and_number_whatever_happened_before(tmp_path, run,
     torch.rand(1000)
     (tmp_path / "training_state/autoencoder.safetensors").unlink()
     second = batches_of(make_module(seed=seed), run, monkeypatch)
-    assert all(torch.equal(*pair) for pair in zip(first, second)) == same
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)) == same
 
 
 def test_the_learning_rate_falls_along_a_cosine_from_the_given_one_to_zero(run):
@@ -95,14 +97,50 @@ def test_weights_that_are_no_numbers_never_count_as_finished(run, tmp_path, num_
     assert not (tmp_path / "training_state/autoencoder.safetensors").exists()
 
 
-@pytest.mark.parametrize("options", [{"num_steps": 0}, {"batch_size": 1}])
-def test_impossible_options_are_refused_with_their_values(options):
-    ((name, value),) = options.items()
-    with pytest.raises(UserError, match=f"autoencoder: .*{name}={value}"):
-        make_module(**options)
-
-
 def test_the_data_is_neither_a_parameter_nor_saved():
     module = make_module()
     assert isinstance(module, SteppedModule)
     assert not any("rows_K" in name for name in (*module.state_dict(), *dict(module.named_parameters())))
+
+
+class Shift(Autoencoder):
+    """Stands for an autoencoder: adds 2 to what it is given and keeps it."""
+
+    def __init__(self):
+        super().__init__(num_params=5, latent_dim=5)
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, vectors_BD):
+        self.given = vectors_BD
+        return self.weight * vectors_BD + 2
+
+
+@pytest.fixture
+def shift_module():
+    return AutoencoderModule(
+        Shift(), torch.randn(9, 5), make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0
+    )
+
+
+def test_the_loss_is_the_mean_square_distance_to_the_clean_vector(shift_module):
+    rows_B = torch.randn(4, 5)
+    assert shift_module.loss(rows_B).item() == pytest.approx(4.0)
+    assert torch.equal(shift_module.autoencoder.given, rows_B)  # the noise is the autoencoder's own affair
+
+
+def test_the_optimizer_moves_the_autoencoder(shift_module):
+    (group,) = shift_module.configure_optimizers()["optimizer"].param_groups
+    assert [id(parameter) for parameter in group["params"]] == [id(shift_module.autoencoder.weight)]
+
+
+def test_vectors_are_normalized_batch_by_batch_where_a_normalizer_is_given():
+    vectors_KD = 3 + 2 * torch.randn(9, 5)
+    normalizer = Normalizer.per_coordinate(vectors_KD)
+    module = AutoencoderModule(
+        Shift(), vectors_KD, normalizer, make_optimizer=partial(SGD, lr=0.1), num_steps=3, batch_size=4, seed=0
+    )
+    module.loss(vectors_KD[:4])
+    torch.testing.assert_close(
+        module.autoencoder.given, (vectors_KD[:4] - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0)
+    )
+    assert module.rows_K is vectors_KD, "the vectors were copied"
