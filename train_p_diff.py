@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, sweep_suffix
+from core.command_line.entry_point import entry_point, plain, sweep_suffix
 from core.evaluation.evaluate import evaluate
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import ScoreTable
@@ -188,7 +188,7 @@ def open_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
 
 def system_of(cfg: DictConfig) -> SystemSpec:
     """Return the typed form of the `system` configuration."""
-    return SystemSpec.from_config(OmegaConf.to_container(cfg.system))
+    return SystemSpec.from_config(plain(cfg.system))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A stand-in for a GPU: tensors that live on the CPU but say that they are elsewhere, and a count of what crosses over."""
+"""A stand-in for a GPU: tensors on the CPU that say that they are elsewhere, and a count of what crosses over."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from core.runtime.trainer import make_trainer
 
 DEVICE = torch.device("meta")  # torch knows it everywhere, and nothing of the project uses it
 READS = {  # operations after which the host waits for the device
-    "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount", "repeat_interleave",
-    "_unique", "_unique2", "unique_dim", "unique_consecutive",
+    "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount",
+    "repeat_interleave", "_unique", "_unique2", "unique_dim", "unique_consecutive",
 }  # fmt: skip
 
 

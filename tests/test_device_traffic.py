@@ -140,7 +140,7 @@ def tiny_generator(sampler, num_steps):
 
 @pytest.mark.parametrize("sampler, copies_per_step", [("dpm_solver", 0), ("ddim", 0), ("ddpm", 1)])
 def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, copies_per_step):
-    """DDPM draws from each model's own generator at every step, on the CPU, where draws are the same for every device."""
+    """DDPM draws from each model's own generator at every step, on the CPU: the same draws for every device."""
     found = {}
     for num_steps, num_models in ((20, 3), (20, 6), (30, 3)):
         generator = tiny_generator(sampler, num_steps)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any, cast
 
 import hydra
 import torch
@@ -66,6 +67,11 @@ def with_slashes(word: str) -> str:
     return word
 
 
+def plain(section: DictConfig) -> dict[str, Any]:
+    """Return a section of the configuration as plain values, the only form in which it goes below the entry points."""
+    return cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
+
+
 def sweep_suffix() -> str:
     """Return the swept overrides of this job of a multirun (-m), so that jobs do not share a folder; else nothing."""
     hydra_config = HydraConfig.get()
@@ -82,8 +88,8 @@ def settle_machine(trainer: DictConfig) -> None:
     Left to itself, Lightning would also take accelerators that nothing here was tried on.
 
     Raises:
-        UserError: There is an unknown precision, a GPU that is not there (16 bits need one, too), or several devices without
-            trainer=ddp.
+        UserError: The precision is unknown, there is no GPU though one is asked for or needed by 16 bits, or several
+            devices are asked for without trainer=ddp.
     """
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
     if precision not in PRECISIONS:  # Lightning's others cast the whole network for good, which scoring cannot undo

@@ -20,9 +20,10 @@ def mistakes_in_one_sentence(*also: type[Exception]) -> Iterator[None]:
     Args:
         *also: Errors besides `UserError` by which a library tells of a user's mistake.
     """
+    mistakes: tuple[type[Exception], ...] = (UserError, *also)
     try:
         yield
-    except (UserError, *also) as error:
+    except mistakes as error:
         sys.exit(f"error: {sentence(error)}")
     except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):

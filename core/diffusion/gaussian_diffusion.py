@@ -4,16 +4,16 @@ B batch · L numbers in one latent · T timesteps.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_BL, t_B) -> predicted noise (B, L)
-MakeScheduler = Callable[..., SchedulerMixin]
+MakeScheduler = Callable[..., Any]  # makes a scheduler of diffusers, whose common base class declares no steps
 OnStep = Callable[[int, Tensor], None]  # (timestep, x_BL)
 
 

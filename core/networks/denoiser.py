@@ -4,6 +4,7 @@ B batch · L numbers in one latent · H hidden width.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -19,11 +20,11 @@ class ConvDenoiser(nn.Module):
 
     Args:
         latent_dim: L.
-        channels: an even number of rising then falling widths, without the input's single channel; the last is 1.
-        kernel_size: odd.
+        channels: An even number of rising then falling widths, without the input's single channel; the last is 1.
+        kernel_size: An odd number.
 
     Raises:
-        UserError: channels that do not mirror each other, or an even kernel.
+        UserError: The channels do not mirror each other, or the kernel is even.
     """
 
     def __init__(
@@ -33,17 +34,15 @@ class ConvDenoiser(nn.Module):
         widths = [1, *channels]
         if not channels or widths != widths[::-1] or len(channels) % 2 or kernel_size % 2 == 0:
             raise UserError(
-                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: give channels that rise and fall alike "
-                "and end in 1, for example [64, 128, 64, 1], and an odd kernel"
+                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: give channels that rise and fall "
+                "alike and end in 1, for example [64, 128, 64, 1], and an odd kernel"
             )
         self.latent_dim = latent_dim
         half = len(channels) // 2
-        self.rising = nn.ModuleList(conv_block(a, b, kernel_size) for a, b in zip(widths[:half], widths[1:]))
-        falling = [conv_block(a, b, kernel_size) for a, b in zip(widths[half:-2], widths[half + 1 : -1])]
-        last = nn.Conv1d(
-            widths[-2], 1, kernel_size, padding=kernel_size // 2
-        )  # ε is unbounded: no activation at the end
-        self.falling = nn.ModuleList([*falling, last])
+        blocks = [conv_block(a, b, kernel_size) for a, b in pairwise(widths[:-1])]
+        last = nn.Conv1d(widths[-2], 1, kernel_size, padding=kernel_size // 2)  # ε is unbounded: no activation
+        self.rising = nn.ModuleList(blocks[:half])
+        self.falling = nn.ModuleList([*blocks[half:], last])
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
         """Predict the noise in x_t; every sample has its own timestep."""
@@ -70,7 +69,7 @@ class MLPDenoiser(nn.Module):
     Args:
         latent_dim: L.
         hidden_dim: H.
-        num_blocks: residual blocks.
+        num_blocks: The number of residual blocks.
     """
 
     def __init__(self, latent_dim: int, hidden_dim: int = 512, num_blocks: int = 3):
@@ -87,9 +86,10 @@ class MLPDenoiser(nn.Module):
             )
             for _ in range(num_blocks)
         )
-        self.project_out = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, latent_dim))
-        nn.init.zeros_(self.project_out[1].weight)
-        nn.init.zeros_(self.project_out[1].bias)
+        last = nn.Linear(hidden_dim, latent_dim)
+        self.project_out = nn.Sequential(nn.LayerNorm(hidden_dim), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
         """Predict the noise in x_t; every sample has its own timestep."""

@@ -1,6 +1,7 @@
 """Autoencoders built on principal components, which need no gradient: PCA alone, and PCA by chunks under convolutions.
 
-K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent · N chunks of S numbers, R codes each.
+K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent · N chunks of S numbers, R codes
+each.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ class PCAAutoencoder(Autoencoder):
     components beyond K − 1 stay zero.
     """
 
+    center: Tensor
+    components: Tensor
+
     def __init__(self, num_params: int, latent_dim: int = 128):
         super().__init__(num_params, latent_dim, input_noise=0.0, latent_noise=0.0)
         self.register_buffer("center", torch.zeros(num_params))
@@ -33,7 +37,7 @@ class PCAAutoencoder(Autoencoder):
         """Find the components of the K vectors."""
         at_once = max(1, NUMBERS_AT_ONCE // num_vectors)
         parts = [slice(start, min(start + at_once, self.num_params)) for start in range(0, self.num_params, at_once)]
-        gram_KK = 0
+        gram_KK = torch.zeros(num_vectors, num_vectors, dtype=torch.float64, device=self.center.device)
         for part in parts:
             values = columns(part)
             self.center[part] = values.mean(dim=0)
@@ -46,11 +50,11 @@ class PCAAutoencoder(Autoencoder):
             self.components[: len(kept), part] = weights_LK @ (columns(part) - self.center[part])
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Normalized vectors (B, D) to latents (B, L)."""
+        """Turn normalized vectors (B, D) into latents (B, L)."""
         return (vectors_BD - self.center) @ self.components.T
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Latents (B, L) to normalized vectors (B, D)."""
+        """Turn latents (B, L) into normalized vectors (B, D)."""
         return self.center + latents_BL @ self.components
 
 
@@ -59,8 +63,8 @@ class ChunkedAutoencoder(ConvStack):
 
     Neighbouring weights have little in common, so convolutions that read them one by one must grow with D to tell
     them apart. Here the vector is cut into N chunks of S numbers; the R principal components of each chunk over the K
-    checkpoints, computed once, turn it into R codes. Convolutions shared by all chunks, told apart by a learned position
-    embedding, join the codes to one latent. With channels ending in C and h halvings, memory is R numbers per
+    checkpoints, computed once, turn it into R codes. Convolutions shared by all chunks join the codes to one latent; a
+    learned position embedding tells the chunks apart. With channels ending in C and h halvings, memory is R numbers per
     parameter for the components, and C · L / (S · 2^h) for each linear layer; activations are R / S of a batch.
 
     The components of a chunk are orthonormal, so the squared error splits into one of the codes and one that no
@@ -70,13 +74,18 @@ class ChunkedAutoencoder(ConvStack):
         num_params: D.
         chunk_size: S.
         rank: R, at most S.
-        channels: of the convolutions over chunks.
-        kernel_size: odd.
-        **options: of `Autoencoder`.
+        channels: Output channels of the convolutions over chunks.
+        kernel_size: An odd number.
+        latent_dim: L.
+        **options: The other arguments of `Autoencoder`.
 
     Raises:
-        UserError: more codes than numbers in a chunk, or what `ConvStack` refuses.
+        UserError: There are more codes than numbers in a chunk, or `ConvStack` refuses its arguments.
     """
+
+    center: Tensor
+    components: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -102,7 +111,7 @@ class ChunkedAutoencoder(ConvStack):
         self.decoder_position = nn.Parameter(0.02 * torch.randn(channels[0], self.padded_length))
 
     def adapt(self, columns: Columns, num_vectors: int) -> Tensor:
-        """Find the components of every chunk; returns the codes of the K vectors, (K, R, N)."""
+        """Find the components of every chunk and return the codes of the K vectors, (K, R, N)."""
         codes = []
         chunks_at_once = max(1, NUMBERS_AT_ONCE // (num_vectors * self.chunk_size))
         for first in range(0, self.num_chunks, chunks_at_once):
@@ -125,11 +134,11 @@ class ChunkedAutoencoder(ConvStack):
         )
 
     def _standardized(self, codes_NBR: Tensor, spread_NR: Tensor) -> Tensor:
-        """Codes of unit variance as a feature map (B, R, N); a direction that does not vary gives zeros."""
+        """Return codes of unit variance as a feature map (B, R, N); a direction that does not vary gives zeros."""
         return torch.where(spread_NR > 0, codes_NBR.permute(1, 0, 2) / spread_NR, 0).transpose(1, 2)
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Normalized vectors (B, D) to latents (B, L)."""
+        """Turn normalized vectors (B, D) into latents (B, L)."""
         codes_NBR = self._chunks(vectors_BD - self.center) @ self.components
         return self._compress(self._standardized(codes_NBR, self.spread))
 
@@ -140,13 +149,13 @@ class ChunkedAutoencoder(ConvStack):
         return self.to_vector(self.expand(latents_BL) + self.decoder_position)[:, :, : self.num_chunks]
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Latents (B, L) to normalized vectors (B, D)."""
+        """Turn latents (B, L) into normalized vectors (B, D)."""
         codes_NBR = (self._codes(latents_BL) * self.spread.T).permute(2, 0, 1)
         centered_BNS = (codes_NBR @ self.components.transpose(1, 2)).transpose(0, 1)
         return self.center + centered_BNS.flatten(1)[:, : self.num_params]
 
     def training_loss(self, codes_BRN: Tensor) -> Tensor:
-        """The part of `Autoencoder.training_loss` that training can change, from the codes (B, R, N).
+        """Return the part of `Autoencoder.training_loss` that training can change, from the codes (B, R, N).
 
         Gaussian noise on a vector is Gaussian noise on its codes, of the same σ before they are standardized.
         """
@@ -157,7 +166,10 @@ class ChunkedAutoencoder(ConvStack):
 
 
 def principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The first `rank` principal components of every chunk (N, S, R), and the std along each (N, R); zeros beyond the rank of the data."""
+    """Return the first `rank` principal components of every chunk (N, S, R), and the std along each (N, R).
+
+    Both hold zeros beyond the rank of the data.
+    """
     _, num_vectors, chunk_size = centered_NKS.shape
     gram = (
         centered_NKS.transpose(1, 2) @ centered_NKS

@@ -14,13 +14,13 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held_by_torch
-    return min([_free_in_machine(), *map(_free_in_group, _control_groups("memory"))])
+    return int(min([_free_in_machine(), *map(_free_in_group, _control_groups("memory"))]))
 
 
 def available_cores() -> int:
     """Return how many cores this process may use, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(_cores_of_group, _control_groups("cpu"))]))
+    return max(1, int(min([cores, *map(_cores_of_group, _control_groups("cpu"))])))
 
 
 def _free_in_machine() -> int:

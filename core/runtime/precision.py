@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     Left alone, torch does neither: matrix products are exact, but cuDNN's convolutions are in TensorFloat-32, which
     keeps 10 bits of each factor. That serves training; generated and scored numbers should not depend on the card.
     """
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = tf32

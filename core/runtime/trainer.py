@@ -128,7 +128,7 @@ def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
     """Return Lightning's Trainer for one fit.
 
     Raises:
-        UserError: There is an option of the `trainer` configuration that Lightning does not know, or not with this value.
+        UserError: Lightning does not know an option of the `trainer` configuration, or not with this value.
     """
     try:
         return make_trainer(**options)
@@ -137,7 +137,7 @@ def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
 
 
 def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
-    """Return the same without the processes of trainer=ddp, for fits too short to share or that must come back whole."""
+    """Return the same without the processes of trainer=ddp, for fits that are short or must come back whole."""
     return partial(make_trainer, devices=1, strategy="auto")
 
 
@@ -246,7 +246,7 @@ def state_saver(state_dir: Path, name: str, max_epochs: int | None) -> ModelChec
 
 
 def readable(state: Path) -> bool:
-    """Return whether there is a whole training state; a damaged one costs the stage, not the run, and the log says so."""
+    """Return whether there is a whole training state; a damaged one costs the stage, not the run."""
     if state.is_file():
         try:
             torch.load(state, map_location="meta", weights_only=True)

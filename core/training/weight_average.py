@@ -21,13 +21,13 @@ class OnDeviceAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`; the first update copies them. Counters are always copied."""
+        """Move the average towards the weights of `model`; the first update copies them, and counters always are."""
         if self._pairs is None:  # looked up once: names are many, and steps are short
             current = model.state_dict(keep_vars=True)
             self._pairs = [(average, current[name]) for name, average in self.module.state_dict(keep_vars=True).items()]
         moving = [pair for pair in self._pairs if pair[0].is_floating_point()] if self.n_averaged > 0 else []
         if moving:
-            averages, weights = zip(*moving)
+            averages, weights = zip(*moving, strict=True)
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for average, weight in self._pairs:
             if not (moving and average.is_floating_point()):
@@ -36,10 +36,10 @@ class OnDeviceAverage(AveragedModel):
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's callback over an `OnDeviceAverage`: it saves, resumes, and puts the average into the module at the end.
+    """Lightning's callback over an `OnDeviceAverage`: saves, resumes, and ends with the average in the module.
 
-    Lightning would leave the average on the CPU, where the module still is when a fit begins, and copy every weight
-    at every step.
+    Lightning would leave the average on the CPU, where the module still is when a fit begins, and would copy every
+    weight at every step.
     """
 
     def __init__(self, decay: float):

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.networks.autoencoder import ConvAutoencoder
+from core.networks.autoencoder import Autoencoder, ConvAutoencoder
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from core.report.cells import markdown
 from core.training.stage_modules import AutoencoderModule
@@ -71,7 +70,7 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
     ).save(path)
 
 
-def train(kind: type[nn.Module], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:
+def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:
     """Read the file, adapt, train: seconds before the first step, seconds per step after it, peak bytes of the process."""
     start = time.perf_counter()
     checkpoints = CheckpointSet.load(path)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
+from core.command_line.entry_point import plain
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.provenance import ROOT
 from core.training.system import SystemSpec
@@ -27,7 +27,7 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.
     encoder = instantiate(system.autoencoder, num_params=SUBSET.num_params)
     latent_dim = encoder.latent_dim
     return LatentDiffusionGenerator(
-        recipes=SystemSpec.from_config(OmegaConf.to_container(system, resolve=True)).recipes,
+        recipes=SystemSpec.from_config(plain(system)).recipes,
         subset=SUBSET,
         normalizer=Normalizer.identity(SUBSET.num_params),
         latent_normalizer=Normalizer.identity(latent_dim),

@@ -1,6 +1,7 @@
 """What the tests of `core` are made of: a two-norm network, 12 checkpoints of it, a crash on demand, damaged files."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     """Two state dicts are equal bit by bit."""
     assert state.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=partial("{}: {}".format, name))
 
 
 class StopAfter(Callback):

@@ -75,7 +75,7 @@ def test_the_history_of_the_training_is_kept_where_there_is_one(tmp_path, saved,
 
 
 def test_more_than_there_are_is_refused_with_both_numbers(saved):
-    with pytest.raises(UserError, match="task.param.k=13 .* holds 12") as error:
+    with pytest.raises(UserError, match=r"task.param.k=13 .* holds 12") as error:
         CheckpointSet.load(saved).first(13)
     assert str(saved) in str(error.value)
 
@@ -100,7 +100,7 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
     tiny_checkpoints.save(path)
     tensors, metadata = load_artifact(path, "checkpoints")
     save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata)
-    with pytest.raises(UserError, match="checkpoint 7 .* 1.bias") as error:
+    with pytest.raises(UserError, match=r"checkpoint 7 .* 1.bias") as error:
         CheckpointSet.load(path)
     assert str(path) in str(error.value)
 
@@ -118,19 +118,19 @@ def test_another_number_of_accuracies_than_of_vectors_is_refused_with_both(tiny_
 @pytest.mark.parametrize("damage", ["empty", "half", "other content"])
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
-    with pytest.raises(UserError, match="checkpoints.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"checkpoints.safetensors is damaged"):
         CheckpointSet.load(saved)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="task_training.py.*task.param.path=") as error:
+    with pytest.raises(UserError, match=r"task_training.py.*task.param.path=") as error:
         CheckpointSet.load(tmp_path / "absent.safetensors")
     assert str(tmp_path / "absent.safetensors") in str(error.value)
 
 
 def test_a_generator_is_no_checkpoints_file(tmp_path, tiny_generator):
     tiny_generator.save(tmp_path / "generator.safetensors")
-    with pytest.raises(UserError, match="generator.safetensors is not a p-diff checkpoints file"):
+    with pytest.raises(UserError, match=r"generator.safetensors is not a p-diff checkpoints file"):
         CheckpointSet.load(tmp_path / "generator.safetensors")
 
 
@@ -150,7 +150,7 @@ def test_other_settings_are_named_by_what_one_types(saved):
     stored = CheckpointSet.load(saved)
     stored.require(stored.settings)
     with pytest.raises(
-        UserError, match="task.seed=0 there, 1 here; task.model.name=tiny there, resnet18 here"
+        UserError, match=r"task.seed=0 there, 1 here; task.model.name=tiny there, resnet18 here"
     ) as error:
         stored.require({"task": {"seed": 1, "model": {"name": "resnet18"}}})
     assert str(saved) in str(error.value)

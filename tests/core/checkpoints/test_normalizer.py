@@ -26,7 +26,7 @@ def vectors_KD():
 
 
 def parts_of(values_KD):
-    return dict(zip(SUBSET.names, values_KD.split(SUBSET.sizes, dim=1)))
+    return dict(zip(SUBSET.names, values_KD.split(SUBSET.sizes, dim=1), strict=True))
 
 
 def test_unnormalize_inverts_normalize(vectors_KD):

@@ -92,7 +92,7 @@ def test_a_glob_that_matches_nothing_is_named_even_beside_one_that_does(tiny_net
 
 
 def test_an_unknown_name_comes_with_near_ones(tiny_network):
-    with pytest.raises(UserError, match="'1.wieght'.*1.weight"):
+    with pytest.raises(UserError, match=r"'1.wieght'.*1.weight"):
         ParameterSubset.of(tiny_network, ["1.wieght"])
 
 

@@ -147,9 +147,9 @@ def test_devices_are_a_number_so_that_it_can_be_recorded(devices):
 @pytest.mark.parametrize("trainer", [{"devices": 2}, {"devices": "auto", "strategy": "auto"}])
 def test_several_devices_need_the_strategy_whose_processes_end_with_the_training(trainer):
     config = {"trainer": {"accelerator": "cpu", **trainer}}
-    assert (
-        outcome(lambda cfg: None, config)
-        == f"error: trainer.devices={trainer['devices']}: expected 1; give trainer=ddp for several GPUs, or set CUDA_VISIBLE_DEVICES to choose one"
+    assert outcome(lambda cfg: None, config) == (
+        f"error: trainer.devices={trainer['devices']}: expected 1; give trainer=ddp for several GPUs, "
+        "or set CUDA_VISIBLE_DEVICES to choose one"
     )
     entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))
 

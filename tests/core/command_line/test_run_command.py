@@ -1,9 +1,9 @@
-"""What the command lines of scripts/ make of a mistake."""
+"""One policy for errors: that of scripts/ here, that of the entry points in test_entry_point.py."""
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from core.command_line.run_command import run_command
+from core.command_line.run_command import mistakes_in_one_sentence, run_command
 from core.runtime.errors import UserError
 
 
@@ -20,3 +20,26 @@ def test_a_mistake_is_one_sentence_also_from_a_process_that_loads_images(num_wor
     with pytest.raises(SystemExit) as stop:
         run_command(lambda: len(list(DataLoader(Refusing(), num_workers=num_workers))))
     assert stop.value.code == "error: image 3.jpg cannot be read; remove it"
+
+
+class FitStopped(SystemExit):
+    """Stands for the exit by which Lightning answers Ctrl-C inside a fit."""
+
+
+def interrupted():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise FitStopped(1)  # noqa: B904, as Lightning leaves out the cause, too
+
+
+def test_ctrl_c_inside_a_fit_ends_in_status_130():
+    with pytest.raises(SystemExit) as stop:
+        run_command(interrupted)
+    assert stop.value.code == 130
+
+
+@pytest.mark.parametrize("also, expected", [((), ZeroDivisionError), ((ZeroDivisionError,), SystemExit)])
+def test_errors_of_libraries_are_mistakes_only_where_a_command_line_says_so(also, expected):
+    with pytest.raises(expected), mistakes_in_one_sentence(*also):
+        raise ZeroDivisionError("by the user")

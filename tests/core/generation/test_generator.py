@@ -172,7 +172,7 @@ def test_progress_sees_every_batch_and_on_step_every_step(tiny_generator):
 
 @pytest.mark.parametrize("options", [{"indices": []}, {"indices": [0], "batch_size": 0}])
 def test_no_model_and_no_batch_are_refused(tiny_generator, options):
-    with pytest.raises(UserError, match="generation.num_models=|generation.batch_size="):
+    with pytest.raises(UserError, match=r"generation.num_models=|generation.batch_size="):
         tiny_generator.sample(0, **options)
 
 
@@ -293,18 +293,18 @@ def test_a_file_that_lacks_metadata_is_named(saved, missing):
 @pytest.mark.parametrize("damage", ["empty", "half", "other content"])
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
-    with pytest.raises(UserError, match="generator.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"generator.safetensors is damaged"):
         load_generator(saved)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="absent.*train_p_diff.py mode=train"):
+    with pytest.raises(UserError, match=r"absent.*train_p_diff.py mode=train"):
         load_generator(tmp_path / "absent")
 
 
 def test_checkpoints_are_no_generator(tmp_path, tiny_checkpoints):
     tiny_checkpoints.save(tmp_path / "checkpoints.safetensors")
-    with pytest.raises(UserError, match="checkpoints.safetensors is not a p-diff generator file"):
+    with pytest.raises(UserError, match=r"checkpoints.safetensors is not a p-diff generator file"):
         load_generator(tmp_path / "checkpoints.safetensors")
 
 

@@ -74,7 +74,7 @@ def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_time
         torch.testing.assert_close(received, previous + time_B1L)
         previous = output
     twins = [0, *(output for _, output in reversed(rising[:-1]))]  # the deepest has no twin: it is the input itself
-    for (received, output), twin in zip(falling, twins):
+    for (received, output), twin in zip(falling, twins, strict=True):
         torch.testing.assert_close(received, previous + twin + time_B1L)
         previous = output
     torch.testing.assert_close(prediction, previous[:, 0])

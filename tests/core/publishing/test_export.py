@@ -65,7 +65,7 @@ def test_models_that_do_not_fit_on_the_disk_are_refused_before_any_is_written(
 ):
     needed = 3 * sum(tensor.nbytes for tensor in tiny_checkpoints.network.values())
     monkeypatch.setattr("shutil.disk_usage", lambda path: namedtuple("usage", "total used free")(0, 0, needed - 1))
-    with pytest.raises(UserError, match="3 whole networks take .* generation.num_models"):
+    with pytest.raises(UserError, match=r"3 whole networks take .* generation.num_models"):
         export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0)
     assert list(tmp_path.iterdir()) == []
 

@@ -173,7 +173,7 @@ def test_a_damaged_finished_stage_is_named(tmp_path, damage):
     path = tmp_path / "training_state/autoencoder.safetensors"
     save_artifact(path, "stage", autoencoder_stage()[0].state_dict(), {"seconds": 1.0})
     path.write_bytes(dict(damaged_copies(path))[damage])
-    with pytest.raises(UserError, match="autoencoder.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"autoencoder.safetensors is damaged"):
         run_stage(autoencoder_stage, tmp_path)
 
 

@@ -17,8 +17,8 @@ from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
-from core.training.stage_modules import LatentDiffusionModule
 from core.training.fit_generator import fit_generator
+from core.training.stage_modules import LatentDiffusionModule
 from core.training.system import SystemSpec, training_settings
 from tests.core.tiny import CONFIGS, StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
 
@@ -205,7 +205,7 @@ def test_a_system_lists_its_settings_and_no_others(tiny_system):
 
 def test_diverging_training_ends_in_one_sentence_that_names_the_stage(tiny_system, checkpoints, tmp_path):
     tiny_system.denoiser_optimizer.lr = 1e30
-    with pytest.raises(UserError, match="^diffusion: .*learning rate"):
+    with pytest.raises(UserError, match=r"^diffusion: .*learning rate"):
         train(tmp_path, tiny_system, checkpoints)
 
 

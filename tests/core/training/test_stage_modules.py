@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_at_the_start_stops_with_stage_and_step(run):
 @pytest.mark.parametrize("num_steps", [7, 70])
 def test_weights_that_are_no_numbers_never_count_as_finished(run, tmp_path, num_steps):
     torch.manual_seed(0)
-    with pytest.raises(UserError, match="autoencoder: .* smaller learning rate"):
+    with pytest.raises(UserError, match=r"autoencoder: .* smaller learning rate"):
         run(make_module(torch.randn(K, 8), num_steps=num_steps, make_optimizer=partial(AdamW, lr=1e30)))
     assert not (tmp_path / "training_state/autoencoder.safetensors").exists()
 
