@@ -94,7 +94,10 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
     generator = open_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
         vectors_MD = generator.sample(
-            cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
+            cfg.seed,
+            range(cfg.generation.num_models),
+            batch_size=cfg.generation.batch_size,
+            progress=stages.progress,
         )
 
     with stages.stage("score"):
@@ -173,7 +176,10 @@ def generate(cfg: DictConfig, run: RunDirectory, stages: Stages) -> None:
     run.record(cfg.mode)
     with stages.stage("generate"):
         vectors_MD = generator.sample(
-            cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
+            cfg.seed,
+            range(cfg.generation.num_models),
+            batch_size=cfg.generation.batch_size,
+            progress=stages.progress,
         )
         trained_on = checkpoints.first(generator.trained_on["k"])
         export(vectors_MD, trained_on, loading(trained_on, cfg.task), run=run, seed=cfg.seed)

@@ -50,6 +50,7 @@ class WeightGenerator(nn.Module, ABC):
         self,
         seed: int,
         indices: Sequence[int],
+        *,
         batch_size: int = 200,
         progress: Progress = iter,
         on_step: OnStep | None = None,

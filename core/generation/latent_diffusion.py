@@ -103,6 +103,7 @@ class LatentDiffusionGenerator(WeightGenerator):
         self,
         seed: int,
         indices: Sequence[int],
+        *,
         batch_size: int = 200,
         progress: Progress = iter,
         on_step: OnStep | None = None,

@@ -31,7 +31,7 @@ class Autoencoder(nn.Module):
         UserError: There is no latent, or a noise is negative.
     """
 
-    def __init__(self, num_params: int, latent_dim: int, input_noise: float = 0.001, latent_noise: float = 0.1):
+    def __init__(self, num_params: int, latent_dim: int, *, input_noise: float = 0.001, latent_noise: float = 0.1):
         super().__init__()
         if latent_dim < 1 or min(input_noise, latent_noise) < 0:
             raise UserError(
@@ -86,7 +86,7 @@ class ConvStack(Autoencoder):
         UserError: The kernel is even, or there is no layer.
     """
 
-    def __init__(self, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
+    def __init__(self, *, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
         super().__init__(**options)
         if not channels or kernel_size % 2 == 0:
             raise UserError(
@@ -132,11 +132,20 @@ class ConvAutoencoder(ConvStack):
         self,
         num_params: int,
         channels: Sequence[int] = (64, 128, 256, 256, 32),
+        *,
         kernel_size: int = 7,
         latent_dim: int = 128,
         **options: Any,
     ):
-        super().__init__(1, num_params, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options)
+        super().__init__(
+            in_channels=1,
+            length=num_params,
+            channels=channels,
+            kernel_size=kernel_size,
+            num_params=num_params,
+            latent_dim=latent_dim,
+            **options,
+        )
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
         """Turn normalized vectors (B, D) into latents (B, L)."""

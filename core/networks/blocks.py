@@ -17,7 +17,7 @@ def sinusoidal_embedding(t_B: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
-def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+def conv_block(in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Sequential:
     """Convolution, batch normalization, ELU: (B, C, L) -> (B, C', L / stride)."""
     conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
     return nn.Sequential(conv, nn.BatchNorm1d(out_channels), nn.ELU())

@@ -90,6 +90,7 @@ class ChunkedAutoencoder(ConvStack):
     def __init__(
         self,
         num_params: int,
+        *,
         chunk_size: int = 256,
         rank: int = 16,
         channels: Sequence[int] = (32, 32, 32),
@@ -101,7 +102,13 @@ class ChunkedAutoencoder(ConvStack):
             raise UserError(f"autoencoder with rank={rank}, chunk_size={chunk_size}: expected 1 <= rank <= chunk_size")
         num_chunks = -(-num_params // chunk_size)
         super().__init__(
-            rank, num_chunks, channels, kernel_size, num_params=num_params, latent_dim=latent_dim, **options
+            in_channels=rank,
+            length=num_chunks,
+            channels=channels,
+            kernel_size=kernel_size,
+            num_params=num_params,
+            latent_dim=latent_dim,
+            **options,
         )
         self.num_chunks, self.chunk_size = num_chunks, chunk_size
         self.register_buffer("center", torch.zeros(num_params))

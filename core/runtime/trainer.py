@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -191,21 +191,15 @@ def fit(
         log.info("%s: finished before, taken from %s", label, finished)
         return metadata["seconds"]
 
-    steps_per_epoch = len((data or module).train_dataloader())
-    steps = (max_epochs or 1) * steps_per_epoch
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
-    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
-    trainer = trainer_with(
-        make_trainer,
-        max_epochs=max_epochs or 1,
-        logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
-        callbacks=[bar, Stopwatch(), *callbacks, state_saver(state_dir, name, max_epochs)],
-        log_every_n_steps=max(1, steps // LOOKS_PER_FIT if max_epochs is None else min(50, steps // 20)),
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
+    trainer = trainer_of(
+        (data or module).train_dataloader(),
+        name=name,
+        label=label,
+        state_dir=state_dir,
+        make_trainer=make_trainer,
+        loggers=loggers,
+        callbacks=callbacks,
+        max_epochs=max_epochs,
     )
     resuming = readable(resumable)
     if resuming:
@@ -226,6 +220,36 @@ def fit(
     save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
     resumable.unlink(missing_ok=True)
     return seconds
+
+
+def trainer_of(
+    loader: Sized,
+    *,
+    name: str,
+    label: str,
+    state_dir: Path,
+    make_trainer: MakeTrainer,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
+    max_epochs: int | None,
+) -> Trainer:
+    """Return the Trainer of one `fit`, whose arguments these are, for the batches of `loader`."""
+    steps_per_epoch = len(loader)
+    steps = (max_epochs or 1) * steps_per_epoch
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {state_dir} ({error.strerror}); choose another output folder") from error
+    bar = StageProgressBar(label, refresh_rate=max(1, min(20, steps_per_epoch // 10)))
+    return trainer_with(
+        make_trainer,
+        max_epochs=max_epochs or 1,
+        logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
+        callbacks=[bar, Stopwatch(), *callbacks, state_saver(state_dir, name, max_epochs)],
+        log_every_n_steps=max(1, steps // LOOKS_PER_FIT if max_epochs is None else min(50, steps // 20)),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
 
 
 def state_saver(state_dir: Path, name: str, max_epochs: int | None) -> ModelCheckpoint:

@@ -54,11 +54,8 @@ def fit_generator(
     check_recipes(system)
     session = Session(seed, state_dir, make_trainer, loggers, stages)
     vectors_KD = checkpoints.vectors_KD
-    if system.normalization == "per_tensor":
-        normalizer = Normalizer.per_tensor(vectors_KD, checkpoints.subset)
-    else:
-        normalizer = Normalizer.identity(vectors_KD.shape[1])
-    autoencoder = fit_autoencoder(system, vectors_KD, normalizer, session)
+    normalizer = vector_normalizer(system, checkpoints)
+    autoencoder = fit_autoencoder(system, vectors_KD, normalizer, session=session)
     latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
     if system.denoiser:
         batches = (normalizer.normalize(batch) for batch in vectors_KD.split(system.batch_size))
@@ -80,6 +77,13 @@ def fit_generator(
             "seconds": dict(stages.seconds),
         },
     )
+
+
+def vector_normalizer(system: SystemSpec, checkpoints: CheckpointSet) -> Normalizer:
+    """Return the normalizer of the vectors that the system asks for."""
+    if system.normalization == "per_tensor":
+        return Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
+    return Normalizer.identity(checkpoints.subset.num_params)
 
 
 def check_recipes(system: SystemSpec) -> None:
@@ -114,7 +118,7 @@ class Session:
         )
 
 
-def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, session: Session) -> Autoencoder:
+def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, *, session: Session) -> Autoencoder:
     """Return the autoencoder of stage one, frozen, in eval mode; one without parameters only adapts to the vectors."""
     seconds = None
     with session.stages.stage("autoencoder"):

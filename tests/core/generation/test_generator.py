@@ -338,7 +338,7 @@ class Copies(WeightGenerator):
         subset = ParameterSubset.from_metadata(metadata["subset"])
         return cls(state["kept_KD"], subset=subset, trained_on=metadata["trained_on"])
 
-    def sample(self, seed, indices, batch_size=200, progress=iter, on_step=None):
+    def sample(self, seed, indices, *, batch_size=200, progress=iter, on_step=None):
         return self.kept_KD[[index % len(self.kept_KD) for index in indices]]
 
 

@@ -53,7 +53,9 @@ def test_with_enough_components_pca_reproduces_the_vectors_and_leaves_the_rest_z
 )  # more and fewer numbers than vectors; one chunk; D no multiple
 def test_codes_of_chunks_are_what_a_pca_of_each_chunk_gives(chunk_size, rank):
     vectors_KD = vectors()
-    autoencoder = adapted(ChunkedAutoencoder(D, chunk_size, rank, channels=(4,), latent_dim=6), vectors_KD)
+    autoencoder = adapted(
+        ChunkedAutoencoder(D, chunk_size=chunk_size, rank=rank, channels=(4,), latent_dim=6), vectors_KD
+    )
     codes_KRN = autoencoder.prepared
     assert codes_KRN.shape == (K, rank, -(-D // chunk_size))
     for index, chunk in enumerate(vectors_KD.split(chunk_size, dim=1)):
@@ -67,7 +69,7 @@ def test_codes_of_chunks_are_what_a_pca_of_each_chunk_gives(chunk_size, rank):
 
 
 def test_encoding_a_vector_compresses_the_codes_that_training_saw():
-    autoencoder = adapted(ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6), vectors())
+    autoencoder = adapted(ChunkedAutoencoder(D, chunk_size=8, rank=3, channels=(4,), latent_dim=6), vectors())
     with torch.no_grad():
         torch.testing.assert_close(
             autoencoder.encode(vectors()), autoencoder._compress(autoencoder.prepared), rtol=1e-4, atol=1e-4
@@ -77,7 +79,8 @@ def test_encoding_a_vector_compresses_the_codes_that_training_saw():
 def test_the_loss_over_codes_differs_from_that_over_vectors_by_what_no_training_changes():
     vectors_KD = vectors()
     autoencoder = adapted(
-        ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.0, latent_noise=0.0), vectors_KD
+        ChunkedAutoencoder(D, chunk_size=8, rank=3, channels=(4,), latent_dim=6, input_noise=0.0, latent_noise=0.0),
+        vectors_KD,
     )
     with torch.no_grad():
         centered_NKS = autoencoder._chunks(vectors_KD - autoencoder.center)
@@ -91,7 +94,8 @@ def test_the_loss_over_codes_differs_from_that_over_vectors_by_what_no_training_
 
 def test_input_noise_reaches_the_codes_in_the_size_that_it_has_on_vectors():
     autoencoder = adapted(
-        ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6, input_noise=0.5, latent_noise=0.0), vectors()
+        ChunkedAutoencoder(D, chunk_size=8, rank=3, channels=(4,), latent_dim=6, input_noise=0.5, latent_noise=0.0),
+        vectors(),
     )
     seen = []
     autoencoder._compress = lambda codes: seen.append(codes) or torch.zeros(len(codes), 6)
@@ -106,7 +110,8 @@ def test_input_noise_reaches_the_codes_in_the_size_that_it_has_on_vectors():
 def test_training_the_chunked_autoencoder_reconstructs_vectors_of_few_directions():
     vectors_KD = vectors(rank=2, num_params=200)
     autoencoder = adapted(
-        ChunkedAutoencoder(200, 16, 2, channels=(16,), latent_dim=8, input_noise=0.0, latent_noise=0.0), vectors_KD
+        ChunkedAutoencoder(200, chunk_size=16, rank=2, channels=(16,), latent_dim=8, input_noise=0.0, latent_noise=0.0),
+        vectors_KD,
     )
     optimizer = torch.optim.AdamW(autoencoder.train().parameters(), lr=1e-2)
     for _ in range(300):
@@ -120,7 +125,7 @@ def test_training_the_chunked_autoencoder_reconstructs_vectors_of_few_directions
 
 def test_a_direction_that_does_not_vary_costs_nothing():
     constant = torch.ones(K, D)
-    for autoencoder in (PCAAutoencoder(D, 4), ChunkedAutoencoder(D, 8, 3, channels=(4,), latent_dim=6)):
+    for autoencoder in (PCAAutoencoder(D, 4), ChunkedAutoencoder(D, chunk_size=8, rank=3, channels=(4,), latent_dim=6)):
         torch.testing.assert_close(adapted(autoencoder, constant)(constant), constant)
 
 
