@@ -5,6 +5,7 @@ python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/samp
 
 import json
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,25 +16,22 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, sweep_suffix
-from core.evaluation.evaluate import evaluate
+from core.evaluation.audit import audit
+from core.evaluation.evaluate import Scoring, score_run
 from core.evaluation.intervals import Bootstrap
-from core.evaluation.scores import ScoreTable
-from core.evaluation.sources import SourceOptions, sources
+from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summary
-from core.evaluation.trajectories import follow
-from core.evaluation.verdict import verdict
 from core.generation.generator import WeightGenerator
 from core.publishing.export import export_models, file_name
 from core.publishing.model_card import model_card
 from core.report.page import write_page
 from core.report.sentences import worded
-from core.report.tables import protocol_table, source_table
+from core.report.tables import closing_words
 from core.runtime.artifacts import read_json, write_json
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
-from core.runtime.settings import digest
 from core.runtime.trainer import on_one_device, pick_device
 from core.training.stages import train_generator, training_settings
 from tasks.collecting.finetuning import finetune
@@ -104,79 +102,46 @@ def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
 
 
 def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
-    """generator.safetensors -> scores of every source -> metrics.json and the report."""
+    """generator.safetensors -> scores of every source -> metrics.json -> the report and exported models."""
     generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
         vectors_MD = generator.sample(
             cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
         )
-
     with stages.stage("score"):
-        tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
+        scoring, finetune_on = of_the_task(cfg, checkpoints)
+        options = SourceOptions(**OmegaConf.to_container(cfg.evaluation))
+        material = Material(checkpoints, generator, vectors_MD, finetune_on, options, cfg.seed)
+        tables = score_run(material, scoring, run, stages.progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)
-
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
-        metrics = {**summary(tables, bootstrap), "verdict": worded(verdict(tables, bootstrap))}
-        seconds = {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds}
-        write_json(run.metrics, {**metrics, "seconds": seconds})
+        metrics = {
+            **summary(tables, bootstrap),
+            "verdict": worded(audit(tables, bootstrap)),
+            "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
+        }
+        write_json(run.metrics, metrics)
         page = write_page(run)
         if cfg.generation.num_exported:
             export(cfg, vectors_MD[: cfg.generation.num_exported], checkpoints, run)
-    write_json(run.metrics, {**metrics, "seconds": seconds | stages.seconds})
-    headline, caution = metrics["verdict"]["sentences"][0], metrics["verdict"].get("caution")
-    parts = [
-        source_table(metrics),
-        protocol_table(metrics),
-        f"{headline}\n{caution}" if caution else headline,
-        f"report: {page}",
-    ]
-    log.info("\n%s", "\n\n".join(parts))
+    log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
 
 
-def score(
-    cfg: DictConfig,
-    checkpoints: CheckpointSet,
-    generator: WeightGenerator,
-    vectors_MD: Tensor,
-    run: RunDirectory,
-    stages: Stages,
-) -> dict[str, ScoreTable]:
-    """Every source through the same scoring; what the figures need besides is saved with it."""
-    task, options = Task.of(cfg, checkpoints), SourceOptions(**cfg.evaluation)
+def of_the_task(cfg: DictConfig, checkpoints: CheckpointSet) -> tuple[Scoring, Callable[[Tensor], Tensor]]:
+    """Return how the task scores vectors, and how it trains them on."""
+    task = Task.of(cfg, checkpoints)
     last_trained = cfg.task if is_independent(cfg.task) else cfg.task.collect
-    score_fns = task.score_fns(options.num_train_images)
     tune = partial(
         finetune,
         task=task,
         make_optimizer=instantiate(last_trained.optimizer),
         batch_size=last_trained.batch_size,
-        num_steps=options.finetune_steps,
+        num_steps=cfg.evaluation.finetune_steps,
         seed=cfg.seed,
     )
-    common = {
-        "checkpoints": checkpoints.fingerprint,
-        "seed": cfg.seed,
-        "evaluation": OmegaConf.to_container(cfg.evaluation),
-        "precision": cfg.scoring.precision,
-    }
-    of_this_run = {**common, "generator": generator.fingerprint, "num_models": cfg.generation.num_models}
-    tables = evaluate(
-        sources(checkpoints, generator, lambda: vectors_MD, tune, options, cfg.seed),
-        score_fns,
-        run,
-        shared=Path(cfg.task.param.path).parent / "scores" / digest(common),
-        encode=generator.encode,
-        soup_candidates=options.soup_candidates,
-        identity=digest(of_this_run),
-        shared_identity=digest(common),
-        reuse=cfg.mode == "train",
-        progress=stages.progress,
-    )
-    if generator.denoiser is not None:
-        follow(generator, cfg.seed, options.num_trajectories, score_fns["val"]).save(run.trajectories)
-    checkpoints.save_history(run.training_history)
-    return tables
+    score_fns = task.score_fns(cfg.evaluation.num_train_images)
+    return Scoring(score_fns, cfg.scoring.precision, reuse=cfg.mode == "train"), tune
 
 
 def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:

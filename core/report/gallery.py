@@ -47,14 +47,9 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
     for name, title, caption, draw in planned(run):
         try:
             files = save(draw(), folder, name)
-        except (
-            ValueError,
-            IndexError,
-            ArithmeticError,
-            np.linalg.LinAlgError,
-        ) as error:  # numbers that no figure can show
-            run.problems.append(f"the figure “{title}” could not be drawn ({error})")
-            log.warning("%s", run.problems[-1])
+        except (ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
+            # These come from numbers that no figure can show.
+            run.note(f"the figure “{title}” could not be drawn ({error})")
             continue
         exhibits.append(Exhibit(name, title, caption, files["png"], files["svg"]))
     current = {path for exhibit in exhibits for path in (exhibit.png, exhibit.svg)}
