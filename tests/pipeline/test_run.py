@@ -14,6 +14,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
 from core.generation.generator import WeightGenerator
+from core.report.page import write_page
 from tests.digits import normalized_digits
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
@@ -60,9 +61,18 @@ def test_metrics_follow_the_contract(workplace):
         "diffusion",
         "generate",
         "score",
-        "report",
     }
     assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
+
+
+def test_a_rebuilt_report_is_the_page_of_the_run_to_the_last_byte(workplace):
+    folder = workplace.path / "outputs/rebuilt"
+    assert workplace.run("train_p_diff.py", "output_dir=outputs/rebuilt").error == 0
+    fresh = {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()}
+    shutil.rmtree(folder / "report")
+    page = write_page(folder)
+    assert page.read_bytes() == fresh[page]
+    assert {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()} == fresh
 
 
 def test_protocols_choose_on_the_split_they_name(workplace):

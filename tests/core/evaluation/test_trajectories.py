@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from core.evaluation.scores import Scores
-from core.evaluation.trajectories import RECORDED_STEPS, follow
+from core.evaluation.trajectories import RECORDED_STEPS, Trajectories, follow
+from core.runtime.errors import UserError
 
 
 def first_coordinate(vectors_MD):
@@ -39,3 +40,24 @@ def test_trajectories_are_kept_as_plain_arrays(tiny_generator, tmp_path):
     with np.load(tmp_path / "trajectories.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["accuracy_TS"], followed.accuracy_TS)
         np.testing.assert_array_equal(file["timesteps_S"], followed.timesteps_S)
+    again = Trajectories.load(tmp_path / "trajectories.npz")
+    np.testing.assert_array_equal(again.accuracy_TS, followed.accuracy_TS)
+    np.testing.assert_array_equal(again.timesteps_S, followed.timesteps_S)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"timesteps_S": np.arange(3), "accuracy_TS": np.zeros((2, 4))},
+        {"timesteps_S": np.arange(0), "accuracy_TS": np.zeros((2, 0))},
+        {"timesteps_S": np.arange(3)},
+        None,
+    ],
+    ids=["other steps", "empty", "one absent", "no file"],
+)
+def test_a_file_that_holds_no_trajectories_is_named(tmp_path, arrays):
+    path = tmp_path / "trajectories.npz"
+    if arrays is not None:
+        np.savez(path, **arrays)
+    with pytest.raises(UserError, match=r"trajectories\.npz"):
+        Trajectories.load(path)

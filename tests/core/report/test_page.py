@@ -97,6 +97,12 @@ def test_no_network_is_used(run, monkeypatch, fast_figures):
     assert write_page(run).is_file()
 
 
+def without_a_decision(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["verdict"]["comparisons"][0]["accuracy_is"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
 @pytest.mark.parametrize(
     "damage, named, lost",
     [
@@ -122,6 +128,7 @@ def test_no_network_is_used(run, monkeypatch, fast_figures):
         (lambda run: (run / "config.yaml").unlink(), "config.yaml", set()),
         (lambda run: (run / "provenance.json").write_text("{"), "provenance.json", set()),
         (lambda run: (run / "provenance.json").write_text("[1]"), "provenance.json", set()),
+        (without_a_decision, "metrics.json", set()),
     ],
     ids=[
         "cut",
@@ -134,6 +141,7 @@ def test_no_network_is_used(run, monkeypatch, fast_figures):
         "no config",
         "bad json",
         "no object",
+        "bad verdict",
     ],
 )
 def test_what_is_missing_or_damaged_is_named_and_the_rest_is_reported(run, fast_figures, caplog, damage, named, lost):

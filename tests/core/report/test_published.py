@@ -15,7 +15,7 @@ def made(dataset, model, subset="last_norms", k=300) -> RunFiles:
         "table": [{"source": "original"} | row, {"source": "p_diff"} | row],
         "paper_protocol": {"original": 0.6, "p_diff": 0.61},
     }
-    return RunFiles(Path("run"), metrics, config)
+    return RunFiles(Path("run"), metrics, config=config)
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_source_with_a_dot_in_its_name_keeps_it(run):
     assert run.scores("noised_0.05").name == "noised_0.05.npz"
+
+
+def test_shared_scores_lie_beside_the_checkpoints_under_their_identity(tmp_path):
+    path = RunDirectory.shared_scores(tmp_path / "digits" / "checkpoints.safetensors", "0123", "noised_0.05")
+    assert path == tmp_path / "digits" / "scores" / "0123" / "noised_0.05.npz"
+
+
+def test_the_files_of_a_run_are_named_once(run):
+    assert {run.config.name, run.provenance.name} <= {path.name for path in run.path.iterdir()}
