@@ -5,9 +5,9 @@ python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/samp
 
 import json
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     run.begin(cfg, settings, cfg.mode)
     if cfg.mode == "train":
         train(cfg, checkpoints, run, stages)
-    score_and_report(cfg, checkpoints, run, stages)
+    score_and_report(cfg, checkpoints, run, stages=stages)
 
 
 def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
@@ -101,7 +101,7 @@ def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
     return generator.use_sampler(OmegaConf.to_container(cfg.system)["sampler"]).to(pick_device(cfg.trainer.accelerator))
 
 
-def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
+def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, *, stages: Stages) -> None:
     """generator.safetensors -> scores of every source -> metrics.json -> the report and exported models."""
     generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
@@ -109,10 +109,14 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
             cfg.seed, range(cfg.generation.num_models), cfg.generation.batch_size, stages.progress
         )
     with stages.stage("score"):
-        scoring, finetune_on = of_the_task(cfg, checkpoints)
-        options = SourceOptions(**OmegaConf.to_container(cfg.evaluation))
-        material = Material(checkpoints, generator, vectors_MD, finetune_on, options, cfg.seed)
-        tables = score_run(material, scoring, run, stages.progress)
+        material = Material(
+            checkpoints=checkpoints,
+            generator=generator,
+            generated_MD=vectors_MD,
+            options=SourceOptions(**cast("dict[str, Any]", OmegaConf.to_container(cfg.evaluation))),
+            seed=cfg.seed,
+        )
+        tables = score_run(material, scoring_by_task(cfg, checkpoints), run, progress=stages.progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
@@ -128,8 +132,8 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
     log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
 
 
-def of_the_task(cfg: DictConfig, checkpoints: CheckpointSet) -> tuple[Scoring, Callable[[Tensor], Tensor]]:
-    """Return how the task scores vectors, and how it trains them on."""
+def scoring_by_task(cfg: DictConfig, checkpoints: CheckpointSet) -> Scoring:
+    """Return how the task scores vectors and trains them on."""
     task = Task.of(cfg, checkpoints)
     last_trained = cfg.task if is_independent(cfg.task) else cfg.task.collect
     tune = partial(
@@ -140,8 +144,12 @@ def of_the_task(cfg: DictConfig, checkpoints: CheckpointSet) -> tuple[Scoring, C
         num_steps=cfg.evaluation.finetune_steps,
         seed=cfg.seed,
     )
-    score_fns = task.score_fns(cfg.evaluation.num_train_images)
-    return Scoring(score_fns, cfg.scoring.precision, reuse=cfg.mode == "train"), tune
+    return Scoring(
+        score_fns=task.score_fns(cfg.evaluation.num_train_images),
+        finetune=tune,
+        precision=cfg.scoring.precision,
+        reuse=cfg.mode == "train",
+    )
 
 
 def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:

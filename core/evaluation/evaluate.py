@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
 from core.evaluation.scores import ScoreFn, ScoreTable
 from core.evaluation.soup import soups
 from core.evaluation.sources import Material, Source, sources
@@ -14,30 +16,31 @@ from core.runtime.run_directory import RunDirectory
 Progress = Callable[[Iterable[Source]], Iterable[Source]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How vectors are scored: what the task knows, and whether earlier answers count."""
+    """Everything that the task knows of vectors, and whether earlier answers count."""
 
     score_fns: Mapping[str, ScoreFn]  # by split: "train", "val", "test"
+    finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) on
     precision: str  # of the arithmetic; tables of another precision are not taken
     reuse: bool  # whether tables on disk are taken
 
 
 def score_run(
-    material: Material, scoring: Scoring, run: RunDirectory, progress: Progress = iter
+    material: Material, scoring: Scoring, run: RunDirectory, *, progress: Progress = iter
 ) -> dict[str, ScoreTable]:
     """Score every source of a run; what the figures need besides the tables is saved with them."""
     tables = evaluate(
-        sources(material),
+        sources(material, scoring.finetune),
         scoring.score_fns,
         store_of(material, scoring, run),
         soup_candidates=material.options.soup_candidates,
         progress=progress,
     )
     if material.generator.denoiser is not None:
-        follow(material.generator, material.seed, material.options.num_trajectories, scoring.score_fns["val"]).save(
-            run.trajectories
-        )
+        count = material.options.num_trajectories
+        followed = follow(material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=count)
+        followed.save(run.trajectories)
     material.checkpoints.save_history(run.training_history)
     return tables
 

@@ -99,8 +99,8 @@ class Bootstrap:
     that is hard for both moves neither. Models are resampled independently. Of a source of one model only the images
     vary. Without masks of wrong images only the models vary.
 
-    What is not covered: all sources are made from the same K checkpoints, which are taken as they are; and models of one
-    source count as independent, although originals are steps of one training. The models' part is too narrow by
+    Two things are not covered. All sources are made from the same K checkpoints, which are taken as they are. Models of
+    one source count as independent, although originals are steps of one training. The models' part is too narrow by
     √(1 − 1/M), as with any bootstrap: few models say little about their spread.
 
     Args:

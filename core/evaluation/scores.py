@@ -127,7 +127,7 @@ class ScoreTable:
             if scores.metric != ACCURACY:
                 arrays |= {f"{split}/metric/{name}": np.array(value) for name, value in vars(scores.metric).items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # no array here is named like an option of savez
 
     @classmethod
     def load(cls, path: Path) -> "ScoreTable":
@@ -143,7 +143,7 @@ class ScoreTable:
                 {split: cls._read_split(file, split) for split in file["splits"].tolist()},
                 str(file["identity"]),
                 float(file["seconds"]),
-                file["latents"] if "latents" in file else None,
+                file.get("latents"),
                 Kind(str(file["kind"])) if "kind" in file else None,
             )
 
@@ -153,10 +153,11 @@ class ScoreTable:
         if f"{split}/wrong" in file:
             num_images = int(file[f"{split}/num_images"])
             wrong_MN = np.unpackbits(file[f"{split}/wrong"], axis=1, count=num_images).astype(bool)
-        ece_M = file[f"{split}/ece"] if f"{split}/ece" in file else None
         vote = Vote(*file[f"{split}/vote"].tolist()) if f"{split}/vote" in file else None
         metric = ACCURACY
         if f"{split}/metric/name" in file:
             name, unit, higher = (file[f"{split}/metric/{part}"] for part in ("name", "unit", "higher_is_better"))
             metric = Metric(str(name), str(unit), bool(higher))
-        return Scores(file[f"{split}/accuracy"], file[f"{split}/loss"], wrong_MN, ece_M, vote, metric)
+        return Scores(
+            file[f"{split}/accuracy"], file[f"{split}/loss"], wrong_MN, file.get(f"{split}/ece"), vote, metric
+        )

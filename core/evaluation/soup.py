@@ -25,7 +25,8 @@ def soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: i
 
     def make(source: str) -> Tensor:
         table = tables[source]
-        return greedy_soup(torch.from_numpy(table.vectors_MD), table.scores["val"], score_fn, num_candidates)
+        vectors_MD = torch.from_numpy(table.vectors_MD)
+        return greedy_soup(vectors_MD, table.scores["val"], score_fn, num_candidates=num_candidates)
 
     return [
         Source(soup_of(name), Kind.SOUP, partial(make, name), ("val", "test"), needs_generator=name == GENERATED)
@@ -33,7 +34,7 @@ def soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: i
     ]
 
 
-def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, num_candidates: int) -> Tensor:
+def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, *, num_candidates: int) -> Tensor:
     """Return one model (1, D), after Recipe 1 of Wortsman et al. 2022.
 
     From the best on validation down, a model joins the average if the primary metric on validation gets no worse.

@@ -42,20 +42,24 @@ class Source:
     needs_generator: bool = False  # else every generator of the same checkpoints is compared with the same models
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Material:
-    """Everything that sources are made from."""
+    """Everything that this package makes sources from."""
 
     checkpoints: CheckpointSet
     generator: WeightGenerator
     generated_MD: Tensor
-    finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) on; it needs images, which this package never sees
     options: SourceOptions
     seed: int
 
 
-def sources(material: Material) -> list[Source]:
-    """Return all sources but the soups; each draws from a random generator of its own when it is made."""
+def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
+    """Return all sources but the soups; each draws from a random generator of its own when it is made.
+
+    Args:
+        material: what they are made from.
+        finetune: trains vectors (M, D) on; it needs images, which this package never sees.
+    """
     vectors_KD, options, seed = material.checkpoints.vectors_KD, material.options, material.seed
     return [
         Source(ORIGINAL, Kind.ORIGINAL, lambda: vectors_KD, EVERY_SPLIT),
@@ -71,7 +75,7 @@ def sources(material: Material) -> list[Source]:
         Source(
             FINETUNED,
             Kind.TRAINED,
-            lambda: material.finetune(
+            lambda: finetune(
                 vectors_KD[baselines.choose(len(vectors_KD), options.num_baselines, generator_for(seed, FINETUNED))]
             ),
         ),

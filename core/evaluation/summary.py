@@ -38,7 +38,7 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
         held_out[source] = float(test.accuracy_M[val.best()])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
-        "table": [table_row(table, original, spacing, bootstrap) for table in shown],
+        "table": [table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
         "paper_protocol": best,
         "held_out_protocol": held_out,
         "selection": selection(tables),
@@ -47,7 +47,7 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
 
 
 def table_row(
-    table: ScoreTable, original: ScoreTable, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
+    table: ScoreTable, original: ScoreTable, *, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """Compare one source with the originals, on test.
 
@@ -76,7 +76,7 @@ def table_row(
 
 
 def distances(min_l2_M: np.ndarray, spacing: Spacing | None, same: bool) -> dict[str, float]:
-    """Return how far the models are from the nearest original: plain, in units of the originals' spacing, and as a share.
+    """Return the distance to the nearest original: plain, in units of the originals' spacing, and as a share.
 
     The share of near-copies is measured with the originals' own smallest distance, so it says nothing about them.
     """

@@ -42,13 +42,13 @@ class Trajectories:
             timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
         if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
             raise UserError(
-                f"the timesteps {timesteps_S.shape} and accuracies {accuracy_TS.shape} in {path} do not fit each other; "
+                f"{path} holds timesteps {timesteps_S.shape} for accuracies {accuracy_TS.shape}, which do not fit; "
                 "run train_p_diff.py mode=test again"
             )
         return cls(timesteps_S, accuracy_TS)
 
 
-def follow(generator: WeightGenerator, seed: int, num_trajectories: int, score_fn: ScoreFn) -> Trajectories:
+def follow(generator: WeightGenerator, score_fn: ScoreFn, *, seed: int, num_trajectories: int) -> Trajectories:
     """Generate the first models of a seed again and score what they would decode to on the way."""
     steps: list[tuple[int, Tensor]] = []
     generator.sample(

@@ -76,7 +76,9 @@ def in_order(compared: Sequence[Compared]) -> list[Compared]:
 def place(run: Compared, name: str, given: Sequence[str]) -> float:
     """Return where a run stands by one setting: its number, else the first run that was given with the same value."""
     value = run.settings.get(name)
-    return float(value) if is_number(value) else given.index(repr(value))
+    if isinstance(value, (int, float)) and is_number(value):
+        return float(value)
+    return given.index(repr(value))
 
 
 def differing(compared: Sequence[Compared]) -> list[str]:

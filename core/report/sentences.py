@@ -30,7 +30,7 @@ def worded(verdict: Verdict) -> dict[str, Any]:
 
 
 def sentences(verdict: Verdict) -> list[str]:
-    """Return 3 to 6 sentences; the first answers whether a generated model beats an average, and is new or memorized."""
+    """Return 3 to 6 sentences; the first says whether a generated model beats an average, and is new or memorized."""
     said = [headline(verdict), gains(verdict), nearness(verdict), strongest(verdict), caution(verdict)]
     return [sentence for sentence in [*said, outcomes(verdict)] if sentence]
 

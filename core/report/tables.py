@@ -78,7 +78,7 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def closing_words(metrics: Mapping[str, Any]) -> str:
-    """Return what a run shows in the terminal at its end: both tables, the headline, and a caution where there is one."""
+    """Return the last words of a run in the terminal: both tables, the headline, and a caution where there is one."""
     caution = metrics["verdict"].get("caution")
     said = [sentences(metrics)[0], *([caution] if caution else [])]
     return "\n\n".join([source_table(metrics), protocol_table(metrics), "\n".join(said)])

@@ -20,7 +20,8 @@ from tests.digits import normalized_digits
 RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
 SOURCES = [
-    "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated", "gaussian", "gaussian_full", "finetuned",
+    "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated",
+    "gaussian", "gaussian_full", "finetuned",
 ]  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_every_recorded_accuracy_is_reproduced_by_an_independent_forward(workpla
     checkpoints = CheckpointSet.load(workplace.path / CHECKPOINTS)
     images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1).eval()
-    for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K):
+    for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K, strict=True):
         model.load_state_dict({**checkpoints.network, **unflatten(vector_D, checkpoints.subset)})
         with torch.no_grad():
             right = (model(images).argmax(1) == labels).numpy()

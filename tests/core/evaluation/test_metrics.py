@@ -45,7 +45,7 @@ def vectors_MD(random):
 
 def iou_by_hand(a_N, b_N):
     both = either = 0
-    for a, b in zip(a_N, b_N):
+    for a, b in zip(a_N, b_N, strict=True):
         both, either = both + (a and b), either + (a or b)
     return both / either
 
@@ -117,7 +117,7 @@ def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_M
         *most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
-    for once, again in zip(whole, blocks):
+    for once, again in zip(whole, blocks, strict=True):
         np.testing.assert_allclose(again, once, rtol=1e-12)
 
 

@@ -28,7 +28,7 @@ def score_fn(vectors_MD):
 def test_from_the_best_down_a_model_joins_where_the_average_does_not_get_worse(num_candidates, expected):
     vectors_MD = torch.tensor(VALUES)[:, None]
     before = vectors_MD.clone()
-    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates)
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates=num_candidates)
     assert soup.shape == (1, 1) and soup.item() == pytest.approx(expected)
     assert torch.equal(vectors_MD, before)
 
@@ -37,14 +37,17 @@ def test_a_model_that_changes_nothing_joins():
     vectors_MD = torch.eye(3)
     constant = Scores(np.full(3, 0.5), np.arange(3.0), None)
     soup = greedy_soup(
-        vectors_MD, constant, lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None), 3
+        vectors_MD,
+        constant,
+        lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None),
+        num_candidates=3,
     )
     torch.testing.assert_close(soup, torch.full((1, 3), 1 / 3))
 
 
 def test_the_soup_of_one_model_is_a_copy_of_it():
     vectors_MD = torch.tensor([[0.4]])
-    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, 50)
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates=50)
     soup.fill_(-1)
     assert vectors_MD.item() == pytest.approx(0.4)
 
@@ -57,7 +60,7 @@ def test_where_less_is_better_a_model_joins_as_long_as_the_average_does_not_get_
         return Scores(value_M, value_M, None, metric=distance)
 
     vectors_MD = torch.tensor(VALUES)[:, None]
-    soup = greedy_soup(vectors_MD, distances(vectors_MD), distances, 4)
+    soup = greedy_soup(vectors_MD, distances(vectors_MD), distances, num_candidates=4)
     assert soup.item() == pytest.approx((0.4 + 0.7) / 2)
 
 

@@ -17,9 +17,14 @@ def listed(tiny_checkpoints, tiny_generator):
 
     def build(options=OPTIONS, seed=0, checkpoints=tiny_checkpoints):
         generated_MD = torch.full((3, 60), 7.0)
-        return sources(
-            Material(checkpoints, tiny_generator, generated_MD, lambda vectors_MD: vectors_MD + 100, options, seed)
+        material = Material(
+            checkpoints=checkpoints,
+            generator=tiny_generator,
+            generated_MD=generated_MD,
+            options=options,
+            seed=seed,
         )
+        return sources(material, lambda vectors_MD: vectors_MD + 100)
 
     return build
 

@@ -136,12 +136,22 @@ def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
         "table": rows,
         "paper_protocol": {source: by_source[source]["accuracy_best"] for source in three},
         "held_out_protocol": {source: by_source[source]["accuracy_median"] for source in three},
-        "selection": [{"source": source, "chosen_by": by, "test_accuracy": by_source[source][f"accuracy_{which}"], "uses_test": by == "test_accuracy"}
-                      for source in ("original", "p_diff") for by, which in (("val_accuracy", "median"), ("train_loss", "mean"), ("test_accuracy", "best"))],
-        "combination": [{"source": source, "method": method, "n_models": n, "accuracy": by_source[source]["accuracy_best"], "loss": 0.3123, "ece": 0.021}
-                        for source in ("original", "p_diff") for method, n in (("one model", 1), ("soft vote", ours["n"]), ("greedy soup", 5))],
+        "selection": [
+            {"source": source, "chosen_by": by, "test_accuracy": by_source[source][f"accuracy_{which}"],
+             "uses_test": by == "test_accuracy"}
+            for source in ("original", "p_diff")
+            for by, which in (("val_accuracy", "median"), ("train_loss", "mean"), ("test_accuracy", "best"))
+        ],
+        "combination": [
+            {"source": source, "method": method, "n_models": n, "accuracy": by_source[source]["accuracy_best"],
+             "loss": 0.3123, "ece": 0.021}
+            for source in ("original", "p_diff")
+            for method, n in (("one model", 1), ("soft vote", ours["n"]), ("greedy soup", 5))
+        ],
         "verdict": {**verdict.to_json(), "sentences": SENTENCES},
-        "seconds": {"train_task": 63.2, "collect": 21.7, "autoencoder": 80.13, "diffusion": 41.0, "generate": 1.2, "score": 95.4},
+        "seconds": {
+            "train_task": 63.2, "collect": 21.7, "autoencoder": 80.13, "diffusion": 41.0, "generate": 1.2, "score": 95.4
+        },
     }  # fmt: skip
 
 
@@ -176,7 +186,8 @@ def write_run(
     (folder / "provenance.json").write_text(json.dumps({"train": PROVENANCE, "test": PROVENANCE}))
     config = OmegaConf.create(
         {"mode": "train", "seed": 42, "output_dir": str(folder), "generation": {"num_models": m},
-         "task": {"seed": 42, "epochs": 12, "data": {"dataset": "digits", "split_seed": 0}, "model": {"name": "resnet18"},
+         "task": {"seed": 42, "epochs": 12, "data": {"dataset": "digits", "split_seed": 0},
+                  "model": {"name": "resnet18"},
                   "param": {"path": "param_data/checkpoints.safetensors", "k": k, "subset": "last_norms"}},
          "system": {"name": "ae_ddpm", "latent_noise": 0.1, "sampler": {"name": "dpm_solver"}}}
     )  # fmt: skip

@@ -54,7 +54,7 @@ def test_a_number_is_rounded_and_absence_is_a_dash():
 
 def test_a_row_shows_every_measure_in_the_column_of_its_name():
     header, _, row, _ = cells(source_table(METRICS))
-    shown = dict(zip(header, row))
+    shown = dict(zip(header, row, strict=True))
     assert shown == {
         "source": "p_diff",
         "n": "200",
@@ -70,7 +70,7 @@ def test_a_row_shows_every_measure_in_the_column_of_its_name():
 
 def test_measures_that_do_not_apply_are_dashes_and_never_numbers():
     header, _, _, row = cells(source_table(METRICS))
-    shown = dict(zip(header, row))
+    shown = dict(zip(header, row, strict=True))
     assert (shown["mean ± std"], shown["max IoU"], shown["IoU within"]) == ("77.24", "–", "–")
 
 
@@ -121,7 +121,7 @@ VERDICT = Verdict(
 
 def texts(table) -> list[dict[str, str]]:
     labels = [column.label for column in table.columns]
-    return [dict(zip(labels, (cell.text for cell in row))) for row in table.rows]
+    return [dict(zip(labels, (cell.text for cell in row), strict=True)) for row in table.rows]
 
 
 def test_the_full_table_has_a_column_for_what_any_source_has_and_none_for_the_rest():
@@ -165,7 +165,7 @@ def test_a_block_that_is_not_there_gives_no_table(build, content):
 
 def test_csv_is_at_full_precision_with_empty_fields_for_what_does_not_apply():
     header, first, second = source_csv(AUDITED).splitlines()
-    first, second = (dict(zip(header.split(","), line.split(","))) for line in (first, second))
+    first, second = (dict(zip(header.split(","), line.split(","), strict=True)) for line in (first, second))
     assert first["accuracy_mean"] == "0.77241" and (
         first["accuracy_interval_low"],
         first["accuracy_interval_high"],

@@ -66,7 +66,7 @@ def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
 @pytest.mark.parametrize("mode", ["test", "generate"])
 def test_other_modes_refuse_other_settings_and_touch_nothing(run, mode):
     before = content(run.path)
-    with pytest.raises(UserError, match="system.ema_decay=0.9 there, 0.5 here") as error:
+    with pytest.raises(UserError, match=r"system\.ema_decay=0\.9 there, 0\.5 here") as error:
         RunDirectory(run.path).begin(CONFIG, OTHER, mode)
     assert str(run.path) in str(error.value)
     assert content(run.path) == before and [path.name for path in run.path.parent.iterdir()] == ["run"]
@@ -91,7 +91,7 @@ def test_testing_keeps_the_configuration_of_the_training(run):
 
 def test_damaged_settings_are_named(run):
     (run.path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="settings.json"):
+    with pytest.raises(UserError, match=r"settings\.json"):
         run.begin(CONFIG, SETTINGS, "train")
 
 
