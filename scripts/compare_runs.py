@@ -13,7 +13,7 @@ from core.runtime.errors import UserError
 
 
 def main() -> None:
-    """The table in Markdown on stdout; with --out also compare.md, compare.csv and the plots."""
+    """Write the table in Markdown to stdout; with --out also compare.md, compare.csv and the plots."""
     parser = argparse.ArgumentParser(prog="python -m scripts.compare_runs", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="output_dir of a run of train_p_diff.py")
     parser.add_argument(

@@ -1,94 +1,98 @@
-"""Score every source and keep the tables, or take those that are already there."""
+"""Scores of every source: one table each, taken from disk where the same question was answered before."""
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor
 
 from core.evaluation.scores import ScoreFn, ScoreTable
-from core.evaluation.soup import greedy_soup
-from core.evaluation.sources import MakeVectors
-from core.evaluation.summary import PROTOCOL_SOURCES
-from core.runtime.errors import UserError
+from core.evaluation.soup import soups
+from core.evaluation.sources import Material, Source, sources
+from core.evaluation.store import Identity, ScoreStore
+from core.evaluation.trajectories import follow
 from core.runtime.run_directory import RunDirectory
 
-log = logging.getLogger(__name__)
-SOUP_SOURCES = ("original", "p_diff")
-OF_THE_GENERATOR = ("p_diff", "reconstructed", "soup_p_diff")
+Progress = Callable[[Iterable[Source]], Iterable[Source]]
 
 
-def evaluate(
-    made: Mapping[str, MakeVectors],
-    score_fns: Mapping[str, ScoreFn],
-    run: RunDirectory,
-    *,
-    shared: Path,
-    encode: Callable[[Tensor], Tensor],
-    soup_candidates: int,
-    identity: str,
-    shared_identity: str,
-    reuse: bool,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Everything that the task knows of vectors, and whether earlier answers count."""
+
+    score_fns: Mapping[str, ScoreFn]  # by split: "train", "val", "test"
+    finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) on
+    precision: str  # of the arithmetic; tables of another precision are not taken
+    reuse: bool  # whether tables on disk are taken
+
+
+def score_run(
+    material: Material, scoring: Scoring, run: RunDirectory, *, progress: Progress = iter
 ) -> dict[str, ScoreTable]:
-    """One table per source, saved in the run directory as soon as it is scored.
-
-    Test scores every source; the other splits those among which a model is chosen. The greedy soups of the originals
-    and of the generated models come last, since they are made from the scores of those on validation.
-
-    Args:
-        made: from `sources`.
-        shared: folder for the tables that do not depend on the generator; every run over the same checkpoints finds them there.
-        encode: vectors (M, D) to standardized latents (M, L).
-        identity: of everything that the numbers depend on.
-        shared_identity: the same without the generator.
-        reuse: take a saved table with the same identity instead of scoring again.
-    """
-    tables: dict[str, ScoreTable] = {}
-
-    def soup(source: str) -> Tensor:
-        table = tables[source]
-        return greedy_soup(torch.from_numpy(table.vectors_MD), table.scores["val"], score_fns["val"], soup_candidates)
-
-    every = {**made, **{f"soup_{source}": partial(soup, source) for source in SOUP_SOURCES}}
-    for source in progress(every):
-        path, common = run.scores(source), None if source in OF_THE_GENERATOR else shared / f"{source}.npz"
-        table = stored_table(path, identity) if reuse else None
-        if table is None and common and reuse and (known := stored_table(common, shared_identity)):
-            table = replace(known, identity=identity, latents_ML=encode(torch.from_numpy(known.vectors_MD)).numpy())
-            table.save(path)
-        if table is None:
-            start = time.perf_counter()
-            vectors_MD = every[source]()
-            scores = {split: score_fns[split](vectors_MD) for split in splits_of(source)}
-            table = ScoreTable(
-                source, vectors_MD.numpy(), scores, identity, time.perf_counter() - start, encode(vectors_MD).numpy()
-            )
-            table.save(path)
-            if common:
-                replace(table, identity=shared_identity, latents_ML=None).save(common)
-        tables[source] = table
+    """Score every source of a run; what the figures need besides the tables is saved with them."""
+    tables = evaluate(
+        sources(material, scoring.finetune),
+        scoring.score_fns,
+        store_of(material, scoring, run),
+        soup_candidates=material.options.soup_candidates,
+        progress=progress,
+    )
+    if material.generator.denoiser is not None:
+        count = material.options.num_trajectories
+        followed = follow(material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=count)
+        followed.save(run.trajectories)
+    material.checkpoints.save_history(run.training_history)
     return tables
 
 
-def splits_of(source: str) -> tuple[str, ...]:
-    """Which splits a source is scored on."""
-    if source in PROTOCOL_SOURCES:
-        return "train", "val", "test"
-    return ("val", "test") if source.startswith("soup_") else ("test",)
+def store_of(material: Material, scoring: Scoring, run: RunDirectory) -> ScoreStore:
+    """Return the tables of a run under the identity of everything that its scores depend on."""
+    common = {
+        "checkpoints": material.checkpoints.fingerprint,
+        "seed": material.seed,
+        "evaluation": asdict(material.options),
+        "precision": scoring.precision,
+    }
+    of_the_generator = {"generator": material.generator.fingerprint, "num_models": len(material.generated_MD)}
+    return ScoreStore(
+        run,
+        Identity.of(common, of_the_generator),
+        encode=material.generator.encode,
+        checkpoints=material.checkpoints.path,
+        reuse=scoring.reuse,
+    )
 
 
-def stored_table(path: Path, identity: str) -> ScoreTable | None:
-    """The saved table, if it is there, whole, and of this identity."""
-    if not path.is_file():
-        return None
-    try:
-        table = ScoreTable.load(path)
-    except UserError as error:
-        log.warning("%s", error)
-        return None
-    return table if table.identity == identity else None
+def evaluate(
+    given: Sequence[Source],
+    score_fns: Mapping[str, ScoreFn],
+    store: ScoreStore,
+    *,
+    soup_candidates: int,
+    progress: Progress = iter,
+) -> dict[str, ScoreTable]:
+    """Return one table per source, each saved as soon as it is scored.
+
+    The greedy soups of the originals and of the generated models come last, since they are made from the scores of
+    those models on validation.
+
+    Args:
+        given: all sources but the soups.
+        score_fns: by split.
+        store: where tables are looked for and kept.
+        soup_candidates: how many models a soup tries at most.
+        progress: iterates over the sources under a progress bar.
+    """
+    tables: dict[str, ScoreTable] = {}
+    for source in progress([*given, *soups(tables, score_fns["val"], soup_candidates)]):
+        table = store.get(source)
+        tables[source.name] = store.put(source, scored(source, score_fns)) if table is None else table
+    return tables
+
+
+def scored(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable:
+    """Make the models of a source, and score them on its splits."""
+    start = time.perf_counter()
+    vectors_MD = source.make()
+    scores = {split: score_fns[split](vectors_MD) for split in source.splits}
+    return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.evaluation.kinds import ORIGINAL
 from core.evaluation.metrics import most_alike
 from core.evaluation.scores import ScoreTable
 from core.runtime.seeding import derive_seed
@@ -17,7 +18,7 @@ ROWS = 256  # models at a time: only so many rows of masks are held as numbers
 
 
 def resampling_counts(size: int, draws: int, seed: int) -> np.ndarray:
-    """How often each of `size` items is drawn, (R, size) float32: every row is multinomial and sums to `size`."""
+    """Draw how often each of `size` items occurs, (R, size) float32: every row is multinomial and sums to `size`."""
     random = np.random.default_rng(seed)
     counts = np.empty((draws, size), np.float32)
     for row in counts:  # Generator.multinomial draws from the same distribution, ten times slower
@@ -26,13 +27,13 @@ def resampling_counts(size: int, draws: int, seed: int) -> np.ndarray:
 
 
 def interval(draws_R: np.ndarray, level: float = 0.95) -> list[float]:
-    """[low, high]: the percentile interval of the draws."""
+    """Return [low, high], the percentile interval of the draws."""
     return [float(end) for end in np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])]
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What is known of values y (M, N), one for each model on each image, whose mean is of interest."""
+    """Margins of values y (M, N), one for each model on each image, whose mean is of interest."""
 
     models_M: np.ndarray  # mean over images
     images_N: np.ndarray | None  # mean over models; None where only the models' means are known
@@ -40,7 +41,7 @@ class Margins:
 
     @property
     def model_share(self) -> float:
-        """How much of the models' variance is their own, in [0, 1]; the rest is which images they happen to fail on.
+        """Share of the models' variance that is their own, in [0, 1]; the rest is which images they happen to fail on.
 
         Two-way analysis of variance without replication: the residual mean square, over N, is what images put into
         the variance of the models' means.
@@ -54,7 +55,7 @@ class Margins:
 
 
 def accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Margins:
-    """Values: 1 where the model is right, 0 where it is wrong."""
+    """Return the margins of 1 where the model is right, and 0 where it is wrong."""
     if wrong_MN is None:
         return Margins(accuracy_M, None)
     right_M = 1 - wrong_MN.mean(axis=1)
@@ -62,7 +63,7 @@ def accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Mar
 
 
 def max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool) -> Margins:
-    """Values: the maximum IoU of the model, plus how far this image moves it if it is drawn once more.
+    """Return the margins of the model's maximum IoU, plus how far this image moves it if it is drawn once more.
 
     To first order in the images' weights v, IoU = Σ v both / Σ v either changes by (both − IoU · either) / Σ either.
     Which original is the nearest stays fixed, so the spread is overestimated where several are about equally near.
@@ -82,7 +83,7 @@ def max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: boo
 
 
 class Bootstrap:
-    """Draws of the mean accuracy and of the mean maximum IoU of several sources, on test.
+    """Bootstrap draws of the mean accuracy and of the mean maximum IoU of several sources, on test.
 
     Two-way: both models and images are resampled. Models, since another seed gives other models. Images, since the
     test set is a sample, too, and all models share it, so that its luck does not average out over models: an interval
@@ -98,8 +99,8 @@ class Bootstrap:
     that is hard for both moves neither. Models are resampled independently. Of a source of one model only the images
     vary. Without masks of wrong images only the models vary.
 
-    What is not covered: all sources are made from the same K checkpoints, which are taken as they are; and models of one
-    source count as independent, although originals are steps of one training. The models' part is too narrow by
+    Two things are not covered. All sources are made from the same K checkpoints, which are taken as they are. Models of
+    one source count as independent, although originals are steps of one training. The models' part is too narrow by
     √(1 − 1/M), as with any bootstrap: few models say little about their spread.
 
     Args:
@@ -123,27 +124,25 @@ class Bootstrap:
 
     @property
     def has_images(self) -> bool:
-        """Whether it is known which images are wrong: what a maximum IoU needs."""
+        """Whether it is known which images are wrong, as a maximum IoU needs."""
         return self._images_RN is not None
 
     def varies(self, *sources: str) -> bool:
-        """Whether there is anything to resample in any of these sources; if not, an interval would be a point."""
+        """Tell whether there is anything to resample in any of these sources; if not, an interval would be a point."""
         return self.has_images or any(len(self.tables[source].vectors_MD) > 1 for source in sources)
 
     def accuracy(self, source: str) -> np.ndarray:
-        """Draws of the mean test accuracy (R,)."""
+        """Draw the mean test accuracy (R,)."""
         scores = self.tables[source].scores["test"]
         return self._draws("accuracy", source, lambda: accuracy_margins(scores.accuracy_M, scores.wrong_MN))
 
     def max_iou(self, source: str) -> np.ndarray:
-        """Draws of the mean maximum IoU with the originals (R,); an original is compared with the others only."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].wrong_MN for name in (source, "original"))
-        return self._draws(
-            "max_iou", source, lambda: max_iou_margins(wrong_MN, reference_KN, same=source == "original")
-        )
+        """Draw the mean maximum IoU with the originals (R,); an original is compared with the others only."""
+        wrong_MN, reference_KN = (self.tables[name].scores["test"].known_wrong() for name in (source, ORIGINAL))
+        return self._draws("max_iou", source, lambda: max_iou_margins(wrong_MN, reference_KN, same=source == ORIGINAL))
 
     def _draws(self, measure: str, source: str, margins_of: Callable[[], Margins]) -> np.ndarray:
-        """Draws of the mean, kept: each source is compared with several others."""
+        """Draw the mean, and keep the draws: each source is compared with several others."""
         if (measure, source) not in self._kept:
             margins, m = margins_of(), len(self.tables[source].vectors_MD)
             mean = margins.models_M.mean()

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]  # scipy ships no types
+
+from core.evaluation.scores import ACCURACY, Metric
 
 ROWS = 512  # models compared at a time: only so many rows of masks are held as numbers
 COLUMNS = 8192  # numbers of a vector compared at a time, since cdist copies its input as float64
 
 
 def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`iou_matrix` in blocks of rows: (which rows, their similarities), so that memory stays bounded for any M."""
+    """Yield `iou_matrix` in blocks (which rows, their similarities), so that memory stays bounded for any M."""
     # float32 holds counts up to 2^24 exactly, and its matrix product is the fast one
     reference = reference_KN.astype(np.float32)
     for rows in np.array_split(np.arange(len(wrong_MN)), -(-len(wrong_MN) // ROWS)):
@@ -25,7 +27,7 @@ def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple
 
 
 def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
-    """Intersection over union of the images that two models get wrong, for every pair, (M, K) in [0, 1].
+    """Return the intersection over union of the images that two models get wrong, for every pair, (M, K) in [0, 1].
 
     Two models without any error behave alike: their similarity is 1.
     """
@@ -33,9 +35,11 @@ def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
 
 
 def most_alike(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Each model's largest IoU with any reference, and which reference that is: two arrays of (M,).
+    """Return each model's largest IoU with any reference, and which reference that is: two arrays of (M,).
 
     Args:
+        wrong_MN: which images each model gets wrong.
+        reference_KN: the same of the references.
         same: the references are these very models, in this order; a model is then not compared with itself, and there
             must be at least 2.
     """
@@ -48,12 +52,12 @@ def most_alike(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = F
 
 
 def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Each model's largest IoU with any reference (M,): low means novel. `same` as in `most_alike`."""
+    """Return each model's largest IoU with any reference (M,), where low means novel; `same` as in `most_alike`."""
     return most_alike(wrong_MN, reference_KN, same=same)[0]
 
 
 def within_iou(wrong_MN: np.ndarray) -> float:
-    """Mean IoU over all pairs of different models of one source; needs at least 2."""
+    """Return the mean IoU over all pairs of different models of one source; needs at least 2."""
     above = sum(
         float(similarity[np.arange(len(wrong_MN)) > rows[:, None]].sum(dtype=np.float64))
         for rows, similarity in iou_blocks(wrong_MN, wrong_MN)
@@ -62,9 +66,9 @@ def within_iou(wrong_MN: np.ndarray) -> float:
 
 
 def l2_matrix(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
-    """Euclidean distance of every pair, (M, K).
+    """Return the Euclidean distance of every pair, (M, K).
 
-    From the differences, in float64: the expansion |a|² + |b|² − 2ab loses all digits for near-copies.
+    It is computed from the differences, in float64: the expansion |a|² + |b|² − 2ab loses all digits for near-copies.
     """
     squared_MK = np.zeros((len(vectors_MD), len(reference_KD)))
     for start in range(0, vectors_MD.shape[1], COLUMNS):
@@ -74,7 +78,7 @@ def l2_matrix(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
 
 
 def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Each model's distance to the nearest reference (M,); `same` as in `most_alike`."""
+    """Return each model's distance to the nearest reference (M,); `same` as in `most_alike`."""
     distance_MK = l2_matrix(vectors_MD, reference_KD)
     if same:
         np.fill_diagonal(distance_MK, np.inf)
@@ -83,20 +87,20 @@ def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = Fal
 
 @dataclass(frozen=True)
 class Spacing:
-    """How far the originals lie from each other: the yardstick of every distance to them."""
+    """Distances of the originals from each other: the yardstick of every distance to them."""
 
     smallest: float
     mean: float  # over pairs
 
     @classmethod
     def of(cls, vectors_KD: np.ndarray) -> "Spacing":
-        """Over all pairs of at least 2 originals."""
+        """Measure all pairs of at least 2 originals."""
         distances = l2_matrix(vectors_KD, vectors_KD)[np.triu_indices(len(vectors_KD), k=1)]
         return cls(float(distances.min()), float(distances.mean()))
 
 
 def near_copies(min_l2_M: np.ndarray, spacing: Spacing) -> float:
-    """Share of the models that lie nearer to an original than any two originals lie to each other.
+    """Return the share of the models that lie nearer to an original than any two originals lie to each other.
 
     An exact copy counts even where two originals are equal. A high share alone is not memorization: the middle of the
     originals may lie nearer to each of them than they lie to each other, so compare with the share of their averages.
@@ -105,36 +109,32 @@ def near_copies(min_l2_M: np.ndarray, spacing: Spacing) -> float:
 
 
 def variance_kept(reconstructed_KD: np.ndarray, original_KD: np.ndarray) -> float | None:
-    """Share of the variance among the originals that their reconstructions keep: 1 at best, 0 where each is only the mean.
+    """Return the share of the variance among the originals that their reconstructions keep.
 
-    None where the originals do not vary.
+    It is 1 at best, 0 where each reconstruction is only the mean, and None where the originals do not vary.
     """
     mean_D = original_KD.mean(axis=0)
-    lost = sum(
-        float(((after - before) ** 2).sum()) for after, before in zip(reconstructed_KD, original_KD)
-    )  # row by row: K × D may be large
+    pairs = zip(reconstructed_KD, original_KD, strict=True)  # row by row, since K × D may be large
+    lost = sum(float(((after - before) ** 2).sum()) for after, before in pairs)
     spread = sum(float(((before - mean_D) ** 2).sum()) for before in original_KD)
     return 1 - lost / spread if spread else None
 
 
-def summarize(accuracy_M: np.ndarray) -> dict[str, float]:
-    """Mean, spread and extremes; the spread (ddof = 1) only where there are at least two models."""
+def summarize(accuracy_M: np.ndarray, metric: Metric = ACCURACY) -> dict[str, float]:
+    """Return mean, spread and extremes; the spread (ddof = 1) only where there are at least two models.
+
+    Args:
+        accuracy_M: values of the primary metric.
+        metric: says which end is the best.
+    """
     spread = {"accuracy_std": float(accuracy_M.std(ddof=1))} if len(accuracy_M) > 1 else {}
+    low, high = float(accuracy_M.min()), float(accuracy_M.max())
+    best, worst = (high, low) if metric.higher_is_better else (low, high)
     return {
         "n": len(accuracy_M),
         "accuracy_mean": float(accuracy_M.mean()),
         **spread,
-        "accuracy_best": float(accuracy_M.max()),
+        "accuracy_best": best,
         "accuracy_median": float(np.median(accuracy_M)),
-        "accuracy_worst": float(accuracy_M.min()),
+        "accuracy_worst": worst,
     }
-
-
-def best_on(accuracy_M: np.ndarray, loss_M: np.ndarray) -> int:
-    """The model that a user would pick on this split: highest accuracy, the lowest loss among equals."""
-    return int(np.lexsort((loss_M, -accuracy_M))[0])
-
-
-def least_loss_on(accuracy_M: np.ndarray, loss_M: np.ndarray) -> int:
-    """The model of the lowest loss on this split; the highest accuracy among equals."""
-    return int(np.lexsort((-accuracy_M, loss_M))[0])

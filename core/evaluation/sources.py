@@ -1,19 +1,21 @@
-"""What is scored: every source of weights by name, built from the checkpoints and the generator alone.
+"""Every source of weights that is scored, built from the checkpoints and the generator alone.
 
 K checkpoints · M models · D numbers in one flattened subset.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.evaluation.kinds import AVERAGE, ENSEMBLE, FINETUNED, GENERATED, NOISED, ORIGINAL, RECONSTRUCTED, Kind
 from core.generation import baselines
 from core.generation.generator import WeightGenerator
 from core.runtime.seeding import generator_for
 
-MakeVectors = Callable[[], Tensor]
+EVERY_SPLIT = ("train", "val", "test")  # for the sources among which a model is chosen
 
 
 @dataclass(frozen=True)
@@ -29,41 +31,72 @@ class SourceOptions:
     num_trajectories: int = 4  # reverse processes whose accuracy is followed
 
 
-def sources(
-    checkpoints: CheckpointSet,
-    generator: WeightGenerator,
-    sample: MakeVectors,
-    finetune: Callable[[Tensor], Tensor],
-    options: SourceOptions,
-    seed: int,
-) -> Mapping[str, MakeVectors]:
-    """By name, what makes the vectors (M, D) of each source; each draws from a random generator of its own.
+@dataclass(frozen=True)
+class Source:
+    """A set of models with one origin."""
+
+    name: str
+    kind: Kind
+    make: Callable[[], Tensor]  # the vectors (M, D)
+    splits: tuple[str, ...] = ("test",)  # on which it is scored
+    needs_generator: bool = False  # else every generator of the same checkpoints is compared with the same models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Everything that this package makes sources from."""
+
+    checkpoints: CheckpointSet
+    generator: WeightGenerator
+    generated_MD: Tensor
+    options: SourceOptions
+    seed: int
+
+
+def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
+    """Return all sources but the soups; each draws from a random generator of its own when it is made.
 
     Args:
-        sample: makes the p_diff vectors.
-        finetune: trains vectors (M, D) on for `options.finetune_steps`; it needs images, which this package never sees.
+        material: what they are made from.
+        finetune: trains vectors (M, D) on; it needs images, which this package never sees.
     """
+    vectors_KD, options, seed = material.checkpoints.vectors_KD, material.options, material.seed
+    return [
+        Source(ORIGINAL, Kind.ORIGINAL, lambda: vectors_KD, EVERY_SPLIT),
+        Source(ENSEMBLE, Kind.FREE, lambda: baselines.ensemble(vectors_KD), EVERY_SPLIT),
+        Source(GENERATED, Kind.GENERATED, lambda: material.generated_MD, EVERY_SPLIT, needs_generator=True),
+        Source(
+            RECONSTRUCTED,
+            Kind.RECONSTRUCTED,
+            lambda: material.generator.reconstruct(vectors_KD),
+            needs_generator=True,
+        ),
+        *free_baselines(material.checkpoints, options, seed),
+        Source(
+            FINETUNED,
+            Kind.TRAINED,
+            lambda: finetune(
+                vectors_KD[baselines.choose(len(vectors_KD), options.num_baselines, generator_for(seed, FINETUNED))]
+            ),
+        ),
+    ]
+
+
+def free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed: int) -> list[Source]:
+    """Return what draws many models from the checkpoints without any training."""
     vectors_KD, subset, count = checkpoints.vectors_KD, checkpoints.subset, options.num_baselines
     group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
 
     def drawn(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
-        return baselines.without_negative_variances(
-            baseline(vectors_KD, *arguments, count, generator_for(seed, name)), subset
-        )
+        vectors_MD = baseline(vectors_KD, *arguments, count, generator_for(seed, name))
+        return baselines.without_negative_variances(vectors_MD, subset)
 
-    made: dict[str, MakeVectors] = {
-        "original": lambda: vectors_KD,
-        "ensemble": lambda: baselines.ensemble(vectors_KD),
-        "p_diff": sample,
-        "reconstructed": lambda: generator.reconstruct(vectors_KD),
+    noised = {f"{NOISED}_{sigma:g}": sigma for sigma in options.noise}
+    makers: dict[str, Callable[[], Tensor]] = {
+        **{name: partial(drawn, baselines.noised, name, subset, sigma) for name, sigma in noised.items()},
+        f"{AVERAGE}_{group}": lambda: baselines.average(vectors_KD, group, count, generator_for(seed, AVERAGE)),
+        "interpolated": lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated")),
+        "gaussian": partial(drawn, baselines.gaussian, "gaussian"),
+        "gaussian_full": partial(drawn, baselines.gaussian_full, "gaussian_full"),
     }
-    for sigma in options.noise:
-        made[f"noised_{sigma:g}"] = lambda sigma=sigma: drawn(baselines.noised, f"noised_{sigma:g}", subset, sigma)
-    made[f"average_{group}"] = lambda: baselines.average(vectors_KD, group, count, generator_for(seed, "average"))
-    made["interpolated"] = lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated"))
-    made["gaussian"] = lambda: drawn(baselines.gaussian, "gaussian")
-    made["gaussian_full"] = lambda: drawn(baselines.gaussian_full, "gaussian_full")
-    made["finetuned"] = lambda: finetune(
-        vectors_KD[baselines.choose(len(vectors_KD), count, generator_for(seed, "finetuned"))]
-    )
-    return made
+    return [Source(name, Kind.FREE, make) for name, make in makers.items()]

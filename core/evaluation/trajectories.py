@@ -1,4 +1,4 @@
-"""How good a model is while it is being generated: accuracy along the reverse process (p-diff, Fig. 5b).
+"""Accuracy of a model while it is being generated, along the reverse process (p-diff, Fig. 5b).
 
 T trajectories · S recorded steps · D numbers in one flattened subset.
 """
@@ -10,27 +10,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.evaluation.arrays import reading_arrays
 from core.evaluation.scores import ScoreFn
 from core.generation.generator import WeightGenerator
 from core.runtime.artifacts import replacing
+from core.runtime.errors import UserError
 
 RECORDED_STEPS = 12  # evenly over the sampler's steps, the first and the last among them
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Accuracy of the decoded x_t."""
+    """Accuracy on validation of the decoded x_t."""
 
-    timesteps_S: np.ndarray
-    accuracy_TS: np.ndarray
+    timesteps_S: np.ndarray  # as recorded, from noise to weights
+    accuracy_TS: np.ndarray  # in [0, 1]
 
     def save(self, path: Path) -> None:
         """Write one npz, whole or not at all."""
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, timesteps_S=self.timesteps_S, accuracy_TS=self.accuracy_TS)
 
+    @classmethod
+    def load(cls, path: Path) -> "Trajectories":
+        """Read what `save` wrote.
 
-def follow(generator: WeightGenerator, seed: int, num_trajectories: int, score_fn: ScoreFn) -> Trajectories:
+        Raises:
+            UserError: the file is missing or damaged, or its arrays do not fit each other.
+        """
+        with reading_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
+            timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
+        if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
+            raise UserError(
+                f"{path} holds timesteps {timesteps_S.shape} for accuracies {accuracy_TS.shape}, which do not fit; "
+                "run train_p_diff.py mode=test again"
+            )
+        return cls(timesteps_S, accuracy_TS)
+
+
+def follow(generator: WeightGenerator, score_fn: ScoreFn, *, seed: int, num_trajectories: int) -> Trajectories:
     """Generate the first models of a seed again and score what they would decode to on the way."""
     steps: list[tuple[int, Tensor]] = []
     generator.sample(

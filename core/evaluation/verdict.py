@@ -1,163 +1,210 @@
-"""The verdict of the audit: is a generated model better, and is it new, than what needs no generative model?"""
+"""The verdict of the audit as data: is a generated model better, and is it new, than what needs no generative model?
+
+Numbers are of test, accuracies in [0, 1]. The JSON of metrics.json is written and read here and nowhere else.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-import numpy as np
-
-from core.evaluation.intervals import Bootstrap, interval
-from core.evaluation.metrics import max_iou, min_l2, near_copies, variance_kept
-from core.evaluation.scores import ScoreTable
-from core.evaluation.summary import SOUP, spacing_of
-
-GENERATED = "p_diff"
+from core.evaluation.kinds import GENERATED, ORIGINAL
 
 
-def verdict(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
-    """Everything said of `p_diff` against each baseline, as JSON; numbers are of test, accuracies in [0, 1].
+class Decision(StrEnum):
+    """What the interval of a difference says; better means more accurate, or newer."""
 
-    Two axes: mean accuracy (more is better) and mean maximum IoU with the originals (less is newer). On each p_diff is
-    "better" or "worse" than the baseline where the 95 % interval of the difference excludes 0, else "undecided". With a
-    dozen baselines one of some 20 decided comparisons may be so by chance.
-
-    Two baselines need a word. `ensemble` is ONE model, fixed by the checkpoints: only images vary on its side, and its
-    IoU is compared like any other's, since a model can repeat or avoid an original's errors however many there are.
-    `original` is compared with itself: each original's maximum is over the *other* originals, so the IoU axis asks
-    whether a generated model is more like its nearest original than an original is like its nearest sibling.
-
-    Args:
-        bootstrap: over these tables, to share its draws with the summary; made here if it is not given.
-    """
-    compare = Comparer(tables, bootstrap or Bootstrap(tables))
-    averages = [source for source in tables if source.startswith("average_")] or ["ensemble"]
-    best_average = max(averages, key=compare.mean_accuracy)
-    content = {
-        "p_diff": {"n": len(tables[GENERATED].vectors_MD), **compare.means(GENERATED)},
-        "comparisons": [
-            compare.baseline(source) for source in tables if source != GENERATED and not source.startswith(SOUP)
-        ],
-        "averaging": [compare.averaging(source) for source in averages],
-        "best_average": best_average,
-        "near_copies": compare.near_copies([GENERATED, *averages]),
-    }
-    if (new := novelty(content)) is not None:
-        content["novelty"] = new
-    kept = (
-        variance_kept(tables["reconstructed"].vectors_MD, tables["original"].vectors_MD)
-        if "reconstructed" in tables
-        else None
-    )
-    if kept is not None:
-        content["variance_kept"] = kept
-    return content
+    BETTER = "better"
+    WORSE = "worse"
+    UNDECIDED = "undecided"
 
 
-class Comparer:
-    """Differences between sources, each with its interval and what it says of the first."""
+class Outcome(StrEnum):
+    """One word for both axes of a comparison."""
 
-    def __init__(self, tables: Mapping[str, ScoreTable], bootstrap: Bootstrap):
-        self.tables, self.bootstrap = tables, bootstrap
+    DOMINATES = "dominates"
+    IS_DOMINATED = "is dominated"
+    TRADE_OFF = "trade-off"
+    TIE = "tie"
 
-    def mean_accuracy(self, source: str) -> float:
-        """Over models, on test."""
-        return float(self.tables[source].scores["test"].accuracy_M.mean())
 
-    def mean_max_iou(self, source: str) -> float:
-        """Over models: the largest IoU with any original, with any *other* for the originals."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].wrong_MN for name in (source, "original"))
-        return float(max_iou(wrong_MN, reference_KN, same=source == "original").mean())
+class Novelty(StrEnum):
+    """How new p_diff is, measured against the most accurate average of checkpoints."""
 
-    def has_max_iou(self, source: str) -> bool:
-        """Known images, and something to be compared with: the only original has none."""
-        return self.bootstrap.has_images and (source != "original" or len(self.tables[source].vectors_MD) > 1)
+    MEMORIZED = "memorized"
+    CLOSER = "closer than an average"
+    AS_CLOSE = "as close as an average"
+    NEAR_COPIES = "near-copies that err otherwise"
+    NEWER = "newer than an average"
 
-    def means(self, source: str) -> dict[str, float]:
-        """Where this source stands on both axes."""
-        means = {"accuracy_mean": self.mean_accuracy(source)}
-        return means | ({"max_iou_mean": self.mean_max_iou(source)} if self.has_max_iou(source) else {})
 
-    def accuracy(self, source: str, other: str) -> dict[str, Any]:
-        """Mean accuracy of `source` minus that of `other`."""
-        difference = self.mean_accuracy(source) - self.mean_accuracy(other)
-        if not self.bootstrap.varies(source, other):
-            return {"difference": difference, "is": "undecided"}
-        return judged(difference, self.bootstrap.accuracy(source) - self.bootstrap.accuracy(other), sign=1)
+@dataclass(frozen=True)
+class Difference:
+    """A mean of one source minus that of another."""
 
-    def max_iou(self, source: str, other: str) -> dict[str, Any]:
-        """Mean maximum IoU of `source` minus that of `other`; less is better."""
-        difference = self.mean_max_iou(source) - self.mean_max_iou(other)
-        return judged(difference, self.bootstrap.max_iou(source) - self.bootstrap.max_iou(other), sign=-1)
+    value: float
+    interval: tuple[float, float] | None  # of 95 %; None where there is nothing to resample
+    decision: Decision
 
-    def baseline(self, source: str) -> dict[str, Any]:
-        """p_diff against one baseline on both axes."""
-        axes = {"accuracy": self.accuracy(GENERATED, source)}
-        if self.has_max_iou(source):
-            axes["max_iou"] = self.max_iou(GENERATED, source)
-        flat = {f"{axis}_{key}": value for axis, comparison in axes.items() for key, value in comparison.items()}
-        row = {"baseline": source, "n": len(self.tables[source].vectors_MD), **self.means(source), **flat}
-        return row | {"outcome": outcome(*(comparison["is"] for comparison in axes.values()))}
+    def to_json(self, prefix: str = "") -> dict[str, Any]:
+        """Return the entries of metrics.json, each name after `prefix`."""
+        ends = {f"{prefix}interval": list(self.interval)} if self.interval is not None else {}
+        return {f"{prefix}difference": self.value, **ends, f"{prefix}is": self.decision.value}
 
-    def averaging(self, source: str) -> dict[str, Any]:
-        """Gain of p_diff over the originals, gain of averaging them, and the difference of the two gains.
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], prefix: str = "") -> "Difference":
+        """Read what `to_json` wrote.
 
-        The originals' own mean cancels in that difference: it is the accuracy difference of p_diff and the average.
+        Raises:
+            KeyError, TypeError, ValueError: the row is not of this format.
         """
+        low_high = row.get(f"{prefix}interval")
+        interval = None if low_high is None else (float(low_high[0]), float(low_high[1]))
+        return cls(float(row[f"{prefix}difference"]), interval, Decision(row[f"{prefix}is"]))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One source on both axes; an IoU that was not measured is None."""
+
+    source: str
+    n: int
+    accuracy_mean: float
+    max_iou_mean: float | None = None  # mean over models of the largest IoU with an original
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries of metrics.json, without the name."""
+        iou = {"max_iou_mean": self.max_iou_mean} if self.max_iou_mean is not None else {}
+        return {"n": self.n, "accuracy_mean": self.accuracy_mean, **iou}
+
+    @classmethod
+    def from_json(cls, source: str, row: Mapping[str, Any]) -> "Standing":
+        """Read what `to_json` wrote."""
+        return cls(source, row["n"], row["accuracy_mean"], row.get("max_iou_mean"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """p_diff against one baseline, on each axis p_diff minus the baseline."""
+
+    baseline: Standing
+    accuracy: Difference
+    max_iou: Difference | None  # None where it was not measured
+
+    @property
+    def outcome(self) -> Outcome:
+        """The word for all axes that were measured."""
+        return outcome(*(axis.decision for axis in (self.accuracy, self.max_iou) if axis is not None))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of metrics.json."""
+        axes = self.accuracy.to_json("accuracy_") | (self.max_iou.to_json("max_iou_") if self.max_iou else {})
+        return {"baseline": self.baseline.source, **self.baseline.to_json(), **axes, "outcome": self.outcome.value}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Comparison":
+        """Read what `to_json` wrote."""
+        max_iou = Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None
+        return cls(Standing.from_json(row["baseline"], row), Difference.from_json(row, "accuracy_"), max_iou)
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Gain of p_diff over the originals, gain of averaging them, and the difference of the two gains."""
+
+    source: str
+    p_diff_gain: Difference
+    average_gain: Difference
+    gain_difference: Difference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of metrics.json."""
         return {
-            "source": source,
-            "p_diff_gain": self.accuracy(GENERATED, "original"),
-            "average_gain": self.accuracy(source, "original"),
-            "gain_difference": self.accuracy(GENERATED, source),
+            "source": self.source,
+            "p_diff_gain": self.p_diff_gain.to_json(),
+            "average_gain": self.average_gain.to_json(),
+            "gain_difference": self.gain_difference.to_json(),
         }
 
-    def near_copies(self, sources: list[str]) -> dict[str, float]:
-        """Share of near-copies by source; empty where there is one original, which has no spacing."""
-        original = self.tables["original"]
-        spacing = spacing_of(original)
-        if spacing is None:
-            return {}
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Averaging":
+        """Read what `to_json` wrote."""
+        gains = (Difference.from_json(row[name]) for name in ("p_diff_gain", "average_gain", "gain_difference"))
+        return cls(row["source"], *gains)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything said of p_diff against each baseline."""
+
+    p_diff: Standing
+    comparisons: tuple[Comparison, ...]
+    averaging: tuple[Averaging, ...]
+    best_average: str  # the most accurate average of checkpoints
+    near_copies: Mapping[str, float]  # share of near-copies by source; empty where there is one original
+    variance_kept: float | None = None  # share of the originals' variance that the autoencoder keeps
+
+    def against(self, baseline: str) -> Comparison:
+        """Return the comparison with this baseline."""
+        return next(comparison for comparison in self.comparisons if comparison.baseline.source == baseline)
+
+    @property
+    def novelty(self) -> Novelty | None:
+        """How new p_diff is; None where nothing tells.
+
+        An average is no copy of anyone, yet nothing but the originals is in it: what is to count as new must repeat the
+        originals' errors less than that. Near-copies tell of copying where averages are not as near to an original as
+        p_diff is (see `metrics.near_copies`). Where they are, as among independent trainings, which all lie far from
+        each other, errors have to tell: repeated more than by an average, and no less than by another original.
+        """
+        average, original = (self.against(name).max_iou for name in (self.best_average, ORIGINAL))
+        errors = None if average is None else average.decision
+        errs_like_a_copy = errors is Decision.WORSE and not (original and original.decision is Decision.BETTER)
+        averages_are_far = self.near_copies.get(self.best_average, 0) <= 0.5
+        if self.near_copies.get(GENERATED, 0) > 0.5 and (averages_are_far or errs_like_a_copy):
+            return Novelty.NEAR_COPIES if errors is Decision.BETTER else Novelty.MEMORIZED
+        by_errors = {
+            Decision.BETTER: Novelty.NEWER,
+            Decision.UNDECIDED: Novelty.AS_CLOSE,
+            Decision.WORSE: Novelty.CLOSER,
+        }
+        return None if errors is None else by_errors[errors]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `verdict` of metrics.json, without its sentences."""
+        novelty, kept = self.novelty, self.variance_kept
         return {
-            source: near_copies(min_l2(self.tables[source].vectors_MD, original.vectors_MD), spacing)
-            for source in sources
+            "p_diff": self.p_diff.to_json(),
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "averaging": [averaging.to_json() for averaging in self.averaging],
+            "best_average": self.best_average,
+            "near_copies": dict(self.near_copies),
+            **({"novelty": novelty.value} if novelty is not None else {}),
+            **({"variance_kept": kept} if kept is not None else {}),
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Verdict":
+        """Read what `to_json` wrote.
 
-def judged(difference: float, draws_R: np.ndarray, sign: int) -> dict[str, Any]:
-    """A difference, its interval, and what that says: `sign` is 1 where more is better, −1 where less is."""
-    low, high = interval(draws_R)
-    decided = sign * (int(low > 0) - int(high < 0))
-    return {
-        "difference": difference,
-        "interval": [low, high],
-        "is": {1: "better", -1: "worse", 0: "undecided"}[decided],
-    }
+        Raises:
+            KeyError, TypeError, ValueError: the content is not of this format.
+        """
+        return cls(
+            p_diff=Standing.from_json(GENERATED, content["p_diff"]),
+            comparisons=tuple(Comparison.from_json(row) for row in content["comparisons"]),
+            averaging=tuple(Averaging.from_json(row) for row in content["averaging"]),
+            best_average=content["best_average"],
+            near_copies=content["near_copies"],
+            variance_kept=content.get("variance_kept"),
+        )
 
 
-def outcome(*axes: str) -> str:
-    """One word for all axes; an axis that was not measured is not among them."""
-    better, worse = "better" in axes, "worse" in axes
+def outcome(*axes: Decision) -> Outcome:
+    """Return one word for all axes; an axis that was not measured is not among them."""
+    better, worse = Decision.BETTER in axes, Decision.WORSE in axes
     if better and worse:
-        return "trade-off"
-    return "dominates" if better else "is dominated" if worse else "tie"
-
-
-def novelty(content: Mapping[str, Any]) -> str | None:
-    """How new p_diff is, measured against the most accurate average of checkpoints; None where nothing tells.
-
-    An average is no copy of anyone, yet nothing but the originals is in it: what is to count as new must repeat the
-    originals' errors less than that. Near-copies tell of copying where averages are not as near to an original as
-    p_diff is (see `metrics.near_copies`). Where they are, as among independent trainings, which all lie far from each
-    other, errors have to tell: repeated more than by an average, and no less than by another original.
-    """
-    near, average = content["near_copies"], content["best_average"]
-    than = {row["baseline"]: row.get("max_iou_is") for row in content["comparisons"]}
-    errors = than[average]
-    copies = near.get(GENERATED, 0) > 0.5 and (
-        near[average] <= 0.5 or errors == "worse" and than["original"] != "better"
-    )
-    if copies:
-        return "near-copies that err otherwise" if errors == "better" else "memorized"
-    return {
-        "better": "newer than an average",
-        "undecided": "as close as an average",
-        "worse": "closer than an average",
-    }.get(errors)
+        return Outcome.TRADE_OFF
+    if better:
+        return Outcome.DOMINATES
+    return Outcome.IS_DOMINATED if worse else Outcome.TIE

@@ -1,4 +1,4 @@
-"""Figures of what models do and how far they are from the originals.
+"""Figures of the behavior of models and of their distance to the originals.
 
 M models · S all models that a matrix shows.
 """
@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from core.evaluation.kinds import GENERATED
 from core.report.style import figure, legend_below, plain_log_ticks, source_styles, styled
 
 
 @styled
 def accuracy_vs_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.ndarray]) -> Figure:
-    """Each model a dot, each source's mean a large marker (the paper's Figures 3 to 5).
+    """Draw each model as a dot and each source's mean as a large marker (the paper's Figures 3 to 5).
 
     Args:
         accuracy: (M,) in [0, 1], by source.
@@ -49,17 +50,20 @@ def accuracy_vs_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.nda
 
 @styled
 def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str] | None = None) -> Figure:
-    """One histogram per source on a shared scale, one above the other; a lone model is a line.
+    """Draw one histogram per source on a shared scale, one above the other; a lone model is a line.
 
     Args:
         values: (M,) by source.
+        label: of the horizontal axis.
         mark: a value that all are compared with, and what it is.
     """
     drawn = figure(1.4 + 0.36 * len(values))
     axes = drawn.subplots()
     styles = source_styles(values)
     edges, scale = bins(np.concatenate([*values.values(), *([[mark[0]]] if mark else [])]))
-    for row, (source, values_M) in enumerate(reversed(values.items())):
+    upwards = list(values)[::-1]  # the first source stands at the top
+    for row, source in enumerate(upwards):
+        values_M = values[source]
         color = styles[source][0]
         if len(values_M) > 1:
             counts = np.histogram(values_M, edges)[0]
@@ -78,7 +82,7 @@ def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str]
         axes.axvline(mark[0], color="#b2182b", ls="--", lw=1.3, zorder=2, label=mark[1])
         legend_below(drawn, axes, columns=1)
     axes.set(xlabel=label, xscale=scale, ylim=(-0.1, len(values)), yticks=np.arange(len(values)) + 0.3)
-    axes.set_yticklabels(list(reversed(values)))
+    axes.set_yticklabels(upwards)
     if scale == "log":
         plain_log_ticks(axes.xaxis)
     axes.grid(axis="y", visible=False)
@@ -88,7 +92,7 @@ def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str]
 
 
 def bins(pooled: np.ndarray, count: int = 64) -> tuple[np.ndarray, str]:
-    """(edges, name of the scale): logarithmic where the values span more than a factor of 30 and none is 0."""
+    """Return edges and the name of the scale: "log" where the values span more than a factor of 30 and none is 0."""
     low, high = float(pooled.min()), float(pooled.max())
     if low > 0 and high / low > 30:
         return np.geomspace(low / 1.05, high * 1.05, count + 1), "log"
@@ -98,10 +102,11 @@ def bins(pooled: np.ndarray, count: int = 64) -> tuple[np.ndarray, str]:
 
 @styled
 def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int]) -> Figure:
-    """IoU of every pair of models, in blocks of one source each.
+    """Draw the IoU of every pair of models, in blocks of one source each.
 
     Args:
         iou_SS: in [0, 1], models in the order of `sources`.
+        sources: names of the blocks.
         sizes: how many models each source has.
     """
     drawn = figure(5.0)
@@ -130,7 +135,7 @@ def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int
 
 @styled
 def accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarray) -> Figure:
-    """One thin line per trajectory and their mean, from noise (left) to weights (right; the paper's Figure 5b).
+    """Draw one thin line per trajectory and their mean, from noise (left) to weights (right; the paper's Figure 5b).
 
     Args:
         timesteps_S: of the recorded steps.
@@ -138,7 +143,7 @@ def accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarray) -
     """
     drawn = figure(4.0)
     axes = drawn.subplots()
-    color = source_styles(["p_diff"])["p_diff"][0]
+    color = source_styles([GENERATED])[GENERATED][0]
     for number, accuracy_S in enumerate(accuracy_TS):
         axes.plot(timesteps_S, 100 * accuracy_S, color=color, alpha=0.35, lw=1, label=None if number else "one model")
     axes.plot(timesteps_S, 100 * accuracy_TS.mean(axis=0), color="black", lw=2.2, label=f"mean of {len(accuracy_TS)}")

@@ -1,4 +1,4 @@
-"""Numbers as people read them: cells, tables of cells, Markdown and CSV."""
+"""Numbers for people to read: cells, tables of cells, Markdown and CSV."""
 
 import csv
 import io
@@ -32,32 +32,32 @@ class Table:
     rows: list[list[Cell]]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         return markdown([column.label for column in self.columns], [[cell.text for cell in row] for row in self.rows])
 
 
 def percent(value: float | None) -> str:
-    """An accuracy in [0, 1] as percent with two decimals; absent is a dash."""
+    """Show an accuracy in [0, 1] as percent with two decimals; absent is a dash."""
     return ABSENT if value is None else f"{100 * value:.2f}"
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """A number, or a dash where the measure has no meaning for that source."""
+    """Show a number, or a dash where the measure has no meaning for that source."""
     return ABSENT if value is None else f"{value:.{decimals}f}"
 
 
 def signed(value: float | None, scale: float = 1, decimals: int = 3) -> str:
-    """A difference with its sign; minus is the character of that name, plus is always written."""
+    """Show a difference with its sign; minus is the character of that name, plus is always written."""
     return ABSENT if value is None else f"{scale * value:+.{decimals}f}".replace("-", "−")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it also reads well in a terminal; the first column is left-aligned."""
+    """Return a Markdown table, padded so that it also reads well in a terminal; the first column is left-aligned."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
-        return "| " + " | ".join(padded) + " |"
+        numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([cells[0].ljust(widths[0]), *numbers]) + " |"
 
     rule = "|" + "|".join("-" * (width + 1) + ("-" if index == 0 else ":") for index, width in enumerate(widths)) + "|"
     return "\n".join([line(header), rule, *(line(row) for row in rows)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
 from core.report.cells import ABSENT, Cell, Column, Table, csv_text, number, percent
 from core.report.published import from_paper
 from core.report.run_files import RunFiles, read_config, read_metrics
@@ -12,16 +13,11 @@ from core.report.style import save
 from core.report.sweep_figure import Point, sweep_figure
 from core.runtime.artifacts import replacing
 from core.runtime.errors import UserError
+from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
 
-SOURCES = ("original", "ensemble", "p_diff")
-NO_SETTING = (
-    "mode",
-    "output_dir",
-    "task.param.path",
-    "task.data.root",
-    "task.data.num_workers",
-)  # where and how, not what
+# These settings say where and how a run was made, not what.
+NO_SETTING = ("mode", "output_dir", "task.param.path", "task.data.root", "task.data.num_workers")
 NOT_COMPARED = ("trainer.", "logger.", "experiment")
 CLASS = "._target_"  # ends the name of a setting that says which class a section configures
 SEEDS = "seed"  # settings of this last name are repetitions of a run, not a sweep
@@ -42,15 +38,17 @@ class Compared:
 
 
 def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
-    """(runs in the order of their swept numbers, else as given; why each of the other folders is left out)."""
+    """Return the runs in the order of their swept numbers, else as given, and why each other folder is left out."""
     compared, problems = [], []
     for folder in dict.fromkeys(folders):
         try:
-            files = RunFiles(folder, read_metrics(folder / "metrics.json"), read_config(folder / "config.yaml"))
-            if not (files.dataset and files.model):
-                raise UserError(f"{folder / 'config.yaml'} names no task.data.dataset and task.model.name")
+            layout = RunDirectory(folder)
+            files = RunFiles(folder, read_metrics(layout.metrics), config=read_config(layout.config))
         except UserError as error:
             problems.append(str(error))
+            continue
+        if not (files.dataset and files.model):
+            problems.append(f"{layout.config} names no task.data.dataset and task.model.name")
             continue
         settings = {
             name: value
@@ -62,24 +60,29 @@ def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
 
 
 def in_order(compared: Sequence[Compared]) -> list[Compared]:
-    """The runs of each data set and architecture together, by the numbers that set them apart; what is no number keeps the given order."""
-    swept = sorted(differing(compared), key=lambda name: name.endswith(SEEDS))  # repetitions stand together
+    """Sort the runs of each data set and architecture by the settings that set them apart.
 
-    def place(run: Compared) -> list[float]:
-        values = [run.settings.get(name) for name in swept]
-        return [
-            float(value) if is_number(value) else given[name].index(repr(value)) for name, value in zip(swept, values)
-        ]
-
-    ordered = []
+    Numbers are sorted by their size; other values keep the order in which the runs were given.
+    """
+    names = sorted(differing(compared), key=lambda name: name.endswith(SEEDS))  # repetitions stand together
+    ordered: list[Compared] = []
     for group in groups(compared).values():
-        given = {name: [repr(run.settings.get(name)) for run in group] for name in swept}
-        ordered += sorted(group, key=place)
+        given = {name: [repr(run.settings.get(name)) for run in group] for name in names}
+        places = [[place(run, name, given[name]) for name in names] for run in group]
+        ordered += [group[index] for index in sorted(range(len(group)), key=places.__getitem__)]
     return ordered
 
 
+def place(run: Compared, name: str, given: Sequence[str]) -> float:
+    """Return where a run stands by one setting: its number, else the first run that was given with the same value."""
+    value = run.settings.get(name)
+    if isinstance(value, (int, float)) and is_number(value):
+        return float(value)
+    return given.index(repr(value))
+
+
 def differing(compared: Sequence[Compared]) -> list[str]:
-    """Settings that differ among the runs of one data set and architecture.
+    """Name the settings that differ among the runs of one data set and architecture.
 
     Between groups, most settings follow from the data set or the architecture, and say nothing new. Nor do those of one
     class where other runs have another: there, the class is the setting. Of settings that follow one another through
@@ -100,20 +103,20 @@ def differing(compared: Sequence[Compared]) -> list[str]:
 
 
 def changes(compared: Sequence[Compared], name: str) -> tuple[Any, ...]:
-    """Where a setting changes: equal for settings that follow one another. A seed stands for seeds only."""
+    """Return where a setting changes: equal for settings that follow one another. A seed stands for seeds only."""
     values = [repr(run.settings.get(name)) for run in compared]
     return name.endswith(SEEDS), *map(values.index, values)
 
 
 def classes_around(run: Compared, name: str) -> tuple[Any, ...]:
-    """The class of each section that the setting is in; of one that is null, that it is."""
+    """Return the class of each section that the setting is in; of one that is null, that it is."""
     parts = name.removesuffix(CLASS).split(".")
     sections = [".".join(parts[:end]) for end in range(1, len(parts))]
     return tuple((run.settings.get(section + CLASS), section in run.settings) for section in sections)
 
 
 def groups(compared: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:
-    """The runs of each data set and architecture."""
+    """Return the runs of each data set and architecture."""
     found: dict[tuple[str, str], list[Compared]] = {}
     for run in compared:
         found.setdefault(run.group, []).append(run)
@@ -121,14 +124,14 @@ def groups(compared: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]
 
 
 def numbers_of(run: Compared) -> dict[str, float | None]:
-    """The columns of the comparison by a name for CSV; accuracies in [0, 1], None where there is none."""
-    protocols = run.files.metrics["paper_protocol"], run.files.metrics["held_out_protocol"]
-    best, held_out = ({source: protocol.get(source) for source in SOURCES} for protocol in protocols)
-    p_diff = run.rows.get("p_diff", {})
+    """Return the columns of the comparison by a name for CSV; accuracies in [0, 1], None where there is none."""
+    best, held_out = run.files.metrics["paper_protocol"], run.files.metrics["held_out_protocol"]
+    original, p_diff = run.rows.get(ORIGINAL, {}), run.rows.get(GENERATED, {})
     return {
-        **{f"{source}_best": best[source] for source in SOURCES},
-        **{f"{source}_mean": run.rows.get(source, {}).get("accuracy_mean") for source in ("original", "p_diff")},
-        **{f"{source}_held_out": held_out[source] for source in SOURCES},
+        **{f"{source}_best": best.get(source) for source in PROTOCOL_SOURCES},
+        "original_mean": original.get("accuracy_mean"),
+        "p_diff_mean": p_diff.get("accuracy_mean"),
+        **{f"{source}_held_out": held_out.get(source) for source in PROTOCOL_SOURCES},
         "p_diff_max_iou": p_diff.get("max_iou_mean"),
     }
 
@@ -139,37 +142,37 @@ COLUMNS = {
     "p_diff_best": Column("p_diff %", "The best on test, as in the paper"),
     "original_mean": Column("original mean %"),
     "p_diff_mean": Column("p_diff mean %"),
-    **{f"{source}_held_out": Column(f"{source} held out %") for source in SOURCES},
+    **{f"{source}_held_out": Column(f"{source} held out %") for source in PROTOCOL_SOURCES},
     "p_diff_max_iou": Column("p_diff max IoU"),
 }
 
 
 def comparison_table(compared: Sequence[Compared]) -> Table:
-    """A row per run: its name, what sets it apart, the paper's three columns, means, held out; the paper's own numbers if any."""
-    swept, published = differing(compared), [from_paper(run.files) for run in compared]
+    """Return a row per run: its name, what sets it apart, its numbers, and the paper's own where there are any."""
+    apart, published = differing(compared), [from_paper(run.files) for run in compared]
     columns = [
         Column("data set, model"),
-        *(Column(name.removesuffix(CLASS)) for name in swept),
+        *(Column(name.removesuffix(CLASS)) for name in apart),
         *(COLUMNS[name] for name in numbers_of(compared[0])),
     ]
     if any(published):
         columns.append(Column("paper: original / ensemble / p_diff"))
     rows = []
-    for run, paper in zip(compared, published):
+    for run, paper in zip(compared, published, strict=True):
         label = ", ".join(run.group)
-        cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in swept)]
+        cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in apart)]
         cells += [
             Cell((number if name.endswith("iou") else percent)(value), value) for name, value in numbers_of(run).items()
         ]
         if any(published):
-            shown = [" / ".join(f"{100 * row[source]:.1f}" for source in SOURCES) for row in paper.values()]
+            shown = [" / ".join(f"{100 * row[source]:.1f}" for source in PROTOCOL_SOURCES) for row in paper.values()]
             cells.append(Cell("; ".join(shown) or ABSENT))
         rows.append(cells)
     return Table(columns, rows)
 
 
 def setting_cell(name: str, value: Any) -> Cell:
-    """A setting, a class without its package, a list without its brackets; one that this run does not have is a dash."""
+    """Return a setting: a class without its package, a list without its brackets, an absent one as a dash."""
     if value is None:
         return Cell(ABSENT)
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -178,13 +181,13 @@ def setting_cell(name: str, value: Any) -> Cell:
 
 
 def comparison_csv(compared: Sequence[Compared]) -> str:
-    """The same at full precision, with the folder of each run."""
-    swept = differing(compared)
-    header = ["run", "dataset", "model", *swept, *numbers_of(compared[0])]
+    """Return the same as CSV at full precision, with the folder of each run."""
+    apart = differing(compared)
+    header = ["run", "dataset", "model", *apart, *numbers_of(compared[0])]
     return csv_text(
         header,
         [
-            [run.files.path, *run.group, *(run.settings.get(name) for name in swept), *numbers_of(run).values()]
+            [run.files.path, *run.group, *(run.settings.get(name) for name in apart), *numbers_of(run).values()]
             for run in compared
         ],
     )
@@ -205,17 +208,20 @@ def write_comparison(compared: Sequence[Compared], folder: Path) -> Iterator[Pat
 
 
 def swept(compared: Sequence[Compared]) -> list[str]:
-    """Settings that runs differ in on purpose; seeds are repetitions instead."""
+    """Name the settings that runs differ in on purpose; seeds are repetitions instead."""
     return [name for name in differing(compared) if not name.endswith(SEEDS)]
 
 
 def is_number(value: Any) -> bool:
-    """A switch is no number."""
+    """Tell whether a setting is a number; a switch is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def lines(compared: Sequence[Compared], name: str) -> Mapping[str, list[Point]]:
-    """{what is the same along a line: its points}, for a plot over one setting, by number if all its values are numbers, else by word."""
+    """Group runs into one line per combination of the other settings, for a plot over one setting.
+
+    Values are numbers if all of them are, else words.
+    """
     others = [other for other in swept(compared) if other != name]
     numeric = all(is_number(run.settings[name]) for run in compared if run.settings.get(name) is not None)
     found: dict[str, list[Point]] = {}

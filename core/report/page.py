@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.verdict import Outcome
 from core.report import published, tables
 from core.report.cells import Cell, Column, Table
 from core.report.gallery import Exhibit, draw_all
@@ -20,7 +22,7 @@ from core.runtime.settings import flatten
 log = logging.getLogger(__name__)
 
 TEMPLATE = "page.html.j2"
-OUTCOMES = {"dominates": "good", "is dominated": "bad"}  # a trade-off and a tie stay neutral
+OUTCOMES = {Outcome.DOMINATES: "good", Outcome.IS_DOMINATED: "bad"}  # a trade-off and a tie stay neutral
 
 
 def write_page(run: RunDirectory | Path) -> Path:
@@ -32,7 +34,7 @@ def write_page(run: RunDirectory | Path) -> Path:
     """
     layout = run if isinstance(run, RunDirectory) else RunDirectory(run)
     files = read_run(layout.path)
-    tables.write_report(files.metrics, layout.report, files.title)
+    tables.write_report(files.metrics, files.verdict, layout.report, title=files.title)
     exhibits = draw_all(files, layout.report / "figures")
     page = layout.report / "index.html"
     with replacing(page) as temporary:
@@ -41,7 +43,7 @@ def write_page(run: RunDirectory | Path) -> Path:
 
 
 def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
-    """The page's HTML, figures inlined."""
+    """Return the page's HTML, figures inlined."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -54,8 +56,8 @@ def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
         title=run.title,
         summary=summary_line(run),
         problems=run.problems,
-        sentences=metrics.get("verdict", {}).get("sentences", []),
-        comparisons=tables.comparisons(metrics),
+        sentences=tables.sentences(metrics),
+        comparisons=tables.comparisons(run.verdict),
         sources=tables.full_table(metrics),
         exhibits=[(exhibit, inlined(exhibit.svg)) for exhibit in exhibits],
         protocols=tables.protocols(metrics),
@@ -67,24 +69,24 @@ def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
         provenance=[(mode, provenance_rows(call)) for mode, call in run.provenance.items() if isinstance(call, dict)],
         versions=versions_table(run.provenance),
         seconds=seconds_table(metrics.get("seconds", {})),
-        outcome_class=lambda outcome: OUTCOMES.get(str(outcome), "neutral"),
+        outcome_class=lambda outcome: OUTCOMES.get(outcome, "neutral"),
     )
 
 
 def inlined(svg: Path) -> str:
-    """A figure as a data URI: sharp at any size, and no second file."""
+    """Return a figure as a data URI: sharp at any size, and no second file."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
 def summary_line(run: RunFiles) -> list[str]:
-    """What was compared, in a few words each."""
+    """Return counts of what was compared, in a few words each."""
     counts = {row["source"]: row["n"] for row in run.metrics["table"]}
     words = [
         f"{counts[source]} {name}"
-        for source, name in (("original", "originals"), ("p_diff", "generated models"))
+        for source, name in ((ORIGINAL, "originals"), (GENERATED, "generated models"))
         if source in counts
     ]
-    if (original := run.tables.get("original")) is not None:
+    if (original := run.tables.get(ORIGINAL)) is not None:
         words.append(f"{original.vectors_MD.shape[1]:,} numbers in each")
         if original.scores["test"].wrong_MN is not None:
             words.append(f"{original.scores['test'].wrong_MN.shape[1]:,} test images")
@@ -92,13 +94,13 @@ def summary_line(run: RunFiles) -> list[str]:
 
 
 def settings_table(config: Mapping[str, Any]) -> Table | None:
-    """Every setting by its name on the command line."""
+    """List every setting by its name on the command line."""
     rows = [[Cell(name, name), Cell(str(value), str(value))] for name, value in flatten(config)]
     return Table([Column("setting"), Column("value")], rows) if rows else None
 
 
 def provenance_rows(call: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One call of train_p_diff.py: (what, value) of all that was recorded."""
+    """Return (name, value) of all that was recorded of one call of train_p_diff.py."""
     git = call.get("git") or {}
     commit = git.get("commit", "") + (" with uncommitted changes" if git.get("dirty") else "")
     command = call.get("command", "")
@@ -115,7 +117,7 @@ def provenance_rows(call: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def readable_time(recorded: str) -> str:
-    """2025-01-31T12:00:00+00:00 as 2025-01-31 12:00 UTC; what is no such time stays as it is."""
+    """Turn 2025-01-31T12:00:00+00:00 into 2025-01-31 12:00 UTC; any other text stays as it is."""
     try:
         return datetime.fromisoformat(recorded).strftime("%Y-%m-%d %H:%M %Z")
     except ValueError:
@@ -123,7 +125,7 @@ def readable_time(recorded: str) -> str:
 
 
 def versions_table(provenance: Mapping[str, Any]) -> Table | None:
-    """Library versions, a column per call."""
+    """Return library versions, a column per call."""
     calls = {
         mode: call["versions"] for mode, call in provenance.items() if isinstance(call, dict) and call.get("versions")
     }
@@ -139,6 +141,6 @@ def versions_table(provenance: Mapping[str, Any]) -> Table | None:
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Table | None:
-    """How long each stage took."""
+    """Return how long each stage took."""
     rows = [[Cell(stage.replace("_", " "), stage), Cell(f"{value:,.1f}", value)] for stage, value in seconds.items()]
     return Table([Column("stage"), Column("seconds")], rows) if rows else None

@@ -1,4 +1,4 @@
-"""What the paper and its logs report for the same data set and architecture.
+"""Published numbers of the paper and its logs for the same data set and architecture.
 
 published/paper.csv: the paper's tables (best accuracy in percent); published/logs.csv: its result logs (fractions).
 """
@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
 from core.report.cells import Cell, Column, Table, number, percent
 from core.report.run_files import RunFiles
 
@@ -18,20 +19,20 @@ ALIASES = {"oxfordiiitpet": "pets", "oxfordpets": "pets", "imagenet1k": "imagene
 
 
 def plain(name: str) -> str:
-    """The same for "CIFAR-100" and "cifar100", for "ViT-Tiny" and "vit_tiny_patch16_224.augreg"."""
+    """Return the same for "CIFAR-100" and "cifar100", for "ViT-Tiny" and "vit_tiny_patch16_224.augreg"."""
     letters = re.sub(r"[^a-z0-9]", "", re.sub(r"(_patch\d+)?(_\d{3})?(\..*)?$", "", name.lower()))
     return ALIASES.get(letters, letters)
 
 
 @cache
 def rows_of(file: str) -> tuple[Mapping[str, str], ...]:
-    """The rows of one of the CSV files."""
+    """Return the rows of one of the CSV files."""
     with (FOLDER / file).open(newline="") as lines:
         return tuple(csv.DictReader(lines))
 
 
 def same_setting(run: RunFiles, file: str) -> list[Mapping[str, str]]:
-    """Rows of a file with this run's data set and architecture."""
+    """Return the rows of a file with this run's data set and architecture."""
     if not (run.dataset and run.model):
         return []
     wanted = plain(run.dataset), plain(run.model)
@@ -39,22 +40,22 @@ def same_setting(run: RunFiles, file: str) -> list[Mapping[str, str]]:
 
 
 def from_paper(run: RunFiles) -> dict[str, Mapping[str, float]]:
-    """{version: {"original", "ensemble", "p_diff"}}, best accuracies in [0, 1] of the paper's tables."""
+    """Return {version: {"original", "ensemble", "p_diff"}}, best accuracies in [0, 1] of the paper's tables."""
     rows = [row for row in same_setting(run, "paper.csv") if row["subset"] == subset_kind(run)]
-    return {
-        f"paper, {row['version']}": {name: float(row[name]) / 100 for name in ("original", "ensemble", "p_diff")}
-        for row in rows
-    }
+    return {f"paper, {row['version']}": {name: float(row[name]) / 100 for name in PROTOCOL_SOURCES} for row in rows}
 
 
 def subset_kind(run: RunFiles) -> str:
-    """The paper generates the last norm layers, or all parameters of small networks; other choices it has no table for."""
+    """Name the generated subset as the paper's tables do.
+
+    The paper generates the last norm layers, or all parameters of small networks; it has no table for other choices.
+    """
     subset = run.config.get("task", {}).get("param", {}).get("subset", "last_norms")
     return subset if isinstance(subset, str) else "a list"
 
 
 def from_logs(run: RunFiles) -> dict[str, Mapping[str, str]]:
-    """{what: row} of the result logs: the main table's row, and that of the ablation over K where its K is ours."""
+    """Return {label: row} of the logs: the main table's row, and that of the ablation over K where its K is ours."""
     k = run.config.get("task", {}).get("param", {}).get("k")
     category = {"last_norms": "main", "all": "full"}.get(subset_kind(run))
     rows = [row for row in same_setting(run, "logs.csv") if row["category"] == category]
@@ -65,18 +66,18 @@ def from_logs(run: RunFiles) -> dict[str, Mapping[str, str]]:
 
 
 def beside_ours(run: RunFiles) -> Table | None:
-    """Published numbers for this data set and architecture under our own; None where nothing was published."""
+    """Return published numbers for this data set and architecture under our own; None where nothing was published."""
     paper, logs = from_paper(run), from_logs(run)
     if not (paper or logs):
         return None
     by_source = {row["source"]: row for row in run.metrics["table"]}
-    original, p_diff = by_source.get("original", {}), by_source.get("p_diff", {})
+    original, p_diff = by_source.get(ORIGINAL, {}), by_source.get(GENERATED, {})
     best = run.metrics["paper_protocol"]
     values: dict[str, dict[str, Any]] = {
         "this run": {
             "k": original.get("n"),
             "m": p_diff.get("n"),
-            **{f"{source}_best": best.get(source) for source in ("original", "ensemble", "p_diff")},
+            **{f"{source}_best": best.get(source) for source in PROTOCOL_SOURCES},
             "original_mean": original.get("accuracy_mean"),
             "p_diff_mean": p_diff.get("accuracy_mean"),
             "max_iou": p_diff.get("max_iou_mean"),
@@ -100,7 +101,7 @@ def beside_ours(run: RunFiles) -> Table | None:
 
 
 def cells(values: Mapping[str, Any]) -> list[Cell]:
-    """One row of the table of published numbers."""
+    """Return one row of the table of published numbers."""
     return [Cell("–" if values.get(key) is None else show(values[key]), values.get(key)) for key, _, show in PUBLISHED]
 
 

@@ -1,28 +1,27 @@
 """Everything a report reads from a run's folder; what cannot be read is named, and the rest is still there."""
 
 import logging
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from core.evaluation.arrays import reading_arrays
+from core.evaluation.kinds import ORIGINAL
 from core.evaluation.scores import ScoreTable
+from core.evaluation.trajectories import Trajectories
+from core.evaluation.verdict import Verdict
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Validation accuracy of T models along the reverse diffusion."""
-
-    timesteps_S: np.ndarray  # as recorded, from noise to weights
-    accuracy_TS: np.ndarray  # in [0, 1]
+Content = TypeVar("Content")
+ROW_KEYS = ("source", "n", "accuracy_mean", "accuracy_best", "accuracy_median", "accuracy_worst")
+PROTOCOL_KEYS = ("paper_protocol", "held_out_protocol")
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,26 @@ class RunFiles:
 
     path: Path
     metrics: dict[str, Any]
+    verdict: Verdict | None = None  # parsed from the metrics
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, ScoreTable] = field(default_factory=dict)
     trajectories: Trajectories | None = None
     training_history: TrainingHistory | None = None
     problems: list[str] = field(default_factory=list)
+
+    def note(self, problem: str) -> None:
+        """Name a problem in the log and on the page, which may be read where the run's folder is not."""
+        self.problems.append(problem.replace(f"{self.path}/", ""))
+        log.warning("%s", problem)
+
+    def attempt(self, read: Callable[[Path], Content], path: Path) -> Content | None:
+        """Return what `read` makes of a file, or note why it cannot be read."""
+        try:
+            return read(path)
+        except UserError as error:
+            self.note(str(error))
+            return None
 
     @property
     def dataset(self) -> str | None:
@@ -72,38 +85,51 @@ class RunFiles:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """metrics.json of a run.
+    """Read metrics.json of a run.
 
     Raises:
         UserError: there is none, or it is not what train_p_diff.py writes.
     """
     if not path.is_file():
         raise UserError(
-            f"there is no {path.name} in {path.parent}; point to the output_dir of a run of train_p_diff.py that was scored"
+            f"there is no {path.name} in {path.parent}; "
+            "point to the output_dir of a run of train_p_diff.py that was scored"
         )
     metrics = read_json(path)
-    try:
-        if not metrics["table"]:
-            raise KeyError("no source was scored")
-        for row in metrics["table"]:
-            _ = (
-                row["source"],
-                row["n"],
-                row["accuracy_mean"],
-                row["accuracy_best"],
-                row["accuracy_median"],
-                row["accuracy_worst"],
-            )
-        _ = metrics["paper_protocol"].items(), metrics["held_out_protocol"].items()
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the metrics of a run ({type(error).__name__}: {error}); run train_p_diff.py mode=test again"
-        ) from error
+    if (lacking := lacking_in(metrics)) is not None:
+        raise UserError(f"{path} is not the metrics of a run ({lacking}); run train_p_diff.py mode=test again")
     return metrics
 
 
+def lacking_in(metrics: Any) -> str | None:
+    """Name the first thing that keeps the content from being the metrics of a run; None where nothing does."""
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("table"), list) or not metrics["table"]:
+        return "it holds no table of sources"
+    for row in metrics["table"]:
+        if not isinstance(row, dict) or not set(ROW_KEYS) <= row.keys():
+            return f"a row of its table lacks one of {', '.join(ROW_KEYS)}"
+    without = [key for key in PROTOCOL_KEYS if not isinstance(metrics.get(key), dict)]
+    return f"it holds no {without[0]}" if without else None
+
+
+def read_verdict(metrics: dict[str, Any], path: Path) -> Verdict | None:
+    """Parse the verdict of metrics.json; None where the run was scored without one.
+
+    Raises:
+        UserError: it is not of today's format.
+    """
+    if "verdict" not in metrics:
+        return None
+    try:
+        return Verdict.from_json(metrics["verdict"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"cannot read the verdict in {path} ({type(error).__name__}: {error}); run train_p_diff.py mode=test again"
+        ) from error
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """config.yaml of a run as plain values.
+    """Read config.yaml of a run as plain values.
 
     Raises:
         UserError: missing, or no YAML mapping.
@@ -114,7 +140,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise UserError(f"cannot read {path} (it holds no settings)")
-    return config
+    return {str(name): value for name, value in config.items()}
 
 
 def read_run(path: Path) -> RunFiles:
@@ -125,30 +151,21 @@ def read_run(path: Path) -> RunFiles:
     """
     layout = RunDirectory(path)
     run = RunFiles(path, read_metrics(layout.metrics))
-    run.config = attempt(run, lambda: read_config(path / "config.yaml")) or {}
-    run.provenance = attempt(run, lambda: read_mapping(path / "provenance.json")) or {}
+    run.verdict = run.attempt(lambda file: read_verdict(run.metrics, file), layout.metrics)
+    run.config = run.attempt(read_config, layout.config) or {}
+    run.provenance = run.attempt(read_mapping, layout.provenance) or {}
     for row in run.metrics["table"]:
-        table = attempt(run, lambda source=row["source"]: read_scores(layout.scores(source)))
+        table = run.attempt(read_scores, layout.scores(row["source"]))
         if table is not None:
             run.tables[row["source"]] = table
     drop_what_does_not_fit(run)
-    run.trajectories = attempt(run, lambda: read_trajectories(layout.trajectories))
-    run.training_history = attempt(run, lambda: read_history(layout.training_history))
+    run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
+    run.training_history = run.attempt(read_history, layout.training_history)
     return run
 
 
-def attempt(run: RunFiles, read: Any) -> Any:
-    """What `read` returns; if that fails, None, and the reason among the run's problems."""
-    try:
-        return read()
-    except UserError as error:
-        run.problems.append(str(error).replace(f"{run.path}/", ""))  # the page may be read where that folder is not
-        log.warning("%s", error)
-        return None
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON object."""
+    """Read a JSON object."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"cannot read {path}: it holds no object")
@@ -156,7 +173,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> ScoreTable:
-    """One source's table; it must hold scores on test."""
+    """Read one source's table; it must hold scores on test."""
     if not path.is_file():
         raise UserError(f"there is no {path}; the source {path.stem} is missing from the figures")
     table = ScoreTable.load(path)
@@ -166,54 +183,32 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def drop_what_does_not_fit(run: RunFiles) -> None:
-    """Tables that cannot be compared with the others (other D or N: files of another run) are named and left out."""
-    reference = run.tables.get("original")
+    """Leave out, and name, tables that cannot be compared with the others: other D or N tell files of another run."""
+    reference = run.tables.get(ORIGINAL)
     if reference is None:
         return
     for source, table in list(run.tables.items()):
-        if (shape(table)) != shape(reference):
-            attempt(run, lambda: refuse(source, shape(table), shape(reference)))
+        if shape(table) != shape(reference):
+            run.note(
+                f"the scores of {source} have (D, N) = {shape(table)}, those of original {shape(reference)}: "
+                f"{source} is missing from the figures"
+            )
             del run.tables[source]
 
 
 def shape(table: ScoreTable) -> tuple[int, int | None]:
-    """(D, N) of a table; N is None for tasks without a right and wrong per image."""
+    """Return (D, N) of a table; N is None for tasks without a right and wrong per image."""
     wrong_MN = table.scores["test"].wrong_MN
     return table.vectors_MD.shape[1], None if wrong_MN is None else wrong_MN.shape[1]
 
 
-def refuse(source: str, found: tuple[int, int | None], expected: tuple[int, int | None]) -> None:
-    raise UserError(
-        f"the scores of {source} have (D, N) = {found}, those of original {expected}: {source} is missing from the figures"
-    )
-
-
-def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """The named arrays of an npz file."""
-    if not path.is_file():
-        raise UserError(f"there is no {path}; its figure is left out")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} ({error}); its figure is left out") from error
-
-
-def read_trajectories(path: Path) -> Trajectories:
-    """Accuracy along the reverse diffusion."""
-    timesteps_S, accuracy_TS = read_arrays(path, ("timesteps_S", "accuracy_TS"))
-    if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
-        raise UserError(
-            f"{path} holds timesteps {timesteps_S.shape} and accuracies {accuracy_TS.shape}, which do not fit; its figure is left out"
-        )
-    return Trajectories(timesteps_S, accuracy_TS)
-
-
 def read_history(path: Path) -> TrainingHistory:
-    """The subset through classifier training."""
-    history_ED, names, sizes = read_arrays(path, ("history_ED", "names", "sizes"))
+    """Read the subset through classifier training."""
+    with reading_arrays(path, content="training history", advice="run train_p_diff.py mode=test again") as file:
+        history_ED, names, sizes = file["history_ED"], file["names"], file["sizes"]
     if history_ED.ndim != 2 or len(names) != len(sizes) or sizes.sum() != history_ED.shape[1] or history_ED.size == 0:
         raise UserError(
-            f"{path} holds a history {history_ED.shape} for tensors of sizes {sizes.tolist()}, which do not fit; its figure is left out"
+            f"the history {history_ED.shape} in {path} does not fit its tensors of sizes {sizes.tolist()}; "
+            "run train_p_diff.py mode=test again"
         )
     return TrainingHistory(history_ED, [str(name) for name in names], [int(size) for size in sizes])

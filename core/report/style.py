@@ -1,9 +1,10 @@
-"""How every figure looks: one color and marker per source, readable on a phone, safe for color-blind readers."""
+"""The look of every figure: one color and marker per source, readable on a phone, safe for color-blind readers."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,25 +13,37 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from core.evaluation.kinds import (
+    AVERAGE,
+    ENSEMBLE,
+    FINETUNED,
+    GENERATED,
+    NOISED,
+    ORIGINAL,
+    RECONSTRUCTED,
+    family_and_number,
+    family_of,
+)
 from core.runtime.artifacts import replacing
 
 Drawing = ParamSpec("Drawing")
 
-SOURCE_STYLES: dict[str, tuple[str, str]] = {  # source -> (color, marker); Okabe and Ito's palette, extended
-    "original": ("#3b3b3b", "o"),
-    "ensemble": ("#000000", "*"),
-    "p_diff": ("#d55e00", "D"),
-    "reconstructed": ("#cc79a7", "s"),
+FAMILY_STYLES: dict[str, tuple[str, str]] = {  # family -> (color, marker); Okabe and Ito's palette, extended
+    ORIGINAL: ("#3b3b3b", "o"),
+    ENSEMBLE: ("#000000", "*"),
+    GENERATED: ("#d55e00", "D"),
+    RECONSTRUCTED: ("#cc79a7", "s"),
     "interpolated": ("#e69f00", "^"),
     "gaussian": ("#0072b2", "P"),
     "gaussian_full": ("#56b4e9", "X"),
-    "finetuned": ("#7f3c8d", "v"),
+    FINETUNED: ("#7f3c8d", "v"),
+    AVERAGE: ("#009e73", "p"),
+    NOISED: ("#8a6d3b", ">"),
 }
-FAMILIES = {"average_": ("#009e73", "p"), "noised_": ("#8a6d3b", ">")}  # names with a number; a larger one is lighter
 OTHERS = (("#5f6b00", "<"), ("#b2182b", "h"), ("#35978f", "H"), ("#6a51a3", "d"))
 WIDTH = 5.8  # inches: small, so that text is still readable when the figure fills a phone's screen
 DPI = 180
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "font.size": 11,
     "axes.labelsize": 11,
@@ -65,46 +78,53 @@ def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
 
 
 def figure(height: float = 4.2) -> Figure:
-    """An empty figure whose parts make room for each other."""
+    """Return an empty figure whose parts make room for each other."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """(color, marker) of each source; the same source looks the same in every figure that shows these sources."""
-    sources = list(sources)
-    styles = {source: SOURCE_STYLES[source] for source in sources if source in SOURCE_STYLES}
-    for prefix, (color, marker) in FAMILIES.items():
-        family = sorted((source for source in sources if source.startswith(prefix)), key=family_order)
-        styles |= {
-            source: (lighter(color, 0.55 * rank / max(1, len(family) - 1)), marker)
-            for rank, source in enumerate(family)
-        }
-    unknown = [source for source in sources if source not in styles]
-    return styles | {source: OTHERS[rank % len(OTHERS)] for rank, source in enumerate(unknown)}
+    """Return (color, marker) of each source.
+
+    The same source looks the same in every figure that shows these sources. In a family of several, a larger number is
+    lighter.
+    """
+    families: dict[str, list[str]] = {}
+    unknown: list[str] = []
+    for source in sources:
+        family = family_of(source)
+        if family in FAMILY_STYLES:
+            families.setdefault(family, []).append(source)
+        else:
+            unknown.append(source)
+    styles = {source: OTHERS[rank % len(OTHERS)] for rank, source in enumerate(unknown)}
+    for family, members in families.items():
+        color, marker = FAMILY_STYLES[family]
+        for rank, source in enumerate(sorted(members, key=number_of)):
+            styles[source] = lighter(color, 0.55 * rank / max(1, len(members) - 1)), marker
+    return styles
 
 
-def family_order(source: str) -> tuple[float, str]:
-    """noised_0.05 before noised_0.15."""
-    try:
-        return float(source.rpartition("_")[2]), source
-    except ValueError:
-        return float("inf"), source
+def number_of(source: str) -> float:
+    """Return the number that ends a source's name, infinite where there is none."""
+    number = family_and_number(source)[1]
+    return math.inf if number is None else number
 
 
 def lighter(color: str, share: float) -> str:
-    """The color mixed with this share of white."""
-    return to_hex([channel + (1 - channel) * share for channel in to_rgb(color)])
+    """Mix the color with this share of white."""
+    red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """0.1, 0.2, 0.5 on a logarithmic axis instead of powers of ten, of which a narrow range shows one or two."""
+    """Label a logarithmic axis 0.1, 0.2, 0.5 instead of by powers of ten, of which a narrow range shows one or two."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(drawn: Figure, axes: Axes, columns: int = 3) -> None:
-    """One legend for the figure, beneath the data and never over it."""
+    """Draw one legend for the figure, beneath the data and never over it."""
     handles, labels = axes.get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=columns)
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.evaluation.verdict import Difference, Verdict
 from core.report.cells import ABSENT, Cell, Column, Table, csv_text, markdown, number, percent, signed
 from core.runtime.artifacts import replacing
 
 PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
 
-MEASURES: dict[
-    str, tuple[Column, Callable[[float], str]]
-] = {  # of metrics.json's rows, in the order in which they are shown
+# The measures of metrics.json's rows, in the order in which they are shown.
+MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {
     "n": (Column("n", "How many models"), str),
     "accuracy_mean": (Column("mean %", "Mean test accuracy"), percent),
     "accuracy_std": (Column("std %", "Standard deviation of test accuracy over the models"), percent),
@@ -46,7 +46,7 @@ MEASURES: dict[
 
 
 def source_table(metrics: Mapping[str, Any]) -> str:
-    """The short form for a terminal: accuracy on test in percent, similarity and distance to the originals."""
+    """Return the short form for a terminal: accuracy on test in percent, similarity and distance to the originals."""
     header = ["source", "n", "mean ± std", "best", "median", "worst", "max IoU", "IoU within", "min L2"]
     rows = []
     for row in metrics["table"]:
@@ -64,7 +64,7 @@ def source_table(metrics: Mapping[str, Any]) -> str:
 
 
 def protocol_table(metrics: Mapping[str, Any]) -> str:
-    """The paper's three columns under both protocols, test accuracy in percent, for a terminal."""
+    """Return the paper's three columns under both protocols, test accuracy in percent, for a terminal."""
     sources = list(metrics["paper_protocol"])
     return markdown(
         ["protocol", *sources],
@@ -72,8 +72,20 @@ def protocol_table(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the verdict in words, as it was when the run was scored; empty where it was scored without one."""
+    return metrics.get("verdict", {}).get("sentences", [])
+
+
+def closing_words(metrics: Mapping[str, Any]) -> str:
+    """Return the last words of a run in the terminal: both tables, the headline, and a caution where there is one."""
+    caution = metrics["verdict"].get("caution")
+    said = [sentences(metrics)[0], *([caution] if caution else [])]
+    return "\n\n".join([source_table(metrics), protocol_table(metrics), "\n".join(said)])
+
+
 def full_table(metrics: Mapping[str, Any]) -> Table:
-    """One row per source with every measure that any source has."""
+    """Return one row per source with every measure that any source has."""
     shown = [key for key in MEASURES if any(key in row for row in metrics["table"])]
     rows = [
         [Cell(row["source"], row["source"]), *(measure_cell(key, row.get(key)) for key in shown)]
@@ -83,7 +95,7 @@ def full_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def measure_cell(key: str, value: Any) -> Cell:
-    """One measure of one source; an interval is ordered by its lower end."""
+    """Return one measure of one source; an interval is ordered by its lower end."""
     if value is None:
         return Cell(ABSENT)
     return (
@@ -92,13 +104,13 @@ def measure_cell(key: str, value: Any) -> Cell:
 
 
 def interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
-    """Two ends with an en dash; with words where a minus sign would make that hard to read."""
+    """Return two ends with an en dash; with words where a minus sign would make that hard to read."""
     low, high = (signed(end, scale, decimals).removeprefix("+") for end in ends)
     return f"{low} to {high}" if min(ends) < 0 else f"{low}–{high}"
 
 
 def protocols(metrics: Mapping[str, Any]) -> Table | None:
-    """The paper's three columns under each protocol that is there."""
+    """Return the paper's three columns under each protocol that is there."""
     there = {label: metrics[key] for key, label in PROTOCOLS.items() if metrics.get(key)}
     sources = list(dict.fromkeys(source for values in there.values() for source in values))
     rows = [
@@ -108,26 +120,23 @@ def protocols(metrics: Mapping[str, Any]) -> Table | None:
     return Table([Column("protocol"), *(Column(f"{source} %") for source in sources)], rows) if rows else None
 
 
-def comparisons(metrics: Mapping[str, Any]) -> Table | None:
-    """p_diff minus each baseline, with the intervals that decide the outcome."""
-    rows = []
-    for row in metrics.get("verdict", {}).get("comparisons", []):
-        accuracy, iou = row.get("accuracy_difference"), row.get("max_iou_difference")
-        rows.append(
-            [
-                Cell(row["baseline"], row["baseline"]),
-                Cell(row.get("outcome", ABSENT), row.get("outcome")),
-                Cell(signed(accuracy, 100, 2), accuracy),
-                interval_cell(row.get("accuracy_interval"), 100, 2),
-                Cell(signed(iou), iou),
-                interval_cell(row.get("max_iou_interval")),
-            ]
-        )
+def comparisons(verdict: Verdict | None) -> Table | None:
+    """Return p_diff minus each baseline, with the intervals that decide the outcome."""
+    rows = [
+        [
+            Cell(row.baseline.source, row.baseline.source),
+            Cell(row.outcome.value, row.outcome.value),
+            *difference_cells(row.accuracy, 100, 2),
+            *difference_cells(row.max_iou),
+        ]
+        for row in (verdict.comparisons if verdict is not None else ())
+    ]
     columns = [
         Column("p_diff against"),
         Column(
             "outcome",
-            "From the two intervals: dominates is better on one axis and worse on none, a trade-off is better on one and worse on the other",
+            "From the two intervals: dominates is better on one axis and worse on none, "
+            "a trade-off is better on one and worse on the other",
         ),
         Column(
             "accuracy, points",
@@ -140,17 +149,19 @@ def comparisons(metrics: Mapping[str, Any]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def interval_cell(ends: Sequence[float] | None, scale: float = 1, decimals: int = 3) -> Cell:
-    """The interval of a difference: both ends with their sign."""
-    return (
-        Cell(f"{signed(ends[0], scale, decimals)} to {signed(ends[1], scale, decimals)}", ends[0])
-        if ends
-        else Cell(ABSENT)
-    )
+def difference_cells(difference: Difference | None, scale: float = 1, decimals: int = 3) -> list[Cell]:
+    """Return the cell of a difference and that of its interval, both ends with their sign."""
+    if difference is None:
+        return [Cell(ABSENT), Cell(ABSENT)]
+    shown = Cell(signed(difference.value, scale, decimals), difference.value)
+    if difference.interval is None:
+        return [shown, Cell(ABSENT)]
+    low, high = (signed(end, scale, decimals) for end in difference.interval)
+    return [shown, Cell(f"{low} to {high}", difference.interval[0])]
 
 
 def selection(metrics: Mapping[str, Any]) -> Table | None:
-    """What the best model is worth, by what chose it."""
+    """Return the accuracy of the best model, by what chose it."""
     rows = [
         [
             Cell(row["source"], row["source"]),
@@ -170,7 +181,7 @@ def selection(metrics: Mapping[str, Any]) -> Table | None:
 
 
 def combination(metrics: Mapping[str, Any]) -> Table | None:
-    """Many models used together, against one."""
+    """Return many models used together, against one."""
     rows = [
         [
             Cell(row["source"], row["source"]),
@@ -196,12 +207,12 @@ def combination(metrics: Mapping[str, Any]) -> Table | None:
 SECTIONS = {"Protocols": protocols, "Selecting one model": selection, "Using many models": combination}
 
 
-def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> None:
+def write_report(metrics: Mapping[str, Any], verdict: Verdict | None, folder: Path, *, title: str) -> None:
     """Write table.md and scores.csv into `folder`."""
     parts = [f"# {title}", "Accuracies on test, in percent."]
-    if sentences := metrics.get("verdict", {}).get("sentences"):
-        parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in sentences)]
-    if (table := comparisons(metrics)) is not None:
+    if said := sentences(metrics):
+        parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in said)]
+    if (table := comparisons(verdict)) is not None:
         parts.append(table.markdown())
     parts += ["## Sources", full_table(metrics).markdown()]
     for heading, build in SECTIONS.items():
@@ -214,7 +225,7 @@ def write_report(metrics: Mapping[str, Any], folder: Path, title: str) -> None:
 
 
 def source_csv(metrics: Mapping[str, Any]) -> str:
-    """The table over sources at full precision, accuracies in [0, 1]; what does not apply is an empty field."""
+    """Return the table over sources at full precision, accuracies in [0, 1]; an empty field does not apply."""
     ends = {"accuracy_interval_low": 0, "accuracy_interval_high": 1}
     names = [name for key in MEASURES for name in (ends if key == "accuracy_interval" else [key])]
     rows = []

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import gaussian_kde
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from scipy.stats import gaussian_kde  # type: ignore[import-untyped]  # scipy ships no types
+from sklearn.decomposition import PCA  # type: ignore[import-untyped]  # scikit-learn ships no types
+from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 
 from core.report.style import figure, legend_below, source_styles, styled
 
@@ -18,7 +18,7 @@ MOST_TENSORS, MOST_ROWS = 6, 48  # of the heat map through training: what one ca
 
 @styled
 def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
-    """Rows of weights in pairs: a model, and the original nearest to it.
+    """Draw rows of weights in pairs: a model, and the original nearest to it.
 
     Args:
         pairs: (name, weights, name of the original, its weights), weights in units of the originals' spread.
@@ -26,10 +26,11 @@ def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Fi
     drawn = figure(1.3 + 0.62 * len(pairs))
     axes = drawn.subplots()
     gap = np.full_like(pairs[0][1], np.nan)
-    rows, names = [], []
+    rows: list[np.ndarray] = []
+    names: list[str] = []
     for name, weights, nearest_name, nearest in pairs:
         rows += [weights, nearest, gap]
-        names += [name, nearest_name, None]
+        names += [name, nearest_name, ""]
     ticks = [row for row, name in enumerate(names) if name]
     limit = float(np.nanquantile(np.abs(np.stack(rows[:-1])), 0.98)) or 1.0
     shown = axes.imshow(
@@ -48,7 +49,7 @@ def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Fi
 
 @styled
 def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[int]) -> Figure:
-    """Density of single weights over the models of each source.
+    """Draw the density of single weights over the models of each source.
 
     Args:
         samples: (M, len(coordinates)) by source.
@@ -58,7 +59,7 @@ def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[in
     drawn = figure(1.1 + 1.7 * rows)
     grid = drawn.subplots(rows, 2, squeeze=False)
     styles = source_styles(samples)
-    for index, (axes, coordinate) in enumerate(zip(grid.flat, coordinates)):
+    for index, (axes, coordinate) in enumerate(zip(grid.flat, coordinates, strict=False)):
         pooled = np.concatenate([values[:, index] for values in samples.values()])
         margin = 0.15 * np.ptp(pooled)
         at = np.linspace(pooled.min() - margin, pooled.max() + margin, 160)
@@ -86,10 +87,12 @@ def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[in
 
 @styled
 def positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, ticks: bool) -> Figure:
-    """Points of every source in a plane.
+    """Draw the points of every source in a plane.
 
     Args:
         points: (P, 2) by source.
+        x_label: of the horizontal axis.
+        y_label: of the vertical axis.
         ticks: whether the numbers on the axes mean something.
     """
     drawn = figure(5.4)
@@ -120,23 +123,23 @@ def positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, t
 
 
 def principal_components(vectors_PD: np.ndarray, seed: int, most: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """(coordinates (P, C), share of the variance per component (C,)) with C ≤ `most`."""
+    """Return coordinates (P, C) and the share of the variance per component (C,), with C ≤ `most`."""
     count = min(most, *vectors_PD.shape)
     pca = PCA(count, svd_solver="randomized", random_state=seed)
     return pca.fit_transform(vectors_PD.astype(np.float64)), pca.explained_variance_ratio_
 
 
 def neighbor_map(components_PC: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE of a few hundred points, (P, 2)."""
+    """Place a few hundred points by t-SNE, (P, 2)."""
     perplexity = min(30.0, (len(components_PC) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components_PC)
 
 
 @styled
 def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> Figure:
-    """The subset through classifier training: columns are epochs, rows weights, in blocks of one tensor (Figure 1).
+    """Draw the subset through classifier training (Figure 1).
 
-    The first column is the start, before any training.
+    Columns are epochs and rows weights, in blocks of one tensor. The first column is the start, before any training.
 
     Each tensor is shown in its own units (scales lie around 1, biases around 0) and ordered by its last values, so that
     a pattern can be seen at all.
@@ -144,7 +147,8 @@ def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Seque
     drawn = figure(5.2)
     axes = drawn.subplots()
     blocks = []
-    for start, size in list(zip(np.cumsum([0, *sizes]), sizes))[-MOST_TENSORS:]:
+    ends = np.cumsum(sizes)
+    for start, size in list(zip(ends - sizes, sizes, strict=True))[-MOST_TENSORS:]:
         tensor_ED = history_ED[:, start : start + size].astype(np.float64)
         ordered = np.argsort(tensor_ED[-1], kind="stable")
         kept = ordered[np.unique(np.linspace(0, size - 1, min(size, MOST_ROWS)).round().astype(int))]

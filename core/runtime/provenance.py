@@ -1,11 +1,11 @@
-"""Where a result comes from: command, commit, versions, machine."""
+"""Provenance of a result: command, commit, versions, machine."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def git_state() -> dict[str, Any]:
-    """The commit this code is at, and whether tracked files were changed since; empty outside a git checkout."""
+    """Return the commit of this code, and whether tracked files were changed since; empty outside a git checkout."""
     try:
         commit, status = (
             subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -38,16 +38,16 @@ def git_state() -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on."""
+    """Return the installed versions of the libraries that results depend on."""
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 def provenance() -> dict[str, Any]:
-    """All of it, as JSON-ready values."""
+    """Return command, commit, versions and machine of this call as JSON-ready values."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
         "python": platform.python_version(),
         "versions": library_versions(),

@@ -13,6 +13,7 @@ from core.runtime.provenance import provenance
 from core.runtime.settings import describe, differences
 
 log = logging.getLogger(__name__)
+SCORES = "scores"
 
 
 class RunDirectory:
@@ -22,17 +23,29 @@ class RunDirectory:
         self.path = path
         self.training_state = path / "training_state"
         self.generator = path / "generator.safetensors"
+        self.config = path / "config.yaml"
+        self.provenance = path / "provenance.json"
         self.metrics = path / "metrics.json"
         self.report = path / "report"
         self.generated = path / "generated"
         self.trajectories = path / "trajectories.npz"
         self.training_history = path / "training_history.npz"
         self._settings = path / "settings.json"  # not in training_state, which may be deleted once the run is finished
-        self._provenance = path / "provenance.json"
 
     def scores(self, source: str) -> Path:
-        """Where the score table of one source lies."""
-        return self.path / "scores" / f"{source}.npz"
+        """Return where the score table of one source lies."""
+        return self.path / SCORES / f"{source}.npz"
+
+    @staticmethod
+    def shared_scores(checkpoints: Path, identity: str, source: str) -> Path:
+        """Return where every run over a checkpoints file finds the table of a source that needs no generator.
+
+        Args:
+            checkpoints: the file; its scores lie beside it.
+            identity: of everything that the shared tables depend on.
+            source: its name.
+        """
+        return checkpoints.parent / SCORES / identity / f"{source}.npz"
 
     def begin(self, config: DictConfig, settings: Mapping[str, Any], mode: str) -> None:
         """Claim the folder for a run with these training settings, and record the command.
@@ -45,28 +58,29 @@ class RunDirectory:
         """
         if mode != "train" and not self._settings.is_file():
             raise UserError(
-                f"there is no trained run in {self.path}; train one with mode=train, or say with output_dir=FOLDER where it is"
+                f"there is no trained run in {self.path}; train one with mode=train, "
+                "or say with output_dir=FOLDER where it is"
             )
         if self._settings.is_file() and (differing := differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(
-                    f"the run in {self.path} was trained with other settings ({describe(differing)}); give the same ones, or output_dir= of another run"
+                    f"the run in {self.path} was trained with other settings ({describe(differing)}); "
+                    "give the same ones, or output_dir= of another run"
                 )
             aside = self._move_aside()
             log.info("the run with other settings (%s) was moved to %s", describe(differing), aside)
         if mode == "train":
-            if (
-                not self._settings.is_file()
-            ):  # a run that matches keeps its own, which may leave open what is asked for now
+            if not self._settings.is_file():
+                # A run that matches keeps its own settings, which may leave open what is asked for now.
                 write_json(self._settings, settings)
-            with replacing(self.path / "config.yaml") as temporary:
+            with replacing(self.config) as temporary:
                 OmegaConf.save(config, temporary, resolve=True)
         self.record(mode)
 
     def record(self, mode: str) -> None:
         """Keep the command, commit, versions and machine of this call; one entry per mode, the last one."""
-        commands = read_json(self._provenance) if self._provenance.is_file() else {}
-        write_json(self._provenance, {**commands, mode: provenance()})
+        commands = read_json(self.provenance) if self.provenance.is_file() else {}
+        write_json(self.provenance, {**commands, mode: provenance()})
 
     def _move_aside(self) -> Path:
         number = 1

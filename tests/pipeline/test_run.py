@@ -14,12 +14,14 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
 from core.generation.generator_file import load_generator
+from core.report.page import write_page
 from tests.digits import normalized_digits
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
 SOURCES = [
-    "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated", "gaussian", "gaussian_full", "finetuned",
+    "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated",
+    "gaussian", "gaussian_full", "finetuned",
 ]  # fmt: skip
 
 
@@ -60,9 +62,18 @@ def test_metrics_follow_the_contract(workplace):
         "diffusion",
         "generate",
         "score",
-        "report",
     }
     assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
+
+
+def test_a_rebuilt_report_is_the_page_of_the_run_to_the_last_byte(workplace):
+    folder = workplace.path / "outputs/rebuilt"
+    assert workplace.run("train_p_diff.py", "output_dir=outputs/rebuilt").error == 0
+    fresh = {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()}
+    shutil.rmtree(folder / "report")
+    page = write_page(folder)
+    assert page.read_bytes() == fresh[page]
+    assert {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()} == fresh
 
 
 def test_protocols_choose_on_the_split_they_name(workplace):
@@ -77,7 +88,7 @@ def test_every_recorded_accuracy_is_reproduced_by_an_independent_forward(workpla
     checkpoints = CheckpointSet.load(workplace.path / CHECKPOINTS)
     images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1).eval()
-    for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K):
+    for vector_D, recorded in zip(checkpoints.vectors_KD, checkpoints.accuracy_K, strict=True):
         model.load_state_dict({**checkpoints.network, **unflatten(vector_D, checkpoints.subset)})
         with torch.no_grad():
             right = (model(images).argmax(1) == labels).numpy()

@@ -49,7 +49,7 @@ def cells(markdown: str) -> list[dict[str, str]]:
     header, _, *rows = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")
     )
-    return [dict(zip(header, row)) for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeypatch, capsys):
@@ -106,9 +106,8 @@ def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has
     assert [[cell.text for cell in row[1:3]] for row in table.rows] == [["DDIM", "Conv"], ["DDIM", "PCA"], ["–", "PCA"]]
 
     loud = {**conv, "system.coder": conv["system.coder"] | {"noise": 0.5}}
-    assert differing(read_compared([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])[0]) == [
-        "system.sampler._target_", "system.coder.noise"
-    ]  # fmt: skip
+    compared, _ = read_compared([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])
+    assert differing(compared) == ["system.sampler._target_", "system.coder.noise"]
 
 
 def test_a_list_is_shown_by_its_items(made):
@@ -155,9 +154,13 @@ def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_anot
     made, monkeypatch, tmp_path, capsys
 ):
     folders = [
-        made(f"{k}_{seed}", settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1})
-        for k in (10, 50) for seed in (1, 2)
-    ]  # fmt: skip
+        made(
+            f"{k}_{seed}",
+            settings={"task.param.k": k, "seed": seed, "system.name": f"system{k}", "system.latent_noise": 0.1},
+        )
+        for k in (10, 50)
+        for seed in (1, 2)
+    ]
     assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "compare.md",

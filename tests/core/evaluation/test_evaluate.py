@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from core.evaluation.evaluate import evaluate
-from core.evaluation.scores import Scores
+from core.evaluation.kinds import Kind, kind_of
+from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.sources import EVERY_SPLIT, Source
+from core.evaluation.store import Identity, ScoreStore
 from core.runtime.run_directory import RunDirectory
 from tests.core.tiny import damaged_copies
 
@@ -17,7 +20,17 @@ MADE = {
     "p_diff": torch.full((3, 2), 0.75),
     "gaussian": torch.zeros(2, 2),
 }
-SPLITS = ("train", "val", "test")
+SPLITS = EVERY_SPLIT
+GIVEN = [
+    Source(
+        name,
+        kind_of(name),
+        vectors_MD.clone,
+        ("test",) if name == "gaussian" else EVERY_SPLIT,
+        needs_generator=name == "p_diff",
+    )
+    for name, vectors_MD in MADE.items()
+]
 ALL = [
     *[(source, split) for source in ("original", "ensemble", "p_diff") for split in SPLITS],
     ("gaussian", "test"),
@@ -39,7 +52,7 @@ def score(run, tmp_path):
 
         def watched(sources):
             for source in sources:
-                current.append(source)
+                current.append(source.name)
                 yield source
 
         def score_on(split):
@@ -50,18 +63,15 @@ def score(run, tmp_path):
 
             return score_fn
 
-        tables = evaluate(
-            {source: lambda vectors_MD=vectors_MD: vectors_MD.clone() for source, vectors_MD in MADE.items()},
-            {split: score_on(split) for split in SPLITS},
+        store = ScoreStore(
             run,
-            shared=tmp_path / "shared",
+            Identity(identity, shared_identity),
             encode=lambda vectors_MD: vectors_MD[:, :1] + 10,
-            soup_candidates=1,
-            identity=identity,
-            shared_identity=shared_identity,
+            checkpoints=tmp_path / "checkpoints.safetensors",
             reuse=reuse,
-            progress=watched,
         )
+        score_fns = {split: score_on(split) for split in SPLITS}
+        tables = evaluate(GIVEN, score_fns, store, soup_candidates=1, progress=watched)
         return tables, scored
 
     return session
@@ -121,3 +131,34 @@ def test_an_interrupted_scoring_goes_on_with_the_next_source(score, run):
     score()
     run.scores("p_diff").unlink()
     assert score()[1] == [("p_diff", split) for split in SPLITS]
+
+
+def test_each_table_keeps_the_kind_of_its_source(score, run):
+    tables, _ = score()
+    assert [table.stored_kind for table in tables.values()] == [
+        Kind.ORIGINAL, Kind.FREE, Kind.GENERATED, Kind.FREE, Kind.SOUP, Kind.SOUP,
+    ]  # fmt: skip
+    assert ScoreTable.load(run.scores("soup_p_diff")).stored_kind is Kind.SOUP
+
+
+def test_only_sources_that_need_no_generator_are_shared_and_without_latents(score, run, tmp_path):
+    score()
+    names = {path.stem for path in (tmp_path / "scores" / "shared").iterdir()}
+    assert names == {"original", "ensemble", "gaussian", "soup_original"}
+    shared = ScoreTable.load(run.shared_scores(tmp_path / "checkpoints.safetensors", "shared", "original"))
+    assert shared.identity == "shared" and shared.latents_ML is None
+
+
+def test_without_a_checkpoints_file_nothing_is_shared(run, tmp_path):
+    store = ScoreStore(run, Identity("id", "shared"), encode=lambda vectors_MD: vectors_MD)
+    scored = Scores(np.zeros(4), np.zeros(4), None)
+    store.put(GIVEN[0], ScoreTable("original", MADE["original"].numpy(), {"test": scored}, "", 1.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert store.get(GIVEN[0]) is not None and store.get(GIVEN[1]) is None
+
+
+def test_an_identity_is_that_of_its_settings_and_the_shared_one_knows_no_generator():
+    one, other = (Identity.of({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
+    assert one.shared == other.shared and len({one.run, other.run, one.shared}) == 3
+    assert Identity.of({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
+    assert Identity.of({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared

@@ -110,7 +110,7 @@ def test_images_all_models_share_do_not_average_out_over_models():
 
 
 def crossed(random, num_models, num_images):
-    """Wrong images of models of a population, whose own mean accuracy is 0.7: easy and hard images, good and bad models."""
+    """Wrong images of models of a population of mean accuracy 0.7: easy and hard images, good and bad models."""
     hard_N, bad_M = 0.25 * random.choice([-1, 1], size=num_images), 0.04 * random.choice([-1, 1], size=num_models)
     return random.random((num_models, num_images)) < 0.3 + hard_N + bad_M[:, None]
 
@@ -170,7 +170,7 @@ def test_the_interval_of_a_difference_of_ious_covers_the_truth(random):
 
 
 def test_what_a_source_does_to_all_its_models_on_an_image_is_luck_of_the_images(random):
-    """100 alike models that fail together are no better known than one: models alone would call any difference decided."""
+    """100 models that fail together are no better known than one: models alone would call any difference decided."""
 
     def make(with_images):
         def build(random, repeat):

@@ -8,10 +8,8 @@ from sklearn.metrics import jaccard_score
 from core.evaluation import metrics
 from core.evaluation.metrics import (
     Spacing,
-    best_on,
     iou_matrix,
     l2_matrix,
-    least_loss_on,
     max_iou,
     min_l2,
     most_alike,
@@ -20,6 +18,7 @@ from core.evaluation.metrics import (
     variance_kept,
     within_iou,
 )
+from core.evaluation.scores import Metric
 
 M, K, N, D = 5, 7, 60, 9
 
@@ -46,7 +45,7 @@ def vectors_MD(random):
 
 def iou_by_hand(a_N, b_N):
     both = either = 0
-    for a, b in zip(a_N, b_N):
+    for a, b in zip(a_N, b_N, strict=True):
         both, either = both + (a and b), either + (a or b)
     return both / either
 
@@ -118,7 +117,7 @@ def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_M
         *most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
-    for once, again in zip(whole, blocks):
+    for once, again in zip(whole, blocks, strict=True):
         np.testing.assert_allclose(again, once, rtol=1e-12)
 
 
@@ -205,17 +204,7 @@ def test_one_model_has_no_spread():
     assert "accuracy_std" not in summarize(np.array([0.5]))
 
 
-def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_loss():
-    assert best_on(np.array([0.5, 0.9, 0.7]), np.array([0.1, 9.0, 0.1])) == 1
-    assert best_on(np.array([0.9, 0.5, 0.9, 0.9]), np.array([0.3, 0.1, 0.2, 0.4])) == 2
-    assert best_on(np.array([0.5]), np.array([1.0])) == 0
-
-
-def test_the_least_loss_and_among_equals_the_highest_accuracy():
-    assert least_loss_on(np.array([0.9, 0.5, 0.7]), np.array([0.2, 0.1, 0.3])) == 1
-    assert least_loss_on(np.array([0.5, 0.9, 0.7]), np.array([0.1, 0.1, 0.1])) == 1
-
-
-@pytest.mark.parametrize("choose", [best_on, least_loss_on])
-def test_a_model_that_diverged_is_chosen_last(choose):
-    assert choose(np.array([0.5, 0.5]), np.array([np.nan, 3.0])) == 1
+def test_the_best_end_of_a_summary_is_the_lower_one_where_less_is_better():
+    distance = Metric("fid", "distance", higher_is_better=False)
+    row = summarize(np.array([3.0, 1.0, 2.0]), distance)
+    assert (row["accuracy_best"], row["accuracy_median"], row["accuracy_worst"]) == (1.0, 2.0, 3.0)

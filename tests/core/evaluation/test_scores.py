@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.evaluation.scores import ScoreTable, Vote
+from core.evaluation.kinds import Kind
+from core.evaluation.scores import ACCURACY, Metric, Scores, ScoreTable, Vote
 from core.runtime.errors import UserError
 from tests.core.evaluation.tables import scores, table
 from tests.core.tiny import damaged_copies
@@ -68,23 +69,73 @@ def test_a_damaged_file_is_named(saved, damage):
 def test_a_foreign_file_is_named(saved):
     for save in (lambda: np.savez(saved, other=np.zeros(3)), lambda: np.save(saved.open("wb"), np.zeros(3))):
         save()
-        with pytest.raises(UserError, match="noised_0.05.npz"):
+        with pytest.raises(UserError, match=r"noised_0\.05\.npz"):
             ScoreTable.load(saved)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="absent.npz"):
+    with pytest.raises(UserError, match=r"absent\.npz"):
         ScoreTable.load(tmp_path / "absent.npz")
 
 
 def test_a_file_that_would_run_code_is_refused(saved):
     np.savez(saved, splits=np.array(["test"], dtype=object), vectors=np.zeros(3))
-    with pytest.raises(UserError, match="noised_0.05.npz"):
+    with pytest.raises(UserError, match=r"noised_0\.05\.npz"):
         ScoreTable.load(saved)
 
 
 def test_a_full_disk_keeps_the_old_table(saved, full_disk):
     before = saved.read_bytes()
-    with full_disk(), pytest.raises(UserError, match="cannot write .*noised_0.05.npz"):
+    with full_disk(), pytest.raises(UserError, match=r"cannot write .*noised_0\.05\.npz"):
         table("noised_0.05", scores([0.5] * 5000)).save(saved)
     assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def made(accuracy, loss, metric=ACCURACY) -> Scores:
+    return Scores(np.array(accuracy), np.array(loss), None, metric=metric)
+
+
+def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_loss():
+    assert made([0.5, 0.9, 0.7], [0.1, 9.0, 0.1]).best() == 1
+    assert made([0.9, 0.5, 0.9, 0.9], [0.3, 0.1, 0.2, 0.4]).best() == 2
+    assert made([0.5], [1.0]).best() == 0
+
+
+def test_the_least_loss_and_among_equals_the_highest_accuracy():
+    assert made([0.9, 0.5, 0.7], [0.2, 0.1, 0.3]).least_loss() == 1
+    assert made([0.5, 0.9, 0.7], [0.1, 0.1, 0.1]).least_loss() == 1
+
+
+@pytest.mark.parametrize("choose", [Scores.best, Scores.least_loss])
+def test_a_model_that_diverged_is_chosen_last(choose):
+    assert choose(made([0.5, 0.5], [np.nan, 3.0])) == 1
+
+
+DISTANCE = Metric("fid", "distance", higher_is_better=False)
+
+
+def test_where_less_is_better_the_lowest_is_the_best():
+    scored = made([3.0, 1.0, 2.0, 1.0], [0.1, 0.3, 0.1, 0.2], DISTANCE)
+    assert scored.ranking().tolist() == [3, 1, 2, 0] and scored.best() == 3 and scored.least_loss() == 2
+    assert (DISTANCE.sign, ACCURACY.sign) == (-1, 1)
+
+
+def test_what_is_wrong_is_only_asked_where_the_task_has_such():
+    with pytest.raises(ValueError, match="which items are wrong"):
+        made([0.5], [1.0]).known_wrong()
+    known = scores([0.5, 0.9])
+    assert known.known_wrong() is known.wrong_MN
+
+
+def test_another_metric_survives_the_disk_and_accuracy_adds_nothing_to_the_file(tmp_path, saved):
+    table("p_diff", made([3.0, 1.0], [0.1, 0.2], DISTANCE)).save(tmp_path / "p_diff.npz")
+    assert ScoreTable.load(tmp_path / "p_diff.npz").scores["test"].metric == DISTANCE
+    assert ScoreTable.load(saved).scores["test"].metric == ACCURACY
+    with np.load(saved, allow_pickle=False) as file:
+        assert not any("metric" in name for name in file)
+
+
+def test_the_kind_of_a_table_is_what_its_file_says_else_what_its_name_says(tmp_path, saved):
+    assert ScoreTable.load(saved).kind is Kind.FREE and ScoreTable.load(saved).stored_kind is None
+    replace(ScoreTable.load(saved), stored_kind=Kind.TRAINED).save(tmp_path / "own_name.npz")
+    assert ScoreTable.load(tmp_path / "own_name.npz").kind is Kind.TRAINED

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.scores import Scores
-from core.evaluation.soup import greedy_soup
+from core.evaluation.kinds import Kind
+from core.evaluation.scores import Metric, Scores, ScoreTable
+from core.evaluation.soup import greedy_soup, soups
 
 VALUES = [0.2, 0.4, 0.9, 0.7]  # the nearer to 0.5, the better
 
@@ -27,7 +28,7 @@ def score_fn(vectors_MD):
 def test_from_the_best_down_a_model_joins_where_the_average_does_not_get_worse(num_candidates, expected):
     vectors_MD = torch.tensor(VALUES)[:, None]
     before = vectors_MD.clone()
-    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates)
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates=num_candidates)
     assert soup.shape == (1, 1) and soup.item() == pytest.approx(expected)
     assert torch.equal(vectors_MD, before)
 
@@ -36,13 +37,39 @@ def test_a_model_that_changes_nothing_joins():
     vectors_MD = torch.eye(3)
     constant = Scores(np.full(3, 0.5), np.arange(3.0), None)
     soup = greedy_soup(
-        vectors_MD, constant, lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None), 3
+        vectors_MD,
+        constant,
+        lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None),
+        num_candidates=3,
     )
     torch.testing.assert_close(soup, torch.full((1, 3), 1 / 3))
 
 
 def test_the_soup_of_one_model_is_a_copy_of_it():
     vectors_MD = torch.tensor([[0.4]])
-    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, 50)
+    soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates=50)
     soup.fill_(-1)
     assert vectors_MD.item() == pytest.approx(0.4)
+
+
+def test_where_less_is_better_a_model_joins_as_long_as_the_average_does_not_get_larger():
+    distance = Metric("distance", "from 0.5", higher_is_better=False)
+
+    def distances(vectors_MD):
+        value_M = (vectors_MD[:, 0].double() - 0.5).abs().numpy()
+        return Scores(value_M, value_M, None, metric=distance)
+
+    vectors_MD = torch.tensor(VALUES)[:, None]
+    soup = greedy_soup(vectors_MD, distances(vectors_MD), distances, num_candidates=4)
+    assert soup.item() == pytest.approx((0.4 + 0.7) / 2)
+
+
+def test_the_soups_are_made_from_tables_that_are_scored_by_then():
+    tables = {}
+    original, generated = soups(tables, score_fn, 1)
+    assert (original.name, original.kind, original.needs_generator) == ("soup_original", Kind.SOUP, False)
+    assert (generated.name, generated.kind, generated.needs_generator) == ("soup_p_diff", Kind.SOUP, True)
+    assert original.splits == generated.splits == ("val", "test")
+    vectors_MD = torch.tensor(VALUES)[:, None]
+    tables["p_diff"] = ScoreTable("p_diff", vectors_MD.numpy(), {"val": score_fn(vectors_MD)}, "id", 0.0)
+    assert generated.make().item() == pytest.approx(0.4)

@@ -5,24 +5,36 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.evaluation.sources import SourceOptions, sources
+from core.evaluation.kinds import Kind, family_of, kind_of
+from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, sources
+
+OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
 
 @pytest.fixture
-def make(tiny_checkpoints, tiny_generator):
-    """`make(options, seed, checkpoints)`: the vectors of every source by name."""
+def listed(tiny_checkpoints, tiny_generator):
+    """`listed(options, seed, checkpoints)`: every source."""
 
-    def build(
-        options=SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4), seed=0, checkpoints=tiny_checkpoints
-    ):
-        return sources(
-            checkpoints,
-            tiny_generator,
-            lambda: torch.full((3, 60), 7.0),
-            lambda vectors_MD: vectors_MD + 100,
-            options,
-            seed,
+    def build(options=OPTIONS, seed=0, checkpoints=tiny_checkpoints):
+        generated_MD = torch.full((3, 60), 7.0)
+        material = Material(
+            checkpoints=checkpoints,
+            generator=tiny_generator,
+            generated_MD=generated_MD,
+            options=options,
+            seed=seed,
         )
+        return sources(material, lambda vectors_MD: vectors_MD + 100)
+
+    return build
+
+
+@pytest.fixture
+def make(listed):
+    """`make(options, seed, checkpoints)`: by name, what makes the vectors of each source."""
+
+    def build(*args, **kwargs):
+        return {source.name: source.make for source in listed(*args, **kwargs)}
 
     return build
 
@@ -90,9 +102,41 @@ def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_th
 ):
     vectors_KD = torch.randn(k, 60)
     checkpoints = replace(tiny_checkpoints, vectors_KD=vectors_KD, accuracy_K=torch.rand(k))
-    averages = [source for source in make(SourceOptions(), checkpoints=checkpoints) if source.startswith("average")]
+    averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if family_of(name) == "average"]
     assert averages == [name]
 
 
 def test_no_noise_level_at_all_is_a_choice(make):
-    assert not any(name.startswith("noised") for name in make(SourceOptions(noise=())))
+    assert not any(family_of(name) == "noised" for name in make(SourceOptions(noise=())))
+
+
+def test_a_source_says_its_kind_its_splits_and_whether_it_needs_the_generator(listed):
+    said = {source.name: (source.kind, source.splits, source.needs_generator) for source in listed()}
+    free = (Kind.FREE, ("test",), False)
+    assert said == {
+        "original": (Kind.ORIGINAL, EVERY_SPLIT, False),
+        "ensemble": (Kind.FREE, EVERY_SPLIT, False),
+        "p_diff": (Kind.GENERATED, EVERY_SPLIT, True),
+        "reconstructed": (Kind.RECONSTRUCTED, ("test",), True),
+        "noised_0.01": free,
+        "noised_0.1": free,
+        "average_4": free,
+        "interpolated": free,
+        "gaussian": free,
+        "gaussian_full": free,
+        "finetuned": (Kind.TRAINED, ("test",), False),
+    }
+
+
+def test_the_stored_name_of_a_source_says_its_kind(listed):
+    for source in listed():
+        assert kind_of(source.name) is source.kind
+    assert kind_of("soup_original") is kind_of("soup_p_diff") is Kind.SOUP
+
+
+@pytest.mark.parametrize(
+    "name, family",
+    [("noised_0.05", "noised"), ("average_16", "average"), ("gaussian_full", "gaussian_full"), ("p_diff", "p_diff")],
+)
+def test_a_family_is_the_name_without_its_number(name, family):
+    assert family_of(name) == family

@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 
 from core.evaluation.metrics import max_iou, min_l2, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.verdict import Averaging, Comparison, Decision, Difference, Standing, Verdict
 
 TENSORS = ("layer4.1.bn1.weight", "layer4.1.bn1.bias", "layer4.1.bn2.weight", "layer4.1.bn2.bias")
 SENTENCES = [
-    "p_diff is better than the originals by 0.45 points (95 % interval 0.41 to 0.49) and no newer than noise of σ = 0.05.",
+    "p_diff is better than the originals by 0.45 points (95 % interval 0.41 to 0.49) "
+    "and no newer than noise of σ = 0.05.",
     "Plain means of 16 checkpoints are as good as p_diff: the difference is −0.02 points (−0.05 to 0.01).",
     "No generated model is a near-copy of an original.",
 ]
@@ -96,28 +98,60 @@ def table_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
     return row
 
 
+def standing(row: dict[str, Any]) -> Standing:
+    return Standing(row["source"], row["n"], row["accuracy_mean"], row["max_iou_mean"])
+
+
+def made_comparison(rank: int, row: dict[str, Any], ours: dict[str, Any]) -> Comparison:
+    """A comparison whose decisions only go round, so that every outcome is there."""
+    accuracy, iou = ours["accuracy_mean"] - row["accuracy_mean"], ours["max_iou_mean"] - row["max_iou_mean"]
+    better, worse, undecided = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
+    decisions = ((better, better), (better, worse), (worse, undecided), (undecided, undecided))[rank % 4]
+    return Comparison(
+        standing(row),
+        Difference(accuracy, (accuracy - 0.001, accuracy + 0.001), decisions[0]),
+        Difference(iou, (iou - 0.01, iou + 0.01), decisions[1]),
+    )
+
+
 def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
     """What train_p_diff.py would put into metrics.json; the verdict is only worded like one."""
     rows = [table_row(table, tables["original"]) for table in tables.values()]
     by_source = {row["source"]: row for row in rows}
     ours = by_source["p_diff"]
-    comparisons = []
-    for rank, row in enumerate(row for row in rows if row["source"] not in ("p_diff", "ensemble")):
-        accuracy, iou = ours["accuracy_mean"] - row["accuracy_mean"], ours["max_iou_mean"] - row["max_iou_mean"]
-        outcome = ("dominates", "trade-off", "is dominated", "tie")[rank % 4]
-        comparisons.append({"baseline": row["source"], "accuracy_difference": accuracy, "accuracy_interval": [accuracy - 0.001, accuracy + 0.001],
-                            "max_iou_difference": iou, "max_iou_interval": [iou - 0.01, iou + 0.01], "outcome": outcome})  # fmt: skip
+    comparisons = tuple(
+        made_comparison(rank, row, ours)
+        for rank, row in enumerate(row for row in rows if row["source"] not in ("p_diff", "ensemble"))
+    )
+    gain = Difference(0.001, (0.0005, 0.0015), Decision.BETTER)
+    verdict = Verdict(
+        p_diff=standing(ours),
+        comparisons=comparisons,
+        averaging=(Averaging("average_16", gain, gain, gain),),
+        best_average="average_16",
+        near_copies={source: by_source[source]["near_copies"] for source in ("p_diff", "average_16")},
+    )
     three = ("original", "ensemble", "p_diff")
     return {
         "table": rows,
         "paper_protocol": {source: by_source[source]["accuracy_best"] for source in three},
         "held_out_protocol": {source: by_source[source]["accuracy_median"] for source in three},
-        "selection": [{"source": source, "chosen_by": by, "test_accuracy": by_source[source][f"accuracy_{which}"], "uses_test": by == "test_accuracy"}
-                      for source in ("original", "p_diff") for by, which in (("val_accuracy", "median"), ("train_loss", "mean"), ("test_accuracy", "best"))],
-        "combination": [{"source": source, "method": method, "n_models": n, "accuracy": by_source[source]["accuracy_best"], "loss": 0.3123, "ece": 0.021}
-                        for source in ("original", "p_diff") for method, n in (("one model", 1), ("soft vote", ours["n"]), ("greedy soup", 5))],
-        "verdict": {"comparisons": comparisons, "sentences": SENTENCES},
-        "seconds": {"train_task": 63.2, "collect": 21.7, "autoencoder": 80.13, "diffusion": 41.0, "generate": 1.2, "score": 95.4},
+        "selection": [
+            {"source": source, "chosen_by": by, "test_accuracy": by_source[source][f"accuracy_{which}"],
+             "uses_test": by == "test_accuracy"}
+            for source in ("original", "p_diff")
+            for by, which in (("val_accuracy", "median"), ("train_loss", "mean"), ("test_accuracy", "best"))
+        ],
+        "combination": [
+            {"source": source, "method": method, "n_models": n, "accuracy": by_source[source]["accuracy_best"],
+             "loss": 0.3123, "ece": 0.021}
+            for source in ("original", "p_diff")
+            for method, n in (("one model", 1), ("soft vote", ours["n"]), ("greedy soup", 5))
+        ],
+        "verdict": {**verdict.to_json(), "sentences": SENTENCES},
+        "seconds": {
+            "train_task": 63.2, "collect": 21.7, "autoencoder": 80.13, "diffusion": 41.0, "generate": 1.2, "score": 95.4
+        },
     }  # fmt: skip
 
 
@@ -152,7 +186,8 @@ def write_run(
     (folder / "provenance.json").write_text(json.dumps({"train": PROVENANCE, "test": PROVENANCE}))
     config = OmegaConf.create(
         {"mode": "train", "seed": 42, "output_dir": str(folder), "generation": {"num_models": m},
-         "task": {"seed": 42, "epochs": 12, "data": {"dataset": "digits", "split_seed": 0}, "model": {"name": "resnet18"},
+         "task": {"seed": 42, "epochs": 12, "data": {"dataset": "digits", "split_seed": 0},
+                  "model": {"name": "resnet18"},
                   "param": {"path": "param_data/checkpoints.safetensors", "k": k, "subset": "last_norms"}},
          "system": {"name": "ae_ddpm", "latent_noise": 0.1, "sampler": {"name": "dpm_solver"}}}
     )  # fmt: skip

@@ -198,4 +198,4 @@ def test_a_subsample_is_of_the_rows_in_their_order():
 def test_a_title_is_found_even_without_settings(tmp_path):
     assert RunFiles(tmp_path / "my_run", {}).title == "my_run"
     config = {"task": {"data": {"dataset": "digits"}, "model": {"name": "resnet18"}, "param": {"k": 40}}}
-    assert RunFiles(tmp_path, {}, config).title == "digits, resnet18, K = 40"
+    assert RunFiles(tmp_path, {}, config=config).title == "digits, resnet18, K = 40"

@@ -15,13 +15,15 @@ def made(dataset, model, subset="last_norms", k=300) -> RunFiles:
         "table": [{"source": "original"} | row, {"source": "p_diff"} | row],
         "paper_protocol": {"original": 0.6, "p_diff": 0.61},
     }
-    return RunFiles(Path("run"), metrics, config)
+    return RunFiles(Path("run"), metrics, config=config)
 
 
 @pytest.mark.parametrize(
     "ours, theirs",
-    [("cifar100", "CIFAR-100"), ("pets", "Oxford-IIIT Pet"), ("imagenet", "ImageNet-1K"), ("flowers102", "Flowers-102"), ("stl10", "STL-10"), ("mnist", "MNIST"),
-     ("vit_tiny_patch16_224", "ViT-Tiny"), ("vit_base_patch16_224.augreg_in21k", "ViT-Base"), ("resnet18", "ResNet-18"), ("resnet50.a1_in1k", "ResNet-50"),
+    [("cifar100", "CIFAR-100"), ("pets", "Oxford-IIIT Pet"), ("imagenet", "ImageNet-1K"),
+     ("flowers102", "Flowers-102"), ("stl10", "STL-10"), ("mnist", "MNIST"),
+     ("vit_tiny_patch16_224", "ViT-Tiny"), ("vit_base_patch16_224.augreg_in21k", "ViT-Base"),
+     ("resnet18", "ResNet-18"), ("resnet50.a1_in1k", "ResNet-50"),
      ("convnext_tiny", "ConvNeXt-Tiny"), ("convnext_base", "ConvNeXt-Base"), ("convnet_mini", "ConvNet-mini")],
 )  # fmt: skip
 def test_our_names_are_theirs(ours, theirs):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from core.evaluation.verdict import Comparison, Decision, Difference, Standing, Verdict
 from core.report.cells import markdown, number, percent
 from core.report.tables import (
+    closing_words,
     combination,
     comparisons,
     full_table,
@@ -52,7 +54,7 @@ def test_a_number_is_rounded_and_absence_is_a_dash():
 
 def test_a_row_shows_every_measure_in_the_column_of_its_name():
     header, _, row, _ = cells(source_table(METRICS))
-    shown = dict(zip(header, row))
+    shown = dict(zip(header, row, strict=True))
     assert shown == {
         "source": "p_diff",
         "n": "200",
@@ -68,7 +70,7 @@ def test_a_row_shows_every_measure_in_the_column_of_its_name():
 
 def test_measures_that_do_not_apply_are_dashes_and_never_numbers():
     header, _, _, row = cells(source_table(METRICS))
-    shown = dict(zip(header, row))
+    shown = dict(zip(header, row, strict=True))
     assert (shown["mean ± std"], shown["max IoU"], shown["IoU within"]) == ("77.24", "–", "–")
 
 
@@ -86,7 +88,7 @@ def test_columns_line_up_for_people_who_read_it_in_a_terminal():
 
 
 def test_the_report_on_disk_holds_both_tables(tmp_path):
-    write_report(METRICS, tmp_path / "report", title="digits, K = 200")
+    write_report(METRICS, None, tmp_path / "report", title="digits, K = 200")
     text = (tmp_path / "report" / "table.md").read_text()
     assert (
         "digits, K = 200" in text
@@ -99,20 +101,27 @@ AUDITED = METRICS | {
     "table": [FULL | {"accuracy_interval": [0.7711, 0.7735], "ece_mean": 0.0312, "near_copies": 0.035}, ALONE],
     "selection": [{"source": "p_diff", "chosen_by": "val_loss", "test_accuracy": 0.7733, "uses_test": False}],
     "combination": [{"source": "p_diff", "method": "greedy soup", "accuracy": 0.78, "loss": 0.81, "ece": 0.02}],
-    "verdict": {
-        "sentences": ["Averages are as good."],
-        "comparisons": [
-            {"baseline": "gaussian", "accuracy_difference": -0.0012, "accuracy_interval": [-0.002, -0.0004], "max_iou_difference": 0.013,
-             "max_iou_interval": [0.01, 0.016], "outcome": "is dominated"},
-            {"baseline": "ensemble", "accuracy_difference": 0.0, "outcome": "tie"},
-        ],
-    },
-}  # fmt: skip
+    "verdict": {"sentences": ["Averages are as good."]},
+}
+VERDICT = Verdict(
+    p_diff=Standing("p_diff", 200, 0.77241, 0.8481),
+    comparisons=(
+        Comparison(
+            Standing("gaussian", 50, 0.77361, 0.8351),
+            Difference(-0.0012, (-0.002, -0.0004), Decision.WORSE),
+            Difference(0.013, (0.01, 0.016), Decision.WORSE),
+        ),
+        Comparison(Standing("ensemble", 1, 0.77241), Difference(0.0, None, Decision.UNDECIDED), None),
+    ),
+    averaging=(),
+    best_average="ensemble",
+    near_copies={},
+)
 
 
 def texts(table) -> list[dict[str, str]]:
     labels = [column.label for column in table.columns]
-    return [dict(zip(labels, (cell.text for cell in row))) for row in table.rows]
+    return [dict(zip(labels, (cell.text for cell in row), strict=True)) for row in table.rows]
 
 
 def test_the_full_table_has_a_column_for_what_any_source_has_and_none_for_the_rest():
@@ -133,7 +142,7 @@ def test_cells_are_ordered_by_their_numbers_and_not_by_their_text():
 
 
 def test_differences_are_shown_with_their_sign_and_in_points():
-    table = comparisons(AUDITED)
+    table = comparisons(VERDICT)
     gaussian, ensemble = [[cell.text for cell in row] for row in table.rows]
     assert gaussian == ["gaussian", "is dominated", "−0.12", "−0.20 to −0.04", "+0.013", "+0.010 to +0.016"]
     assert ensemble == ["ensemble", "tie", "+0.00", "–", "–", "–"]
@@ -149,14 +158,14 @@ def test_combinations_show_what_is_known():
     ]
 
 
-@pytest.mark.parametrize("build", [comparisons, selection, combination])
-def test_a_block_that_is_not_there_gives_no_table(build):
-    assert build(METRICS) is None
+@pytest.mark.parametrize("build, content", [(comparisons, None), (selection, METRICS), (combination, METRICS)])
+def test_a_block_that_is_not_there_gives_no_table(build, content):
+    assert build(content) is None
 
 
 def test_csv_is_at_full_precision_with_empty_fields_for_what_does_not_apply():
     header, first, second = source_csv(AUDITED).splitlines()
-    first, second = (dict(zip(header.split(","), line.split(","))) for line in (first, second))
+    first, second = (dict(zip(header.split(","), line.split(","), strict=True)) for line in (first, second))
     assert first["accuracy_mean"] == "0.77241" and (
         first["accuracy_interval_low"],
         first["accuracy_interval_high"],
@@ -165,9 +174,16 @@ def test_csv_is_at_full_precision_with_empty_fields_for_what_does_not_apply():
 
 
 def test_the_markdown_file_holds_every_block_that_is_there(tmp_path):
-    write_report(AUDITED, tmp_path, title="t")
+    write_report(AUDITED, VERDICT, tmp_path, title="t")
     text = (tmp_path / "table.md").read_text()
     assert "- Averages are as good." in text and "greedy soup" in text and "val loss" in text and "is dominated" in text
     assert (tmp_path / "scores.csv").read_text() == source_csv(AUDITED)
-    write_report(METRICS, tmp_path, title="t")
+    write_report(METRICS, None, tmp_path, title="t")
     assert "Verdict" not in (tmp_path / "table.md").read_text()
+
+
+def test_a_run_ends_with_both_tables_the_headline_and_the_caution():
+    verdict = {"sentences": ["Yes.", "More."], "caution": "Careful."}
+    parts = closing_words(METRICS | {"verdict": verdict}).split("\n\n")
+    assert parts == [source_table(METRICS), protocol_table(METRICS), "Yes.\nCareful."]
+    assert closing_words(METRICS | {"verdict": {"sentences": ["Yes."]}}).endswith("\n\nYes.")

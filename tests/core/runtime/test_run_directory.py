@@ -66,7 +66,7 @@ def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
 @pytest.mark.parametrize("mode", ["test", "generate"])
 def test_other_modes_refuse_other_settings_and_touch_nothing(run, mode):
     before = content(run.path)
-    with pytest.raises(UserError, match="system.ema_decay=0.9 there, 0.5 here") as error:
+    with pytest.raises(UserError, match=r"system\.ema_decay=0\.9 there, 0\.5 here") as error:
         RunDirectory(run.path).begin(CONFIG, OTHER, mode)
     assert str(run.path) in str(error.value)
     assert content(run.path) == before and [path.name for path in run.path.parent.iterdir()] == ["run"]
@@ -91,7 +91,7 @@ def test_testing_keeps_the_configuration_of_the_training(run):
 
 def test_damaged_settings_are_named(run):
     (run.path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="settings.json"):
+    with pytest.raises(UserError, match=r"settings\.json"):
         run.begin(CONFIG, SETTINGS, "train")
 
 
@@ -104,3 +104,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_source_with_a_dot_in_its_name_keeps_it(run):
     assert run.scores("noised_0.05").name == "noised_0.05.npz"
+
+
+def test_shared_scores_lie_beside_the_checkpoints_under_their_identity(tmp_path):
+    path = RunDirectory.shared_scores(tmp_path / "digits" / "checkpoints.safetensors", "0123", "noised_0.05")
+    assert path == tmp_path / "digits" / "scores" / "0123" / "noised_0.05.npz"
+
+
+def test_the_files_of_a_run_are_named_once(run):
+    assert {run.config.name, run.provenance.name} <= {path.name for path in run.path.iterdir()}

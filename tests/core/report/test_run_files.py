@@ -1,0 +1,78 @@
+"""Files that earlier versions wrote (fixtures/, a run of commit 0a0dcc2) are read as they were written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.evaluation.kinds import Kind
+from core.evaluation.scores import ACCURACY, ScoreTable
+from core.evaluation.verdict import Decision, Novelty, Outcome
+from core.report.run_files import read_metrics, read_verdict
+from core.report.sentences import worded
+from core.report.tables import comparisons, full_table
+from core.runtime.errors import UserError
+
+FIXTURES = Path(__file__).with_name("fixtures")
+
+
+@pytest.fixture
+def metrics():
+    return read_metrics(FIXTURES / "metrics.json")
+
+
+def test_the_verdict_of_an_earlier_file_is_parsed_and_worded_as_it_was(metrics):
+    verdict = read_verdict(metrics, FIXTURES / "metrics.json")
+    assert worded(verdict) == metrics["verdict"]
+    assert list(worded(verdict)) == list(metrics["verdict"])
+
+
+def test_its_fields_are_those_of_the_file(metrics):
+    verdict = read_verdict(metrics, FIXTURES / "metrics.json")
+    row = next(row for row in metrics["verdict"]["comparisons"] if row["baseline"] == "average_3")
+    average = verdict.against("average_3")
+    assert (average.accuracy.value, average.accuracy.interval) == (
+        row["accuracy_difference"],
+        tuple(row["accuracy_interval"]),
+    )
+    assert (average.accuracy.decision, average.max_iou.decision) == (Decision.WORSE, Decision.UNDECIDED)
+    assert average.outcome is Outcome.IS_DOMINATED and verdict.novelty is Novelty.AS_CLOSE
+    assert (verdict.best_average, verdict.p_diff.n) == ("average_3", 5)
+
+
+def test_its_tables_are_shown(metrics):
+    verdict = read_verdict(metrics, FIXTURES / "metrics.json")
+    assert [row[0].text for row in full_table(metrics).rows] == [row["source"] for row in metrics["table"]]
+    shown = {row[0].text: row[1].text for row in comparisons(verdict).rows}
+    assert shown == {row["baseline"]: row["outcome"] for row in metrics["verdict"]["comparisons"]}
+
+
+def test_a_score_table_without_a_kind_or_a_metric_is_read():
+    table = ScoreTable.load(FIXTURES / "soup_p_diff.npz")
+    assert (table.source, table.kind, table.stored_kind) == ("soup_p_diff", Kind.SOUP, None)
+    assert set(table.scores) == {"val", "test"} and table.scores["test"].metric == ACCURACY
+    assert len(table.vectors_MD) == len(table.latents_ML) == 1
+
+
+def test_a_run_without_a_verdict_has_none_and_another_format_is_named(metrics, tmp_path):
+    assert read_verdict({}, tmp_path / "metrics.json") is None
+    with pytest.raises(UserError, match=r"metrics\.json \(KeyError"):
+        read_verdict(metrics | {"verdict": {"sentences": []}}, tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda metrics: metrics.pop("paper_protocol"),
+        lambda metrics: metrics.update(held_out_protocol=[]),
+        lambda metrics: metrics["table"].append("p_diff"),
+        lambda metrics: metrics["table"][1].pop("accuracy_median"),
+        lambda metrics: metrics.update(table={}),
+    ],
+    ids=["no protocol", "another protocol", "no row", "no median", "another table"],
+)
+def test_metrics_that_no_run_wrote_are_refused(metrics, tmp_path, damage):
+    damage(metrics)
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="is not the metrics of a run"):
+        read_metrics(tmp_path / "metrics.json")
