@@ -37,9 +37,11 @@ from core.runtime.settings import digest
 from core.runtime.trainer import on_one_device, pick_device
 from core.training.stages import train_generator, training_settings
 from tasks.collecting.finetuning import finetune
-from tasks.collecting.training import is_independent
-from tasks.description import loading
+from tasks.data.splits import DataOptions
+from tasks.description import describe_network
 from tasks.importing.adopt import open_checkpoints
+from tasks.scoring.scorer import ScoringSpec
+from tasks.specification import TaskSpec
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -61,15 +63,16 @@ def main(cfg: DictConfig) -> None:
         generate(cfg, run, stages)
         return
 
-    cfg, checkpoints = open_checkpoints(cfg, typed=HydraConfig.get().overrides.task)
-    checkpoints = checkpoints.first(cfg.task.param.k)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    task, checkpoints = open_checkpoints(TaskSpec.from_config(config["task"]), typed=HydraConfig.get().overrides.task)
+    checkpoints = checkpoints.first(task.param.k)
     settings = training_settings(cfg.system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # a trained run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
-    run.begin(cfg, settings, cfg.mode)
+    run.begin({**config, "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
         train(cfg, checkpoints, run, stages)
-    score_and_report(cfg, checkpoints, run, stages)
+    score_and_report(cfg, task, checkpoints, run, stages)
 
 
 def train(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
@@ -103,7 +106,9 @@ def load_generator(cfg: DictConfig, run: RunDirectory, checkpoints: CheckpointSe
     return generator.use_sampler(OmegaConf.to_container(cfg.system)["sampler"]).to(pick_device(cfg.trainer.accelerator))
 
 
-def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages) -> None:
+def score_and_report(
+    cfg: DictConfig, task: TaskSpec, checkpoints: CheckpointSet, run: RunDirectory, stages: Stages
+) -> None:
     """generator.safetensors -> scores of every source -> metrics.json and the report."""
     generator = load_generator(cfg, run, checkpoints)
     with stages.stage("generate"):
@@ -112,7 +117,7 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
         )
 
     with stages.stage("score"):
-        tables = score(cfg, checkpoints, generator, vectors_MD, run, stages)
+        tables = score(cfg, task, checkpoints, generator, vectors_MD, run, stages)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)
 
     with stages.stage("report"):
@@ -136,6 +141,7 @@ def score_and_report(cfg: DictConfig, checkpoints: CheckpointSet, run: RunDirect
 
 def score(
     cfg: DictConfig,
+    spec: TaskSpec,
     checkpoints: CheckpointSet,
     generator: WeightGenerator,
     vectors_MD: Tensor,
@@ -143,14 +149,16 @@ def score(
     stages: Stages,
 ) -> dict[str, ScoreTable]:
     """Every source through the same scoring; what the figures need besides is saved with it."""
-    task, options = Task.of(cfg, checkpoints), SourceOptions(**cfg.evaluation)
-    last_trained = cfg.task if is_independent(cfg.task) else cfg.task.collect
+    scoring = ScoringSpec.from_config(
+        cfg.scoring, num_workers=spec.data.num_workers, accelerator=cfg.trainer.accelerator
+    )
+    task, options = Task.restore(spec, scoring, checkpoints), SourceOptions(**cfg.evaluation)
     score_fns = task.score_fns(options.num_train_images)
     tune = partial(
         finetune,
         task=task,
-        make_optimizer=instantiate(last_trained.optimizer),
-        batch_size=last_trained.batch_size,
+        make_optimizer=spec.last_optimization.make_optimizer,
+        batch_size=spec.last_optimization.batch_size,
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
@@ -181,13 +189,21 @@ def score(
 
 def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:
     """Full state dicts, with a model card that says how to load them and what was measured."""
-    about = loading(checkpoints, cfg.task)
+    about = describe_network(checkpoints, DataOptions(**OmegaConf.to_container(cfg.task.data, resolve=True)))
     files = file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))
-    described = {name: value for name, value in vars(about).items() if name != "config"}
     metrics = read_json(run.metrics) if run.metrics.is_file() else None
     beside = {
         "README.md": model_card(
-            checkpoints, files, **described, hub=about.config is not None, seed=cfg.seed, metrics=metrics
+            checkpoints,
+            files,
+            network=about.network,
+            code=about.code,
+            library=about.library,
+            images=about.images,
+            dataset=about.dataset,
+            hub=about.config is not None,
+            seed=cfg.seed,
+            metrics=metrics,
         )
     }
     if about.config:

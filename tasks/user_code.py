@@ -50,7 +50,7 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
         ) from error
 
 
-def user_task(path: str) -> tuple[nn.Module, ImageData]:
+def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
     """The network and the images that `task.score_with` names: its function returns (model, {"train": …, "val": …, "test": …}).
 
     Raises:

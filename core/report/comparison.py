@@ -19,6 +19,7 @@ NO_SETTING = (
     "mode",
     "output_dir",
     "task.param.path",
+    "task.collect.kind",  # follows from what else stands there; earlier versions did not write it
     "task.data.root",
     "task.data.num_workers",
 )  # where and how, not what

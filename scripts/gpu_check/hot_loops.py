@@ -15,6 +15,7 @@ from scripts.gpu_check.scoring import scorer_of
 from scripts.gpu_check.subjects import STAGES, resnet18
 from scripts.gpu_check.timing import Meter, Window, fit_stage
 from tasks.collecting.finetuning import finetune
+from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
 
 
@@ -57,7 +58,8 @@ def finetuning_loop(device: torch.device, rehearse: bool) -> list[Loop]:
     """Return the steps of training ResNet-18 on from a few vectors."""
     num_steps, batch_size = (2, 8) if rehearse else (5, 128)
     subject = resnet18(rehearse, num_models=9, num_images=2048)
-    task = Task(subject.data, subject.model, subject.subset, device, {"num_workers": "auto", "device": device})
+    scoring = ScoringSpec(num_workers="auto", device=device)
+    task = Task(subject.data, subject.model, subject.subset, scoring=scoring)
 
     def tune(meter: Meter) -> None:
         models = count(1)

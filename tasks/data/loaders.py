@@ -72,7 +72,13 @@ class EpochOrder(DistributedSampler):
 
 
 def training_loader(
-    images: Dataset, batch_size: int, seed: int, num_workers: int | str = 0, device: torch.device = CPU, epoch: int = 0
+    images: Dataset,
+    batch_size: int,
+    seed: int,
+    *,
+    num_workers: int | str = 0,
+    device: torch.device = CPU,
+    epoch: int = 0,
 ) -> DataLoader:
     """Return shuffled batches that follow `seed` and the epoch alone, so that a resumed training repeats none.
 
@@ -88,7 +94,7 @@ def training_loader(
     order = EpochOrder(images, processes, rank, seed)
     order.set_epoch(epoch)  # before the loader is iterated: workers fetch their first batches at once
     full = processes > 1 or len(images) >= batch_size
-    workers = choose_workers(images, batch_size, num_workers, device)
+    workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     own = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))  # else an iterator would draw from the global one
     return DataLoader(
         SeededImages(images),
@@ -103,14 +109,19 @@ def training_loader(
 
 
 def fixed_loader(
-    images: Dataset, batch_size: int, num_workers: int | str = 0, device: torch.device = CPU, keep_workers: bool = False
+    images: Dataset,
+    batch_size: int,
+    *,
+    num_workers: int | str = 0,
+    device: torch.device = CPU,
+    keep_workers: bool = False,
 ) -> DataLoader:
     """Return every image in order, for validation and scoring.
 
     Args:
         keep_workers: for a loader that is iterated in every epoch.
     """
-    workers = choose_workers(images, batch_size, num_workers, device)
+    workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return DataLoader(
         images,
         batch_size,
@@ -120,7 +131,7 @@ def fixed_loader(
     )
 
 
-def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, device: torch.device) -> int:
+def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, device: torch.device) -> int:
     """Return how many processes read images: as asked, or for "auto" as many as the cores and shared memory allow.
 
     A CPU that computes needs its cores itself, and tensors in memory need no reading, so both get none.

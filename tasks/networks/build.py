@@ -1,6 +1,7 @@
 """The one place where classifiers are built: any timm network, and ours, with a small stem for small images."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -15,8 +16,19 @@ from tasks.user_code import call_user_code
 SMALL_IMAGE = 64  # pixels; at most this, a stem that divides the size by 4 would leave too little
 
 
+@dataclass(frozen=True)
+class ModelSpec:
+    """The `task.model` section: arguments of `build_classifier` beside those that the images decide."""
+
+    name: str
+    pretrained: bool = False
+    small_stem: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def build_classifier(
     name: str,
+    *,
     num_classes: int,
     channels: int,
     image_size: int,
@@ -24,9 +36,14 @@ def build_classifier(
     small_stem: bool | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A timm network, one of `tasks.networks.mini_networks`, or what the user's "package.module:name" makes of `options` alone.
+    """Return a network with new weights, in training mode.
 
     Args:
+        name: a network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
+            is called with `options` alone.
+        num_classes: rows of the last layer.
+        channels: of the images.
+        image_size: S, in pixels.
         pretrained: start from timm's published weights (downloaded at first use).
         small_stem: a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet, smaller
             patches for a ViT and a ConvNeXt; others have none. None means: where the images are at most 64 pixels
@@ -68,8 +85,21 @@ def build_classifier(
     return model.train()
 
 
+def build_for(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
+    """Return the network of a specification for images with these facts (`ImageData.facts`)."""
+    return build_classifier(
+        model.name,
+        num_classes=facts["num_classes"],
+        channels=facts["channels"],
+        image_size=facts["image_size"],
+        pretrained=model.pretrained,
+        small_stem=model.small_stem,
+        options=model.options,
+    )
+
+
 def weights_colors(name: str) -> tuple[list[float], list[float]] | None:
-    """Mean and std of each channel that timm's pretrained weights of a network were trained with; None where there are no weights."""
+    """Return mean and std of each channel that timm's pretrained weights were trained with; None without weights."""
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return (list(published.mean), list(published.std)) if published else None
 

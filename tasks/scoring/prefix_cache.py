@@ -79,7 +79,8 @@ class PrefixCache:
         rest = range(first * self.batch_size, len(self.images))
         if rest:
             images = Subset(self.images, rest) if first else self.images
-            for images_BCSS, labels_B in fixed_loader(images, self.batch_size, self.num_workers, self.device):
+            loader = fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
+            for images_BCSS, labels_B in loader:
                 yield self.compute(images_BCSS, labels_B)
 
     def _first_pass(self) -> Iterator[Chunk]:

@@ -4,7 +4,7 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,8 +21,9 @@ from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
+from core.runtime.trainer import pick_device
 from tasks.scoring.frozen_prefix import split_network
-from tasks.scoring.prefix_cache import Chunk, PrefixCache
+from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # where the network vectorizes over models, at 256 images
@@ -67,6 +68,32 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class ScoringSpec:
+    """The `scoring` section, and the machine.
+
+    Args:
+        batch_size: B is at most this; "auto" is 256 on a CPU, and more on a GPU, where small images fill few of its
+            units.
+        cache_bytes: see `PrefixCache`.
+        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters. CPUs are slower
+            with less, or cannot do it at all.
+        num_workers: processes that read images, or "auto".
+        device: computes.
+    """
+
+    batch_size: int | str = "auto"
+    cache_bytes: float | str = "auto"
+    precision: str = "fp32"
+    num_workers: int | str = 0
+    device: torch.device = CPU
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, num_workers: int | str, accelerator: str) -> "ScoringSpec":
+        """Build from the plain values of the `scoring` section, `task.data.num_workers` and `trainer.accelerator`."""
+        return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
+
+
 def images_at_once(images: Dataset, device: torch.device) -> int:
     """Return the number of images in a chunk: 256, and on a GPU up to 2,048 where they are small."""
     if device.type == "cpu":
@@ -83,14 +110,12 @@ class Scorer:
 
     Args:
         model: the classifier with its stored weights, in eval mode; never altered.
+        subset: the parameters that vectors are of.
         images: the split.
         normalize: applied to each batch of images on the device.
-        batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size. "auto" is 256
-            on a CPU, and more on a GPU, where small images fill few of its units.
-        num_workers: processes that read images, or "auto".
-        cache_bytes: see `PrefixCache`.
-        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters; the first call then
-            says on how many images the predictions are those of fp32. CPUs are slower with less, or cannot do it at all.
+        options: the last chunk is padded to B images, since the traced graph has one size; with a lower precision the
+            first call says on how many images the predictions are those of fp32.
+        label: of the progress bar.
 
     Raises:
         UserError: another precision, or a lower one on a CPU.
@@ -103,13 +128,11 @@ class Scorer:
         images: Dataset,
         *,
         normalize: nn.Module | None = None,
-        batch_size: int | str = "auto",
-        num_workers: int | str = 0,
-        cache_bytes: float | str = "auto",
-        device: torch.device = torch.device("cpu"),
-        precision: str = "fp32",
+        options: ScoringSpec | None = None,
         label: str = "score",
     ):
+        options = options or ScoringSpec()
+        device, precision, batch_size = options.device, options.precision, options.batch_size
         if precision not in PRECISIONS:
             raise UserError(f"scoring.precision={precision}: expected one of {', '.join(PRECISIONS)}")
         if precision != "fp32" and device.type == "cpu":
@@ -121,7 +144,12 @@ class Scorer:
         self.batch_size = -(-len(images) // -(-len(images) // most))  # even chunks: padding is computed, too
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
         self.chunks = PrefixCache(
-            images, self.batch_size, self._chunk, cache_bytes=cache_bytes, num_workers=num_workers, device=device
+            images,
+            self.batch_size,
+            self._chunk,
+            cache_bytes=options.cache_bytes,
+            num_workers=options.num_workers,
+            device=device,
         )
 
     def _padded(self, images_BCSS: Tensor) -> Tensor:

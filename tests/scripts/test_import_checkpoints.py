@@ -143,7 +143,7 @@ def test_files_that_do_not_fit_are_all_named(place, states):
     assert "3 of 6 files" in error and "epoch6.pth lacks layer4.0.bn2.weight" in error
     assert (
         re.search(r"epoch7\.pth has fc\.weight \(7, 3\) instead of \(10, \d+\)", error)
-        and "epoch9.pth has extra.weight" in error
+        and "epoch9.pth has unexpected entry extra.weight" in error
     )
 
 

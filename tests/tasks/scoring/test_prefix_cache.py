@@ -63,7 +63,7 @@ def test_tensors_in_memory_are_read_without_workers_also_from_the_middle(monkeyp
     original = prefix_cache.fixed_loader
     monkeypatch.setattr(prefix_cache, "fixed_loader", lambda images, *_: seen.append(images) or original(images, 4))
     list(cache), list(cache)
-    assert [choose_workers(images, 4, "auto", torch.device("cuda")) for images in seen] == [0, 0]
+    assert [choose_workers(images, 4, num_workers="auto", device=torch.device("cuda")) for images in seen] == [0, 0]
 
 
 def test_pinned_blocks_count_as_large_as_torch_makes_them():
