@@ -6,6 +6,7 @@ python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Images -> classifier -> K checkpoints, in one file."""
-    task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
+    config: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    task = TaskSpec.from_config(config)
     path = Path(task.param.path)
     settings = task.record() | record_machine(
         training_precision=cfg.trainer.precision,

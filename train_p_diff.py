@@ -7,6 +7,7 @@ import json
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -63,7 +64,7 @@ def main(cfg: DictConfig) -> None:
         generate(cfg, run, stages)
         return
 
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     task, checkpoints = open_checkpoints(TaskSpec.from_config(config["task"]), typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     settings = training_settings(cfg.system, checkpoints, cfg.seed)
@@ -189,7 +190,8 @@ def score(
 
 def export(cfg: DictConfig, vectors_MD: Tensor, checkpoints: CheckpointSet, run: RunDirectory) -> None:
     """Full state dicts, with a model card that says how to load them and what was measured."""
-    about = describe_network(checkpoints, DataOptions(**OmegaConf.to_container(cfg.task.data, resolve=True)))
+    data: Any = OmegaConf.to_container(cfg.task.data, resolve=True)
+    about = describe_network(checkpoints, DataOptions(**data))
     files = file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))
     metrics = read_json(run.metrics) if run.metrics.is_file() else None
     beside = {

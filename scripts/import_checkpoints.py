@@ -131,14 +131,13 @@ def quote(value: object) -> str:
 
 def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> TaskSpec:
     """Return the task of the `task` section with the network and the subset of the command line."""
-    options = OmegaConf.from_dotlist(
-        [f"{key}={value}" for key, value in split_pairs(arguments.model_option, "--model-option")]
-    )
+    words = [f"{key}={value}" for key, value in split_pairs(arguments.model_option, "--model-option")]
+    options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(words))
     subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset
     task = TaskSpec.from_config(config)
     return replace(
         task,
-        model=ModelSpec(arguments.model or "", options=OmegaConf.to_container(options)),
+        model=ModelSpec(arguments.model or "", options=options),
         param=replace(task.param, subset=subset, count=arguments.count),
     )
 
@@ -159,7 +158,8 @@ def main() -> None:
             f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})"
         ) from error
     check_ranges(cfg)
-    task = specify_task(OmegaConf.to_container(cfg.task, resolve=True), arguments)
+    config: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    task = specify_task(config, arguments)
     checkpoints = import_checkpoints(
         task,
         list_state_files(arguments.dir, arguments.files),

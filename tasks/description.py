@@ -58,8 +58,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
         comment = "  # in the folder of p-diff"
         return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {made}")
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
-    if isinstance(getattr(model, "maxpool", None), nn.Identity):  # tasks.networks.build.shrink_stem was here
-        return replace(described, code=code + write_small_stem(model.conv1), library="timm")
+    stem = getattr(model, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # of shrink_stem
+        return replace(described, code=code + write_small_stem(stem), library="timm")
     config = make_hub_config(model, recipe["name"], facts=facts, normalization=normalization)
     return replace(described, code=code, library="timm", config=config)
 

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from core.runtime.trainer import ReportingModule
 from tasks.data.loaders import fixed_loader, training_loader
 from tasks.data.splits import ImageData
 
-MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 
 
 class TrainingImages(LightningDataModule):

@@ -73,6 +73,11 @@ class TrainedNetworks:
 class Collection(ABC):
     """A way to take K checkpoints of training."""
 
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Collection":
+        """Build from the `task.collect` section."""
+
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Return the `task.collect` section that chooses this way."""
@@ -298,7 +303,7 @@ class IndependentCollection(Collection):
         return trained.last_RD
 
 
-KINDS = {"steps": StepsCollection, "independent": IndependentCollection}
+KINDS: dict[str, type[Collection]] = {"steps": StepsCollection, "independent": IndependentCollection}
 
 
 def choose_collection(config: Mapping[str, Any]) -> Collection:

@@ -24,7 +24,7 @@ from tasks.task import Task
 def shuffle_without_end(loader: DataLoader) -> Iterator[list[Tensor]]:
     """Yield batches without end, each epoch in an order of its own."""
     for epoch in count():
-        loader.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # an `EpochOrder`
         yield from loader
 
 

@@ -1,4 +1,4 @@
-"""Runs over imported checkpoints: the file says what network they are of, the command line alone names a user's code."""
+"""Runs over imported checkpoints: the file says which network they are of, only the command line names user code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace

@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, nearest
@@ -61,10 +60,10 @@ def build_classifier(
             f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
-    chosen = OmegaConf.to_container(OmegaConf.create(dict(options or {})))  # timm wants plain lists
-    arguments = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small), **chosen}
+    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small)}
+    arguments |= options or {}
     try:
-        model = timm.create_model(name, pretrained=pretrained, **arguments)
+        model: Any = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UserError(f"task.model.options={dict(options or {})} do not fit {name}: {error}") from error
     except Exception as error:  # what the hub's client raises without a network is not always an OSError
@@ -105,9 +104,10 @@ def weights_colors(name: str) -> tuple[list[float], list[float]] | None:
 
 
 def refusal(name: str, channels: int, image_size: int, error: Exception) -> str:
-    """The sentence about a network that cannot take the images."""
+    """Return the sentence about a network that cannot take the images."""
     return (
-        f"task.model.name={name} cannot take images of {channels}×{image_size}×{image_size} ({str(error) or type(error).__name__}); "
+        f"task.model.name={name} cannot take images of {channels}×{image_size}×{image_size} "
+        f"({str(error) or type(error).__name__}); "
         "give a larger task.data.image_size=, task.model.small_stem=true, or other task.model.options"
     )
 
@@ -127,11 +127,9 @@ def size_options(name: str, image_size: int, small: bool) -> dict[str, int]:
 
 
 def shrink_stem(model: nn.Module) -> None:
-    """The usual CIFAR form of a ResNet (He et al. 2016, §4.2); networks without a ResNet's stem are left as they are."""
-    if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d) and isinstance(
-        getattr(model, "conv1", None), nn.Conv2d
-    ):
-        old = model.conv1
+    """Give a ResNet its usual form for CIFAR (He et al. 2016, §4.2); leave networks without its stem as they are."""
+    old = getattr(model, "conv1", None)
+    if isinstance(old, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
         model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -153,7 +151,8 @@ def load_network(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         name = missing[0]
         shapes = [tuple(side[name].shape) if name in side else "absent" for side in (state, own)]
         raise UserError(
-            f"{source} does not fit this network: {name} is {shapes[0]} in the file and {shapes[1]} in the network ({len(missing)} entries differ); check task.model and task.data"
+            f"{source} does not fit this network: {name} is {shapes[0]} in the file and {shapes[1]} in the network "
+            f"({len(missing)} entries differ); check task.model and task.data"
         )
     model.load_state_dict(state)
     return model.eval()

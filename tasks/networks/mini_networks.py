@@ -1,13 +1,17 @@
 """Networks so small that all of their parameters can be generated, registered with timm under the names at the end.
 
-    ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 · medium CNN 10,853
+    ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 ·
+    medium CNN 10,853
 
-parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What the
-published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says what the
-count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running statistics.
+parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What
+the published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says
+what the count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running
+statistics.
 
 B images · C color channels · c feature channels · S pixels at a side · P patches of one image · H attention heads.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +50,7 @@ class ConvStage(nn.Module):
         self.norm = nn.LayerNorm([out_channels, size, size])
 
     def forward(self, maps_BcSS: Tensor) -> Tensor:
-        """Maps (B, out_channels, size // 2, size // 2)."""
+        """Return maps (B, out_channels, size // 2, size // 2)."""
         return F.max_pool2d(F.relu(self.norm(self.conv(maps_BcSS))), 2)
 
 
@@ -94,7 +98,7 @@ class MLPMini(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool that halves the size."""
+    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool of stride 2."""
 
     def __init__(self, channels: int, hidden_channels: int, size: int):
         super().__init__()
@@ -103,7 +107,7 @@ class Bottleneck(nn.Module):
         self.norm = nn.LayerNorm([channels, size, size])
 
     def forward(self, maps_BcSS: Tensor) -> Tensor:
-        """Maps (B, channels, size // 2, size // 2)."""
+        """Return maps (B, channels, size // 2, size // 2)."""
         change_BcSS = self.conv2(F.relu(self.conv1(maps_BcSS)))
         return F.max_pool2d(F.relu(self.norm(maps_BcSS + change_BcSS)), 2)
 
@@ -165,8 +169,8 @@ class TransformerBlock(nn.Module):
 class ViTMini(nn.Module):
     """64 tokens of 64 numbers, 4 blocks with 4 heads of 8 and 64 hidden units.
 
-    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and after
-    their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
+    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and
+    after their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
@@ -231,31 +235,31 @@ default_cfgs = {  # timm's name for it, read by `register_model`
 
 
 @register_model
-def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
     """ConvNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ConvNetMini, "convnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
     """MLP-mini for images of `img_size` pixels."""
     return build_model_with_cfg(MLPMini, "mlp_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
     """ResNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ResNetMini, "resnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def vit_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+def vit_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
     """ViT-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ViTMini, "vit_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
+def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
     """ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
 
     Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
@@ -270,6 +274,6 @@ def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: objec
 
 
 @register_model
-def cnn_medium(pretrained: bool = False, img_size: int = 32, **options: object) -> nn.Module:
-    """The medium CNN for images of `img_size` pixels."""
+def cnn_medium(pretrained: bool = False, img_size: int = 32, **options: Any) -> nn.Module:
+    """Return the medium CNN for images of `img_size` pixels."""
     return build_model_with_cfg(CNNMedium, "cnn_medium", pretrained, img_size=img_size, **options)

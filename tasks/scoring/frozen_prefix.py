@@ -44,7 +44,7 @@ class WholeNetwork:
     vectorizes: bool = False
 
     def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """The images."""
+        """Return the images."""
         return (images_BCSS,)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
@@ -96,7 +96,8 @@ def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
     ]  # frozen weights the suffix uses: not crossing, its own
     crossing = [node for node in outside if node.op != "get_attr"]
 
-    prefix_graph, prefix_copies = fx.Graph(), {}
+    prefix_graph = fx.Graph()
+    prefix_copies: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node not in reached and node.op != "output":
             prefix_copies[node] = prefix_graph.node_copy(node, prefix_copies.__getitem__)

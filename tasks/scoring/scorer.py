@@ -22,6 +22,7 @@ from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
 from core.runtime.trainer import pick_device
+from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
@@ -53,16 +54,18 @@ class Tally:
 
     @property
     def accuracy_M(self) -> np.ndarray:
+        """Share of right predictions."""
         return (~self.wrong_MB.numpy()).mean(axis=1)
 
     @property
     def nll_M(self) -> np.ndarray:
+        """Mean negative log-likelihood of the labels."""
         return self.loss_MB.double().mean(dim=1).numpy()
 
     @property
     def ece_M(self) -> np.ndarray:
         """Expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
-        pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB)
+        pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
         return np.array(
             [binary_calibration_error(confidence, right.int(), n_bins=15).item() for confidence, right in pairs]
         )
@@ -141,7 +144,8 @@ class Scorer:
         self.agreement: float | None = None  # share of predictions that are those of fp32
         self.normalize = (normalize or nn.Identity()).to(device)
         most = images_at_once(images, device) if batch_size == "auto" else int(batch_size)
-        self.batch_size = -(-len(images) // -(-len(images) // most))  # even chunks: padding is computed, too
+        num_images = count_images(images)
+        self.batch_size = -(-num_images // -(-num_images // most))  # even chunks: padding is computed, too
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
         self.chunks = PrefixCache(
             images,
@@ -176,7 +180,7 @@ class Scorer:
         return torch.cat(found).float()
 
     def _lowered(self) -> AbstractContextManager:
-        """The configured precision."""
+        """Return a context with the configured precision."""
         if self.precision == "tf32":
             return float32_products(tf32=True)
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()

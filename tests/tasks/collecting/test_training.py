@@ -172,7 +172,7 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     for epoch in range(2):
         order = training_loader(data.train, 6, cfg.task.seed).sampler
         order.set_epoch(epoch)
-        every = torch.tensor([draw.index for draw in order])
+        every = torch.tensor([draw.image for draw in order])
         for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
             rows = every[start : start + 12]
             optimizer.zero_grad()

@@ -13,7 +13,7 @@ from core.runtime.errors import UserError
 from tasks.data import digits
 from tasks.data.datasets import CIFAR10_COLORS, DATASETS, load_images
 from tasks.data.splits import ColorNormalizer, DataOptions, carve_validation
-from tasks.data.torchvision_sets import IMAGENET_COLORS, labels_of
+from tasks.data.torchvision_sets import IMAGENET_COLORS, read_labels
 from tasks.task import images
 from tests.tasks import archives
 from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
@@ -164,7 +164,7 @@ def test_labels_are_known_without_opening_images_and_are_those_of_the_items(tmp_
     getattr(archives, f"write_{dataset}")(tmp_path)
     data = load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
     for split in (data.train, data.test):
-        known = labels_of(split.images)
+        known = read_labels(split.images)
         assert [int(known[index]) for index in np.asarray(split.indices)[:6]] == [split[item][1] for item in range(6)]
 
 
