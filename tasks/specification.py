@@ -4,13 +4,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.collecting.collection import Collection, Factory, Optimization, choose_collection
+from core.runtime.errors import UserError
+from tasks.collecting.collection import Collection, Factory, Optimization
+from tasks.collecting.independent import IndependentCollection
+from tasks.collecting.steps import StepsCollection
 from tasks.data.splits import DataOptions
 from tasks.networks.build import ModelSpec
 
 # Where files lie and how they are read does not change what is collected: augmentations do not depend on workers.
 # K only says how much of it.
 NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}
+
+
+KINDS: dict[str, type[Collection]] = {"steps": StepsCollection, "independent": IndependentCollection}
+
+
+def choose_collection(config: Mapping[str, Any]) -> Collection:
+    """Return the collection of a `task.collect` section, by its `kind`.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if config.get("kind") not in KINDS:
+        raise UserError(f"task.collect.kind={config.get('kind')}: expected one of {', '.join(KINDS)}")
+    return KINDS[config["kind"]].from_config(config)
 
 
 @dataclass(frozen=True)

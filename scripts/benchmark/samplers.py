@@ -47,7 +47,8 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
     generator = WeightGenerator.load(run.generator)
     cfg = OmegaConf.load(folder / "config.yaml")
     checkpoints = CheckpointSet.load(Path(cfg.task.param.path)).first(generator.trained_on["k"])
-    task = restore_task(OmegaConf.to_container(cfg), accelerator, checkpoints)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    task = restore_task(config, accelerator, checkpoints)
     generator.to(task.device)
     score = task.score_fns(cfg.evaluation.num_train_images)["test"]
     originals_wrong_KN = score(checkpoints.vectors_KD).wrong_MN

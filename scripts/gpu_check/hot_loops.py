@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.nn import Parameter
+from torch import Tensor
 from torch.optim import Optimizer
 
 from scripts.benchmark.sampling import generator_with
@@ -64,7 +64,7 @@ def finetuning_loop(device: torch.device, rehearse: bool) -> list[Loop]:
     def tune(meter: Meter) -> None:
         models = count(1)
 
-        def make_optimizer(parameters: Iterable[Parameter]) -> Optimizer:
+        def make_optimizer(parameters: Iterable[Tensor]) -> Optimizer:
             if next(models) == 2:  # the network is traced once, for the first model
                 meter.begin()
             return torch.optim.AdamW(parameters, lr=0.03)

@@ -31,7 +31,12 @@ class TrainingImages(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Move the normalizer to where the batches are going."""
-        self.normalize.to(self.trainer.strategy.root_device)
+        self.normalize.to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        assert self.trainer is not None
+        return self.trainer.strategy.root_device
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalize on the device, so that images travel there as they are: a byte a color, not four."""
@@ -47,9 +52,9 @@ class TrainingImages(LightningDataModule):
             self.batch_size,
             self.seed,
             num_workers=self.num_workers,
-            device=self.trainer.strategy.root_device,
+            device=self._device,
             # `current_epoch` lags behind it in a resumed fit.
-            epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+            epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]  # of a subclass
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -58,7 +63,7 @@ class TrainingImages(LightningDataModule):
             self.data.val,
             self.batch_size,
             num_workers=self.num_workers,
-            device=self.trainer.strategy.root_device,
+            device=self._device,
             keep_workers=True,
         )
 
@@ -114,7 +119,7 @@ class Classifier(ReportingModule):
 
     def _record(self, epoch: int) -> None:
         if self.history_of is not None:
-            self.history_ED[epoch] = flatten(self.model, self.history_of)
+            self.get_buffer("history_ED")[epoch] = flatten(self.model, self.history_of)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the cross-entropy of one batch."""

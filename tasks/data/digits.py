@@ -42,8 +42,8 @@ def load(options: DataOptions) -> ImageData:
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), transform),
-        val=distorted_copies(images_N1SS[val], labels_N[val], transform, derive_seed(options.split_seed, "digits/val")),
-        test=distorted_copies(images_N1SS[test], labels_N[test], transform, derive_seed(options.split_seed, "digits/test")),
+        val=distorted_copies(images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")),
+        test=distorted_copies(images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")),
         num_classes=10,
         channels=1,
         image_size=size,
@@ -51,7 +51,7 @@ def load(options: DataOptions) -> ImageData:
     )
 
 
-def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, seed: int) -> TensorDataset:
+def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, *, seed: int) -> TensorDataset:
     """Return `COPIES` distorted versions of each image, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

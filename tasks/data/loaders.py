@@ -62,7 +62,7 @@ class SeededImages(Dataset):
 class EpochOrder(DistributedSampler):
     """The images of one process in a random order that follows the seed and the epoch, each with a seed of its own."""
 
-    def __init__(self, images: Dataset, processes: int, rank: int, seed: int):
+    def __init__(self, images: Dataset, *, processes: int, rank: int, seed: int):
         super().__init__(images, processes, rank, seed=derive_seed(seed, "order") % 2**31, drop_last=True)
         self.augmentation_seed = seed
 
@@ -94,7 +94,7 @@ def training_loader(
         epoch: the one to begin with; Lightning sets the following ones.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    order = EpochOrder(images, processes, rank, seed)
+    order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
     order.set_epoch(epoch)  # before the loader is iterated: workers fetch their first batches at once
     full = processes > 1 or count_images(images) >= batch_size
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)

@@ -66,7 +66,7 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, typed: Sequence[s
         recipe["name"] = name_code(task, recipe["name"], source)
     model = ModelSpec(**{key: recipe[key] for key in ("name", "pretrained", "small_stem", "options") if key in recipe})
     adopted = replace(task, model=model, param=replace(task.param, **param))
-    check_typed(typed, adopted, task, source)
+    check_typed(typed, adopted, task, source=source)
     if task.score_with:
         return replace(adopted, data=replace(task.data, dataset=task.score_with))
     asked = task.record()["task"]["data"]
@@ -89,7 +89,7 @@ def name_code(task: TaskSpec, recorded: str, source: str) -> str:
     return task.model.name
 
 
-def check_typed(typed: Sequence[str], adopted: TaskSpec, task: TaskSpec, source: str) -> None:
+def check_typed(typed: Sequence[str], adopted: TaskSpec, task: TaskSpec, *, source: str) -> None:
     """Compare the overrides on the command line with what the file records.
 
     Raises:

@@ -60,7 +60,11 @@ def build_classifier(
             f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
-    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **size_options(name, image_size, small)}
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_chans": channels,
+        **size_options(name, image_size, small),
+    }
     arguments |= options or {}
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, **arguments)
@@ -72,7 +76,7 @@ def build_classifier(
                 f"no pretrained weights for {name} with these options ({error}); "
                 "connect to a network once, give other task.model.options, or task.model.pretrained=false"
             ) from error
-        raise UserError(refusal(name, channels, image_size, error)) from error
+        raise UserError(word_refusal(name, error, channels=channels, image_size=image_size)) from error
     if small:
         shrink_stem(model)
     model.created_with = arguments  # so that an exported model can say how to load it
@@ -80,7 +84,7 @@ def build_classifier(
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # each network has its own way of failing at a size
-        raise UserError(refusal(name, channels, image_size, error)) from error
+        raise UserError(word_refusal(name, error, channels=channels, image_size=image_size)) from error
     return model.train()
 
 
@@ -103,7 +107,7 @@ def weights_colors(name: str) -> tuple[list[float], list[float]] | None:
     return (list(published.mean), list(published.std)) if published else None
 
 
-def refusal(name: str, channels: int, image_size: int, error: Exception) -> str:
+def word_refusal(name: str, error: Exception, *, channels: int, image_size: int) -> str:
     """Return the sentence about a network that cannot take the images."""
     return (
         f"task.model.name={name} cannot take images of {channels}×{image_size}×{image_size} "

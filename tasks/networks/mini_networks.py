@@ -44,7 +44,7 @@ class ConvStage(nn.Module):
         size: of the normalized maps, in pixels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, kernel_size: int = 3, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, kernel_size: int = 3, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
         self.norm = nn.LayerNorm([out_channels, size, size])
@@ -153,7 +153,7 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then two linear layers, each after a LayerNorm and beside a shortcut."""
 
-    def __init__(self, dim: int, num_heads: int, head_dim: int, hidden_dim: int):
+    def __init__(self, dim: int, *, num_heads: int, head_dim: int, hidden_dim: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, num_heads, head_dim)

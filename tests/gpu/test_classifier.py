@@ -57,7 +57,7 @@ def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data)
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
-    trained = TrainedNetworks(model, subset, flatten(model, subset)[None], history_ED=None, seconds=0.0)
+    trained = TrainedNetworks(model, subset, flatten(model, subset)[None])
     options = {"make_trainer": instantiate(cfg.trainer), "label": "collect", "num_workers": task.data.num_workers}
     vectors_KD = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
     assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"

@@ -10,19 +10,15 @@ from core.runtime.errors import UserError
 from core.runtime.trainer import count_devices
 from tasks.collecting.classifier import Classifier
 from tasks.collecting.collect import record_machine
-from tasks.collecting.collection import (
-    IndependentCollection,
-    StepsCollection,
-    TrainedNetworks,
-    choose_collection,
-    choose_interval,
-)
-from tasks.specification import TaskSpec
+from tasks.collecting.collection import TrainedNetworks
+from tasks.collecting.independent import IndependentCollection
+from tasks.collecting.steps import StepsCollection, choose_interval
+from tasks.specification import TaskSpec, choose_collection
 from tests.tasks.tiny import independent_config, steps_config, task_config, task_spec
 
 
 def collect(cfg, model, data, subset):
-    task, trained = task_spec(cfg), TrainedNetworks(model, subset, flatten(model, subset)[None], None, 0.0)
+    task, trained = task_spec(cfg), TrainedNetworks(model, subset, flatten(model, subset)[None])
     return task.collect.collect_vectors(
         trained,
         data,
@@ -69,7 +65,8 @@ def test_steps_between_checkpoints_are_skipped(model, data, every, rows):
 
 
 @pytest.mark.parametrize("every, k, steps_per_epoch, interval", [
-    (1, 7, 5, 1), (3, 7, 5, 3), ("spread", 5, 5, 1), ("spread", 5, 9, 1), ("spread", 5, 10, 2), ("spread", 300, 10_009, 33), ("spread", 20, 5, 1),
+    (1, 7, 5, 1), (3, 7, 5, 3), ("spread", 5, 5, 1), ("spread", 5, 9, 1), ("spread", 5, 10, 2),
+    ("spread", 300, 10_009, 33), ("spread", 20, 5, 1),
 ])  # fmt: skip
 def test_spread_checkpoints_fill_one_epoch(every, k, steps_per_epoch, interval):
     assert choose_interval(every, k, steps_per_epoch) == interval
@@ -139,7 +136,7 @@ def test_how_the_machine_changes_the_checkpoints_is_recorded():
 
 
 def test_a_precision_that_skips_steps_is_refused_for_collecting_by_steps():
-    with pytest.raises(UserError, match="trainer.precision=16-mixed.*set trainer.precision=bf16-mixed"):
+    with pytest.raises(UserError, match=r"trainer.precision=16-mixed.*set trainer.precision=bf16-mixed"):
         check(steps_config(), "16-mixed")
     check(steps_config(), "bf16-mixed")
 
@@ -154,7 +151,7 @@ def test_as_many_checkpoints_as_networks():
     assert independent_config().task.param.k == 3
     assert independent_config("task.collect.runs=20").task.param.k == 20
     check(independent_config("task.param.k=2"), "16-mixed")
-    with pytest.raises(UserError, match="task.param.k=4.*task.collect.runs=3.*at most 3"):
+    with pytest.raises(UserError, match=r"task.param.k=4.*task.collect.runs=3.*at most 3"):
         check(independent_config("task.param.k=4"), "tf32")
 
 

@@ -146,10 +146,10 @@ def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
 
 
 def test_independent_networks_need_the_whole_network_to_be_generated(tmp_path, data):
-    with pytest.raises(UserError, match="task.param.subset=last_norms.*give task.param.subset=all"):
+    with pytest.raises(UserError, match=r"task.param.subset=last_norms.*give task.param.subset=all"):
         train(independent_config("task.param.subset=last_norms"), data, tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="give task.param.subset=all"):
+    with pytest.raises(UserError, match=r"give task.param.subset=all"):
         train(independent_config("task.param.subset=[layer*]"), data, tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training
     ]
     with pytest.raises(
         UserError,
-        match="classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size",
+        match=r"classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size",
     ):
         train(task_config(*options), data, tmp_path / "state")
     assert not (tmp_path / "state/classifier.safetensors").exists()

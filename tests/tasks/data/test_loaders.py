@@ -61,7 +61,7 @@ def test_reading_images_leaves_every_random_state_as_it_was():
 
 
 def test_processes_share_the_images_and_the_augmentation_of_an_image_does_not_depend_on_which_has_it():
-    alone, *shared = ([*EpochOrder(Augmented(), processes, rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
+    alone, *shared = ([*EpochOrder(Augmented(), processes=processes, rank=rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
     assert not {draw.image for draw in shared[0]} & {draw.image for draw in shared[1]}
     assert set(alone) == {draw for part in shared for draw in part}
     assert len({draw.seed for draw in alone}) == 40, "two images share an augmentation"

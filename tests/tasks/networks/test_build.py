@@ -132,7 +132,7 @@ def test_any_failure_to_get_pretrained_weights_is_one_sentence(monkeypatch):
         raise ConnectError("Name or service not known")
 
     monkeypatch.setattr("timm.create_model", fail)
-    with pytest.raises(UserError, match="no pretrained weights for resnet18.*Name or service not known"):
+    with pytest.raises(UserError, match=r"no pretrained weights for resnet18.*Name or service not known"):
         build_classifier("resnet18", num_classes=10, channels=3, image_size=32, pretrained=True)
 
 
@@ -156,7 +156,7 @@ def test_pretrained_weights_keep_the_stem_that_they_were_made_for(monkeypatch):
 
 
 def test_unknown_names_are_refused_with_near_ones():
-    with pytest.raises(UserError, match="'resnet81'.*resnet18"):
+    with pytest.raises(UserError, match=r"'resnet81'.*resnet18"):
         build_classifier("resnet81", num_classes=10, channels=3, image_size=32)
 
 

@@ -60,7 +60,7 @@ def test_their_last_norms_are_found(name, last):
 
 
 def test_without_normalization_there_are_no_last_norms():
-    with pytest.raises(UserError, match="last_norms.*no normalization layer.*task.param.subset=all"):
+    with pytest.raises(UserError, match=r"last_norms.*no normalization layer.*task.param.subset=all"):
         resolve_subset(build_classifier("cnn_medium", num_classes=10, channels=1, image_size=16), "last_norms")
 
 

@@ -62,7 +62,12 @@ def test_a_view_is_kept_without_what_it_is_a_view_of():
 def test_tensors_in_memory_are_read_without_workers_also_from_the_middle(monkeypatch):
     cache, seen = make_cache(CHUNK_BYTES, []), []
     original = prefix_cache.fixed_loader
-    monkeypatch.setattr(prefix_cache, "fixed_loader", lambda images, *_, **__: seen.append(images) or original(images, 4))
+
+    def remember(images, *_, **options):
+        seen.append(images)
+        return original(images, 4, **options)
+
+    monkeypatch.setattr(prefix_cache, "fixed_loader", remember)
     list(cache), list(cache)
     assert [choose_workers(images, 4, num_workers="auto", device=torch.device("cuda")) for images in seen] == [0, 0]
 

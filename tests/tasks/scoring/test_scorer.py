@@ -180,7 +180,7 @@ def test_calibration_and_vote_follow_their_definitions():
     for vector_D in vectors_MD:
         with torch.no_grad():
             probabilities.append(torch.func.functional_call(model, unflatten(vector_D, subset), (images,)).softmax(1))
-    for ece, model_probabilities in zip(scores.ece_M, probabilities):
+    for ece, model_probabilities in zip(scores.ece_M, probabilities, strict=True):
         expected = multiclass_calibration_error(model_probabilities, labels, num_classes=5, n_bins=15)
         assert ece == pytest.approx(expected.item(), abs=1e-5)
     mean = torch.stack(probabilities).mean(0)
@@ -305,9 +305,9 @@ def test_only_what_depends_on_the_generated_parameters_is_less_exact(precision):
 
 def test_an_unknown_precision_is_refused():
     model = network("resnet18")
-    with pytest.raises(UserError, match="scoring.precision=fp8"):
+    with pytest.raises(UserError, match=r"scoring.precision=fp8"):
         Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), options=ScoringSpec(precision="fp8"))
-    with pytest.raises(UserError, match="scoring.precision=bf16 needs a GPU"):
+    with pytest.raises(UserError, match=r"scoring.precision=bf16 needs a GPU"):
         Scorer(
             model, resolve_subset(model, "last_norms"), images_for("resnet18"), options=ScoringSpec(precision="bf16")
         )
