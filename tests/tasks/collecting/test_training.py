@@ -199,7 +199,8 @@ def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training
     ]
     with pytest.raises(
         UserError,
-        match=r"classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size",
+        match=r"classifier: there are too few images for one batch on each of 2 devices; "
+        r"give a smaller task.batch_size",
     ):
         train(task_config(*options), data, tmp_path / "state")
     assert not (tmp_path / "state/classifier.safetensors").exists()

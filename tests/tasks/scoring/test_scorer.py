@@ -269,7 +269,7 @@ def test_a_lower_precision_says_how_often_it_agrees(caplog):
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms")
     vectors_MD = vectors_for(model, subset)
-    exact, lowered = (Flipped(model, subset, split, batch_size=BATCH) for _ in range(2))
+    exact, lowered = (Flipped(model, subset, split, options=ScoringSpec(batch_size=BATCH)) for _ in range(2))
     lowered.precision = "bf16"
     with caplog.at_level("INFO"):
         exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
