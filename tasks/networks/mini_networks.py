@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 
 def patch_size(image_size: int) -> int:
-    """Of at least 2 pixels, so that a side has at most 8 patches."""
+    """Return a patch size of at least 2 pixels, so that a side has at most 8 patches."""
     return max(2, -(-image_size // 8))
 
 
 def stem_stride(image_size: int) -> int:
-    """2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
+    """Return 2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
     return 2 if image_size > 32 else 1
 
 
@@ -72,7 +72,7 @@ class ConvNetMini(nn.Module):
         self.head = Head(4 * (size // 8) ** 2, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.stages(images_BCSS).flatten(1))
 
 
@@ -93,7 +93,7 @@ class MLPMini(nn.Module):
         self.head = nn.Linear(16, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.layers(self.reduce(images_BCSS).flatten(1)))
 
 
@@ -129,7 +129,7 @@ class ResNetMini(nn.Module):
         self.head = Head(8 * (size // 8) ** 2, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.stages(images_BCSS).flatten(1))
 
 
@@ -143,7 +143,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
 
     def forward(self, tokens_BPc: Tensor) -> Tensor:
-        """Tokens (B, P, dim)."""
+        """Return tokens (B, P, dim)."""
         qkv = self.qkv(tokens_BPc).unflatten(2, (3, self.num_heads, -1))  # (B, P, 3, H, c)
         q_BHPc, k_BHPc, v_BHPc = qkv.permute(2, 0, 3, 1, 4)
         mixed_BHPc = F.scaled_dot_product_attention(q_BHPc, k_BHPc, v_BHPc)
@@ -161,7 +161,7 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
     def forward(self, tokens_BPc: Tensor) -> Tensor:
-        """Tokens (B, P, dim)."""
+        """Return tokens (B, P, dim)."""
         tokens_BPc = tokens_BPc + self.attention(self.norm1(tokens_BPc))
         return tokens_BPc + self.mlp(self.norm2(tokens_BPc))
 
@@ -184,14 +184,14 @@ class ViTMini(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         patches_BPc = F.unfold(images_BCSS, self.patch_size, stride=self.patch_size).transpose(1, 2)
         tokens_BPc = self.blocks(self.embedding(patches_BPc) + self.position_Pc)
         return self.head(self.norm(tokens_BPc).mean(dim=1))
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
-    """Of side × side patches, (P, dim): sines and cosines of their row and column.  Beyer et al. 2022, §2."""
+    """Return the positions of side × side patches (P, dim): sines and cosines of their row and column.  Beyer et al. 2022, §2."""
     frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
@@ -216,7 +216,7 @@ class CNNMedium(nn.Module):
         self.head = Head(15 * size**2, num_classes, num_hidden=20)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         maps_BcSS = images_BCSS
         for conv in self.convs:
             maps_BcSS = F.relu(F.max_pool2d(conv(maps_BcSS), 2))
@@ -224,7 +224,7 @@ class CNNMedium(nn.Module):
 
 
 def _default_cfg(image_size: int) -> dict[str, object]:
-    """For timm: built for one image size, no published weights."""
+    """Return what timm reads of a network: built for one image size, no published weights."""
     return {"num_classes": 10, "input_size": (3, image_size, image_size), "fixed_input_size": True}
 
 
@@ -236,31 +236,31 @@ default_cfgs = {  # timm's name for it, read by `register_model`
 
 @register_model
 def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """ConvNet-mini for images of `img_size` pixels."""
+    """Return ConvNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ConvNetMini, "convnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
 def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """MLP-mini for images of `img_size` pixels."""
+    """Return MLP-mini for images of `img_size` pixels."""
     return build_model_with_cfg(MLPMini, "mlp_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
 def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """ResNet-mini for images of `img_size` pixels."""
+    """Return ResNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ResNetMini, "resnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
 def vit_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """ViT-mini for images of `img_size` pixels."""
+    """Return ViT-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ViTMini, "vit_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
 def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
+    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
 
     Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
     """

@@ -28,11 +28,11 @@ class SplitNetwork:
     vectorizes: bool  # whether many models at once are faster than one after the other
 
     def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """Everything that crosses the cut for these images."""
+        """Return everything that crosses the cut for these images."""
         return self.prefix(images_BCSS)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, classes) of the network with `parameters`, from what `cache` gave."""
+        """Return logits (B, classes) of the network with `parameters`, from what `cache` gave."""
         return self.suffix(*crossing, *(parameters[name] for name in self.names))
 
 
@@ -48,7 +48,7 @@ class WholeNetwork:
         return (images_BCSS,)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, classes) of the whole network with `parameters`."""
+        """Return logits (B, classes) of the whole network with `parameters`."""
         copies = tuple(images.clone() for images in crossing)  # a network may write into its input
         return torch.func.functional_call(self.model, dict(parameters), copies)
 
@@ -75,7 +75,7 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether an operation changes one of its arguments in place."""
+    """Return whether an operation changes one of its arguments in place."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 

@@ -42,14 +42,14 @@ class Tally:
 
     @classmethod
     def of(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
-        """From the log-probabilities of every class."""
+        """Build from the log-probabilities of every class."""
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
         labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
         return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
 
     @classmethod
     def joined(cls, chunks: Sequence["Tally"]) -> "Tally":
-        """All images of a split, on the CPU."""
+        """Join the chunks of a split, on the CPU."""
         return cls(*(torch.cat([getattr(chunk, field.name) for chunk in chunks], dim=1).cpu() for field in fields(cls)))
 
     @property
@@ -167,7 +167,7 @@ class Scorer:
         return Chunk(self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
     def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
-        """Logits (M, B, classes) for one chunk."""
+        """Return logits (M, B, classes) for one chunk."""
 
         def of_one(vector_D: Tensor) -> Tensor:
             return self.network.logits(crossing, unflatten(vector_D, self.subset))
@@ -202,7 +202,7 @@ class Scorer:
     @torch.inference_mode()
     @float32_products()
     def __call__(self, vectors_MD: Tensor) -> Scores:
-        """Scores of M vectors; raises `UserError` if they do not have D numbers."""
+        """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
         with tqdm(
