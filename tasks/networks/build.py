@@ -117,7 +117,7 @@ def word_refusal(name: str, error: Exception, *, channels: int, image_size: int)
 
 
 def size_options(name: str, image_size: int, small: bool) -> dict[str, int]:
-    """Return arguments of `timm.create_model` that fit a network to images of one size, with a small stem or its own."""
+    """Return arguments of `timm.create_model` that fit a network to an image size, with a small stem or its own."""
     options = {}
     architecture = timm.get_pretrained_cfg(name)
     if architecture and architecture.fixed_input_size and image_size != architecture.input_size[-1]:

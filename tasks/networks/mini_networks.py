@@ -191,7 +191,7 @@ class ViTMini(nn.Module):
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
-    """Return the positions of side × side patches (P, dim): sines and cosines of their row and column.  Beyer et al. 2022, §2."""
+    """Return sines and cosines of the row and column of side × side patches, (P, dim).  Beyer et al. 2022, §2."""
     frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
@@ -260,7 +260,7 @@ def vit_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn
 
 @register_model
 def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
+    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, by the published count.
 
     Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
     """
