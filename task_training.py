@@ -11,15 +11,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point
+from core.command_line.entry_point import entry_point, plain
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import digest
-from core.runtime.trainer import pick_device
-from tasks.collecting.collection import check_collection, collect_checkpoints, machine_settings, recorded_settings
+from core.runtime.trainer import count_devices
+from tasks.collecting.collect import collect_checkpoints, record_machine
 from tasks.importing.adopt import is_imported
-from tasks.task import images
+from tasks.scoring.scorer import ScoringSpec
+from tasks.specification import TaskSpec
+from tasks.task import open_images
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +29,20 @@ log = logging.getLogger(__name__)
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Images -> classifier -> K checkpoints, in one file."""
-    task, path = cfg.task, Path(cfg.task.param.path)
-    settings = recorded_settings(task) | machine_settings(cfg.trainer, cfg.scoring)
-    check_collection(task, cfg.trainer.precision)
+    task = TaskSpec.from_config(plain(cfg.task))
+    path = Path(task.param.path)
+    settings = task.record() | record_machine(
+        training_precision=cfg.trainer.precision,
+        num_devices=count_devices(cfg.trainer.devices, cfg.trainer.accelerator),
+        scoring_precision=cfg.scoring.precision,
+    )
+    task.collect.check(task.param.k, cfg.trainer.precision)
     if path.exists():
         stored = CheckpointSet.load(path)
         if is_imported(stored):
             raise UserError(
-                f"{path} holds imported checkpoints, for train_p_diff.py; give another task.param.path= for those of a classifier trained here"
+                f"{path} holds imported checkpoints, for train_p_diff.py; "
+                "give another task.param.path= for those of a classifier trained here"
             )
         stored.require(settings)
         log.info(
@@ -45,17 +53,18 @@ def main(cfg: DictConfig) -> None:
         )
         return
 
-    data = images(task)
     state_dir = path.parent / f"training_state_{digest(settings)}"
     checkpoints = collect_checkpoints(
         task,
-        data,
+        open_images(task),
         settings=settings,
         state_dir=state_dir,
         make_trainer=instantiate(cfg.trainer),
         loggers=make_loggers(cfg.logger, path.parent),
         stages=Stages(["train_task", "collect"]),
-        scoring={**cfg.scoring, "num_workers": task.data.num_workers, "device": pick_device(cfg.trainer.accelerator)},
+        scoring=ScoringSpec.from_config(
+            cfg.scoring, num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+        ),
     )
     checkpoints.save(path)
     shutil.rmtree(state_dir)

@@ -8,8 +8,10 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -20,17 +22,19 @@ from core.command_line.ranges import check_ranges
 from core.command_line.run_command import run_command
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
-from core.runtime.trainer import pick_device
 from tasks.importing.import_checkpoints import import_checkpoints
-from tasks.importing.state_files import state_files
+from tasks.importing.state_files import list_state_files
+from tasks.networks.build import ModelSpec
+from tasks.scoring.scorer import ScoringSpec
+from tasks.specification import TaskSpec
 
 # What experiment=whole_network changes that does not follow from the file: an autoencoder for large D, and the baseline
 # that trains on does so with a learning rate for whole networks.
 WHOLE = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0]
     )
@@ -100,41 +104,52 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def run_overrides(arguments: argparse.Namespace) -> list[str]:
-    """What train_p_diff.py has to be told of the images, and of code that only the user may name."""
+def list_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return what train_p_diff.py has to be told of the images, and of code that only the user may name."""
     words = [f"task={arguments.task}"] if arguments.task else []
     words += [f"task.data.dataset={arguments.dataset}"] if arguments.dataset else []
-    words += [f"task.data.{key}={quoted(value)}" for key, value in pairs(arguments.data, "--data")]
+    words += [f"task.data.{key}={quote(value)}" for key, value in split_pairs(arguments.data, "--data")]
     words += [f"task.score_with={arguments.score_with}"] if arguments.score_with else []
     return words + ([f"task.model.name={arguments.model}"] if ":" in (arguments.model or "") else [])
 
 
-def pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """(key, value) of each KEY=VALUE; raises `UserError` for a word without them."""
+def split_pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """Return (key, value) of each KEY=VALUE; raises `UserError` for a word without them."""
     for word in words:
         if not re.match(r"\w+=", word):
             raise UserError(f"{option} {word}: expected KEY=VALUE")
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
 
 
-def quoted(value: object) -> str:
-    """A value as Hydra reads it back, whatever characters it holds; a list of numbers stays one."""
+def quote(value: object) -> str:
+    """Return a value as Hydra reads it back, whatever characters it holds; a list of numbers stays one."""
     text = str(value)
-    return (
-        text
-        if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text)
-        else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> TaskSpec:
+    """Return the task of the `task` section with the network and the subset of the command line."""
+    words = [f"{key}={value}" for key, value in split_pairs(arguments.model_option, "--model-option")]
+    options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+    subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset
+    task = TaskSpec.from_config(config)
+    return replace(
+        task,
+        model=ModelSpec(arguments.model or "", options=options),
+        param=replace(task.param, subset=subset, count=arguments.count),
     )
 
 
 def main() -> None:
     """Write the checkpoints file and print the command that models it."""
-    arguments = parse()
+    arguments = parse_arguments()
     name = arguments.dir.resolve().name
     out = arguments.out or Path("param_data") / name / "checkpoints.safetensors"
     if out.exists():
         raise UserError(f"{out} is there already; delete it, or give another file with --out")
-    overrides, options = run_overrides(arguments), pairs(arguments.model_option, "--model-option")
+    overrides = list_overrides(arguments)
     try:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             cfg = compose("base", overrides=overrides)
@@ -143,30 +158,31 @@ def main() -> None:
             f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})"
         ) from error
     check_ranges(cfg)
-    OmegaConf.set_struct(cfg, False)
-    cfg.task.model = {"name": arguments.model or "", "pretrained": False, "small_stem": None}
-    cfg.task.model.options = OmegaConf.from_dotlist([f"{key}={value}" for key, value in options])
-    cfg.task.param.subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset
-    cfg.task.param.count = arguments.count
-    scoring = {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": pick_device("auto")}
-    files = state_files(arguments.dir, arguments.files)
-    checkpoints = import_checkpoints(cfg.task, files, arguments.base, arguments.allow_different_rest, scoring)
+    config: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    task = specify_task(config, arguments)
+    checkpoints = import_checkpoints(
+        task,
+        list_state_files(arguments.dir, arguments.files),
+        base=arguments.base,
+        allow_different_rest=arguments.allow_different_rest,
+        scoring=ScoringSpec.from_config(cfg.scoring, num_workers=task.data.num_workers, accelerator="auto"),
+    )
     checkpoints.save(out)
 
-    accuracy_K, names = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"]
+    accuracy_K, names, subset = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"], checkpoints.subset
     sys.stdout.write(
-        f"{out}: {len(checkpoints)} checkpoints ({names[0]} … {names[-1]}) of {checkpoints.subset.num_params} parameters in {len(checkpoints.subset.names)} tensors, "
-        f"validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
+        f"{out}: {len(checkpoints)} checkpoints ({names[0]} … {names[-1]}) of {subset.num_params} parameters in "
+        f"{len(subset.names)} tensors, validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
     )
     whole = WHOLE if arguments.subset == ["all"] else []
     command = [
         "python",
         "train_p_diff.py",
-        f"task.param.path={quoted(out)}",
+        f"task.param.path={quote(out)}",
         f"task.param.k={len(checkpoints)}",
         *overrides,
         *whole,
-        f"output_dir={quoted(f'outputs/{name}')}",
+        f"output_dir={quote(f'outputs/{name}')}",
     ]
     sys.stdout.write(f"next: {shlex.join(command)}\n")
 

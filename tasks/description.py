@@ -1,11 +1,10 @@
-"""How a generated model is loaded without this project: Python that makes its network, and timm's description of it."""
+"""What a network is, for whoever loads generated models without this project: Python that makes it, timm's config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
-from omegaconf import DictConfig
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
@@ -16,7 +15,7 @@ from tasks.networks.recipes import check_recipe, rebuild
 
 
 @dataclass(frozen=True)
-class Loading:
+class NetworkDescription:
     """What a model card says of the network."""
 
     network: str  # its name
@@ -27,75 +26,101 @@ class Loading:
     dataset: str | None  # by name; None for images of the user's own
 
 
-def loading(checkpoints: CheckpointSet, task: DictConfig) -> Loading:
-    """For the network that the file records; builds it, but needs no images.
+def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDescription:
+    """Return the description of the network that the file records; builds it, but needs no images.
 
     Args:
-        task: where to find the images of a file by an earlier version, which did not record their size.
+        checkpoints: the file.
+        data: where to find the images of a file by an earlier version, which did not record their size.
 
     Raises:
         UserError: the recorded network cannot be built.
     """
-    settings = checkpoints.settings["imported" if is_imported(checkpoints) else "task"]
-    recipe, score_with, source = settings["model"], settings.get("score_with"), str(checkpoints.path)
-    facts = checkpoints.provenance.get("facts") or load_images(DataOptions(**{**task.data, **settings["data"]})).facts
-    dataset, normalization = (
-        None if score_with else settings["data"]["dataset"],
-        checkpoints.provenance.get("normalization"),
-    )
-    images = f"images ({facts['channels']}, {facts['image_size']}, {facts['image_size']})" + (
-        f", normalized with mean {normalization['mean']} and std {normalization['std']}"
-        if normalization
-        else ", prepared as in training"
+    settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
+    recipe, score_with = settings["model"], settings.get("score_with")
+    facts = checkpoints.provenance.get("facts") or load_images(replace(data, **settings["data"])).facts
+    normalization = checkpoints.provenance.get("normalization")
+    described = NetworkDescription(
+        network=recipe["name"],
+        code="",
+        library="pytorch",
+        config=None,
+        images=describe_images(facts, normalization),
+        dataset=None if score_with else settings["data"]["dataset"],
     )
     check_recipe(recipe, source)
     if score_with or ":" in recipe["name"]:
-        module, _, name = (score_with or recipe["name"]).partition(":")
-        made = f"model, _ = {name}()" if score_with else f"model = {call(name, recipe.get('options') or {})}"
-        return Loading(recipe["name"], f"from {module} import {name}\n\n{made}", "pytorch", None, images, dataset)
-
-    model, small_stem = rebuild(recipe, facts, checkpoints.network, source)
+        return replace(described, code=write_users_code(recipe, score_with))
+    model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
     if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
         arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
-        code = f"from tasks.networks.build import build_classifier  # in the folder of p-diff\n\nmodel = {call('build_classifier', arguments, recipe['name'])}"
-        return Loading(recipe["name"], code, "pytorch", None, images, dataset)
-    code = f"import timm\n\nmodel = {call('timm.create_model', model.created_with, recipe['name'])}"
-    if isinstance(getattr(model, "maxpool", None), nn.Identity):  # tasks.networks.build.shrink_stem was here
-        code += f"\nmodel.conv1 = torch.nn.Conv2d({model.conv1.in_channels}, {model.conv1.out_channels}, kernel_size=3, padding=1, bias=False)"
-        return Loading(recipe["name"], code + "\nmodel.maxpool = torch.nn.Identity()", "timm", None, images, dataset)
-    return Loading(
-        recipe["name"], code, "timm", hub_config(model, recipe["name"], facts, normalization), images, dataset
+        made = write_call("build_classifier", recipe["name"], **arguments)
+        comment = "  # in the folder of p-diff"
+        return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {made}")
+    code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
+    stem = getattr(model, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # of shrink_stem
+        return replace(described, code=code + write_small_stem(stem), library="timm")
+    config = make_hub_config(model, recipe["name"], facts=facts, normalization=normalization)
+    return replace(described, code=code, library="timm", config=config)
+
+
+def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] | None) -> str:
+    """Return what the network takes, in words."""
+    images = f"images ({facts['channels']}, {facts['image_size']}, {facts['image_size']})"
+    if normalization is None:
+        return f"{images}, prepared as in training"
+    return f"{images}, normalized with mean {normalization['mean']} and std {normalization['std']}"
+
+
+def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
+    """Return Python that makes a network with the user's own code."""
+    module, _, name = (score_with or recipe["name"]).partition(":")
+    made = f"model, _ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
+    return f"from {module} import {name}\n\n{made}"
+
+
+def write_small_stem(convolution: nn.Conv2d) -> str:
+    """Return Python that gives a ResNet of timm the stem of `tasks.networks.build.shrink_stem`."""
+    channels = f"{convolution.in_channels}, {convolution.out_channels}"
+    return (
+        f"\nmodel.conv1 = torch.nn.Conv2d({channels}, kernel_size=3, padding=1, bias=False)"
+        "\nmodel.maxpool = torch.nn.Identity()"
     )
 
 
-def call(function: str, arguments: Mapping[str, Any], *first: Any) -> str:
-    """A call in Python, from plain arguments."""
-    return f"{function}({', '.join([*map(repr, first), *(f'{name}={value!r}' for name, value in arguments.items())])})"
+def write_call(function: str, *first: Any, **named: Any) -> str:
+    """Return a call in Python, from plain arguments."""
+    arguments = [repr(value) for value in first] + [f"{name}={value!r}" for name, value in named.items()]
+    return f"{function}({', '.join(arguments)})"
 
 
-def hub_config(
-    model: nn.Module, name: str, facts: Mapping[str, int], normalization: Mapping[str, Any] | None
+def make_hub_config(
+    model: nn.Module, name: str, *, facts: Mapping[str, int], normalization: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """config.json as timm reads it from a folder or from the Hub.
+    """Return config.json as timm reads it from a folder or from the Hub.
 
     `first_conv` is left out of `pretrained_cfg`: timm would convert that layer from three colors to `in_chans`.
     """
-    size = [facts["channels"], facts["image_size"], facts["image_size"]]
-    fixed = bool(
-        model.pretrained_cfg.get("fixed_input_size")
-    )  # timm then passes img_size, which only some networks take
-    about = {
-        "num_classes": facts["num_classes"],
-        "input_size": size,
-        "fixed_input_size": fixed,
-        "crop_pct": 1.0,
-        **(normalization or {}),
-    }
-    arguments = {key: value for key, value in model.created_with.items() if key != "num_classes"}
+    published: Any = model.pretrained_cfg
+    arguments = {key: value for key, value in get_arguments(model).items() if key != "num_classes"}
     return {
         "architecture": name,
         "num_classes": facts["num_classes"],
         "num_features": model.num_features,
-        "pretrained_cfg": about,
+        "pretrained_cfg": {
+            "num_classes": facts["num_classes"],
+            "input_size": [facts["channels"], facts["image_size"], facts["image_size"]],
+            # timm then passes img_size, which only some networks take.
+            "fixed_input_size": bool(published.get("fixed_input_size")),
+            "crop_pct": 1.0,
+            **(normalization or {}),
+        },
         "model_args": arguments,
     }
+
+
+def get_arguments(model: nn.Module) -> Mapping[str, Any]:
+    """Return the arguments of `timm.create_model` that a network was built with."""
+    created_with: Any = model.created_with
+    return created_with

@@ -1,36 +1,34 @@
 """What a checkpoints file is about: the stored classifier and its images, ready to score vectors."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
 from core.evaluation.scores import ScoreFn
 from core.runtime.errors import UserError
-from core.runtime.trainer import pick_device
 from tasks.data.datasets import load_images
-from tasks.data.splits import DataOptions, ImageData, fixed_sample
-from tasks.networks.build import build_classifier, load_network, weights_colors
-from tasks.scoring.scorer import Scorer
-from tasks.user_code import user_task
+from tasks.data.splits import ImageData, fixed_sample
+from tasks.networks.build import build_for, load_network, weights_colors
+from tasks.scoring.scorer import Scorer, ScoringSpec
+from tasks.specification import TaskSpec
+from tasks.user_code import call_user_task
 
 
-def network_and_images(task: DictConfig) -> tuple[nn.Module, ImageData]:
-    """The network as it is built, and the images: what the user's own `task.score_with` returns, or a network over a dataset."""
+def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
+    """Return an untrained network and the images: what `task.score_with` returns, or a network over a dataset."""
     if task.score_with:
-        return user_task(task.score_with)
-    data = images(task)
-    return build_classifier(**task.model, **data.facts), data
+        return call_user_task(task.score_with)
+    data = open_images(task)
+    return build_for(data.facts, task.model), data
 
 
-def images(task: DictConfig) -> ImageData:
-    """The images of `task.data`, normalized as pretrained weights want them where `task.model` starts from such."""
+def open_images(task: TaskSpec) -> ImageData:
+    """Return the images of `task.data`, normalized as pretrained weights want them where `task.model` has such."""
     weights = weights_colors(task.model.name) if task.model.pretrained else None
-    return load_images(DataOptions(**OmegaConf.to_container(task.data, resolve=True), weights=weights))
+    return load_images(replace(task.data, weights=weights))
 
 
 @dataclass(frozen=True)
@@ -40,39 +38,34 @@ class Task:
     data: ImageData
     model: nn.Module
     subset: ParameterSubset
-    device: torch.device
-    options: dict[str, Any]  # of `Scorer`
+    scoring: ScoringSpec
 
     @classmethod
-    def of(cls, cfg: DictConfig, checkpoints: CheckpointSet) -> "Task":
-        """Build from the configuration.
+    def restore(cls, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet) -> "Task":
+        """Open the images and put the stored weights into the network.
 
         Raises:
-            UserError: the images are others than those that the checkpoints were scored on, or the network does not fit.
+            UserError: the images are not those that the checkpoints were scored on, or the network does not fit.
         """
-        network, data = network_and_images(cfg.task)
+        network, data = open_network_and_images(spec)
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
-            holder = (
-                f"what {cfg.task.score_with} returns"
-                if cfg.task.score_with
-                else f"{cfg.task.data.dataset} in {cfg.task.data.root}"
-            )
-            option = "task.score_with" if cfg.task.score_with else "task.data.root"
+            if spec.score_with:
+                holder, option = f"what {spec.score_with} returns", "task.score_with"
+            else:
+                holder, option = f"{spec.data.dataset} in {spec.data.root}", "task.data.root"
             raise UserError(
                 f"{holder} does not hold the images that {checkpoints.path} was made with; give {option}= of those"
             )
         model = load_network(network, checkpoints.network, str(checkpoints.path))
-        device = pick_device(cfg.trainer.accelerator)
-        return cls(
-            data,
-            model,
-            checkpoints.subset,
-            device,
-            {**cfg.scoring, "num_workers": cfg.task.data.num_workers, "device": device},
-        )
+        return cls(data, model, checkpoints.subset, scoring=scoring)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that scores and fine-tunes."""
+        return self.scoring.device
 
     def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
-        """A `ScoreFn` for each split; "train" is a fixed sample of the training images, which only serves to choose by."""
+        """Return a `ScoreFn` for each split; "train" is a fixed sample of the training images, only to choose by."""
         splits = {
             "train": fixed_sample(self.data.train, num_train_images),
             "val": self.data.val,
@@ -85,7 +78,7 @@ class Task:
                 images,
                 normalize=self.data.make_normalizer(),
                 label=f"{name} images",
-                **self.options,
+                options=self.scoring,
             )
             for name, images in splits.items()
         }

@@ -25,7 +25,7 @@ from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 from tasks.scoring import scorer as scoring
 from tasks.scoring.frozen_prefix import split_network
-from tasks.scoring.scorer import Scorer
+from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
 from tests.core.tiny import make_network, sampler_recipe
 from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
@@ -155,7 +155,7 @@ def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, cop
 def on_stand_in(monkeypatch):
     """A network with its subset, split beforehand: torch cannot trace through the stand-in."""
     torch.manual_seed(0)
-    model = build_classifier("test_resnet", 4, 3, 16).eval()
+    model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     subset = resolve_subset(model, "last_norms")
     network = split_network(copy.deepcopy(model).requires_grad_(False), subset.names, torch.zeros(BATCH, 3, 16, 16))
 
@@ -180,9 +180,7 @@ def test_scoring_copies_images_once_and_nothing_for_each_model(on_stand_in, cach
             subset,
             Bytes(),
             normalize=ImageData(None, None, None, 4, 3, 16, COLORS).make_normalizer(),
-            batch_size=BATCH,
-            cache_bytes=cache_bytes,
-            device=DEVICE,
+            options=ScoringSpec(batch_size=BATCH, cache_bytes=cache_bytes, device=DEVICE),
         )
         scorer(vectors_MD[:1])
         found = []
@@ -200,9 +198,8 @@ def test_finetuning_copies_its_batches_and_nothing_else(on_stand_in):
     found = {}
     for num_models, num_steps in ((2, 2), (4, 2), (2, 3)):
         with stand_in() as crossings:
-            task = Task(
-                ImageData(Bytes(), Bytes(), Bytes(), 4, 3, 16, COLORS), copy.deepcopy(model), subset, DEVICE, {}
-            )
+            data = ImageData(Bytes(), Bytes(), Bytes(), 4, 3, 16, COLORS)
+            task = Task(data, copy.deepcopy(model), subset, scoring=ScoringSpec(device=DEVICE))
             finetune(
                 vectors_MD[:num_models],
                 task,

@@ -37,7 +37,7 @@ def score_run(
         soup_candidates=material.options.soup_candidates,
         progress=progress,
     )
-    if material.generator.denoiser is not None:
+    if material.generator.has_steps:
         count = material.options.num_trajectories
         followed = follow(material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=count)
         followed.save(run.trajectories)

@@ -16,8 +16,15 @@ from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
 
-# These settings say where and how a run was made, not what.
-NO_SETTING = ("mode", "output_dir", "task.param.path", "task.data.root", "task.data.num_workers")
+# These settings say where and how a run was made, not what; the kind of collecting follows from the rest of its section.
+NO_SETTING = (
+    "mode",
+    "output_dir",
+    "task.param.path",
+    "task.collect.kind",
+    "task.data.root",
+    "task.data.num_workers",
+)
 NOT_COMPARED = ("trainer.", "logger.", "experiment")
 CLASS = "._target_"  # ends the name of a setting that says which class a section configures
 SEEDS = "seed"  # settings of this last name are repetitions of a run, not a sweep

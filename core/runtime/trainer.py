@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
@@ -146,11 +145,11 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def num_devices(trainer: DictConfig) -> int:
+def count_devices(devices: int | str, accelerator: str) -> int:
     """Return how many processes train the classifier together: `trainer.devices` is a number or "auto"."""
-    if trainer.devices != "auto":
-        return trainer.devices
-    return torch.cuda.device_count() if pick_device(trainer.accelerator).type == "cuda" else 1
+    if devices != "auto":
+        return int(devices)
+    return torch.cuda.device_count() if pick_device(accelerator).type == "cuda" else 1
 
 
 def fit(

@@ -15,6 +15,8 @@ from core.generation.generator_file import load_generator
 from core.report.cells import markdown
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
+from tasks.scoring.scorer import ScoringSpec
+from tasks.specification import TaskSpec
 from tasks.task import Task
 
 SAMPLERS = (
@@ -27,6 +29,14 @@ SAMPLERS = (
 NUM_MODELS = 200
 
 
+def restore_task(config: Any, accelerator: str, checkpoints: CheckpointSet) -> Task:
+    """Return the task of a run from its config.yaml."""
+    # Nothing is collected here, and runs of earlier versions do not name the kind of collection.
+    spec = TaskSpec.from_config({**config["task"], "collect": {"kind": "independent", "runs": len(checkpoints)}})
+    scoring = ScoringSpec.from_config(config["scoring"], num_workers=spec.data.num_workers, accelerator=accelerator)
+    return Task.restore(spec, scoring, checkpoints)
+
+
 def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
     """Sample 200 models with each sampler and score them on test, beside the originals; the rows and their table.
 
@@ -36,9 +46,9 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
     run = RunDirectory(folder)
     generator = load_generator(run.generator)
     cfg = OmegaConf.load(folder / "config.yaml")
-    cfg.trainer.accelerator = accelerator
     checkpoints = CheckpointSet.load(Path(cfg.task.param.path)).first(generator.trained_on["k"])
-    task = Task.of(cfg, checkpoints)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    task = restore_task(config, accelerator, checkpoints)
     generator.to(task.device)
     score = task.score_fns(cfg.evaluation.num_train_images)["test"]
     originals_wrong_KN = score(checkpoints.vectors_KD).wrong_MN

@@ -11,7 +11,7 @@ from core.runtime.precision import float32_products
 from scripts.benchmark.contest import Contest
 from tasks.networks.build import build_classifier
 from tasks.scoring.frozen_prefix import split_network
-from tasks.scoring.scorer import Scorer
+from tasks.scoring.scorer import Scorer, ScoringSpec
 
 CASES = {  # name: (timm name, channels, image size); the last two normalization layers
     "ResNet-18, 16×16 digits": ("resnet18", 1, 16),
@@ -46,10 +46,12 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
     """Nothing is frozen: what can be gained is in running many models at once."""
     for case, name in WHOLE.items():
         torch.manual_seed(0)
-        model = build_classifier(name, 10, 3, 64).to(device).eval().requires_grad_(False)
+        model = (
+            build_classifier(name, num_classes=10, channels=3, image_size=64).to(device).eval().requires_grad_(False)
+        )
         subset = resolve_subset(model, "all")
         images = TensorDataset(torch.randn(WHOLE_BATCH, 3, 64, 64), torch.zeros(WHOLE_BATCH, dtype=torch.long))
-        scorer = Scorer(model, subset, images, batch_size=WHOLE_BATCH, device=device)
+        scorer = Scorer(model, subset, images, options=ScoringSpec(batch_size=WHOLE_BATCH, device=device))
         vectors_MD = flatten(model, subset) + 0.01 * torch.randn(NUM_WHOLE, subset.num_params)
         on_device = images.tensors[0].to(device)
 
@@ -78,7 +80,12 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
     for case, (name, channels, size) in CASES.items():
         torch.manual_seed(0)
         batch = 256 if size == 16 else BATCH
-        model = build_classifier(name, 100, channels, size).to(device).eval().requires_grad_(False)
+        model = (
+            build_classifier(name, num_classes=100, channels=channels, image_size=size)
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
         subset = resolve_subset(model, "last_norms", count=2)
         images = torch.randn(batch, channels, size, size, device=device)
         network = split_network(model, subset.names, images)

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.nn import Parameter
+from torch import Tensor
 from torch.optim import Optimizer
 
 from scripts.benchmark.sampling import generator_with
@@ -15,6 +15,7 @@ from scripts.gpu_check.scoring import scorer_of
 from scripts.gpu_check.subjects import STAGES, resnet18
 from scripts.gpu_check.timing import Meter, Window, fit_stage
 from tasks.collecting.finetuning import finetune
+from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
 
 
@@ -57,12 +58,13 @@ def finetuning_loop(device: torch.device, rehearse: bool) -> list[Loop]:
     """Return the steps of training ResNet-18 on from a few vectors."""
     num_steps, batch_size = (2, 8) if rehearse else (5, 128)
     subject = resnet18(rehearse, num_models=9, num_images=2048)
-    task = Task(subject.data, subject.model, subject.subset, device, {"num_workers": "auto", "device": device})
+    scoring = ScoringSpec(num_workers="auto", device=device)
+    task = Task(subject.data, subject.model, subject.subset, scoring=scoring)
 
     def tune(meter: Meter) -> None:
         models = count(1)
 
-        def make_optimizer(parameters: Iterable[Parameter]) -> Optimizer:
+        def make_optimizer(parameters: Iterable[Tensor]) -> Optimizer:
             if next(models) == 2:  # the network is traced once, for the first model
                 meter.begin()
             return torch.optim.AdamW(parameters, lr=0.03)

@@ -12,7 +12,7 @@ from scripts.gpu_check.findings import NEEDS_GPU, Findings
 from scripts.gpu_check.subjects import Classified, resnet18
 from scripts.gpu_check.timing import SCORING_PRECISIONS
 from tasks.scoring.frozen_prefix import split_network
-from tasks.scoring.scorer import Scorer
+from tasks.scoring.scorer import Scorer, ScoringSpec
 
 GOALS_S = {"tf32": 1.0}
 
@@ -49,7 +49,11 @@ def scorer_of(subject: Classified, precision: str, device: torch.device) -> Scor
     """Return the scorer of the pipeline with its default settings."""
     data = subject.data
     return Scorer(
-        subject.model, subject.subset, data.test, normalize=data.make_normalizer(), device=device, precision=precision
+        subject.model,
+        subject.subset,
+        data.test,
+        normalize=data.make_normalizer(),
+        options=ScoringSpec(device=device, precision=precision),
     )
 
 

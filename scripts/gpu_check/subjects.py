@@ -92,8 +92,10 @@ def resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) ->
     """Return ResNet-18 with the small stem at 32×32, 100 classes."""
     torch.manual_seed(0)
     if rehearse:
-        return classified(build_classifier("test_resnet", 100, 3, 32), 4, 48, 32)
-    return classified(build_classifier("resnet18", 100, 3, 32), num_models, num_images, 32)
+        return classified(build_classifier("test_resnet", num_classes=100, channels=3, image_size=32), 4, 48, 32)
+    return classified(
+        build_classifier("resnet18", num_classes=100, channels=3, image_size=32), num_models, num_images, 32
+    )
 
 
 def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
@@ -101,5 +103,15 @@ def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
     torch.manual_seed(0)
     if rehearse:
         tiny = {"img_size": 32, "patch_size": 16, "depth": 2, "embed_dim": 48, "num_heads": 3}
-        return classified(build_classifier("vit_base_patch16_224", 100, 3, 32, options=tiny), 3, 24, 32)
-    return classified(build_classifier("vit_base_patch16_224", 100, 3, 224), num_models, num_images, 224)
+        return classified(
+            build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=32, options=tiny),
+            3,
+            24,
+            32,
+        )
+    return classified(
+        build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=224),
+        num_models,
+        num_images,
+        224,
+    )

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 
+from core.checkpoints.subset import flatten
 from core.runtime.trainer import MakeTrainer
 from scripts.benchmark.contest import peak, reset_peak
 from scripts.gpu_check.findings import NEEDS_GPU, Findings
@@ -14,7 +15,8 @@ from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.scoring import compare_precisions
 from scripts.gpu_check.subjects import Classified, vit_base
 from scripts.gpu_check.timing import TRAINER_PRECISIONS, Clock, Window, trainer_on
-from tasks.collecting.collection import collect_vectors
+from tasks.collecting.collection import TrainedNetworks
+from tasks.specification import TaskSpec
 
 NUM_MODELS, NUM_IMAGES = 50, 1024
 FULL, TINY = (5, 20), (1, 2)  # steps before the clock starts, steps it measures
@@ -24,7 +26,8 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
     """Collect checkpoints in each precision, then score vectors in each."""
     subject = vit_base(rehearse, NUM_MODELS, NUM_IMAGES)
     warmup, steps = TINY if rehearse else FULL
-    task = task_settings(warmup + steps + 1, 8 if rehearse else 128)
+    batch_size = 8 if rehearse else 128
+    task = specify_task(warmup + steps + 1, batch_size)
     rows: list[dict[str, Any]] = []
     for precision in TRAINER_PRECISIONS:
         if device.type == "cpu" and precision == "bf16-mixed":
@@ -35,30 +38,42 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
             )
             rows.append(measured or {"precision": precision, "ms per step": "failed"})
         size = subject.image_size
-        findings.table(f"training two norms of ViT-Base at {size}×{size}, batch {task.collect.batch_size}", rows)
+        findings.table(f"training two norms of ViT-Base at {size}×{size}, batch {batch_size}", rows)
     compare_precisions(findings, "ViT-Base", subject, device, {})
 
 
-def task_settings(num_steps: int, batch_size: int) -> DictConfig:
-    """Return the `task` configuration of a collection of one checkpoint per step."""
+def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
+    """Return the task of a collection of one checkpoint per step."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         sizes = [f"task.param.k={num_steps}", f"task.collect.batch_size={batch_size}"]
-        return compose("base", overrides=["experiment=cifar100_vit_base", *sizes]).task
+        cfg = compose("base", overrides=["experiment=cifar100_vit_base", *sizes])
+    config: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    return TaskSpec.from_config(config)
 
 
 def collect(
-    subject: Classified, task: DictConfig, window: tuple[int, int], device: torch.device, precision: str
+    subject: Classified, task: TaskSpec, window: tuple[int, int], device: torch.device, precision: str
 ) -> dict[str, Any]:
     """Train the last norms as collecting does; return the time of a step, images per second and the peak of memory."""
     clock = Clock(device)
     make_trainer = with_callback(trainer_on(device, precision), Window(*window, clock))
     before = reset_peak(device)
-    collect_vectors(task, subject.model.cpu(), subject.data, subject.subset, make_trainer, "collect")
+    model = subject.model.cpu()
+    trained = TrainedNetworks(model, subject.subset, flatten(model, subject.subset)[None])
+    task.collect.collect_vectors(
+        trained,
+        subject.data,
+        k=task.param.k,
+        seed=task.seed,
+        num_workers=task.data.num_workers,
+        make_trainer=make_trainer,
+        label="collect",
+    )
     per_step = clock.seconds / window[1]
     return {
         "precision": precision,
         "ms per step": 1000 * per_step,
-        "images per second": task.collect.batch_size / per_step,
+        "images per second": task.last_optimization.batch_size / per_step,
         "peak, MB": None if before is None else max(0, peak(device) - before) / 1e6,
     }
 

@@ -1,193 +1,135 @@
-"""From images to a checkpoints file, in one of two ways.
+"""What every way to take checkpoints of training offers; `task.collect` chooses one.
 
-Steps: train the classifier, freeze it but for the subset, train that on and take snapshots of it (p-diff, §4.1).
-Independent: train whole classifiers from different seeds, and take the last weights of each.
-
-K checkpoints · D numbers in one flattened subset.
+K checkpoints · R trained networks · E epochs · D numbers in one flattened subset.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
-import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import ParameterSubset, flatten
-from core.runtime.errors import UserError
-from core.runtime.progress import Stages
-from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeTrainer, StageProgressBar, num_devices, on_one_device, trainer_with
-from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.training import INDEPENDENT, is_independent, train_networks
+from core.checkpoints.subset import ParameterSubset
+from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
-from tasks.scoring.scorer import Scorer
-
-ACCURACY_SPLIT = "val"  # test is read once, for the report
-
-# Where files lie and how they are read does not change what is collected; K only says how much of it.
-NOT_RECORDED = {
-    "data": ("root", "verify", "num_workers"),
-    "param": ("path", "k"),
-}  # augmentations do not depend on workers
 
 
-def recorded_settings(task: DictConfig) -> dict[str, Any]:
-    """The part of the `task` configuration that decides what the checkpoints are; stored in their file."""
-    settings = OmegaConf.to_container(task, resolve=True)
-    settings.pop("score_with")  # whose images the fingerprint identifies
-    for section, names in NOT_RECORDED.items():
-        settings[section] = {name: value for name, value in settings[section].items() if name not in names}
-    if is_independent(task):
-        settings["collect"] = INDEPENDENT
-    return {"task": settings}
-
-
-def machine_settings(trainer: DictConfig, scoring: DictConfig) -> dict[str, Any]:
-    """Return how the classifier is trained and scored, as far as it changes the checkpoints.
-
-    Only commands that train compare these: a file from several GPUs may be modelled on one.
-    """
-    return {
-        "trainer": {"precision": trainer.precision, "devices": num_devices(trainer)},
-        "scoring": {"precision": scoring.precision},
-    }
-
-
-def check_collection(task: DictConfig, precision: str) -> None:
-    """Find a mistake in `task.collect` before it costs a training.
-
-    Raises:
-        UserError: fewer networks than checkpoints, an impossible interval, or a precision that skips steps.
-    """
-    if not is_independent(task):
-        if precision == "16-mixed":
-            raise UserError(
-                "trainer.precision=16-mixed skips optimizer steps whose gradients overflow, so that checkpoints would repeat; set trainer.precision=bf16-mixed"
-            )
-        snapshot_interval(task.collect.every, task.param.k, steps_per_epoch=1)
-        return
-    if task.param.k > task.collect.runs:
-        raise UserError(
-            f"task.param.k={task.param.k} checkpoints asked for of task.collect.runs={task.collect.runs} networks; leave out task.param.k, or give at most {task.collect.runs}"
-        )
-
-
-def snapshot_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
-    """Optimizer steps from one checkpoint to the next; "spread" has `k` of them in one epoch, if it is long enough.
-
-    Raises:
-        UserError: `every` is no number of steps.
-    """
-    if every == "spread":
-        return max(1, steps_per_epoch // k)
-    if type(every) is not int or every < 1:
-        raise UserError(
-            f"task.collect.every={every}: expected a whole number of optimizer steps, at least 1, or the word spread"
-        )
-    return every
-
-
-class Snapshots(Callback):
-    """Copies the subset out of the network after every `every`-th optimizer step, until there are K."""
-
-    def __init__(self, subset: ParameterSubset, k: int, every: int = 1):
-        self.subset, self.every, self.count = subset, every, 0
-        self.vectors_KD = torch.empty(k, subset.num_params)
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if trainer.global_step % self.every == 0:
-            self.vectors_KD[self.count] = flatten(module.model, self.subset)
-            self.count += 1
-        trainer.should_stop = self.count == len(self.vectors_KD)
-
-
-def collect_vectors(
-    task: DictConfig, model: nn.Module, data: ImageData, subset: ParameterSubset, make_trainer: MakeTrainer, label: str
-) -> Tensor:
-    """Fine-tune only `subset` of a copy of `model` and snapshot it every `task.collect.every` optimizer steps, (K, D).
-
-    BatchNorm statistics stay as they are, unless they are part of the subset; otherwise a vector put back later would
-    meet other statistics than those it was scored with.
-    """
-    tuned = copy.deepcopy(model)
-    for name, parameter in tuned.named_parameters():
-        parameter.requires_grad_(name in subset.names)
-    buffers = {name for name, _ in tuned.named_buffers()}
-    module = Classifier(
-        tuned,
-        data.num_classes,
-        make_optimizer=instantiate(task.collect.optimizer),
-        frozen_statistics=not buffers.intersection(subset.names),
-        seed=derive_seed(task.seed, "collect"),
-    ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
-    images = TrainingImages(data, task.collect.batch_size, module.seed, task.data.num_workers)
-    steps_per_epoch = len(images.train_dataloader())
-    every = snapshot_interval(task.collect.every, task.param.k, steps_per_epoch)
-    snapshots = Snapshots(subset, task.param.k, every)
-    trainer = trainer_with(
-        on_one_device(make_trainer),
-        max_epochs=-(-task.param.k * every // steps_per_epoch),
-        limit_val_batches=0,
-        logger=False,
-        callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=images)
-    return snapshots.vectors_KD
-
-
-def collect_checkpoints(
-    task: DictConfig,
-    data: ImageData,
-    *,
-    settings: Mapping[str, Any],
-    state_dir: Path,
-    make_trainer: MakeTrainer,
-    loggers: Sequence[Logger],
-    stages: Stages,
-    scoring: Mapping[str, Any],
-) -> CheckpointSet:
-    """Both stages: "train_task", then "collect" with the accuracy of each checkpoint on validation.
+@dataclass(frozen=True)
+class Factory:
+    """A callable of the configuration, such as an optimizer that still lacks its parameters, and what it was made from.
 
     Args:
-        settings: from `recorded_settings`.
-        scoring: options of `Scorer`.
+        settings: `_target_`, `_partial_: true` and plain arguments, as Hydra instantiates them.
     """
-    with stages.stage("train_task"):
-        trained = train_networks(
-            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
-        )
-    stages.seconds["train_task"] = trained.seconds  # of all sessions
-    model, subset = trained.model, trained.subset
-    with stages.stage("collect"):
-        vectors_KD = (
-            trained.last_RD
-            if is_independent(task)
-            else collect_vectors(task, model, data, subset, make_trainer, stages.label)
-        )
-        score = Scorer(
-            model, subset, data.split(ACCURACY_SPLIT), normalize=data.make_normalizer(), label=stages.label, **scoring
-        )
-        accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
-    return CheckpointSet(
-        vectors_KD=vectors_KD,
-        accuracy_K=accuracy_K,
-        subset=subset,
-        network={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
-        settings=settings,
-        provenance={
-            "seconds": dict(stages.seconds),
-            "accuracy_split": ACCURACY_SPLIT,
-            "data_fingerprint": data.fingerprint(),
-            **data.about,
-        },
-        history_ED=trained.history_ED,
-    )
+
+    settings: Mapping[str, Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return the object."""
+        return self._partial(*arguments)
+
+    @cached_property
+    def _partial(self) -> Callable[..., Any]:
+        return instantiate(self.settings)
+
+
+class Optimization(NamedTuple):
+    """How some parameters are trained."""
+
+    make_optimizer: Factory
+    batch_size: int
+
+
+class Planned(NamedTuple):
+    """One network to be trained."""
+
+    name: str  # of its files
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """What training left: one network for steps, R for independent ones, of which the first is kept whole."""
+
+    model: nn.Module
+    subset: ParameterSubset
+    last_RD: Tensor
+    history_ED: Tensor | None = None
+    seconds: float = 0.0
+
+
+class Collection(ABC):
+    """A way to take K checkpoints of training."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Collection":
+        """Build from the `task.collect` section."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Return the `task.collect` section that chooses this way."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any] | str:
+        """Return what decides the checkpoints, as their file records it."""
+
+    @abstractmethod
+    def check(self, k: int, precision: str) -> None:
+        """Find a mistake before it costs a training.
+
+        Args:
+            k: checkpoints that are asked for.
+            precision: of training.
+
+        Raises:
+            UserError: this way cannot give that many, or not in that precision.
+        """
+
+    @abstractmethod
+    def plan_networks(self, seed: int) -> list[Planned]:
+        """Return the networks to be trained; the first is stored with the checkpoints."""
+
+    @abstractmethod
+    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+        """Find a subset that this way cannot collect.
+
+        Args:
+            subset: of `model`.
+            asked: the configuration value that it comes from.
+            model: the first of the planned networks.
+
+        Raises:
+            UserError: it cannot.
+        """
+
+    @abstractmethod
+    def pick_last_optimization(self, of_classifier: Optimization) -> Optimization:
+        """Return how the checkpoints were last trained, so that a baseline can train them on alike."""
+
+    @abstractmethod
+    def collect_vectors(
+        self,
+        trained: TrainedNetworks,
+        data: ImageData,
+        *,
+        k: int,
+        seed: int,
+        num_workers: int | str,
+        make_trainer: MakeTrainer,
+        label: str,
+    ) -> Tensor:
+        """Return the checkpoints (K, D).
+
+        Args:
+            trained: the planned networks.
+            data: whose training images the network saw.
+            k: K.
+            seed: of the task.
+            num_workers: processes that read images, or "auto".
+            make_trainer: Lightning's Trainer with the machine's options bound.
+            label: of the progress bar.
+        """

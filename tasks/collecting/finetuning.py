@@ -21,10 +21,10 @@ from tasks.scoring.frozen_prefix import split_network
 from tasks.task import Task
 
 
-def shuffled(loader: DataLoader) -> Iterator[list[Tensor]]:
-    """Batches without end, each epoch in an order of its own."""
+def shuffle_without_end(loader: DataLoader) -> Iterator[list[Tensor]]:
+    """Yield batches without end, each epoch in an order of its own."""
     for epoch in count():
-        loader.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # an `EpochOrder`
         yield from loader
 
 
@@ -32,16 +32,19 @@ def shuffled(loader: DataLoader) -> Iterator[list[Tensor]]:
 def finetune(
     vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int
 ) -> Tensor:
-    """Train each of M vectors on for `num_steps`, as they were last trained; (M, D), the given ones stay as they are.
+    """Train each of M vectors on for `num_steps` and return them (M, D); the given ones stay as they are.
 
-    Each model goes on with batches of its own: what a few batches do to a model is luck, which models that share them
-    would share. Running statistics in the subset are no parameters: they stay as they are. Products are exact float32
-    on every device, as in scoring.
+    Each model goes on with batches of its own; shared ones would correlate the results. Running statistics in the
+    subset are no parameters: they stay as they are. Products are exact float32 on every device, as in scoring.
     """
     loader = training_loader(
-        task.data.train, batch_size, derive_seed(seed, "finetuned"), task.options.get("num_workers", 0), task.device
+        task.data.train,
+        batch_size,
+        seed=derive_seed(seed, "finetuned"),
+        num_workers=task.scoring.num_workers,
+        device=task.device,
     )
-    batches, normalize = shuffled(loader), task.data.make_normalizer().to(task.device)
+    batches, normalize = shuffle_without_end(loader), task.data.make_normalizer().to(task.device)
     tuned_MD = vectors_MD.to(task.device, copy=True)
     trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]  # not running statistics
     network = None
@@ -51,7 +54,7 @@ def finetune(
         for images_BCSS, labels_B in islice(batches, num_steps):
             images_BCSS, labels_B = (part.to(task.device, non_blocking=True) for part in (images_BCSS, labels_B))
             images_BCSS = normalize(images_BCSS)
-            network = network or split_network(frozen(task.model, task.device), task.subset.names, images_BCSS)
+            network = network or split_network(copy_frozen(task.model, task.device), task.subset.names, images_BCSS)
             with torch.no_grad():
                 crossing = network.cache(images_BCSS)
             loss = F.cross_entropy(network.logits(crossing, model), labels_B)
@@ -61,6 +64,6 @@ def finetune(
     return tuned_MD.cpu()
 
 
-def frozen(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy on `device` that asks for no gradients: only the vectors are trained, which stand in for its subset."""
+def copy_frozen(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy on `device` without gradients: only the vectors are trained, which stand in for its subset."""
     return copy.deepcopy(model).to(device).requires_grad_(False)

@@ -28,7 +28,7 @@ DISTORTIONS = [
 
 
 def load(options: DataOptions) -> ImageData:
-    """Train (900 originals, distorted anew at every visit), val (100 × 3) and test (797 × 3), both fixed."""
+    """Return train (900 originals, distorted anew at every visit), val (100 × 3) and test (797 × 3), both fixed."""
     digits = load_digits()
     images_N1SS = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     size = options.image_size or IMAGE_SIZE
@@ -39,11 +39,11 @@ def load(options: DataOptions) -> ImageData:
     rest, test = train_test_split(originals, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
     train, val = train_test_split(rest, test_size=NUM_VAL, stratify=labels_N[rest], random_state=options.split_seed)
     transform = v2.Compose(DISTORTIONS)
-    pairs = list(zip(images_N1SS, labels_N.tolist()))
+    pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), transform),
-        val=distorted_copies(images_N1SS[val], labels_N[val], transform, derive_seed(options.split_seed, "digits/val")),
-        test=distorted_copies(images_N1SS[test], labels_N[test], transform, derive_seed(options.split_seed, "digits/test")),
+        val=distorted_copies(images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")),
+        test=distorted_copies(images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")),
         num_classes=10,
         channels=1,
         image_size=size,
@@ -51,8 +51,8 @@ def load(options: DataOptions) -> ImageData:
     )
 
 
-def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, seed: int) -> TensorDataset:
-    """`COPIES` distorted versions of each image, the same at every call."""
+def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, *, seed: int) -> TensorDataset:
+    """Return `COPIES` distorted versions of each image, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         copies = [transform(image) for image in images_N1SS.repeat_interleave(COPIES, dim=0)]

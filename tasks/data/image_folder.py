@@ -1,5 +1,6 @@
 """The user's own images: one folder per class."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tasks.data.splits import DataOptions, ImageData, carve_validation
 from tasks.data.torchvision_sets import IMAGENET_COLORS, image_data, open_or_explain
 
 LAYOUT = (
-    "task.data.root=FOLDER must hold FOLDER/train/<class>/… and FOLDER/test/<class>/… (and FOLDER/val/<class>/… if there is one), "
-    "or FOLDER/<class>/… alone, of which a part becomes the test images"
+    "task.data.root=FOLDER must hold FOLDER/train/<class>/… and FOLDER/test/<class>/… (and FOLDER/val/<class>/… if "
+    "there is one), or FOLDER/<class>/… alone, of which a part becomes the test images"
 )
 IMAGE_SIZE = 224
 
@@ -28,12 +29,12 @@ class Part(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.folder[int(self.indices[index])]
 
 
 def load(options: DataOptions) -> ImageData:
-    """Classes are the names of folders, in alphabetical order.
+    """Return the splits of a folder; classes are the names of its folders, in alphabetical order.
 
     Raises:
         UserError: no such folders, other classes in one split than in another, or a class of too few images.
@@ -45,26 +46,48 @@ def load(options: DataOptions) -> ImageData:
         whole = open_or_explain(open_folder, options, LAYOUT)
         check_sizes(whole, 3)
         rest, test = carve_validation(whole.targets, options.val_fraction, options.split_seed + 1)
-        return image_data(Part(whole, rest), Part(whole, test), options, num_classes=len(whole.classes), image_size=IMAGE_SIZE, colors=IMAGENET_COLORS)
-    splits = {name: open_or_explain(lambda root, name=name: open_folder(root / name), options, LAYOUT) for name in ("train", "test")}
-    if (root / "val").is_dir():
-        splits["val"] = open_or_explain(lambda root: open_folder(root / "val"), options, LAYOUT)
-    else:
+        return image_data(
+            Part(whole, rest),
+            Part(whole, test),
+            options,
+            num_classes=len(whole.classes),
+            image_size=IMAGE_SIZE,
+            colors=IMAGENET_COLORS,
+        )
+    names = ("train", "test", "val") if (root / "val").is_dir() else ("train", "test")
+    splits = {name: open_or_explain(partial(open_split, name=name), options, LAYOUT) for name in names}
+    if "val" not in splits:
         check_sizes(splits["train"], 2)
     classes = splits["train"].classes
     for name, split in splits.items():
         if different := sorted(set(classes) ^ set(split.classes)):
-            raise UserError(f"{root / name} and {root / 'train'} do not hold the same classes: {different[0]} is in one of them only; give both the same folders")
-    return image_data(**splits, options=options, num_classes=len(classes), image_size=IMAGE_SIZE, colors=IMAGENET_COLORS)
+            raise UserError(
+                f"{root / name} and {root / 'train'} do not hold the same classes: {different[0]} is in one of them "
+                "only; give both the same folders"
+            )
+    return image_data(
+        splits["train"],
+        splits["test"],
+        options,
+        val=splits.get("val"),
+        num_classes=len(classes),
+        image_size=IMAGE_SIZE,
+        colors=IMAGENET_COLORS,
+    )
+
+
+def open_split(root: Path, name: str) -> ImageFolder:
+    """Return the images of one split."""
+    return open_folder(root / name)
 
 
 def open_folder(folder: Path) -> ImageFolder:
-    """The images of all class folders in `folder`."""
+    """Return the images of all class folders in `folder`."""
     return ImageFolder(folder, loader=open_image)
 
 
 def open_image(path: str) -> Any:
-    """An image in color.
+    """Return an image in color.
 
     Raises:
         UserError: it cannot be read.
@@ -72,7 +95,9 @@ def open_image(path: str) -> Any:
     try:
         return default_loader(path)
     except OSError as error:
-        raise UserError(f"{path} is not an image that can be read ({error}); remove it, or put a whole one there") from error
+        raise UserError(
+            f"{path} is not an image that can be read ({error}); remove it, or put a whole one there"
+        ) from error
 
 
 def check_sizes(images: ImageFolder, num_splits: int) -> None:

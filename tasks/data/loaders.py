@@ -31,7 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")
 class Draw(NamedTuple):
     """One visit of a training image."""
 
-    index: int
+    image: int  # its index
     seed: int  # of its augmentation
 
 
@@ -46,7 +46,7 @@ class SeededImages(Dataset):
         self.images = images
 
     def __len__(self) -> int:
-        return len(self.images)
+        return count_images(self.images)
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Any]:
         with isolate_rng(include_cuda=False):
@@ -56,13 +56,13 @@ class SeededImages(Dataset):
         torch.default_generator.manual_seed(draw.seed)
         random.seed(draw.seed)
         np.random.seed(draw.seed % 2**32)
-        return self.images[draw.index]
+        return self.images[draw.image]
 
 
 class EpochOrder(DistributedSampler):
     """The images of one process in a random order that follows the seed and the epoch, each with a seed of its own."""
 
-    def __init__(self, images: Dataset, processes: int, rank: int, seed: int):
+    def __init__(self, images: Dataset, *, processes: int, rank: int, seed: int):
         super().__init__(images, processes, rank, seed=derive_seed(seed, "order") % 2**31, drop_last=True)
         self.augmentation_seed = seed
 
@@ -72,7 +72,13 @@ class EpochOrder(DistributedSampler):
 
 
 def training_loader(
-    images: Dataset, batch_size: int, seed: int, num_workers: int | str = 0, device: torch.device = CPU, epoch: int = 0
+    images: Dataset,
+    batch_size: int,
+    seed: int,
+    *,
+    num_workers: int | str = 0,
+    device: torch.device = CPU,
+    epoch: int = 0,
 ) -> DataLoader:
     """Return shuffled batches that follow `seed` and the epoch alone, so that a resumed training repeats none.
 
@@ -80,15 +86,18 @@ def training_loader(
     over at the end of an epoch make no batch: statistics of a few images are noise, and of one image an error.
 
     Args:
+        images: the training images.
+        batch_size: images of one batch in this process.
+        seed: of the order and the augmentations.
         num_workers: processes that read images, or "auto".
         device: where the batches are going.
         epoch: the one to begin with; Lightning sets the following ones.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    order = EpochOrder(images, processes, rank, seed)
+    order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
     order.set_epoch(epoch)  # before the loader is iterated: workers fetch their first batches at once
-    full = processes > 1 or len(images) >= batch_size
-    workers = choose_workers(images, batch_size, num_workers, device)
+    full = processes > 1 or count_images(images) >= batch_size
+    workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     own = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))  # else an iterator would draw from the global one
     return DataLoader(
         SeededImages(images),
@@ -103,14 +112,23 @@ def training_loader(
 
 
 def fixed_loader(
-    images: Dataset, batch_size: int, num_workers: int | str = 0, device: torch.device = CPU, keep_workers: bool = False
+    images: Dataset,
+    batch_size: int,
+    *,
+    num_workers: int | str = 0,
+    device: torch.device = CPU,
+    keep_workers: bool = False,
 ) -> DataLoader:
     """Return every image in order, for validation and scoring.
 
     Args:
+        images: the split.
+        batch_size: the last batch may be smaller.
+        num_workers: processes that read images, or "auto".
+        device: where the batches are going.
         keep_workers: for a loader that is iterated in every epoch.
     """
-    workers = choose_workers(images, batch_size, num_workers, device)
+    workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return DataLoader(
         images,
         batch_size,
@@ -120,7 +138,7 @@ def fixed_loader(
     )
 
 
-def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, device: torch.device) -> int:
+def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, device: torch.device) -> int:
     """Return how many processes read images: as asked, or for "auto" as many as the cores and shared memory allow.
 
     A CPU that computes needs its cores itself, and tensors in memory need no reading, so both get none.
@@ -148,6 +166,11 @@ def choose_workers(images: Dataset, batch_size: int, num_workers: int | str, dev
     fitting = int(free // per_worker)
     log.info("%s: images are read by %d workers; enlarge it for more (docker run --shm-size=8g)", needed, fitting)
     return fitting
+
+
+def count_images(images: Dataset) -> int:
+    """Return the number of images, which torch leaves out of what every `Dataset` says."""
+    return len(images)  # type: ignore[arg-type]  # all of ours have a length
 
 
 def bytes_per_item(images: Dataset) -> int:

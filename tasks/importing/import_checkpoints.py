@@ -9,21 +9,20 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
 from core.runtime.errors import UserError
-from tasks.collecting.collection import ACCURACY_SPLIT, recorded_settings
-from tasks.importing.state_files import read_state, renamed
+from tasks.collecting.collect import ACCURACY_SPLIT
+from tasks.importing.state_files import read_state, rename_entries
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
-from tasks.scoring.scorer import Scorer
-from tasks.task import network_and_images
+from tasks.scoring.scorer import Scorer, ScoringSpec
+from tasks.specification import TaskSpec
+from tasks.task import open_network_and_images
 
 log = logging.getLogger(__name__)
 MOST_LISTED = 8  # files in one error sentence
@@ -40,58 +39,55 @@ class Gathered:
 
 
 def import_checkpoints(
-    task: DictConfig,
+    task: TaskSpec,
     files: Sequence[Path],
+    *,
     base: Path | None = None,
     allow_different_rest: bool = False,
-    scoring: Mapping[str, Any] | None = None,
+    scoring: ScoringSpec | None = None,
 ) -> CheckpointSet:
     """Read the subset of each file, in this order, and score it on validation inside the network of `base`.
 
     Args:
-        task: the configuration; `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
+        task: `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
+        files: the state dicts.
         base: a full state dict, whose rest surrounds every subset; None: the first full one of `files`.
         allow_different_rest: take the subsets of files whose rest is another.
-        scoring: options of `Scorer`.
+        scoring: how the checkpoints are scored.
 
     Raises:
         UserError: files that do not fit the network or each other; each is named with what differs.
     """
     start = time.perf_counter()
-    model, data = network_and_images(task)
+    model, data = open_network_and_images(task)
+    path, state = read_base(files, base, model)
     recipe = {
         "name": type(model).__name__ if task.score_with else task.model.name,
         "pretrained": False,
         "small_stem": None,
+        "options": dict(task.model.options),
     }
-    recipe["options"] = OmegaConf.to_container(task.model.options, resolve=True)
-    path, state = read_base(files, base, model)
-    if not task.score_with and ":" not in recipe["name"]:
-        model, recipe["small_stem"] = rebuild(recipe, data.facts, state, str(path))
-    if wrong := misfit(state, model.state_dict(), floating_entries(model)):
+    if not task.score_with and ":" not in task.model.name:
+        model, recipe["small_stem"] = rebuild(recipe, data.facts, state=state, source=str(path))
+    if wrong := describe_misfit(state, model.state_dict(), floating_entries(model)):
         raise UserError(
-            f"{path.name} {wrong}: it does not fit {recipe['name']} for {data.num_classes} classes; check --model, --model-option and the data"
+            f"{path.name} {wrong}: it does not fit {recipe['name']} for {data.num_classes} classes; "
+            "check --model, --model-option and the data"
         )
     subset = resolve_subset(model, task.param.subset, task.param.count)
-    load_network(
-        model,
-        {
-            **model.state_dict(),
-            **{name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
-        },
-        str(path),
-    )
-    vectors_KD = gather(files, model, subset, path.name, allow_different_rest)
+    in_float32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    load_network(model, {**model.state_dict(), **in_float32}, str(path))
+    vectors_KD = gather_vectors(files, model, subset, base=path.name, allow_different_rest=allow_different_rest)
 
-    score = Scorer(
-        model, subset, data.split(ACCURACY_SPLIT), normalize=data.make_normalizer(), label="score", **(scoring or {})
-    )
+    images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
+    score = Scorer(model, subset, images, normalize=normalize, label="score", options=scoring)
     accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
+    settings = task.record()["task"]
     imported = {
         "model": recipe,
         "score_with": task.score_with,
-        "data": None if task.score_with else recorded_settings(task)["task"]["data"],
-        "param": {"subset": OmegaConf.to_container(task.param)["subset"], "count": task.param.count},
+        "data": None if task.score_with else settings["data"],
+        "param": settings["param"],
         "allow_different_rest": allow_different_rest,
     }
     provenance = {
@@ -101,46 +97,53 @@ def import_checkpoints(
         "files": [file.name for file in files],
         "base": path.name,
     }
-    network = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return CheckpointSet(
         vectors_KD=vectors_KD,
         accuracy_K=accuracy_K,
         subset=subset,
-        network=network,
+        network={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         settings={"imported": imported},
         provenance=provenance | data.about,
     )
 
 
 def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
-    """The full state dict whose rest surrounds every subset, with its path.
+    """Return the full state dict whose rest surrounds every subset, with its path.
 
     Raises:
         UserError: none of `files` is full, and no other is given.
     """
     known, floating = model.state_dict().keys(), floating_entries(model).keys()
     for path in [base] if base else files:
-        state = renamed(read_state(path), known, path)
+        state = rename_entries(read_state(path), known, path)
         if base or floating <= state.keys():
             return path, state
     missing = next(name for name in floating if name not in state)
     raise UserError(
-        f"none of the {len(files)} files holds the whole network ({path.name} lacks {missing}); give one that does with --base FILE"
+        f"none of the {len(files)} files holds the whole network ({path.name} lacks {missing}); "
+        "give one that does with --base FILE"
     )
 
 
-def gather(
-    files: Sequence[Path], model: nn.Module, subset: ParameterSubset, base: str, allow_different_rest: bool
+def gather_vectors(
+    files: Sequence[Path], model: nn.Module, subset: ParameterSubset, *, base: str, allow_different_rest: bool
 ) -> Tensor:
-    """The subset of each file (K, D), read one file at a time; `model` holds the weights of the file called `base`.
+    """Return the subset of each file (K, D), read one file at a time.
+
+    Args:
+        files: the state dicts.
+        model: holds the weights of the file called `base`.
+        subset: of `model`.
+        base: the name of a file, for messages.
+        allow_different_rest: take the subsets of files whose rest is another than that of `model`.
 
     Raises:
         UserError: files lack entries or have others, hold what is not a number, or differ outside the subset.
     """
     own, found = model.state_dict(), Gathered()
     for path in files:
-        state = renamed(read_state(path), own.keys(), path)
-        if wrong := misfit(state, own, subset.names):
+        state = rename_entries(read_state(path), own.keys(), path)
+        if wrong := describe_misfit(state, own, subset.names):
             found.misfits.append(f"{path.name} {wrong}")
             continue
         rest = [name for name in state if name not in subset.names and own[name].is_floating_point()]
@@ -150,29 +153,41 @@ def gather(
         found.vectors.append(torch.cat([state[name].reshape(-1).float() for name in subset.names]))
         if not torch.isfinite(found.vectors[-1]).all():
             raise UserError(
-                f"{path} holds something that is not a finite number in the subset; leave that file out (--files takes a pattern)"
+                f"{path} holds something that is not a finite number in the subset; "
+                "leave that file out (--files takes a pattern)"
             )
-    if found.misfits:
-        listed = "; ".join(found.misfits[:MOST_LISTED]) + (
-            f"; and {len(found.misfits) - MOST_LISTED} more" if len(found.misfits) > MOST_LISTED else ""
-        )
-        raise UserError(
-            f"{len(found.misfits)} of {len(files)} files do not fit the network that {base} fits: {listed}; leave them out (--files takes a pattern)"
-        )
-    if found.differing and not allow_different_rest:
-        raise UserError(
-            f"{len(found.differing)} of {len(files)} files differ from {base} outside the subset (first in {found.first_difference}), so their subsets inside "
-            f"its network would not be those models; give --subset all, or globs that cover what differs "
-            f"(--allow-different-rest puts them into the network of {base} all the same)"
-        )
+    check_gathered(found, len(files), base=base, allow_different_rest=allow_different_rest)
     warn_of_copies(files, found.vectors)
     return torch.stack(found.vectors)
 
 
-def misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], required: Collection[str]) -> str:
-    """What keeps a state dict from the network `own`, in words: "lacks fc.bias (and 3 more)"; empty if nothing does."""
+def check_gathered(found: Gathered, num_files: int, *, base: str, allow_different_rest: bool) -> None:
+    """Name the files that cannot be part of the checkpoints.
+
+    Raises:
+        UserError: there are such.
+    """
+    if found.misfits:
+        listed = "; ".join(found.misfits[:MOST_LISTED])
+        if len(found.misfits) > MOST_LISTED:
+            listed += f"; and {len(found.misfits) - MOST_LISTED} more"
+        raise UserError(
+            f"{len(found.misfits)} of {num_files} files do not fit the network that {base} fits: {listed}; "
+            "leave them out (--files takes a pattern)"
+        )
+    if found.differing and not allow_different_rest:
+        raise UserError(
+            f"{len(found.differing)} of {num_files} files differ from {base} outside the subset (first in "
+            f"{found.first_difference}), so their subsets inside its network would not be those models; give "
+            f"--subset all, or globs that cover what differs (--allow-different-rest puts them into the network of "
+            f"{base} all the same)"
+        )
+
+
+def describe_misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], required: Collection[str]) -> str:
+    """Return what keeps a state dict from the network `own`: "lacks fc.bias (and 3 more)"; empty if nothing does."""
     missing = [f"lacks {name}" for name in required if name not in state]
-    unknown = [f"has {name}, which the network has not" for name in state if name not in own]
+    unknown = [f"has unexpected entry {name}" for name in state if name not in own]
     shapes = [
         f"has {name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in state
@@ -188,7 +203,7 @@ def misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], required: Col
 def warn_of_copies(files: Sequence[Path], vectors: Sequence[Tensor]) -> None:
     """Log which files hold the same numbers, such as a best.pth beside the epoch it is."""
     seen: dict[bytes, Path] = {}
-    for path, vector_D in zip(files, vectors):
+    for path, vector_D in zip(files, vectors, strict=True):
         first = seen.setdefault(hashlib.sha256(vector_D.numpy().data).digest(), path)
         if first is not path:
             log.warning(

@@ -1,13 +1,17 @@
 """Networks so small that all of their parameters can be generated, registered with timm under the names at the end.
 
-    ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 · medium CNN 10,853
+    ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 ·
+    medium CNN 10,853
 
-parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What the
-published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says what the
-count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running statistics.
+parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What
+the published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says
+what the count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running
+statistics.
 
 B images · C color channels · c feature channels · S pixels at a side · P patches of one image · H attention heads.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +21,12 @@ from torch import Tensor, nn
 
 
 def patch_size(image_size: int) -> int:
-    """Of at least 2 pixels, so that a side has at most 8 patches."""
+    """Return a patch size of at least 2 pixels, so that a side has at most 8 patches."""
     return max(2, -(-image_size // 8))
 
 
 def stem_stride(image_size: int) -> int:
-    """2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
+    """Return 2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
     return 2 if image_size > 32 else 1
 
 
@@ -40,13 +44,13 @@ class ConvStage(nn.Module):
         size: of the normalized maps, in pixels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, kernel_size: int = 3, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, kernel_size: int = 3, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
         self.norm = nn.LayerNorm([out_channels, size, size])
 
     def forward(self, maps_BcSS: Tensor) -> Tensor:
-        """Maps (B, out_channels, size // 2, size // 2)."""
+        """Return maps (B, out_channels, size // 2, size // 2)."""
         return F.max_pool2d(F.relu(self.norm(self.conv(maps_BcSS))), 2)
 
 
@@ -68,7 +72,7 @@ class ConvNetMini(nn.Module):
         self.head = Head(4 * (size // 8) ** 2, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.stages(images_BCSS).flatten(1))
 
 
@@ -89,12 +93,12 @@ class MLPMini(nn.Module):
         self.head = nn.Linear(16, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.layers(self.reduce(images_BCSS).flatten(1)))
 
 
 class Bottleneck(nn.Module):
-    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool that halves the size."""
+    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool of stride 2."""
 
     def __init__(self, channels: int, hidden_channels: int, size: int):
         super().__init__()
@@ -103,7 +107,7 @@ class Bottleneck(nn.Module):
         self.norm = nn.LayerNorm([channels, size, size])
 
     def forward(self, maps_BcSS: Tensor) -> Tensor:
-        """Maps (B, channels, size // 2, size // 2)."""
+        """Return maps (B, channels, size // 2, size // 2)."""
         change_BcSS = self.conv2(F.relu(self.conv1(maps_BcSS)))
         return F.max_pool2d(F.relu(self.norm(maps_BcSS + change_BcSS)), 2)
 
@@ -125,7 +129,7 @@ class ResNetMini(nn.Module):
         self.head = Head(8 * (size // 8) ** 2, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         return self.head(self.stages(images_BCSS).flatten(1))
 
 
@@ -139,7 +143,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
 
     def forward(self, tokens_BPc: Tensor) -> Tensor:
-        """Tokens (B, P, dim)."""
+        """Return tokens (B, P, dim)."""
         qkv = self.qkv(tokens_BPc).unflatten(2, (3, self.num_heads, -1))  # (B, P, 3, H, c)
         q_BHPc, k_BHPc, v_BHPc = qkv.permute(2, 0, 3, 1, 4)
         mixed_BHPc = F.scaled_dot_product_attention(q_BHPc, k_BHPc, v_BHPc)
@@ -149,7 +153,7 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then two linear layers, each after a LayerNorm and beside a shortcut."""
 
-    def __init__(self, dim: int, num_heads: int, head_dim: int, hidden_dim: int):
+    def __init__(self, dim: int, *, num_heads: int, head_dim: int, hidden_dim: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, num_heads, head_dim)
@@ -157,7 +161,7 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
     def forward(self, tokens_BPc: Tensor) -> Tensor:
-        """Tokens (B, P, dim)."""
+        """Return tokens (B, P, dim)."""
         tokens_BPc = tokens_BPc + self.attention(self.norm1(tokens_BPc))
         return tokens_BPc + self.mlp(self.norm2(tokens_BPc))
 
@@ -165,8 +169,8 @@ class TransformerBlock(nn.Module):
 class ViTMini(nn.Module):
     """64 tokens of 64 numbers, 4 blocks with 4 heads of 8 and 64 hidden units.
 
-    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and after
-    their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
+    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and
+    after their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
@@ -180,14 +184,14 @@ class ViTMini(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         patches_BPc = F.unfold(images_BCSS, self.patch_size, stride=self.patch_size).transpose(1, 2)
         tokens_BPc = self.blocks(self.embedding(patches_BPc) + self.position_Pc)
         return self.head(self.norm(tokens_BPc).mean(dim=1))
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
-    """Of side × side patches, (P, dim): sines and cosines of their row and column.  Beyer et al. 2022, §2."""
+    """Return sines and cosines of the row and column of side × side patches, (P, dim).  Beyer et al. 2022, §2."""
     frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
@@ -212,7 +216,7 @@ class CNNMedium(nn.Module):
         self.head = Head(15 * size**2, num_classes, num_hidden=20)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes)."""
         maps_BcSS = images_BCSS
         for conv in self.convs:
             maps_BcSS = F.relu(F.max_pool2d(conv(maps_BcSS), 2))
@@ -220,7 +224,7 @@ class CNNMedium(nn.Module):
 
 
 def _default_cfg(image_size: int) -> dict[str, object]:
-    """For timm: built for one image size, no published weights."""
+    """Return what timm reads of a network: built for one image size, no published weights."""
     return {"num_classes": 10, "input_size": (3, image_size, image_size), "fixed_input_size": True}
 
 
@@ -231,32 +235,32 @@ default_cfgs = {  # timm's name for it, read by `register_model`
 
 
 @register_model
-def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
-    """ConvNet-mini for images of `img_size` pixels."""
+def convnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
+    """Return ConvNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ConvNetMini, "convnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
-    """MLP-mini for images of `img_size` pixels."""
+def mlp_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
+    """Return MLP-mini for images of `img_size` pixels."""
     return build_model_with_cfg(MLPMini, "mlp_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
-    """ResNet-mini for images of `img_size` pixels."""
+def resnet_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
+    """Return ResNet-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ResNetMini, "resnet_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def vit_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
-    """ViT-mini for images of `img_size` pixels."""
+def vit_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
+    """Return ViT-mini for images of `img_size` pixels."""
     return build_model_with_cfg(ViTMini, "vit_mini", pretrained, img_size=img_size, **options)
 
 
 @register_model
-def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: object) -> nn.Module:
-    """ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, which gives the published count.
+def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
+    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, by the published count.
 
     Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
     """
@@ -270,6 +274,6 @@ def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: objec
 
 
 @register_model
-def cnn_medium(pretrained: bool = False, img_size: int = 32, **options: object) -> nn.Module:
-    """The medium CNN for images of `img_size` pixels."""
+def cnn_medium(pretrained: bool = False, img_size: int = 32, **options: Any) -> nn.Module:
+    """Return the medium CNN for images of `img_size` pixels."""
     return build_model_with_cfg(CNNMedium, "cnn_medium", pretrained, img_size=img_size, **options)

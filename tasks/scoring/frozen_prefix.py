@@ -28,11 +28,11 @@ class SplitNetwork:
     vectorizes: bool  # whether many models at once are faster than one after the other
 
     def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """Everything that crosses the cut for these images."""
+        """Return everything that crosses the cut for these images."""
         return self.prefix(images_BCSS)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, classes) of the network with `parameters`, from what `cache` gave."""
+        """Return logits (B, classes) of the network with `parameters`, from what `cache` gave."""
         return self.suffix(*crossing, *(parameters[name] for name in self.names))
 
 
@@ -44,11 +44,11 @@ class WholeNetwork:
     vectorizes: bool = False
 
     def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """The images."""
+        """Return the images."""
         return (images_BCSS,)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, classes) of the whole network with `parameters`."""
+        """Return logits (B, classes) of the whole network with `parameters`."""
         copies = tuple(images.clone() for images in crossing)  # a network may write into its input
         return torch.func.functional_call(self.model, dict(parameters), copies)
 
@@ -75,7 +75,7 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether an operation changes one of its arguments in place."""
+    """Return whether an operation changes one of its arguments in place."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
@@ -96,7 +96,8 @@ def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
     ]  # frozen weights the suffix uses: not crossing, its own
     crossing = [node for node in outside if node.op != "get_attr"]
 
-    prefix_graph, prefix_copies = fx.Graph(), {}
+    prefix_graph = fx.Graph()
+    prefix_copies: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node not in reached and node.op != "output":
             prefix_copies[node] = prefix_graph.node_copy(node, prefix_copies.__getitem__)

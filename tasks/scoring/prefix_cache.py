@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from core.runtime.memory import free_bytes
-from tasks.data.loaders import fixed_loader
+from tasks.data.loaders import count_images, fixed_loader
 
 AUTO = "auto"
 SHARE = 0.4  # of the free memory of each kind, for each split in turn: after train, val and test a fifth is still free
@@ -63,7 +63,7 @@ class PrefixCache:
         self.summary = ""  # of what is kept, once that is known
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-count_images(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield every chunk, on the device."""
@@ -76,10 +76,11 @@ class PrefixCache:
 
     def _computed(self, first: int) -> Iterator[Chunk]:
         """Compute the chunks from number `first` on."""
-        rest = range(first * self.batch_size, len(self.images))
+        rest = range(first * self.batch_size, count_images(self.images))
         if rest:
             images = Subset(self.images, rest) if first else self.images
-            for images_BCSS, labels_B in fixed_loader(images, self.batch_size, self.num_workers, self.device):
+            loader = fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
+            for images_BCSS, labels_B in loader:
                 yield self.compute(images_BCSS, labels_B)
 
     def _first_pass(self) -> Iterator[Chunk]:
@@ -89,18 +90,19 @@ class PrefixCache:
         for chunk in self._computed(first=0):
             yield chunk
             sizes = {place: self._bytes_in(place, chunk) for place in places}
-            place = next((place for place in places if taken[place] + sizes[place] <= places[place]), None)
-            full = full or place is None  # after the first chunk that does not fit, a smaller one would leave a gap
+            fitting = [place for place in places if taken[place] + sizes[place] <= places[place]]
+            full = full or not fitting  # after the first chunk that does not fit, a smaller one would leave a gap
             if not full:
+                place = fitting[0]
                 taken[place] += sizes[place]
                 kept.append(chunk.moved(self._keep_on_device if place == self.device.type else _pin))
         self._kept = kept
         where = " and ".join(f"{size / 1e6:,.0f} MB of {name} memory" for name, size in taken.items() if size)
-        num_kept = min(len(kept) * self.batch_size, len(self.images))
-        self.summary = f"the frozen part of {num_kept} of {len(self.images)} images is kept" + (
-            f" in {where}" if where else ""
-        )
-        if num_kept < len(self.images):
+        num_images = count_images(self.images)
+        num_kept = min(len(kept) * self.batch_size, num_images)
+        self.summary = f"the frozen part of {num_kept} of {num_images} images is kept"
+        self.summary += f" in {where}" if where else ""
+        if num_kept < num_images:
             self.summary += "; for the rest it is computed anew for each source (set scoring.cache_bytes to keep more)"
 
     def _places(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,8 +21,10 @@ from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
+from core.runtime.trainer import pick_device
+from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
-from tasks.scoring.prefix_cache import Chunk, PrefixCache
+from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # where the network vectorizes over models, at 256 images
@@ -40,31 +42,59 @@ class Tally:
 
     @classmethod
     def of(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
-        """From the log-probabilities of every class."""
+        """Build from the log-probabilities of every class."""
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
         labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
         return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
 
     @classmethod
     def joined(cls, chunks: Sequence["Tally"]) -> "Tally":
-        """All images of a split, on the CPU."""
+        """Join the chunks of a split, on the CPU."""
         return cls(*(torch.cat([getattr(chunk, field.name) for chunk in chunks], dim=1).cpu() for field in fields(cls)))
 
     @property
     def accuracy_M(self) -> np.ndarray:
+        """Share of right predictions."""
         return (~self.wrong_MB.numpy()).mean(axis=1)
 
     @property
     def nll_M(self) -> np.ndarray:
+        """Mean negative log-likelihood of the labels."""
         return self.loss_MB.double().mean(dim=1).numpy()
 
     @property
     def ece_M(self) -> np.ndarray:
         """Expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
-        pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB)
+        pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
         return np.array(
             [binary_calibration_error(confidence, right.int(), n_bins=15).item() for confidence, right in pairs]
         )
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """The `scoring` section, and the machine.
+
+    Args:
+        batch_size: B is at most this; "auto" is 256 on a CPU, and more on a GPU, where small images fill few of its
+            units.
+        cache_bytes: see `PrefixCache`.
+        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters. CPUs are slower
+            with less, or cannot do it at all.
+        num_workers: processes that read images, or "auto".
+        device: computes.
+    """
+
+    batch_size: int | str = "auto"
+    cache_bytes: float | str = "auto"
+    precision: str = "fp32"
+    num_workers: int | str = 0
+    device: torch.device = CPU
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, num_workers: int | str, accelerator: str) -> "ScoringSpec":
+        """Build from the plain values of the `scoring` section, `task.data.num_workers` and `trainer.accelerator`."""
+        return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
 def images_at_once(images: Dataset, device: torch.device) -> int:
@@ -83,14 +113,12 @@ class Scorer:
 
     Args:
         model: the classifier with its stored weights, in eval mode; never altered.
+        subset: the parameters that vectors are of.
         images: the split.
         normalize: applied to each batch of images on the device.
-        batch_size: B is at most this; the last chunk is padded to B, since the traced graph has one size. "auto" is 256
-            on a CPU, and more on a GPU, where small images fill few of its units.
-        num_workers: processes that read images, or "auto".
-        cache_bytes: see `PrefixCache`.
-        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters; the first call then
-            says on how many images the predictions are those of fp32. CPUs are slower with less, or cannot do it at all.
+        options: the last chunk is padded to B images, since the traced graph has one size; with a lower precision the
+            first call says on how many images the predictions are those of fp32.
+        label: of the progress bar.
 
     Raises:
         UserError: another precision, or a lower one on a CPU.
@@ -103,13 +131,11 @@ class Scorer:
         images: Dataset,
         *,
         normalize: nn.Module | None = None,
-        batch_size: int | str = "auto",
-        num_workers: int | str = 0,
-        cache_bytes: float | str = "auto",
-        device: torch.device = torch.device("cpu"),
-        precision: str = "fp32",
+        options: ScoringSpec | None = None,
         label: str = "score",
     ):
+        options = options or ScoringSpec()
+        device, precision, batch_size = options.device, options.precision, options.batch_size
         if precision not in PRECISIONS:
             raise UserError(f"scoring.precision={precision}: expected one of {', '.join(PRECISIONS)}")
         if precision != "fp32" and device.type == "cpu":
@@ -118,10 +144,16 @@ class Scorer:
         self.agreement: float | None = None  # share of predictions that are those of fp32
         self.normalize = (normalize or nn.Identity()).to(device)
         most = images_at_once(images, device) if batch_size == "auto" else int(batch_size)
-        self.batch_size = -(-len(images) // -(-len(images) // most))  # even chunks: padding is computed, too
+        num_images = count_images(images)
+        self.batch_size = -(-num_images // -(-num_images // most))  # even chunks: padding is computed, too
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
         self.chunks = PrefixCache(
-            images, self.batch_size, self._chunk, cache_bytes=cache_bytes, num_workers=num_workers, device=device
+            images,
+            self.batch_size,
+            self._chunk,
+            cache_bytes=options.cache_bytes,
+            num_workers=options.num_workers,
+            device=device,
         )
 
     def _padded(self, images_BCSS: Tensor) -> Tensor:
@@ -135,7 +167,7 @@ class Scorer:
         return Chunk(self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
     def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
-        """Logits (M, B, classes) for one chunk."""
+        """Return logits (M, B, classes) for one chunk."""
 
         def of_one(vector_D: Tensor) -> Tensor:
             return self.network.logits(crossing, unflatten(vector_D, self.subset))
@@ -148,7 +180,7 @@ class Scorer:
         return torch.cat(found).float()
 
     def _lowered(self) -> AbstractContextManager:
-        """The configured precision."""
+        """Return a context with the configured precision."""
         if self.precision == "tf32":
             return float32_products(tf32=True)
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
@@ -170,7 +202,7 @@ class Scorer:
     @torch.inference_mode()
     @float32_products()
     def __call__(self, vectors_MD: Tensor) -> Scores:
-        """Scores of M vectors; raises `UserError` if they do not have D numbers."""
+        """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
         with tqdm(

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
-from core.checkpoints.subset import resolve_subset
-from tasks.collecting.collection import collect_vectors
+from core.checkpoints.subset import flatten, resolve_subset
+from tasks.collecting.collection import TrainedNetworks
 from tasks.collecting.training import train_networks
 from tasks.networks.build import build_classifier
+from tasks.specification import TaskSpec
 from tests.gpu.tiny import configuration
 
 TASK = (
@@ -36,7 +38,8 @@ def train(cfg, data, state_dir, *extra):
     def make_trainer(*, callbacks, **options):
         return configured(callbacks=[*callbacks, *extra], **options)
 
-    return train_networks(cfg.task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=(), label="")
+    task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
+    return train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=(), label="")
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False)])
@@ -51,9 +54,12 @@ def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data,
 
 def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data):
     torch.manual_seed(0)
-    model = build_classifier("test_resnet", 4, 3, 16).eval()
+    model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
-    vectors_KD = collect_vectors(cfg.task, model, data, subset, instantiate(cfg.trainer), "collect")
+    task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
+    trained = TrainedNetworks(model, subset, flatten(model, subset)[None])
+    options = {"make_trainer": instantiate(cfg.trainer), "label": "collect", "num_workers": task.data.num_workers}
+    vectors_KD = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
     assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"
     assert torch.isfinite(vectors_KD).all() and len(torch.unique(vectors_KD, dim=0)) == 7
 

@@ -9,7 +9,7 @@ from core.checkpoints.subset import flatten, resolve_subset
 from tasks.data.splits import ColorNormalizer
 from tasks.networks.build import build_classifier
 from tasks.scoring import prefix_cache
-from tasks.scoring.scorer import Scorer
+from tasks.scoring.scorer import Scorer, ScoringSpec
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -29,9 +29,8 @@ def score(name, device, precision="fp32", **options):
     vectors_MD = vector_D + (0.05 if name == "mlp_mini" else 0.5) * torch.randn(4, len(vector_D))
     images = TensorDataset(torch.randint(256, (22, 3, size, size), dtype=torch.uint8), torch.randint(5, (22,)))
     normalize = ColorNormalizer(((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    scorer = Scorer(
-        model, subset, images, normalize=normalize, batch_size=BATCH, device=device, precision=precision, **options
-    )
+    scoring = ScoringSpec(batch_size=BATCH, device=device, precision=precision, **options)
+    scorer = Scorer(model, subset, images, normalize=normalize, options=scoring)
     return scorer, scorer(vectors_MD), vectors_MD
 
 

@@ -20,8 +20,9 @@ WHOLE = [
     "task.param.path=checkpoints.safetensors",
 ]
 FEW = [
-    "task.param.k=4", "generation.num_models=2", "evaluation.num_baselines=1", "evaluation.noise=[0.15]", "evaluation.num_train_images=20",
-    "evaluation.num_trajectories=1", "evaluation.soup_candidates=2", "system.sampler.num_steps=2",
+    "task.param.k=4", "generation.num_models=2", "evaluation.num_baselines=1", "evaluation.noise=[0.15]",
+    "evaluation.num_train_images=20", "evaluation.num_trajectories=1", "evaluation.soup_candidates=2",
+    "system.sampler.num_steps=2",
 ]  # fmt: skip
 
 

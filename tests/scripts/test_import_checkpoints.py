@@ -87,7 +87,7 @@ def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, 
     assert checkpoints.provenance["files"] == [f"epoch{number}{ending}" for number in range(5, 11)]
     images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = foreign.make_network().eval()
-    for state, vector_D, accuracy in zip(states, checkpoints.vectors_KD, checkpoints.accuracy_K):
+    for state, vector_D, accuracy in zip(states, checkpoints.vectors_KD, checkpoints.accuracy_K, strict=True):
         assert all(torch.equal(tensor, state[name]) for name, tensor in unflatten(vector_D, checkpoints.subset).items())
         model.load_state_dict(state)
         with torch.no_grad():
@@ -143,7 +143,7 @@ def test_files_that_do_not_fit_are_all_named(place, states):
     assert "3 of 6 files" in error and "epoch6.pth lacks layer4.0.bn2.weight" in error
     assert (
         re.search(r"epoch7\.pth has fc\.weight \(7, 3\) instead of \(10, \d+\)", error)
-        and "epoch9.pth has extra.weight" in error
+        and "epoch9.pth has unexpected entry extra.weight" in error
     )
 
 
@@ -312,7 +312,8 @@ def test_images_are_normalized_as_the_users_training_did(place, capsys, states):
 
 def test_a_network_that_a_function_makes_has_to_be_named_again(place, capsys, states):
     (place.path / "nets.py").write_text(
-        "import timm\n\ndef net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n"
+        "import timm\n\n"
+        "def net(classes):\n    return timm.create_model('test_resnet', num_classes=classes, in_chans=1)\n"
     )
     foreign.write(states, place.path / "runs")
     assert (

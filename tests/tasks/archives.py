@@ -19,7 +19,8 @@ def write_cifar10(root: Path, per_class: int = 8) -> Path:
     """`root`/cifar-10-python.tar.gz as published: five training batches, a test batch, the meta file."""
     images, labels = class_images(10, 5 * per_class, 32, seed=1)
     content = {}
-    for batch, (part, part_labels) in enumerate(zip(np.split(images, 5), np.split(np.array(labels), 5)), start=1):
+    parts = zip(np.split(images, 5), np.split(np.array(labels), 5), strict=True)
+    for batch, (part, part_labels) in enumerate(parts, start=1):
         content[f"data_batch_{batch}"] = {"data": part.reshape(len(part), -1), "labels": part_labels.tolist()}
     images, labels = class_images(10, per_class, 32, seed=2)
     content["test_batch"] = {"data": images.reshape(len(images), -1), "labels": labels}
@@ -64,7 +65,10 @@ def write_stl10(root: Path) -> None:
 
 
 def write_flowers102(root: Path) -> None:
-    """`root`/flowers-102/{102flowers.tgz,imagelabels.mat,setid.mat}: one image of each class in each split, labels and ids from 1."""
+    """`root`/flowers-102/{102flowers.tgz,imagelabels.mat,setid.mat}: one image of each class in each split.
+
+    Labels and ids count from 1.
+    """
     folder = root / "flowers-102"
     folder.mkdir(parents=True)
     labels = np.tile(np.arange(1, 103), 3)
@@ -110,9 +114,10 @@ def write_food101(root: Path) -> None:
 
 
 def write_imagenet(root: Path) -> None:
-    """The three archives of ILSVRC2012: the devkit with meta.mat, a tar of tars for training, a flat tar for validation.
+    """The archives of ILSVRC2012: the devkit with meta.mat, a tar of tars for training, a flat tar for validation.
 
-    torchvision counts classes from the folders, so a few do; the devkit's table has fields for trees, of which leaves count.
+    torchvision counts classes from the folders, so a few do; the devkit's table has fields for trees, of which leaves
+    count.
     """
     root.mkdir(parents=True, exist_ok=True)
     wnids = [f"n{index:08}" for index in range(4)]

@@ -20,4 +20,4 @@ def data():
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return build_classifier("test_resnet", CLASSES, CHANNELS, 16).eval()
+    return build_classifier("test_resnet", num_classes=CLASSES, channels=CHANNELS, image_size=16).eval()

@@ -1,10 +1,16 @@
 """Configurations of small tasks, for the tests of collecting and training."""
 
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from core.runtime.provenance import ROOT
+from tasks.specification import TaskSpec
 
 CHANNELS, CLASSES = 3, 4
+
+
+def task_spec(cfg):
+    return TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
 
 
 def task_config(*overrides):

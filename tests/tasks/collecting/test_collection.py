@@ -3,22 +3,40 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from core.checkpoints.subset import resolve_subset
+from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.trainer import count_devices
 from tasks.collecting.classifier import Classifier
-from tasks.collecting.collection import (
-    check_collection,
-    collect_vectors,
-    machine_settings,
-    recorded_settings,
-    snapshot_interval,
-)
-from tests.tasks.tiny import independent_config, steps_config, task_config
+from tasks.collecting.collect import record_machine
+from tasks.collecting.collection import TrainedNetworks
+from tasks.collecting.independent import IndependentCollection
+from tasks.collecting.steps import StepsCollection, choose_interval
+from tasks.specification import TaskSpec, choose_collection
+from tests.tasks.tiny import independent_config, steps_config, task_config, task_spec
 
 
 def collect(cfg, model, data, subset):
-    return collect_vectors(cfg.task, model, data, subset, instantiate(cfg.trainer), "collect")
+    task, trained = task_spec(cfg), TrainedNetworks(model, subset, flatten(model, subset)[None])
+    return task.collect.collect_vectors(
+        trained,
+        data,
+        k=task.param.k,
+        seed=task.seed,
+        num_workers=task.data.num_workers,
+        make_trainer=instantiate(cfg.trainer),
+        label="collect",
+    )
+
+
+def check(cfg, precision):
+    task = task_spec(cfg)
+    task.collect.check(task.param.k, precision)
+
+
+def recorded(cfg):
+    return task_spec(cfg).record()
 
 
 def test_one_snapshot_per_optimizer_step_across_epochs(model, data):
@@ -47,16 +65,17 @@ def test_steps_between_checkpoints_are_skipped(model, data, every, rows):
 
 
 @pytest.mark.parametrize("every, k, steps_per_epoch, interval", [
-    (1, 7, 5, 1), (3, 7, 5, 3), ("spread", 5, 5, 1), ("spread", 5, 9, 1), ("spread", 5, 10, 2), ("spread", 300, 10_009, 33), ("spread", 20, 5, 1),
+    (1, 7, 5, 1), (3, 7, 5, 3), ("spread", 5, 5, 1), ("spread", 5, 9, 1), ("spread", 5, 10, 2),
+    ("spread", 300, 10_009, 33), ("spread", 20, 5, 1),
 ])  # fmt: skip
 def test_spread_checkpoints_fill_one_epoch(every, k, steps_per_epoch, interval):
-    assert snapshot_interval(every, k, steps_per_epoch) == interval
+    assert choose_interval(every, k, steps_per_epoch) == interval
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "often", None])
 def test_an_impossible_interval_is_refused(every):
     with pytest.raises(UserError, match=f"task.collect.every={every}: expected a whole number.*spread"):
-        snapshot_interval(every, 5, 5)
+        choose_interval(every, 5, 5)
 
 
 def test_collecting_leaves_the_network_as_it_was(model, data):
@@ -91,20 +110,22 @@ def test_statistics_move_when_they_are_part_of_the_subset(model, data):
 
 
 def test_settings_that_do_not_change_the_checkpoints_are_not_recorded():
-    here = recorded_settings(
-        steps_config("task.data.root=/here", "task.data.verify=false", "task.param.k=9", "task.param.path=x").task
+    here = recorded(
+        steps_config("task.data.root=/here", "task.data.verify=false", "task.param.k=9", "task.param.path=x")
     )
-    there = recorded_settings(steps_config("task.data.root=/there", "task.data.num_workers=3", "task.param.k=5").task)
+    there = recorded(steps_config("task.data.root=/there", "task.data.num_workers=3", "task.param.k=5"))
     assert here == there
-    assert recorded_settings(steps_config("task.epochs=1").task) != recorded_settings(
-        steps_config("task.epochs=2").task
-    )
+    assert recorded(steps_config("task.epochs=1")) != recorded(steps_config("task.epochs=2"))
 
 
 def test_how_the_machine_changes_the_checkpoints_is_recorded():
     def settings(*overrides):
         cfg = task_config(*overrides)
-        return machine_settings(cfg.trainer, cfg.scoring)
+        return record_machine(
+            training_precision=cfg.trainer.precision,
+            num_devices=count_devices(cfg.trainer.devices, cfg.trainer.accelerator),
+            scoring_precision=cfg.scoring.precision,
+        )
 
     default = settings()
     assert default == {"trainer": {"precision": "tf32", "devices": 1}, "scoring": {"precision": "fp32"}}
@@ -115,13 +136,13 @@ def test_how_the_machine_changes_the_checkpoints_is_recorded():
 
 
 def test_a_precision_that_skips_steps_is_refused_for_collecting_by_steps():
-    with pytest.raises(UserError, match="trainer.precision=16-mixed.*set trainer.precision=bf16-mixed"):
-        check_collection(steps_config().task, "16-mixed")
-    check_collection(steps_config().task, "bf16-mixed")
+    with pytest.raises(UserError, match=r"trainer.precision=16-mixed.*set trainer.precision=bf16-mixed"):
+        check(steps_config(), "16-mixed")
+    check(steps_config(), "bf16-mixed")
 
 
 def test_a_default_task_records_how_it_collects():
-    collect_settings = recorded_settings(task_config().task)["task"]["collect"]
+    collect_settings = recorded(task_config())["task"]["collect"]
     optimizer = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.03, "weight_decay": 5e-4}
     assert collect_settings == {"batch_size": 32, "every": 1, "optimizer": optimizer}
 
@@ -129,15 +150,39 @@ def test_a_default_task_records_how_it_collects():
 def test_as_many_checkpoints_as_networks():
     assert independent_config().task.param.k == 3
     assert independent_config("task.collect.runs=20").task.param.k == 20
-    check_collection(independent_config("task.param.k=2").task, "16-mixed")
-    with pytest.raises(UserError, match="task.param.k=4.*task.collect.runs=3.*at most 3"):
-        check_collection(independent_config("task.param.k=4").task, "tf32")
+    check(independent_config("task.param.k=2"), "16-mixed")
+    with pytest.raises(UserError, match=r"task.param.k=4.*task.collect.runs=3.*at most 3"):
+        check(independent_config("task.param.k=4"), "tf32")
 
 
 def test_independent_settings_say_so_and_leave_the_number_of_networks_open():
-    settings = recorded_settings(independent_config().task)
+    settings = recorded(independent_config())
     assert settings["task"]["collect"] == "independent"
-    assert settings == recorded_settings(independent_config("task.collect.runs=9").task)
-    assert settings != recorded_settings(
-        steps_config("task.param.subset=all", "task.model.name=test_resnet", "task.epochs=2", "task.batch_size=8").task
+    assert settings == recorded(independent_config("task.collect.runs=9"))
+    assert settings != recorded(
+        steps_config("task.param.subset=all", "task.model.name=test_resnet", "task.epochs=2", "task.batch_size=8")
     )
+
+
+def test_the_configuration_chooses_the_class():
+    assert isinstance(task_spec(steps_config()).collect, StepsCollection)
+    assert task_spec(independent_config("+task.collect.optimizer.lr=0.1")).collect == IndependentCollection(runs=3)
+    with pytest.raises(UserError, match=r"task\.collect\.kind=stepps: expected one of steps, independent"):
+        choose_collection({"kind": "stepps"})
+
+
+@pytest.mark.parametrize("overrides", [(), ("task.data.mean=[0.5]", "task.data.std=[0.25]", "task.scheduler=null")])
+def test_a_specification_gives_the_configuration_that_it_was_built_from(overrides):
+    cfg = steps_config(*overrides)
+    assert task_spec(cfg).to_config() == OmegaConf.to_container(cfg.task, resolve=True)
+    independent = task_spec(independent_config())
+    assert TaskSpec.from_config(independent.to_config()) == independent
+
+
+def test_checkpoints_are_trained_on_as_they_last_were():
+    cfg = steps_config("task.collect.optimizer.lr=0.25", "task.optimizer.lr=0.5", "task.batch_size=9")
+    by_steps = task_spec(cfg).last_optimization
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    assert by_steps.batch_size == 8 and by_steps.make_optimizer([parameter]).defaults["lr"] == 0.25
+    independent = task_spec(independent_config("task.optimizer.lr=0.5")).last_optimization
+    assert independent.batch_size == 8 and independent.make_optimizer([parameter]).defaults["lr"] == 0.5

@@ -11,16 +11,16 @@ from tasks.collecting.finetuning import finetune
 from tasks.data.loaders import training_loader
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
+from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
 
 
 def make_task(subset="last_norms"):
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(24, 3, 16, 16), torch.randint(4, (24,)))
-    model = build_classifier("test_resnet", 4, 3, 16).eval()
-    return Task(
-        ImageData(images, images, images, 4, 3, 16), model, resolve_subset(model, subset), torch.device("cpu"), {}
-    )
+    model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
+    data = ImageData(images, images, images, 4, 3, 16)
+    return Task(data, model, resolve_subset(model, subset), scoring=ScoringSpec())
 
 
 def adamw(parameters):
@@ -43,12 +43,13 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
     assert num_steps < len(loader) < 2 * num_steps and not torch.equal(epochs[0][0], epochs[len(loader)][0]), (
         "the second epoch repeats the first"
     )
-    for index, (start_D, tuned_D) in enumerate(zip(given, tuned_MD)):
+    for index, (start_D, tuned_D) in enumerate(zip(given, tuned_MD, strict=True)):
         batches = epochs[index * num_steps : (index + 1) * num_steps]
         state = dict(task.model.state_dict())
         parts = start_D.split(task.subset.sizes)
         parameters = {
-            name: part.view(shape).clone() for name, part, shape in zip(task.subset.names, parts, task.subset.shapes)
+            name: part.view(shape).clone()
+            for name, part, shape in zip(task.subset.names, parts, task.subset.shapes, strict=True)
         }
         task.model.load_state_dict({**state, **parameters})
         chosen = [dict(task.model.named_parameters())[name] for name in task.subset.names]
@@ -73,6 +74,9 @@ def test_running_statistics_are_not_trained():
     given_MD = flatten(task.model, task.subset)[None]
     tuned_MD = finetune(given_MD, task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5)
     for name, given, tuned in zip(
-        task.subset.names, given_MD.split(task.subset.sizes, dim=1), tuned_MD.split(task.subset.sizes, dim=1)
+        task.subset.names,
+        given_MD.split(task.subset.sizes, dim=1),
+        tuned_MD.split(task.subset.sizes, dim=1),
+        strict=True,
     ):
         assert torch.equal(given, tuned) == ("running_" in name), name

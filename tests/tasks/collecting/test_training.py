@@ -12,11 +12,11 @@ from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.training import train_networks, untrained_classifier
+from tasks.collecting.training import initialize_classifier, train_networks
 from tasks.data.loaders import training_loader
 from tasks.data.splits import TransformedImages
 from tasks.networks.build import build_classifier
-from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config
+from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config, task_spec
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(8, [8] * 5), (13, [13] * 3), (64, [40])])
@@ -52,7 +52,7 @@ def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tm
 
     def train(folder, num_workers, *stops):
         torch.manual_seed(0)
-        model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
+        model = build_classifier("test_resnet", num_classes=CLASSES, channels=CHANNELS, image_size=16)
         module = Classifier(
             model,
             CLASSES,
@@ -63,7 +63,7 @@ def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tm
         torch.manual_seed(len(stops))  # what was drawn before must not matter
         fit(
             module,
-            TrainingImages(images, 8, 3, num_workers),
+            TrainingImages(images, 8, seed=3, num_workers=num_workers),
             name="classifier",
             label="",
             state_dir=folder / "state",
@@ -96,7 +96,7 @@ def test_processes_that_train_together_draw_masks_of_their_own_in_every_epoch(mo
 
 def train(cfg, data, state_dir):
     return train_networks(
-        cfg.task, data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=(), label=""
+        task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=(), label=""
     )
 
 
@@ -109,7 +109,7 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
 
     seed = derive_seed(cfg.task.seed, "independent", 2)
     torch.manual_seed(derive_seed(seed, "classifier/init"))
-    model = build_classifier("test_resnet", CLASSES, CHANNELS, 16)
+    model = build_classifier("test_resnet", num_classes=CLASSES, channels=CHANNELS, image_size=16)
     module = Classifier(
         model,
         CLASSES,
@@ -146,10 +146,10 @@ def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
 
 
 def test_independent_networks_need_the_whole_network_to_be_generated(tmp_path, data):
-    with pytest.raises(UserError, match="task.param.subset=last_norms.*give task.param.subset=all"):
+    with pytest.raises(UserError, match=r"task.param.subset=last_norms.*give task.param.subset=all"):
         train(independent_config("task.param.subset=last_norms"), data, tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="give task.param.subset=all"):
+    with pytest.raises(UserError, match=r"give task.param.subset=all"):
         train(independent_config("task.param.subset=[layer*]"), data, tmp_path)
 
 
@@ -165,14 +165,14 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     cfg = task_config("task.param.subset=all", *options)  # no batch statistics, which would be those of each half
     trained = train(cfg, data, tmp_path / "state")
 
-    model = untrained_classifier(cfg.task, data, cfg.task.seed).train()
+    model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
     optimizer = instantiate(cfg.task.optimizer)(model.parameters())
     scheduler = instantiate(cfg.task.scheduler)(optimizer)
     images, labels = data.train.tensors
     for epoch in range(2):
         order = training_loader(data.train, 6, cfg.task.seed).sampler
         order.set_epoch(epoch)
-        every = torch.tensor([draw.index for draw in order])
+        every = torch.tensor([draw.image for draw in order])
         for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
             rows = every[start : start + 12]
             optimizer.zero_grad()
@@ -199,7 +199,8 @@ def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training
     ]
     with pytest.raises(
         UserError,
-        match="classifier: there are too few images for one batch on each of 2 devices; give a smaller task.batch_size",
+        match=r"classifier: there are too few images for one batch on each of 2 devices; "
+        r"give a smaller task.batch_size",
     ):
         train(task_config(*options), data, tmp_path / "state")
     assert not (tmp_path / "state/classifier.safetensors").exists()

@@ -1,11 +1,11 @@
 """Splits: disjoint, stratified, fixed; real loaders on archives in their true formats."""
 
+from dataclasses import replace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
@@ -13,8 +13,10 @@ from core.runtime.errors import UserError
 from tasks.data import digits
 from tasks.data.datasets import CIFAR10_COLORS, DATASETS, load_images
 from tasks.data.splits import ColorNormalizer, DataOptions, carve_validation
-from tasks.data.torchvision_sets import IMAGENET_COLORS, labels_of
-from tasks.task import images
+from tasks.data.torchvision_sets import IMAGENET_COLORS, read_labels
+from tasks.networks.build import ModelSpec
+from tasks.task import open_images
+from tests.tasks.tiny import steps_config, task_spec
 from tests.tasks import archives
 from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
 
@@ -141,8 +143,9 @@ def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_fo
     archives.write_mnist(tmp_path)
 
     def normalization(dataset, model, **data):
-        data = {"dataset": dataset, "root": str(tmp_path), "verify": False, **data}
-        return images(OmegaConf.create({"data": data, "model": model})).about["normalization"]["mean"]
+        options = DataOptions(dataset, root=str(tmp_path), verify=False, **data)
+        task = replace(task_spec(steps_config()), data=options, model=ModelSpec(**model))
+        return open_images(task).about["normalization"]["mean"]
 
     vit = {"name": "vit_tiny_patch16_224", "pretrained": True}  # trained with other colors than ImageNet's
     assert normalization("cifar10", vit) == [0.5, 0.5, 0.5]
@@ -164,7 +167,7 @@ def test_labels_are_known_without_opening_images_and_are_those_of_the_items(tmp_
     getattr(archives, f"write_{dataset}")(tmp_path)
     data = load_images(DataOptions(dataset, root=str(tmp_path), verify=False))
     for split in (data.train, data.test):
-        known = labels_of(split.images)
+        known = read_labels(split.images)
         assert [int(known[index]) for index in np.asarray(split.indices)[:6]] == [split[item][1] for item in range(6)]
 
 

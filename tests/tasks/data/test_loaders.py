@@ -29,7 +29,7 @@ class Augmented(Dataset):
 def epochs_of(num_workers, first=0, seed=0):
     """The batches of two epochs, joined."""
     found = []
-    loader = training_loader(Augmented(), 8, seed, num_workers, epoch=first)
+    loader = training_loader(Augmented(), 8, seed, num_workers=num_workers, epoch=first)
     for epoch in range(first, 2):
         loader.sampler.set_epoch(epoch)
         found.append(torch.cat([images for images, _ in loader]))
@@ -61,8 +61,8 @@ def test_reading_images_leaves_every_random_state_as_it_was():
 
 
 def test_processes_share_the_images_and_the_augmentation_of_an_image_does_not_depend_on_which_has_it():
-    alone, *shared = ([*EpochOrder(Augmented(), processes, rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
-    assert not {draw.index for draw in shared[0]} & {draw.index for draw in shared[1]}
+    alone, *shared = ([*EpochOrder(Augmented(), processes=processes, rank=rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
+    assert not {draw.image for draw in shared[0]} & {draw.image for draw in shared[1]}
     assert set(alone) == {draw for part in shared for draw in part}
     assert len({draw.seed for draw in alone}) == 40, "two images share an augmentation"
 
@@ -72,13 +72,13 @@ def test_a_gpu_gets_workers_by_cores_and_processes(monkeypatch, cores, processes
     monkeypatch.setattr(loaders, "available_cores", lambda: cores)
     monkeypatch.setattr(loaders.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(loaders.dist, "get_world_size", lambda: processes)
-    assert choose_workers(Augmented(), 8, "auto", GPU) == workers
+    assert choose_workers(Augmented(), 8, num_workers="auto", device=GPU) == workers
 
 
 def test_a_cpu_and_tensors_in_memory_get_no_workers_unless_asked_for():
     tensors = TensorDataset(torch.zeros(4, 3, 4, 4), torch.zeros(4))
-    assert choose_workers(Augmented(), 8, "auto", torch.device("cpu")) == choose_workers(tensors, 8, "auto", GPU) == 0
-    assert choose_workers(Augmented(), 8, 3, torch.device("cpu")) == 3
+    assert choose_workers(Augmented(), 8, num_workers="auto", device=torch.device("cpu")) == choose_workers(tensors, 8, num_workers="auto", device=GPU) == 0
+    assert choose_workers(Augmented(), 8, num_workers=3, device=torch.device("cpu")) == 3
 
 
 def test_little_shared_memory_means_fewer_workers_or_one_sentence(monkeypatch, caplog):
@@ -88,18 +88,19 @@ def test_little_shared_memory_means_fewer_workers_or_one_sentence(monkeypatch, c
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with caplog.at_level("INFO"):
-        assert choose_workers(Augmented(), 8, "auto", GPU) == 2
+        assert choose_workers(Augmented(), 8, num_workers="auto", device=GPU) == 2
     assert "images are read by 2 workers" in caplog.text and "--shm-size" in caplog.text
-    assert choose_workers(Augmented(), 8, 2, GPU) == 2
+    assert choose_workers(Augmented(), 8, num_workers=2, device=GPU) == 2
     with pytest.raises(UserError, match="task.data.num_workers=3: 3 workers need .*/dev/shm has .* set task.data.num_workers=auto"):
-        choose_workers(Augmented(), 8, 3, GPU)
+        choose_workers(Augmented(), 8, num_workers=3, device=GPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
     monkeypatch.setattr(loaders, "available_cores", lambda: 2)
-    train, fixed = training_loader(Augmented(), 8, 0, "auto", GPU), fixed_loader(Augmented(), 8, "auto", GPU)
-    assert fixed_loader(Augmented(), 8, "auto", GPU, keep_workers=True).persistent_workers and not fixed.persistent_workers
+    on_gpu = {"num_workers": "auto", "device": GPU}
+    train, fixed = training_loader(Augmented(), 8, 0, **on_gpu), fixed_loader(Augmented(), 8, **on_gpu)
+    assert fixed_loader(Augmented(), 8, keep_workers=True, **on_gpu).persistent_workers and not fixed.persistent_workers
     assert (train.num_workers, train.persistent_workers, train.pin_memory) == (2, True, True)
     assert (fixed.num_workers, fixed.pin_memory) == (2, True)
     assert not training_loader(Augmented(), 8, 0).pin_memory

@@ -19,9 +19,13 @@ def test_small_images_get_a_small_stem():
 
 
 def test_large_images_keep_the_stem_and_the_choice_can_be_forced():
-    assert build_classifier("resnet18", 10, 3, image_size=224).conv1.kernel_size == (7, 7)
-    assert build_classifier("resnet18", 10, 3, image_size=224, small_stem=True).conv1.kernel_size == (3, 3)
-    assert build_classifier("resnet18", 10, 3, image_size=32, small_stem=False).conv1.kernel_size == (7, 7)
+    assert build_classifier("resnet18", num_classes=10, channels=3, image_size=224).conv1.kernel_size == (7, 7)
+    assert build_classifier(
+        "resnet18", num_classes=10, channels=3, image_size=224, small_stem=True
+    ).conv1.kernel_size == (3, 3)
+    assert build_classifier(
+        "resnet18", num_classes=10, channels=3, image_size=32, small_stem=False
+    ).conv1.kernel_size == (7, 7)
 
 
 PAPERS = [  # configuration, network, the last two normalization layers, D
@@ -48,7 +52,7 @@ def test_the_last_two_norms_are_the_papers(config, name, expected, num_params):
 @pytest.mark.parametrize("image_size", [16, 28, 32])
 @pytest.mark.parametrize("name, expected", [paper[1:3] for paper in PAPERS if "base" not in paper[0]])
 def test_small_images_pass_and_the_subset_keeps_its_names(name, expected, image_size):
-    model = build_classifier(name, 10, 1, image_size).eval()
+    model = build_classifier(name, num_classes=10, channels=1, image_size=image_size).eval()
     assert list(resolve_subset(model, "last_norms").names) == [
         f"{layer}.{part}" for layer in expected for part in ("weight", "bias")
     ]
@@ -59,29 +63,43 @@ def test_small_images_pass_and_the_subset_keeps_its_names(name, expected, image_
     "image_size, patch, num_patches", [(16, 2, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64), (96, 16, 36), (224, 16, 196)]
 )
 def test_patches_of_a_vit_follow_the_image_size(image_size, patch, num_patches):
-    embedding = build_classifier("vit_tiny_patch16_224", 10, 3, image_size).patch_embed
+    embedding = build_classifier("vit_tiny_patch16_224", num_classes=10, channels=3, image_size=image_size).patch_embed
     assert embedding.patch_size == (patch, patch) and embedding.num_patches == num_patches
 
 
 @pytest.mark.parametrize("image_size, patch", [(16, 1), (32, 1), (33, 2), (64, 2), (65, 4)])
 def test_the_stem_of_a_convnext_follows_the_image_size(image_size, patch):
-    assert build_classifier("convnext_atto", 10, 3, image_size).stem[0].stride == (patch, patch)
+    assert build_classifier("convnext_atto", num_classes=10, channels=3, image_size=image_size).stem[0].stride == (
+        patch,
+        patch,
+    )
 
 
 def test_options_win_over_what_the_image_size_suggests():
-    assert build_classifier("vit_tiny_patch16_224", 10, 3, 32, options={"patch_size": 8}).patch_embed.num_patches == 16
-    assert build_classifier("vit_tiny_patch16_224", 10, 3, 32, small_stem=False).patch_embed.patch_size == (16, 16)
-    assert build_classifier("convnext_atto", 10, 3, 96, small_stem=True).stem[0].stride == (2, 2)
+    assert (
+        build_classifier(
+            "vit_tiny_patch16_224", num_classes=10, channels=3, image_size=32, options={"patch_size": 8}
+        ).patch_embed.num_patches
+        == 16
+    )
+    assert build_classifier(
+        "vit_tiny_patch16_224", num_classes=10, channels=3, image_size=32, small_stem=False
+    ).patch_embed.patch_size == (16, 16)
+    assert build_classifier("convnext_atto", num_classes=10, channels=3, image_size=96, small_stem=True).stem[
+        0
+    ].stride == (2, 2)
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "mixer_s16_224", "mobilenetv3_small_100"])
 def test_other_networks_of_timm_take_small_images(name):
-    assert build_classifier(name, 10, 1, 28).eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert build_classifier(name, num_classes=10, channels=1, image_size=28).eval()(
+        torch.zeros(2, 1, 28, 28)
+    ).shape == (2, 10)
 
 
 def test_a_network_comes_in_training_mode_and_the_check_of_its_size_draws_nothing():
     torch.manual_seed(0)
-    model = build_classifier("resnet18", 10, 3, 32)
+    model = build_classifier("resnet18", num_classes=10, channels=3, image_size=32)
     drawn = torch.rand(1)
     torch.manual_seed(0)
     timm.create_model("resnet18", num_classes=10)
@@ -94,14 +112,16 @@ def test_images_that_a_network_cannot_take_are_refused(name):
     with pytest.raises(
         UserError, match=rf"task.model.name={name} cannot take images of 3×16×16 \(.*task.data.image_size="
     ):
-        build_classifier(name, 10, 3, 16, small_stem=False)
+        build_classifier(name, num_classes=10, channels=3, image_size=16, small_stem=False)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_pretrained_weights_without_a_network_are_one_sentence(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=f"no pretrained weights for {name}.*task.model.pretrained=false"):
-        build_classifier(name, 10, 3, 32, pretrained=True, options={"cache_dir": str(tmp_path)})
+        build_classifier(
+            name, num_classes=10, channels=3, image_size=32, pretrained=True, options={"cache_dir": str(tmp_path)}
+        )
 
 
 def test_any_failure_to_get_pretrained_weights_is_one_sentence(monkeypatch):
@@ -112,8 +132,8 @@ def test_any_failure_to_get_pretrained_weights_is_one_sentence(monkeypatch):
         raise ConnectError("Name or service not known")
 
     monkeypatch.setattr("timm.create_model", fail)
-    with pytest.raises(UserError, match="no pretrained weights for resnet18.*Name or service not known"):
-        build_classifier("resnet18", 10, 3, 32, pretrained=True)
+    with pytest.raises(UserError, match=r"no pretrained weights for resnet18.*Name or service not known"):
+        build_classifier("resnet18", num_classes=10, channels=3, image_size=32, pretrained=True)
 
 
 def test_pretrained_weights_keep_the_stem_that_they_were_made_for(monkeypatch):
@@ -125,28 +145,34 @@ def test_pretrained_weights_keep_the_stem_that_they_were_made_for(monkeypatch):
         return original(name, **options)
 
     monkeypatch.setattr("timm.create_model", create)
-    assert build_classifier("resnet18", 10, 3, 32, pretrained=True).conv1.kernel_size == (7, 7)
-    build_classifier("vit_tiny_patch16_224", 10, 3, 32, pretrained=True)
+    assert build_classifier(
+        "resnet18", num_classes=10, channels=3, image_size=32, pretrained=True
+    ).conv1.kernel_size == (7, 7)
+    build_classifier("vit_tiny_patch16_224", num_classes=10, channels=3, image_size=32, pretrained=True)
     assert given["vit_tiny_patch16_224"] == {"num_classes": 10, "in_chans": 3, "img_size": 32}
-    assert build_classifier("resnet18", 10, 3, 32, pretrained=True, small_stem=True).conv1.kernel_size == (3, 3)
+    assert build_classifier(
+        "resnet18", num_classes=10, channels=3, image_size=32, pretrained=True, small_stem=True
+    ).conv1.kernel_size == (3, 3)
 
 
 def test_unknown_names_are_refused_with_near_ones():
-    with pytest.raises(UserError, match="'resnet81'.*resnet18"):
-        build_classifier("resnet81", 10, 3, 32)
+    with pytest.raises(UserError, match=r"'resnet81'.*resnet18"):
+        build_classifier("resnet81", num_classes=10, channels=3, image_size=32)
 
 
 def test_unknown_options_are_refused():
     with pytest.raises(UserError, match="no_such_option"):
-        build_classifier("resnet18", 10, 3, 32, options={"no_such_option": 1})
+        build_classifier("resnet18", num_classes=10, channels=3, image_size=32, options={"no_such_option": 1})
 
 
 def test_a_network_of_another_shape_is_refused_by_name():
-    state = build_classifier("resnet18", 10, 3, 32).state_dict()
+    state = build_classifier("resnet18", num_classes=10, channels=3, image_size=32).state_dict()
     with pytest.raises(UserError, match=r"some file.*fc\.bias is \(10,\) in the file and \(100,\)"):
-        load_network(build_classifier("resnet18", 100, 3, 32), state, "some file")
+        load_network(build_classifier("resnet18", num_classes=100, channels=3, image_size=32), state, "some file")
 
 
 def test_a_loaded_network_is_in_eval_mode():
-    model = build_classifier("test_resnet", 10, 3, 32)
-    assert not load_network(build_classifier("test_resnet", 10, 3, 32), model.state_dict(), "x").training
+    model = build_classifier("test_resnet", num_classes=10, channels=3, image_size=32)
+    assert not load_network(
+        build_classifier("test_resnet", num_classes=10, channels=3, image_size=32), model.state_dict(), "x"
+    ).training

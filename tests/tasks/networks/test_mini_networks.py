@@ -39,7 +39,7 @@ def test_timm_knows_them_at_the_papers_size(name):
 @pytest.mark.parametrize("channels, image_size", [(1, 16), (1, 28), (3, 32), (3, 33), (3, 96)])
 def test_other_images_and_numbers_of_classes_fit_and_every_parameter_learns(name, channels, image_size):
     torch.manual_seed(0)
-    model = build_classifier(name, 7, channels, image_size)
+    model = build_classifier(name, num_classes=7, channels=channels, image_size=image_size)
     logits_BC = model(torch.randn(4, channels, image_size, image_size))
     assert logits_BC.shape == (4, 7)
     logits_BC.square().sum().backward()
@@ -55,18 +55,18 @@ def test_other_images_and_numbers_of_classes_fit_and_every_parameter_learns(name
     ("convnext_mini", ["stages.3.blocks.1.norm", "head.norm"]),
 ])  # fmt: skip
 def test_their_last_norms_are_found(name, last):
-    subset = resolve_subset(build_classifier(name, 10, 1, 16), "last_norms")
+    subset = resolve_subset(build_classifier(name, num_classes=10, channels=1, image_size=16), "last_norms")
     assert list(subset.names) == [f"{layer}.{part}" for layer in last for part in ("weight", "bias")]
 
 
 def test_without_normalization_there_are_no_last_norms():
-    with pytest.raises(UserError, match="last_norms.*no normalization layer.*task.param.subset=all"):
-        resolve_subset(build_classifier("cnn_medium", 10, 1, 16), "last_norms")
+    with pytest.raises(UserError, match=r"last_norms.*no normalization layer.*task.param.subset=all"):
+        resolve_subset(build_classifier("cnn_medium", num_classes=10, channels=1, image_size=16), "last_norms")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_state_dict_is_the_whole_network(name):
-    first, second = (build_classifier(name, 10, 1, 16).eval() for _ in range(2))
+    first, second = (build_classifier(name, num_classes=10, channels=1, image_size=16).eval() for _ in range(2))
     second.load_state_dict(first.state_dict())
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(first(images), second(images))
@@ -74,14 +74,19 @@ def test_a_state_dict_is_the_whole_network(name):
 
 
 def test_options_reach_the_network_and_unknown_ones_are_refused():
-    assert build_classifier("convnext_mini", 10, 3, 64, options={"dims": [8, 8, 8, 8]}).stem[0].out_channels == 8
+    assert (
+        build_classifier("convnext_mini", num_classes=10, channels=3, image_size=64, options={"dims": [8, 8, 8, 8]})
+        .stem[0]
+        .out_channels
+        == 8
+    )
     with pytest.raises(UserError, match="no_such_option"):
-        build_classifier("vit_mini", 10, 3, 64, options={"no_such_option": 1})
+        build_classifier("vit_mini", num_classes=10, channels=3, image_size=64, options={"no_such_option": 1})
 
 
 def test_there_are_no_pretrained_weights():
     with pytest.raises(UserError, match="no pretrained weights for vit_mini"):
-        build_classifier("vit_mini", 10, 3, 64, pretrained=True)
+        build_classifier("vit_mini", num_classes=10, channels=3, image_size=64, pretrained=True)
 
 
 def test_a_position_is_told_from_every_other():

@@ -53,7 +53,8 @@ def test_a_view_is_kept_without_what_it_is_a_view_of():
         num_workers=0,
         device=torch.device("cpu"),
     )
-    assert [*cache][0].crossing[1] == 3
+    (chunk,) = cache
+    assert chunk.crossing[1] == 3
     (kept,) = cache._kept
     assert kept.crossing[0].untyped_storage().nbytes() == 8 * 4 and torch.equal(kept.crossing[0], whole[:, 0])
 
@@ -61,9 +62,14 @@ def test_a_view_is_kept_without_what_it_is_a_view_of():
 def test_tensors_in_memory_are_read_without_workers_also_from_the_middle(monkeypatch):
     cache, seen = make_cache(CHUNK_BYTES, []), []
     original = prefix_cache.fixed_loader
-    monkeypatch.setattr(prefix_cache, "fixed_loader", lambda images, *_: seen.append(images) or original(images, 4))
+
+    def remember(images, *_, **options):
+        seen.append(images)
+        return original(images, 4, **options)
+
+    monkeypatch.setattr(prefix_cache, "fixed_loader", remember)
     list(cache), list(cache)
-    assert [choose_workers(images, 4, "auto", torch.device("cuda")) for images in seen] == [0, 0]
+    assert [choose_workers(images, 4, num_workers="auto", device=torch.device("cuda")) for images in seen] == [0, 0]
 
 
 def test_pinned_blocks_count_as_large_as_torch_makes_them():

@@ -12,7 +12,7 @@ from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
 from tasks.networks.build import build_classifier
 from tasks.scoring.frozen_prefix import SplitNetwork, WholeNetwork, split_network
-from tasks.scoring.scorer import Scorer
+from tasks.scoring.scorer import Scorer, ScoringSpec
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -57,7 +57,7 @@ def test_scores_equal_an_independent_full_forward(name):
     model, split = network(name), images_for(name)
     subset = resolve_subset(model, "last_norms", count=2)
     vectors_MD = vectors_for(model, subset)
-    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    scorer = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))
     assert isinstance(scorer.network, SplitNetwork), "the frozen prefix was not used"
     scores = scorer(vectors_MD)
     wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
@@ -87,7 +87,7 @@ def test_no_model_changes_what_the_next_one_sees_wherever_the_cut_is(generated, 
             module.inplace = inplace
     subset, split = resolve_subset(model, [generated]), images_for("resnet18")
     vectors_MD = vectors_for(model, subset)
-    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    scorer = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))
     assert isinstance(scorer.network, SplitNetwork)
     twice = torch.cat([vectors_MD, vectors_MD])
     wrong_MN, loss_M = independent_scores(model, subset, twice, split)
@@ -130,7 +130,7 @@ def test_a_network_that_cannot_be_exported_is_run_whole():
     subset = resolve_subset(model, "last_norms", count=1)
     split = TensorDataset(torch.randn(8, 3, 2, 2), torch.randint(5, (8,)))
     vectors_MD = vectors_for(model, subset)
-    scorer = Scorer(model, subset, split, batch_size=8)
+    scorer = Scorer(model, subset, split, options=ScoringSpec(batch_size=8))
     assert isinstance(scorer.network, WholeNetwork)
     wrong_MN, _ = independent_scores(model, subset, vectors_MD, split)
     assert np.array_equal(scorer(vectors_MD).wrong_MN, wrong_MN)
@@ -158,7 +158,7 @@ def test_a_network_that_writes_into_its_input_meets_every_input_fresh(subset, tr
     model, features_NF, labels_N = WritesIntoItsInput(traceable).eval(), torch.randn(22, 6), torch.randint(3, (22,))
     chosen = resolve_subset(model, subset, count=1)
     vectors_MD = vectors_for(model, chosen)
-    scorer = Scorer(model, chosen, TensorDataset(features_NF.clone(), labels_N), batch_size=BATCH)
+    scorer = Scorer(model, chosen, TensorDataset(features_NF.clone(), labels_N), options=ScoringSpec(batch_size=BATCH))
     assert isinstance(scorer.network, kind)
     with torch.no_grad():
         logits = [
@@ -174,13 +174,13 @@ def test_calibration_and_vote_follow_their_definitions():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
     vectors_MD = vectors_for(model, subset)
-    scores = Scorer(model, subset, split, batch_size=BATCH)(vectors_MD)
+    scores = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_MD)
     images, labels = split.tensors
     probabilities = []
     for vector_D in vectors_MD:
         with torch.no_grad():
             probabilities.append(torch.func.functional_call(model, unflatten(vector_D, subset), (images,)).softmax(1))
-    for ece, model_probabilities in zip(scores.ece_M, probabilities):
+    for ece, model_probabilities in zip(scores.ece_M, probabilities, strict=True):
         expected = multiclass_calibration_error(model_probabilities, labels, num_classes=5, n_bins=15)
         assert ece == pytest.approx(expected.item(), abs=1e-5)
     mean = torch.stack(probabilities).mean(0)
@@ -195,7 +195,9 @@ def test_a_small_cache_changes_nothing_but_what_is_kept():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
     vectors_MD = vectors_for(model, subset)
-    kept, not_kept = (Scorer(model, subset, split, batch_size=BATCH, cache_bytes=size) for size in (1e9, 0))
+    kept, not_kept = (
+        Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH, cache_bytes=size)) for size in (1e9, 0)
+    )
     first, second, again = kept(vectors_MD), not_kept(vectors_MD), kept(vectors_MD)
     assert (len(kept.chunks._kept), len(not_kept.chunks._kept)) == (3, 0)
     assert np.array_equal(first.wrong_MN, second.wrong_MN) and np.array_equal(first.loss_M, again.loss_M)
@@ -205,7 +207,7 @@ def test_scoring_leaves_the_network_as_it_was():
     model, split = network("resnet18"), images_for("resnet18")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     subset = resolve_subset(model, "last_norms", count=2)
-    Scorer(model, subset, split, batch_size=BATCH)(vectors_for(model, subset))
+    Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_for(model, subset))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -215,7 +217,7 @@ def test_running_statistics_can_be_generated_too():
     assert "layer4.1.bn2.running_var" in subset.names
     vectors_MD = vectors_for(model, subset).abs()
     wrong_MN, loss_M = independent_scores(model, subset, vectors_MD, split)
-    scores = Scorer(network("resnet18"), subset, split, batch_size=BATCH)(vectors_MD)
+    scores = Scorer(network("resnet18"), subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_MD)
     assert np.array_equal(scores.wrong_MN, wrong_MN) and np.allclose(scores.loss_M, loss_M, rtol=1e-5)
 
 
@@ -223,7 +225,7 @@ def test_a_vector_of_the_wrong_length_is_refused():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
     with pytest.raises(UserError, match="2048"):
-        Scorer(model, subset, split, batch_size=BATCH)(torch.zeros(2, 2047))
+        Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(torch.zeros(2, 2047))
 
 
 def test_many_models_at_once_score_as_one_after_the_other():
@@ -234,7 +236,7 @@ def test_many_models_at_once_score_as_one_after_the_other():
     split = TensorDataset(torch.randn(NUM_IMAGES, 3, 4, 4), torch.randint(5, (NUM_IMAGES,)))
     subset = resolve_subset(model, "all")
     vectors_MD = vectors_for(model, subset, num_models=40)
-    scorer = Scorer(model, subset, split, batch_size=BATCH)
+    scorer = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))
     assert scorer.network.vectorizes
     scores = scorer(vectors_MD)
     wrong, losses = independent_scores(model, subset, vectors_MD, split)
@@ -244,7 +246,9 @@ def test_many_models_at_once_score_as_one_after_the_other():
 
 def test_generated_convolutions_are_run_one_model_after_the_other():
     model = network("resnet18")
-    assert not Scorer(model, resolve_subset(model, "all"), images_for("resnet18"), batch_size=BATCH).network.vectorizes
+    assert not Scorer(
+        model, resolve_subset(model, "all"), images_for("resnet18"), options=ScoringSpec(batch_size=BATCH)
+    ).network.vectorizes
 
 
 class Flipped(Scorer):
@@ -265,7 +269,7 @@ def test_a_lower_precision_says_how_often_it_agrees(caplog):
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms")
     vectors_MD = vectors_for(model, subset)
-    exact, lowered = (Flipped(model, subset, split, batch_size=BATCH) for _ in range(2))
+    exact, lowered = (Flipped(model, subset, split, options=ScoringSpec(batch_size=BATCH)) for _ in range(2))
     lowered.precision = "bf16"
     with caplog.at_level("INFO"):
         exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
@@ -281,7 +285,7 @@ def test_a_lower_precision_says_how_often_it_agrees(caplog):
 def test_only_what_depends_on_the_generated_parameters_is_less_exact(precision):
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms")
-    scorer, seen = Scorer(model, subset, split, batch_size=BATCH), {"cache": [], "logits": []}
+    scorer, seen = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH)), {"cache": [], "logits": []}
     scorer.precision = precision  # the switches can be looked at without the GPU that they are for
 
     class Watched:
@@ -301,7 +305,9 @@ def test_only_what_depends_on_the_generated_parameters_is_less_exact(precision):
 
 def test_an_unknown_precision_is_refused():
     model = network("resnet18")
-    with pytest.raises(UserError, match="scoring.precision=fp8"):
-        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="fp8")
-    with pytest.raises(UserError, match="scoring.precision=bf16 needs a GPU"):
-        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), precision="bf16")
+    with pytest.raises(UserError, match=r"scoring.precision=fp8"):
+        Scorer(model, resolve_subset(model, "last_norms"), images_for("resnet18"), options=ScoringSpec(precision="fp8"))
+    with pytest.raises(UserError, match=r"scoring.precision=bf16 needs a GPU"):
+        Scorer(
+            model, resolve_subset(model, "last_norms"), images_for("resnet18"), options=ScoringSpec(precision="bf16")
+        )

@@ -1,0 +1,147 @@
+"""Collecting by steps: one classifier, frozen but for the subset, which is trained on and taken again and again.
+
+K checkpoints · D numbers in one flattened subset.  p-diff, §4.1.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from core.checkpoints.subset import ParameterSubset, flatten
+from core.runtime.errors import UserError
+from core.runtime.seeding import derive_seed
+from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device, trainer_with
+from tasks.collecting.classifier import Classifier, TrainingImages
+from tasks.collecting.collection import Collection, Factory, Optimization, Planned, TrainedNetworks
+from tasks.data.splits import ImageData
+
+
+@dataclass(frozen=True)
+class StepsCollection(Collection):
+    """Snapshots of the subset while it alone is trained on.
+
+    Args:
+        batch_size: images of one optimizer step.
+        every: optimizer steps from one checkpoint to the next; "spread" has them evenly over one epoch.
+        make_optimizer: of the subset's parameters.
+    """
+
+    batch_size: int
+    every: int | str
+    make_optimizer: Factory
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "StepsCollection":
+        """Build from the `task.collect` section."""
+        return cls(config["batch_size"], config["every"], Factory(config["optimizer"]))
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the `task.collect` section that chooses this way."""
+        return {"kind": "steps", **self.record()}
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the checkpoints, as their file records it."""
+        return {
+            "batch_size": self.batch_size,
+            "every": self.every,
+            "optimizer": dict(self.make_optimizer.settings),
+        }
+
+    def check(self, k: int, precision: str) -> None:
+        """Find an impossible interval, or a precision that skips steps; raises `UserError`."""
+        if precision == "16-mixed":
+            raise UserError(
+                "trainer.precision=16-mixed skips optimizer steps whose gradients overflow, so that checkpoints would "
+                "repeat; set trainer.precision=bf16-mixed"
+            )
+        choose_interval(self.every, k, steps_per_epoch=1)
+
+    def plan_networks(self, seed: int) -> list[Planned]:
+        """Return the one network that is trained on."""
+        return [Planned("classifier", seed)]
+
+    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+        """Accept every subset."""
+
+    def pick_last_optimization(self, of_classifier: Optimization) -> Optimization:
+        """Return how the subset was trained on."""
+        return Optimization(self.make_optimizer, self.batch_size)
+
+    def collect_vectors(
+        self,
+        trained: TrainedNetworks,
+        data: ImageData,
+        *,
+        k: int,
+        seed: int,
+        num_workers: int | str,
+        make_trainer: MakeTrainer,
+        label: str,
+    ) -> Tensor:
+        """Fine-tune only the subset of a copy of the network and take it every few optimizer steps, (K, D).
+
+        BatchNorm statistics stay as they are, unless they are part of the subset; otherwise a vector put back later
+        would meet other statistics than those it was scored with.
+        """
+        subset, tuned = trained.subset, copy.deepcopy(trained.model)
+        for name, parameter in tuned.named_parameters():
+            parameter.requires_grad_(name in subset.names)
+        buffers = {name for name, _ in tuned.named_buffers()}
+        module = Classifier(
+            tuned,
+            data.num_classes,
+            make_optimizer=self.make_optimizer,
+            frozen_statistics=not buffers.intersection(subset.names),
+            seed=derive_seed(seed, "collect"),
+        ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
+        images = TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers)
+        steps_per_epoch = len(images.train_dataloader())
+        every = choose_interval(self.every, k, steps_per_epoch)
+        snapshots = Snapshots(subset, k, every)
+        trainer = trainer_with(
+            on_one_device(make_trainer),
+            max_epochs=-(-k * every // steps_per_epoch),
+            limit_val_batches=0,
+            logger=False,
+            callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, datamodule=images)
+        return snapshots.vectors_KD
+
+
+def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
+    """Return the optimizer steps between checkpoints; "spread" has `k` of them in one epoch, if it is long enough.
+
+    Raises:
+        UserError: `every` is no number of steps.
+    """
+    if every == "spread":
+        return max(1, steps_per_epoch // k)
+    if type(every) is not int or every < 1:
+        raise UserError(
+            f"task.collect.every={every}: expected a whole number of optimizer steps, at least 1, or the word spread"
+        )
+    return every
+
+
+class Snapshots(Callback):
+    """Copies of the subset, taken after every `every`-th optimizer step until there are K."""
+
+    def __init__(self, subset: ParameterSubset, k: int, every: int = 1):
+        self.subset, self.every, self.count = subset, every, 0
+        self.vectors_KD = torch.empty(k, subset.num_params)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Take a snapshot where one is due, and stop the training after the last."""
+        assert isinstance(pl_module, Classifier)
+        if trainer.global_step % self.every == 0:
+            self.vectors_KD[self.count] = flatten(pl_module.model, self.subset)
+            self.count += 1
+        trainer.should_stop = self.count == len(self.vectors_KD)
