@@ -153,7 +153,7 @@ def test_the_linter_refuses_what_must_not_come_back(file, rule, source):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_nothing_is_unpickled(path):
+def test_nothing_is_unpickled_or_imported_unseen(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             check_that_nothing_is_unpickled(node)
@@ -162,6 +162,7 @@ def test_nothing_is_unpickled(path):
 def check_that_nothing_is_unpickled(call: ast.Call) -> None:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     function = ast.unparse(call.func)
+    assert function != "__import__", f"an import that no linter sees, line {call.lineno}"
     if function == "torch.load" or "ckpt_path" in given or function.endswith("load_from_checkpoint"):
         assert given.get("weights_only") == "True", f"{function} without weights_only=True, line {call.lineno}"
     if function in {"np.load", "numpy.load"}:
