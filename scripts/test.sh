@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
-# The whole test suite: bash scripts/test.sh [pytest arguments]
+# Every check of the sources, then the whole test suite: bash scripts/test.sh [pytest arguments]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-# one worker per core and one thread per worker: several threads per worker would wait for each other; files as tests/conftest.py orders them
+"$PYTHON" -m ruff check
+"$PYTHON" -m ruff format --check
+"$PYTHON" -m mypy
+"$PYTHON" -m codespell_lib
+# One worker per core and one thread per worker, since the threads of several workers would wait for each other.
+# The files keep the order that tests/conftest.py gives them.
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest tests --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"

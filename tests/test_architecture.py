@@ -1,8 +1,15 @@
-"""Imports point one way, no file runs or loads code that it was not written with, no configuration names a machine."""
+"""Imports point one way, no file loads code with its data, no configuration names a machine.
+
+The linter sees the rest: star imports, debuggers, prints, exec and eval, pickles, sys.path (pyproject.toml).
+"""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +18,11 @@ from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [*sorted((ROOT / "core").rglob("*.py")), *sorted((ROOT / "tasks").rglob("*.py"))]
-SOURCES = [*PACKAGES, *sorted(ROOT.glob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]
+SOURCES = [*PACKAGES, *sorted(ROOT.glob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ENTRY_POINTS = {"train_p_diff", "task_training"}
 
-ALLOWED = {  # package -> what it may import from core; each line may only name packages of lines above it
+CORE = {  # room of core -> rooms of core that it may import, each of which stands above it in this table
     "runtime": set(),
     "networks": {"runtime"},
     "diffusion": {"runtime"},
@@ -26,57 +34,93 @@ ALLOWED = {  # package -> what it may import from core; each line may only name 
     "publishing": {"runtime", "checkpoints", "report"},
     "command_line": {"runtime"},
 }
-TASKS_ALLOWED = {"runtime", "checkpoints", "evaluation"}
+TASKS = {  # the same for tasks, where a file of its own counts as a room
+    "data": set(),
+    "user_code": {"data"},
+    "networks": {"user_code"},
+    "scoring": {"data"},
+    "task": {"data", "user_code", "networks", "scoring"},
+    "collecting": {"data", "networks", "scoring", "task"},
+    "importing": {"networks", "scoring", "task", "collecting"},
+    "description": {"data", "networks", "importing"},
+}
+OF_CORE_FOR_TASKS = {"runtime", "checkpoints", "evaluation"}
+ROOMS = [("core", CORE, room) for room in CORE] + [("tasks", TASKS, room) for room in TASKS]
 
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    """Dotted names of all modules that a file imports, wherever in the file it does."""
+def module_of(path: Path) -> str:
+    """The dotted name under which a file is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Dotted names of everything that a file imports, wherever in the file it does."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{relative(path)}:{node.lineno}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def core_packages(folder: Path) -> Iterator[tuple[str, str]]:
-    """(file, package of core that it imports) for each import of core below `folder`."""
-    for path in sorted(folder.rglob("*.py")):
-        for module in imported_modules(path):
-            if module.split(".")[0] == "core":
-                yield relative(path), module.split(".")[1]
+def our_imports(path: Path) -> set[str]:
+    """Modules of the project that a file imports: `from core.runtime import trainer` is core.runtime.trainer."""
+    found = set()
+    for name in imported_names(path):
+        parts = name.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        found |= {next((prefix for prefix in prefixes if prefix in MODULES), "")} - {""}
+    return found
 
 
-def test_the_table_of_layers_names_every_package_and_has_no_cycle():
-    assert set(ALLOWED) == {path.parent.name for path in (ROOT / "core").glob("*/__init__.py")}
-    above: set[str] = set()
-    for package, imports in ALLOWED.items():
-        assert imports <= above, f"{package} may import {imports - above}, which stand below it"
-        above.add(package)
+def room_of(module: str) -> tuple[str, str]:
+    """("core", "runtime") of core.runtime.trainer, ("tasks", "task") of tasks.task."""
+    side, _, rest = module.partition(".")
+    return side, rest.partition(".")[0]
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages_of_core_import_only_those_below_them(package):
-    found = list(core_packages(ROOT / "core" / package))
-    assert found or package == "runtime"
-    for path, imported in found:
-        assert imported in ALLOWED[package] | {package}, f"{path} may not import core.{imported}"
+def test_the_tables_name_every_room_and_point_one_way():
+    for side, table in (("core", CORE), ("tasks", TASKS)):
+        rooms = {room_of(module)[1] for module in MODULES if module.startswith(f"{side}.")}
+        assert set(table) == rooms
+        above: set[str] = set()
+        for room, imports in table.items():
+            assert imports <= above, f"{side}/{room} may import {imports - above}, which stand below it"
+            above.add(room)
+
+
+@pytest.mark.parametrize("side, table, room", ROOMS, ids=[f"{side}/{room}" for side, _, room in ROOMS])
+def test_a_room_imports_only_rooms_above_it_in_the_table(side, table, room):
+    files = [path for module, path in MODULES.items() if room_of(module) == (side, room)]
+    assert files
+    for path in files:
+        for imported_side, imported in map(room_of, our_imports(path)):
+            if imported_side == side:
+                assert imported in table[room] | {room}, f"{relative(path)} may not import {side}/{imported}"
+
+
+def test_no_file_imports_itself_through_others():
+    tuple(TopologicalSorter({module: our_imports(path) - {module} for module, path in MODULES.items()}).static_order())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=relative)
 def test_core_never_knows_of_tasks(path):
-    known = {module.split(".")[0] for module in imported_modules(path)}
-    assert not known & {"tasks", "scripts", "train_p_diff", "task_training"}
+    known = {name.split(".")[0] for name in imported_names(path)}
+    assert not known & {"tasks", "scripts", *ENTRY_POINTS}
     assert not {"torchvision", "timm"} & known, "images and classifiers are the tasks' affair"
 
 
 def test_tasks_know_only_what_they_need_of_core():
-    for path, imported in core_packages(ROOT / "tasks"):
-        assert imported in TASKS_ALLOWED, f"{path} may not import core.{imported}"
+    for path in sorted((ROOT / "tasks").rglob("*.py")):
+        for side, room in map(room_of, our_imports(path)):
+            allowed = side == "tasks" or (side == "core" and room in OF_CORE_FOR_TASKS)
+            assert allowed, f"{relative(path)} may not import {side}/{room}"
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "system" in path.parts], ids=relative)
@@ -84,52 +128,50 @@ def test_no_configuration_of_the_generative_side_builds_something_of_tasks(path)
     assert not re.search(r"_target_:\s*(tasks|scripts)\.", path.read_text())
 
 
-FORBIDDEN_MODULES = {"pdb", "ipdb", "pudb", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "IPython"}
-FORBIDDEN_CALLS = {"breakpoint", "exec", "eval", "__import__"}
-EXCEPTIONS = {
-    ("tasks/user_code.py", "sys.path")
-}  # modules of the user's own lie in the folder where the command is given
-FORBIDDEN_ATTRIBUTES = {"sys.path", "os.system", "os.chdir", "os.popen", "pdb.set_trace", "torch.save"}
+PLANTED = {  # rule of the linter -> what it must refuse, in core and in an entry point alike
+    "F403": "from math import *",
+    "T100": "breakpoint()",
+    "T201": 'print("here")',
+    "S102": 'exec("1")',
+    "S307": 'eval("1")',
+    "S605": 'import os\nos.system("ls")',
+    "S602": 'import subprocess\nsubprocess.run("ls", shell=True)',
+    "TID252": "from . import runtime",
+    "D100": "",
+    "D401": 'def f():\n    """The value."""',
+    "TID251": "import pickle\nimport sys\nimport torch\nsys.path.append(1)\ntorch.save(1, 2)\nimport os\nos.chdir(1)",
+}
+
+
+@pytest.mark.parametrize("file", ["core/runtime/planted.py", "planted.py"])
+@pytest.mark.parametrize("rule, source", PLANTED.items(), ids=list(PLANTED))
+def test_the_linter_refuses_what_must_not_come_back(file, rule, source):
+    command = [sys.executable, "-m", "ruff", "check", "--output-format=json", f"--stdin-filename={file}", "-"]
+    found = subprocess.run(command, input=source, cwd=ROOT, capture_output=True, text=True)
+    rules = [entry["code"] for entry in json.loads(found.stdout)]
+    assert found.returncode == 1 and rules.count(rule) == (4 if rule == "TID251" else 1)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_source_hygiene(path):
-    for module in imported_modules(path):
-        assert not module.endswith(".*"), f"star import of {module}"
-        assert module.split(".")[0] not in FORBIDDEN_MODULES, f"import of {module}"
+def test_nothing_is_unpickled_or_imported_unseen(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and (relative(path), ast.unparse(node)) not in EXCEPTIONS:
-            assert ast.unparse(node) not in FORBIDDEN_ATTRIBUTES, f"{ast.unparse(node)}, line {node.lineno}"
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"{ast.unparse(node)}, line {node.lineno}"
             check_that_nothing_is_unpickled(node)
 
 
 def check_that_nothing_is_unpickled(call: ast.Call) -> None:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     function = ast.unparse(call.func)
+    assert function != "__import__", f"an import that no linter sees, line {call.lineno}"
     if function == "torch.load" or "ckpt_path" in given or function.endswith("load_from_checkpoint"):
         assert given.get("weights_only") == "True", f"{function} without weights_only=True, line {call.lineno}"
     if function in {"np.load", "numpy.load"}:
         assert given.get("allow_pickle") == "False", f"{function} without allow_pickle=False, line {call.lineno}"
-    assert given.get("allow_pickle") != "True" and given.get("shell") != "True", (
-        f"{ast.unparse(call)}, line {call.lineno}"
-    )
+    assert given.get("allow_pickle") != "True", f"{ast.unparse(call)}, line {call.lineno}"
 
 
 @pytest.mark.parametrize("path", PACKAGES, ids=relative)
-def test_libraries_log_and_never_print(path):
-    prints = [
-        node.lineno
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Name) and node.id == "print"
-    ]
-    assert not prints, f"print in line {prints[0]}"
-
-
-@pytest.mark.parametrize("path", PACKAGES, ids=relative)
-def test_every_module_says_what_lives_in_it_and_has_a_name_of_its_own(path):
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_every_module_has_a_name_of_its_own(path):
     assert path.stem not in {"utils", "helpers", "misc", "common"}
 
 
@@ -149,19 +191,16 @@ def test_no_configuration_names_a_folder_or_a_device_of_one_machine(path):
             assert not re.match(r"[/~]|[A-Za-z]:\\", text), f"{name}={text} is a place on one machine"
             assert not re.search(r"(cuda|gpu|mps)[:_ ]?\d", text), f"{name}={text} is one device"
         if name.split(".")[-1] == "devices":
-            assert value == "auto" or type(value) is int and value > 0, f"{name}={value} names devices; say how many"
+            counted = type(value) is int and value > 0
+            assert value == "auto" or counted, f"{name}={value} names devices; say how many"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
 def test_sizes_that_the_data_or_the_network_decide_are_not_typed_in(path):
-    names = {
-        name.split(".")[-1]
-        for name, value in config_values(OmegaConf.to_container(OmegaConf.load(path)))
-        if value is not None
-    }
-    if (
-        path.parent.name == "experiment"
-    ):  # a published setting may normalize otherwise than its dataset would; tests/test_catalogue.py holds what was published
+    values = config_values(OmegaConf.to_container(OmegaConf.load(path)))
+    names = {name.split(".")[-1] for name, value in values if value is not None}
+    if path.parent.name == "experiment":
+        # A published setting may normalize otherwise than its dataset would; tests/test_catalogue.py checks its values.
         names -= {"mean", "std"}
     assert not names & {"num_classes", "in_chans", "in_channels", "num_params", "mean", "std"}
 
@@ -170,3 +209,54 @@ def test_sizes_that_the_data_or_the_network_decide_are_not_typed_in(path):
 def test_no_script_names_a_home_or_a_device(path):
     if path.is_file():
         assert not re.search(r"/home/|/root/|/Users/|/mnt/|~/|CUDA_VISIBLE_DEVICES=\d", path.read_text())
+
+
+PAGE = ROOT / "docs/architecture.md"
+# Lines that wait for another branch; this goes when the last mark is gone.
+TEXT = re.sub(r".*TODO\(merge\).*", "", PAGE.read_text())
+REFERENCES = sorted(set(re.findall(r"`([\w./{}-]+\.(?:py|yaml|md|sh|toml|csv|j2)(?::[\w.]+)?)`", TEXT)))
+FOLDERS = sorted(set(re.findall(r"`((?:[\w-]+/)+)`", TEXT)))
+
+
+def defined_names(path: Path) -> set[str]:
+    """Names that a file defines at its top level, and `Class.name` for what a class defines."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        own = names_of(node)
+        found |= own
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner}" for statement in node.body for inner in names_of(statement)}
+    return found
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_the_page_on_architecture_names_files():
+    assert len(REFERENCES) > 40 and len(FOLDERS) > 15
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_what_the_page_on_architecture_names_is_there(reference):
+    file, _, name = reference.partition(":")
+    assert (ROOT / file).is_file(), f"docs/architecture.md names {file}, which is not there"
+    if name:
+        assert name in defined_names(ROOT / file), f"docs/architecture.md names {name}, which {file} does not define"
+
+
+# Folders of a run are named by the page, too; they are not in the repository.
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if name.split("/")[0] in {"core", "tasks", "configs"}])
+def test_folders_that_the_page_names_are_there(folder):
+    assert (ROOT / folder).is_dir()
+
+
+def test_the_page_on_architecture_names_every_room():
+    rooms = [f"core/{room}/" for room in CORE] + [
+        f"tasks/{room}/" if (ROOT / "tasks" / room).is_dir() else f"tasks/{room}.py" for room in TASKS
+    ]
+    missing = [room for room in rooms if f"`{room}`" not in PAGE.read_text()]
+    assert not missing

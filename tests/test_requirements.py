@@ -1,8 +1,9 @@
-"""Both ways to install name the same direct dependencies, all of them, in open ranges."""
+"""One list of dependencies, complete and in open ranges, which every way to install and every check reads."""
 
 import ast
 import importlib.metadata
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,20 +31,46 @@ def requirements() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def conda() -> dict[str, str]:
-    """Everything under `dependencies`, conda's own entries and those under `pip` alike."""
-    lines: list[str] = []
-    for entry in OmegaConf.to_container(OmegaConf.load(ROOT / "environment.yml"))["dependencies"]:
-        lines += entry["pip"] if isinstance(entry, dict) else [entry]
-    return parse(lines)
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_conda_and_pip_install_the_same(requirements, conda):
-    assert {name: versions for name, versions in conda.items() if name not in ("python", "pip")} == requirements
+def yaml(name: str) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(ROOT / name))
 
 
-def test_the_python_that_is_asked_for_is_the_one_that_is_known_to_work(conda):
-    assert conda["python"] == ">=3.11" and sys.version_info >= (3, 11)
+def test_conda_and_pip_read_the_same_list(project):
+    *conda, pip = yaml("environment.yml")["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt"]} and set(parse(conda)) == {"python", "pip"}
+    assert "dependencies" in project["project"]["dynamic"] and "dependencies" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_the_python_that_is_asked_for_is_the_one_that_is_known_to_work(project):
+    conda = parse([entry for entry in yaml("environment.yml")["dependencies"] if isinstance(entry, str)])
+    assert conda["python"] == project["project"]["requires-python"] == ">=3.11" and sys.version_info >= (3, 11)
+
+
+def test_the_citation_has_the_version_of_the_project(project):
+    citation = yaml("CITATION.cff")
+    assert citation["version"] == project["project"]["version"]
+    assert (
+        len(citation["preferred-citation"]["authors"]) == 10 and "2402.13144" in citation["preferred-citation"]["url"]
+    )
+
+
+def test_a_commit_is_checked_as_the_suite_checks_it():
+    (local,) = yaml(".pre-commit-config.yaml")["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/python ") for hook in local["hooks"]]
+    suite = [line.split(" ", 1)[1] for line in (ROOT / "scripts/test.sh").read_text().splitlines() if "$PYTHON" in line]
+    assert local["repo"] == "local" and hooks == [
+        "-m ruff check",
+        "-m ruff format --check",
+        "-m mypy",
+        "-m codespell_lib",
+    ]
+    assert suite[:4] == hooks and len(suite) == 5 and "-m pytest" in suite[4]
+    assert "scripts/test.sh" in (ROOT / ".ci/run").read_text()
 
 
 def test_ranges_are_open_upwards(requirements):

@@ -1,6 +1,8 @@
 """Measure the stages against the reference procedure, in one run.
 
-    python -m scripts.benchmark [scoring] [sampling] [loading] [training] [growth] [samplers] [--repeats 5] [--out FOLDER]
+    python -m scripts.benchmark [--repeats 5] [--out FOLDER] [STAGE ...]
+
+A stage is scoring, sampling, loading, training, growth or samplers; by default all of them run.
 
 Prints Markdown tables; with --out also benchmark.md and benchmark.json. Run it on a machine with nothing else to do.
 """
@@ -20,12 +22,8 @@ from core.runtime.trainer import pick_device
 from scripts.benchmark import growth, loading, samplers, sampling, scoring, training
 from scripts.benchmark.contest import measure
 
-CONTESTS = {
-    "scoring": scoring,
-    "sampling": sampling,
-    "loading": loading,
-    "training": training,
-}  # ours against the reference
+# stages in which ours runs against the reference
+CONTESTS = {"scoring": scoring, "sampling": sampling, "loading": loading, "training": training}
 SECTIONS = (*CONTESTS, "growth", "samplers")
 
 
@@ -50,9 +48,8 @@ def main() -> None:
     device = pick_device(chosen.accelerator)
 
     machine, results = provenance(), {}
-    parts = [
-        f"{machine['time']}, {machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, {device.type}"
-    ]
+    torch_version = f"torch {machine['versions']['torch']}"
+    parts = [f"{machine['time']}, {machine['device']}, {machine['threads']} threads, {torch_version}, {device.type}"]
     for stage in stages:
         results[stage], text = measure_stage(stage, device, chosen)
         parts.append(f"## {stage}\n\n{text}")
@@ -66,7 +63,7 @@ def main() -> None:
 
 
 def measure_stage(stage: str, device: torch.device, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """The rows of one stage, and their table in Markdown."""
+    """Return the rows of one stage, and their table in Markdown."""
     if stage == "growth":
         return growth.section(device)
     if stage == "samplers":
@@ -76,7 +73,7 @@ def measure_stage(stage: str, device: torch.device, chosen: argparse.Namespace) 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Medians, the ratio with its range over the pairs, and what each side took in memory."""
+    """Tabulate medians, the ratio with its range over the pairs, and the memory that each side took."""
     header = ["case", "per", "ours, ms", "reference, ms", "times faster", "range", "ours, MB", "reference, MB"]
     cells = [
         [

@@ -14,8 +14,8 @@ import torch
 class Contest:
     """One case: what we do, what the reference procedure does, and whether the results agree.
 
-    Both callables do the same amount of work after division by their own `units` (models, steps), so that the slow one may
-    do less of it.
+    Both callables do the same amount of work after division by their own `units` (models, steps), so that the slow one
+    may do less of it.
     """
 
     stage: str
@@ -45,10 +45,13 @@ class Measured:
     reference: list[Cost]
 
     def row(self) -> dict[str, Any]:
-        """JSON-ready; seconds are per unit, ratios are taken pair by pair, so that the machine's drift cancels."""
+        """Return what JSON can hold.
+
+        Seconds are per unit; ratios are taken pair by pair, so that the machine's drift cancels.
+        """
         ours = [cost.seconds / self.contest.our_units for cost in self.ours]
         reference = [cost.seconds / self.contest.reference_units for cost in self.reference]
-        ratios = [slow / fast for slow, fast in zip(reference, ours)]
+        ratios = [slow / fast for slow, fast in zip(reference, ours, strict=True)]
         return {
             "stage": self.contest.stage,
             "case": self.contest.case,
@@ -69,7 +72,7 @@ class Measured:
 
 
 def measure(contest: Contest, repeats: int, device: torch.device) -> Measured:
-    """Warm both up once, then run them in turn on `device`: ours, reference, ours, reference, …"""
+    """Warm both up once, then run them in turn on `device`: ours, reference, ours, reference and so on."""
     cost_of(contest.ours, device), cost_of(contest.reference, device)
     pairs = [(cost_of(contest.ours, device), cost_of(contest.reference, device)) for _ in range(repeats)]
     return Measured(contest, [ours for ours, _ in pairs], [reference for _, reference in pairs])
@@ -113,6 +116,6 @@ def peak(device: torch.device) -> int:
 
 
 def memory_of_process(entry: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far), in bytes."""
+    """Return VmRSS (memory now) or VmHWM (the most so far), in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
     return 1024 * int(line.split()[1])

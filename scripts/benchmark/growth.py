@@ -24,16 +24,15 @@ from core.training.stage_modules import AutoencoderModule
 from scripts.benchmark.contest import finish, peak
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
-LARGEST_PAPER_SIZE = (
-    2_048  # D; at 100,000 a step of it took two minutes and 22 GB, at 1,000,000 it would take ten times that
-)
+# D; at 100,000 a step of it took two minutes and 22 GB, and at 1,000,000 it would take ten times as much
+LARGEST_PAPER_SIZE = 2_048
 PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288, batch 50 (p-diff v3)
 BATCH, STEPS, PAPER_STEPS = 50, 8, 2
 RANK_OF_DATA = 20  # directions in which the checkpoints differ, besides noise
 
 
 def section(device: torch.device) -> tuple[list[dict[str, Any]], str]:
-    """The rows, and their table in Markdown."""
+    """Return the rows, and their table in Markdown."""
     rows = []
     for num_checkpoints, num_params in SIZES:
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +59,7 @@ def alone(run: Callable[[], Any]) -> Any:
 
 
 def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None:
-    """K vectors that differ in a few directions and a little noise, as those of one fine-tuning do."""
+    """Write K vectors that differ in a few directions and a little noise, as those of one fine-tuning do."""
     torch.manual_seed(0)
     vectors_KD = 0.1 * torch.randn(num_checkpoints, num_params)
     vectors_KD.addmm_(torch.randn(num_checkpoints, RANK_OF_DATA), torch.randn(RANK_OF_DATA, num_params))
@@ -71,7 +70,7 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
 
 
 def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:
-    """Read the file, adapt, train: seconds before the first step, seconds per step after it, peak bytes of the process."""
+    """Read, adapt and train; return seconds before the first step, seconds per step after it, and peak bytes."""
     start = time.perf_counter()
     checkpoints = CheckpointSet.load(path)
     normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
@@ -105,7 +104,7 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, device
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line per size."""
+    """Tabulate one line per size."""
     header = [
         "K",
         "D",

@@ -1,4 +1,4 @@
-"""A batch of checkpoints: rows of a memory-mapped matrix, against a DataLoader with workers over one file per checkpoint."""
+"""A batch of checkpoints as rows of one memory-mapped matrix, against a DataLoader over one file per checkpoint."""
 
 import tempfile
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
                 together
             )
             files = [Path(folder) / f"{index:03}.safetensors" for index in range(K)]
-            for vector_D, file in zip(vectors_KD, files):
+            for vector_D, file in zip(vectors_KD, files, strict=True):
                 save_file({"vector": vector_D.contiguous()}, file)
             yield Contest(
                 "loading",
@@ -55,14 +55,14 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 
 def from_one_file(path: Path, device: torch.device) -> None:
-    """As our stages do it."""
+    """Draw batches as our stages do."""
     vectors_KD = CheckpointSet.load(path).vectors_KD.to(device)
     for _ in range(EPOCHS * K // BATCH):
         vectors_KD[torch.randperm(K, device=device)[:BATCH]]
 
 
 def from_many_files(files: list[Path], device: torch.device) -> None:
-    """As the published code does it; workers stay alive between epochs, which it does not even ask for."""
+    """Draw batches as the published code does, with workers that stay alive between epochs, unlike there."""
     loader = DataLoader(OneFilePerCheckpoint(files), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     for _ in range(EPOCHS):
         for batch_BD in loader:

@@ -5,27 +5,24 @@ M generated models.
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.metrics import max_iou
 from core.generation.generator_file import load_generator
+from core.evaluation.scores import Scores
 from core.report.cells import markdown
+from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task
 
-SAMPLERS = (
-    ("ddpm", 1000),
-    ("ddim", 50),
-    ("dpm_solver", 10),
-    ("dpm_solver", 20),
-    ("dpm_solver", 50),
-)  # the first is the reference
+# names and steps; the first is the reference
+SAMPLERS = (("ddpm", 1000), ("ddim", 50), ("dpm_solver", 10), ("dpm_solver", 20), ("dpm_solver", 50))
 NUM_MODELS = 200
 
 
@@ -51,31 +48,42 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
     task = restore_task(config, accelerator, checkpoints)
     generator.to(task.device)
     score = task.score_fns(cfg.evaluation.num_train_images)["test"]
-    originals_wrong_KN = score(checkpoints.vectors_KD).wrong_MN
+    originals = score(checkpoints.vectors_KD)
     rows = []
     for name, num_steps in SAMPLERS:
-        recipe = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/system/sampler/{name}.yaml"))
+        file = ROOT / f"configs/system/sampler/{name}.yaml"
+        recipe = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
         generator.use_sampler({**recipe, "num_steps": num_steps})
         generator.sample(cfg.seed, range(2))  # warm-up
         start = time.perf_counter()
         vectors_MD = generator.sample(cfg.seed, range(NUM_MODELS))
         seconds = time.perf_counter() - start
         scores = score(vectors_MD)
-        similarity = float(max_iou(scores.wrong_MN, originals_wrong_KN).mean())
         rows.append(
             {
                 "sampler": name,
                 "steps": num_steps,
                 "seconds": seconds,
                 "accuracy_mean": float(scores.accuracy_M.mean()),
-                "max_iou_mean": similarity,
+                "max_iou_mean": mean_similarity(scores, originals),
             }
         )
     return rows, table(rows)
 
 
+def mean_similarity(scores: Scores, originals: Scores) -> float:
+    """Return the maximum IoU with any original, averaged over the models.
+
+    Raises:
+        UserError: the task has no images that a model gets wrong.
+    """
+    if scores.wrong_MN is None or originals.wrong_MN is None:
+        raise UserError("samplers are compared by the images that models get wrong; choose a run of such a task")
+    return float(max_iou(scores.wrong_MN, originals.wrong_MN).mean())
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Every sampler beside the first."""
+    """Tabulate every sampler beside the first."""
     header = [
         "sampler",
         "steps",

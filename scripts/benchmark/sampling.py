@@ -1,6 +1,8 @@
 """Sampling 200 models at once with a fast sampler, against one model at a time with 1,000 DDPM steps."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -19,7 +21,7 @@ SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of Re
 
 
 def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.device) -> LatentDiffusionGenerator:
-    """An untrained generator of the configured size: time does not depend on the weights."""
+    """Return an untrained generator of the configured size, since time does not depend on the weights."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         choices = [f"system/autoencoder={autoencoder}", f"system/denoiser={denoiser}", f"system/sampler={sampler}"]
         system = compose("base", overrides=choices).system
@@ -38,14 +40,14 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """Our default against the reference procedure with the same networks, and with the paper's for both."""
+    """Yield our default against the reference procedure with the same networks, then with the paper's for both."""
     for autoencoder, denoiser in (("small", "mlp"), ("paper", "conv")):
         fast, slow = (generator_with(autoencoder, denoiser, sampler, device) for sampler in ("dpm_solver", "ddpm"))
         yield Contest(
             "sampling",
             f"{autoencoder} autoencoder, {denoiser} denoiser",
             "model",
-            ours=lambda fast=fast: fast.sample(0, range(NUM_MODELS)),
-            reference=lambda slow=slow: slow.sample(0, [0], batch_size=1),
+            ours=partial(fast.sample, 0, range(NUM_MODELS)),
+            reference=partial(slow.sample, 0, [0], batch_size=1),
             our_units=NUM_MODELS,
         )

@@ -1,17 +1,21 @@
 """Scoring one model: the suffix behind a cached prefix, against the full forward pass."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset, unflatten
 from core.runtime.precision import float32_products
 from scripts.benchmark.contest import Contest
 from tasks.networks.build import build_classifier
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
+
+T = TypeVar("T")
 
 CASES = {  # name: (timm name, channels, image size); the last two normalization layers
     "ResNet-18, 16×16 digits": ("resnet18", 1, 16),
@@ -23,27 +27,29 @@ CASES = {  # name: (timm name, channels, image size); the last two normalization
 BATCH, NUM_SUFFIX = 32, 10
 
 
-WHOLE = {
-    "MLP-mini, whole": "mlp_mini",
-    "ViT-mini, whole": "vit_mini",
-    "ConvNet-mini, whole": "convnet_mini",
-}  # at 3×64×64
+# names of whole small networks, at 3×64×64
+WHOLE = {"MLP-mini, whole": "mlp_mini", "ViT-mini, whole": "vit_mini", "ConvNet-mini, whole": "convnet_mini"}
 WHOLE_BATCH, NUM_WHOLE = 256, 32
 
 
-def exactly(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The call in fp32 on GPUs, too, without gradients."""
-    return torch.inference_mode()(float32_products()(run))
+def exactly(run: Callable[..., T], *arguments: Any) -> Callable[[], T]:
+    """Return the call with these arguments, in fp32 on GPUs, too, and without gradients."""
+
+    def call() -> T:
+        with torch.inference_mode(), float32_products():
+            return run(*arguments)
+
+    return call
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """The last two norm layers of each network, fp32, one chunk of images; then whole small networks."""
+    """Yield the last two norm layers of each network, fp32, one chunk of images; then whole small networks."""
     yield from behind_a_prefix(device)
     yield from whole_networks(device)
 
 
 def whole_networks(device: torch.device) -> Iterator[Contest]:
-    """Nothing is frozen: what can be gained is in running many models at once."""
+    """Yield networks of which nothing is frozen, where time can only be gained by running many models at once."""
     for case, name in WHOLE.items():
         torch.manual_seed(0)
         model = (
@@ -52,31 +58,36 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
         subset = resolve_subset(model, "all")
         images = TensorDataset(torch.randn(WHOLE_BATCH, 3, 64, 64), torch.zeros(WHOLE_BATCH, dtype=torch.long))
         scorer = Scorer(model, subset, images, options=ScoringSpec(batch_size=WHOLE_BATCH, device=device))
-        vectors_MD = flatten(model, subset) + 0.01 * torch.randn(NUM_WHOLE, subset.num_params)
+        vectors_MD = (flatten(model, subset) + 0.01 * torch.randn(NUM_WHOLE, subset.num_params)).to(device)
         on_device = images.tensors[0].to(device)
-
-        def one_by_one(model=model, subset=subset, vectors_MD=vectors_MD.to(device), images=on_device):
-            return [
-                torch.func.functional_call(model, unflatten(vector_D, subset), (images,)) for vector_D in vectors_MD
-            ]
-
         yield Contest(
             "scoring",
             case,
             f"model, {WHOLE_BATCH} images",
-            ours=exactly(
-                lambda scorer=scorer, images=on_device, vectors_MD=vectors_MD.to(device): scorer.logits(
-                    scorer.network.cache(images), vectors_MD
-                )
-            ),
-            reference=exactly(one_by_one),
+            ours=exactly(all_at_once, scorer, on_device, vectors_MD),
+            reference=exactly(one_by_one, model, subset, on_device, vectors_MD),
             our_units=NUM_WHOLE,
             reference_units=NUM_WHOLE,
         )
 
 
+def all_at_once(scorer: Scorer, images: Tensor, vectors_MD: Tensor) -> Tensor:
+    """Return the logits of all models from one call of the scorer."""
+    return scorer.logits(scorer.network.cache(images), vectors_MD)
+
+
+def one_by_one(model: nn.Module, subset: ParameterSubset, images: Tensor, vectors_MD: Tensor) -> list[Tensor]:
+    """Return the logits of each model from a forward pass of its own."""
+    return [full_forward(model, unflatten(vector_D, subset), images) for vector_D in vectors_MD]
+
+
+def full_forward(model: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Return the logits of the whole network with `parameters` in place of its own."""
+    return torch.func.functional_call(model, parameters, (images,))
+
+
 def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
-    """The suffix behind a cached prefix against the full forward pass."""
+    """Yield the suffix behind a cached prefix against the full forward pass."""
     for case, (name, channels, size) in CASES.items():
         torch.manual_seed(0)
         batch = 256 if size == 16 else BATCH
@@ -89,26 +100,31 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
         subset = resolve_subset(model, "last_norms", count=2)
         images = torch.randn(batch, channels, size, size, device=device)
         network = split_network(model, subset.names, images)
-        parameters = unflatten(
-            flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device), subset
-        )
-        with torch.inference_mode(), float32_products():
-            crossing = network.cache(images)
-            ours, full = network.logits(crossing, parameters), torch.func.functional_call(model, parameters, (images,))
+        vector_D = flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device)
+        parameters = unflatten(vector_D, subset)
+        crossing = exactly(network.cache, images)()
+        suffix = exactly(network.logits, crossing, parameters)
+        reference = exactly(full_forward, model, parameters, images)
+        cached_bytes = sum(tensor.nbytes for tensor in crossing if isinstance(tensor, Tensor))
         yield Contest(
             "scoring",
             case,
             f"model, {batch} images",
-            ours=exactly(lambda: [network.logits(crossing, parameters) for _ in range(NUM_SUFFIX)]),
-            reference=exactly(lambda: torch.func.functional_call(model, parameters, (images,))),
+            ours=partial(repeat, suffix, NUM_SUFFIX),
+            reference=reference,
             our_units=NUM_SUFFIX,
-            facts={
-                "same_predictions": bool((ours.argmax(1) == full.argmax(1)).all()),
-                "largest_logit_difference": float((ours - full).abs().max()),
-                "cache_megabytes_per_image": sum(
-                    tensor.nbytes for tensor in crossing if isinstance(tensor, torch.Tensor)
-                )
-                / batch
-                / 1e6,
-            },
+            facts={**agreement(suffix(), reference()), "cache_megabytes_per_image": cached_bytes / batch / 1e6},
         )
+
+
+def repeat(run: Callable[[], T], times: int) -> list[T]:
+    """Return the results of several calls."""
+    return [run() for _ in range(times)]
+
+
+def agreement(ours: Tensor, full: Tensor) -> dict[str, Any]:
+    """Return whether two tables of logits predict the same, and how far apart they are at most."""
+    return {
+        "same_predictions": bool((ours.argmax(1) == full.argmax(1)).all()),
+        "largest_logit_difference": float((ours - full).abs().max()),
+    }

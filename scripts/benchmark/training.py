@@ -1,4 +1,4 @@
-"""A training step under Lightning against a bare loop of the same network and optimizer; the bare loop compiled against the bare loop."""
+"""A training step under Lightning against a bare loop of the same network and optimizer; and that loop compiled."""
 
 import io
 import tempfile
@@ -21,21 +21,25 @@ from scripts.benchmark.contest import Contest
 
 K, D, L = 200, 2048, 128
 COMPILED = ("autoencoder, small", "denoiser, mlp")  # the defaults
-SHARED = {"make_optimizer": partial(torch.optim.AdamW, lr=1e-3, fused=True), "batch_size": 50, "seed": 0}
+SHARED: dict[str, Any] = {
+    "make_optimizer": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    "batch_size": 50,
+    "seed": 0,
+}
 
 
 def autoencoder(channels: tuple[int, ...], **options: Any) -> SteppedModule:
-    """Stage one on random vectors."""
+    """Return stage one on random vectors."""
     return AutoencoderModule(ConvAutoencoder(D, channels), torch.randn(K, D), **SHARED, **options)
 
 
 def diffusion(make_denoiser: Callable[[int], nn.Module], **options: Any) -> SteppedModule:
-    """Stage two on random latents."""
+    """Return stage two on random latents."""
     return LatentDiffusionModule(make_denoiser(L), NoiseSchedule(), torch.randn(K, L), **SHARED, **options)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """Small and paper-size networks of both stages."""
+    """Yield small and paper-size networks of both stages."""
     cases = {
         "autoencoder, small": (partial(autoencoder, (8, 16, 32, 64, 32)), 40),
         "autoencoder, paper": (partial(autoencoder, (64, 128, 256, 256, 32)), 5),
@@ -54,9 +58,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
         )
         if case not in COMPILED:
             continue
-        compiled = make(
-            num_steps=num_steps, compile_mode="default"
-        )  # once: later calls find it compiled, as later steps do
+        compiled = make(num_steps=num_steps, compile_mode="default")  # once, so that later calls find it compiled
         yield Contest(
             "training",
             f"{case}: compiled against eager",
@@ -69,18 +71,16 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 
 def with_lightning(make: Callable[..., SteppedModule], num_steps: int, device: torch.device) -> None:
-    """As the pipeline does it, files and progress bar included."""
+    """Train as the pipeline does, files and progress bar included."""
     module = make(num_steps=num_steps)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        redirect_stdout(io.StringIO()),
-    ):  # its progress bar would end up among the results
+    # the progress bar would end up among the results
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         make_trainer = partial(Trainer, accelerator="cpu" if device.type == "cpu" else "gpu", devices=1)
         fit(module, name="benchmark", label="benchmark", state_dir=Path(folder) / "state", make_trainer=make_trainer)
 
 
 def bare_loop(make: Callable[..., SteppedModule], num_steps: int, device: torch.device) -> None:
-    """The least that trains the same network: draw a batch, loss, gradient, step."""
+    """Train the same network by the least that does: draw a batch, loss, gradient, step."""
     module = make(num_steps=num_steps).to(device).train()
     optimizer = module.make_optimizer(module.trained_parameters())
     for _ in range(num_steps):

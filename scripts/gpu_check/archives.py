@@ -17,6 +17,10 @@ def class_images(
     """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
 
     Args:
+        num_classes: each has a pattern of its own, the same for every seed.
+        per_class: N is `num_classes` times this number.
+        size: S, in pixels.
+        seed: of the noise and the order.
         wrong_labels: share of the labels that are drawn anew at random, so that no network can be right everywhere.
     """
     patterns = np.random.default_rng(0).integers(40, 216, (num_classes, 3, size, size)).astype(np.float32)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_NEEDED = ("pytest-xdist", "selenium")  # the rest of the suite uses them, the parts do not
+NOT_NEEDED = ("pytest-xdist", "selenium", "ruff", "mypy", "codespell", "pre-commit")  # only the whole suite uses them
 ANTLR = "antlr4-python3-runtime==4.9.3"  # the series that hydra-core and omegaconf need
 
 
@@ -23,7 +23,7 @@ def missing_packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             wrong[f"{name}{relation}{lowest}"] = "missing"
             continue
-        if numbers(found) < numbers(lowest) or relation == "==" and numbers(found)[:2] != numbers(lowest)[:2]:
+        if numbers(found) < numbers(lowest) or (relation == "==" and numbers(found)[:2] != numbers(lowest)[:2]):
             wrong[f"{name}{relation}{lowest}"] = f"found {found}"
     return wrong
 

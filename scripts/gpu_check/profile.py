@@ -96,7 +96,8 @@ def calls_per_unit(events: Iterable[Any], units: int) -> dict[str, float]:
 
 def most_expensive(events: Iterable[tuple[str, float]], units: int) -> list[dict[str, Any]]:
     """Add up (name, microseconds) by name; return a row for each of the longest."""
-    microseconds, calls = defaultdict(float), defaultdict(int)
+    microseconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
     for name, elapsed in events:
         microseconds[name] += elapsed
         calls[name] += 1

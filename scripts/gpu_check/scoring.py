@@ -27,7 +27,7 @@ def compare_precisions(
     findings: Findings, network: str, subject: Classified, device: torch.device, goals_s: dict[str, float]
 ) -> None:
     """Add a table with a row for each precision."""
-    num_models, num_images, size = len(subject.vectors_MD), len(subject.data.test), subject.image_size
+    num_models, num_images, size = len(subject.vectors_MD), len(subject.images), subject.image_size
     title = f"scoring {num_models} {network} on {num_images:,} images of {size}×{size}"
     rows: list[dict[str, Any]] = []
     flops, exact_wrong_MN = suffix_flops(subject), None
@@ -37,7 +37,7 @@ def compare_precisions(
         elif found := findings.attempt(precision, score, subject, precision, flops, device):
             row, wrong_MN = found
             exact_wrong_MN = wrong_MN if precision == "fp32" else exact_wrong_MN
-            if exact_wrong_MN is not None:
+            if exact_wrong_MN is not None and wrong_MN is not None:
                 row["images judged as in fp32, %"] = 100 * float(np.mean(wrong_MN == exact_wrong_MN))
             rows.append({**row, "goal, s": goals_s.get(precision)})
         else:
@@ -57,14 +57,16 @@ def scorer_of(subject: Classified, precision: str, device: torch.device) -> Scor
     )
 
 
-def score(subject: Classified, precision: str, flops: int, device: torch.device) -> tuple[dict[str, Any], np.ndarray]:
+def score(
+    subject: Classified, precision: str, flops: int, device: torch.device
+) -> tuple[dict[str, Any], np.ndarray | None]:
     """Score twice, before and after the frozen part is kept; return the row, and which images were wrong."""
     scorer = scorer_of(subject, precision, device)
     scores = []
     first = cost_of(lambda: scores.append(scorer(subject.vectors_MD)), device)
     again = cost_of(lambda: scores.append(scorer(subject.vectors_MD)), device)
-    total = flops * len(subject.data.test) * len(subject.vectors_MD)
-    row = {
+    total = flops * len(subject.images) * len(subject.vectors_MD)
+    row: dict[str, Any] = {
         "precision": precision,
         "seconds": again.seconds,
         "first call, s": first.seconds,
@@ -81,7 +83,7 @@ def suffix_flops(subject: Classified) -> int:
 
     Counted over two images: a batch of one could be traced as a special case.
     """
-    images_BCSS = subject.data.make_normalizer()(torch.stack([subject.data.test[index][0] for index in range(2)]))
+    images_BCSS = subject.data.make_normalizer()(torch.stack([subject.images[index][0] for index in range(2)]))
     network = split_network(subject.model.cpu(), subject.subset.names, images_BCSS)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         crossing = network.cache(images_BCSS)

@@ -68,10 +68,12 @@ class Classified:
     model: nn.Module
     subset: ParameterSubset
     vectors_MD: Tensor
+    images: TensorDataset
     data: ImageData
 
     @property
     def image_size(self) -> int:
+        """Height and width of the images in pixels."""
         return self.data.image_size
 
 
@@ -85,7 +87,8 @@ def classified(
     vectors_MD = flatten(model, subset) + SPREAD * torch.randn(num_models, subset.num_params)
     pixels = torch.randint(256, (num_images, 3, image_size, image_size), dtype=torch.uint8)
     images = TensorDataset(pixels, torch.randint(num_classes, (num_images,)))
-    return Classified(model, subset, vectors_MD, ImageData(images, images, images, num_classes, 3, image_size, COLORS))
+    data = ImageData(images, images, images, num_classes, 3, image_size, COLORS)
+    return Classified(model, subset, vectors_MD, images, data)
 
 
 def resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) -> Classified:

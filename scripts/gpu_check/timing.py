@@ -54,6 +54,7 @@ class Window(Callback):
         self.warmup, self.steps, self.meter = warmup, steps, meter
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Switch the meter at the two steps that bound the window."""
         if trainer.global_step == self.warmup:
             self.meter.begin()
         elif trainer.global_step == self.warmup + self.steps:

@@ -1,6 +1,7 @@
 """Both stages on a GPU: finite, resumed as if unbroken, compiled, in lower precision, and sampled as on the CPU."""
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_a_resumed_training_equals_an_unbroken_one(device, deterministic, tmp_pa
         train(tmp_path / "broken", device, "trainer.deterministic=true", extra=[stop])
     resumed = train(tmp_path / "broken", device, "trainer.deterministic=true").state_dict()
     for name, expected in unbroken.state_dict().items():
-        torch.testing.assert_close(resumed[name], expected, rtol=1e-4, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(resumed[name], expected, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -1,14 +1,18 @@
 """The real entry points, run in this process in an empty folder, on a network that trains in seconds."""
 
 import json
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import task_training
 import train_p_diff
+from tests.pipeline.shortcuts import blank_figures, remembered_splits
 
 TINY = [
     "trainer=cpu",
@@ -53,17 +57,32 @@ class Workplace:
         return json.loads((self.path / run / "metrics.json").read_text())
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with a finished tiny run, made once for all workers without a shortcut; tests work on copies."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as monkeypatch:
+        if not (folder / "outputs").is_dir():
+            attempt = tmp_path_factory.mktemp("attempt")
+            place = Workplace(attempt, monkeypatch)
+            assert place.run("task_training.py").error == 0
+            assert place.run("train_p_diff.py").error == 0
+            attempt.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """One folder for all tests of a module, with a finished tiny run in it."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        place = Workplace(tmp_path_factory.mktemp("workplace"), monkeypatch)
-        assert place.run("task_training.py").error == 0
-        assert place.run("train_p_diff.py").error == 0
-        yield place
+    path = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(finished, path, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as monkeypatch, blank_figures(), remembered_splits():
+        yield Workplace(path, monkeypatch)
 
 
 @pytest.fixture
-def empty(tmp_path, monkeypatch):
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A folder without anything in it."""
-    return Workplace(tmp_path, monkeypatch)
+    with blank_figures(), remembered_splits():
+        yield Workplace(tmp_path, monkeypatch)

@@ -30,9 +30,11 @@ def test_the_headline_script_runs_cifar100_to_a_table(tmp_path):
     write_cifar100(tmp_path / "data", per_class=8)
     tiny = [override for override in TINY if "test_resnet" not in override]
     command = [
-        "bash", str(ROOT / "cifar100_resnet18_k200.sh"), *tiny, "task.data.verify=false", f"task.data.root={tmp_path}/data",
-        f"task.param.path={tmp_path}/checkpoints.safetensors", f"output_dir={tmp_path}/run", "task.collect.batch_size=8",
-        "system.autoencoder.channels=[4,4,4,4]", "system.denoiser.channels=[4,8,4,1]", "system.schedule.num_timesteps=10", "system.sampler.num_steps=10",
+        "bash", str(ROOT / "cifar100_resnet18_k200.sh"), *tiny,
+        "task.data.verify=false", f"task.data.root={tmp_path}/data", f"output_dir={tmp_path}/run",
+        f"task.param.path={tmp_path}/checkpoints.safetensors", "task.collect.batch_size=8",
+        "system.autoencoder.channels=[4,4,4,4]", "system.denoiser.channels=[4,8,4,1]",
+        "system.schedule.num_timesteps=10", "system.sampler.num_steps=10",
         "evaluation.num_baselines=2", "task.model.name=resnet10t",
     ]  # fmt: skip
     result = subprocess.run(
@@ -90,29 +92,16 @@ def test_every_task_and_model_compose(task, model):
 
 def test_the_dataset_alone_moves_all_paths():
     cfg = composed("task=cifar100", "task.data.dataset=cifar10")
-    assert cfg.task.param.path.startswith("param_data/cifar10_resnet18/") and cfg.output_dir.startswith(
-        "outputs/cifar10_resnet18/"
-    )
+    assert cfg.task.param.path.startswith("param_data/cifar10_resnet18/")
+    assert cfg.output_dir.startswith("outputs/cifar10_resnet18/")
 
 
 def test_the_headline_experiment_is_the_papers():
     cfg = composed("experiment=cifar100_resnet18_k200")
-    assert (cfg.task.data.dataset, cfg.task.model.name, cfg.task.param.k, cfg.task.param.count) == (
-        "cifar100",
-        "resnet18",
-        200,
-        2,
-    )
-    assert cfg.system.autoencoder.channels == [64, 128, 256, 256, 32] and cfg.system.denoiser.channels == [
-        64,
-        128,
-        256,
-        512,
-        256,
-        128,
-        64,
-        1,
-    ]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == ("cifar100", "resnet18")
+    assert (cfg.task.param.k, cfg.task.param.count) == (200, 2)
+    assert cfg.system.autoencoder.channels == [64, 128, 256, 256, 32]
+    assert list(cfg.system.denoiser.channels) == [2**power for power in (6, 7, 8, 9, 8, 7, 6, 0)]
     assert (cfg.system.autoencoder.input_noise, cfg.system.autoencoder.latent_noise) == (0.001, 0.1)
     assert OmegaConf.to_container(cfg.system.schedule) == {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     assert cfg.system.sampler.num_steps == 1000

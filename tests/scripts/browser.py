@@ -12,10 +12,10 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
-).split()
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+]  # fmt: skip
 
 
 def find() -> tuple[str, str] | None:
@@ -64,7 +64,7 @@ def started(profile: Path) -> Iterator[webdriver.Chrome]:
 
 
 def look(chrome: webdriver.Chrome, page: Path, width: int, scheme: str) -> None:
-    """Open the page in a window of this width (CSS pixels) and color scheme ("light" or "dark"), every image decoded."""
+    """Open the page, every image decoded, in a window of this width (CSS pixels) and scheme ("light" or "dark")."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     chrome.execute_cdp_cmd(

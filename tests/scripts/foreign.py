@@ -74,7 +74,9 @@ from torch.utils.data import TensorDataset
 class Net(nn.Module):
     def __init__(self, width=8):
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, width, 3, stride=2), nn.GroupNorm(2, width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        convolution = nn.Conv2d(3, width, 3, stride=2)
+        pooling = nn.AdaptiveAvgPool2d(1)
+        self.features = nn.Sequential(convolution, nn.GroupNorm(2, width), nn.ReLU(), pooling, nn.Flatten())
         self.head = nn.Linear(width, 3)
 
     def forward(self, images):

@@ -195,7 +195,7 @@ def test_torchvision_reads_the_archive_as_cifar100(tmp_path):
     with unverified():
         train, test = (CIFAR100(tmp_path, train=train, download=True) for train in (True, False))
     assert (train.data.shape, test.data.shape) == ((300, 32, 32, 3), (100, 32, 32, 3)) and len(train.classes) == 100
-    assert 20 < sum(count != 3 for count in np.bincount(train.targets, minlength=100)), "no label was drawn anew"
+    assert sum(count != 3 for count in np.bincount(train.targets, minlength=100)) > 20, "no label was drawn anew"
 
 
 def test_a_case_that_fails_is_recorded_and_the_next_one_runs(tmp_path, capsys):

@@ -19,7 +19,7 @@ CONTRAST = Path(__file__).with_name("contrast.js")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything, a long name, published numbers and a missing file, so that every part of the page is there."""
+    """A run with everything, a long name, published numbers and a missing file, so that the page has all its parts."""
     settings = {"task.data.dataset": "cifar100", "output_dir": "outputs/" + "a_very_long_name_without_any_space_" * 4}
     folder = write_run(tmp_path_factory.mktemp("browser") / "run", settings=settings)
     (folder / "scores" / "finetuned.npz").write_bytes(b"damaged")
@@ -41,8 +41,10 @@ def test_nothing_is_wider_than_the_window_and_nothing_fails(chrome, page, width,
     assert chrome.execute_script("return document.documentElement.clientWidth") == width
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
     cut = chrome.execute_script(
-        """return [...document.querySelectorAll("body *")].filter(element => !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 0.5)
-           .map(element => element.outerHTML.slice(0, 80))"""
+        """const isCut = element => element.getBoundingClientRect().right > innerWidth + 0.5;
+           return [...document.querySelectorAll("body *")]
+               .filter(element => !element.closest(".scroll") && isCut(element))
+               .map(element => element.outerHTML.slice(0, 80))"""
     )
     assert not cut
     assert not [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
@@ -120,8 +122,10 @@ def test_words_are_sorted_as_words_with_the_keyboard_too(chrome, page):
 def test_wide_tables_scroll_inside_their_own_box_with_the_name_of_the_row_in_sight(chrome, page):
     look(chrome, page, 390, "light")
     scrolled, left = chrome.execute_script(
-        """const box = document.querySelector("#sources .scroll"); box.scrollLeft = 300;
-           return [box.scrollLeft, box.querySelector("tbody th").getBoundingClientRect().left - box.getBoundingClientRect().left]"""
+        """const box = document.querySelector("#sources .scroll");
+           const left = element => element.getBoundingClientRect().left;
+           box.scrollLeft = 300;
+           return [box.scrollLeft, left(box.querySelector("tbody th")) - left(box)]"""
     )
     assert scrolled == 300 and 0 <= left < 3
 
