@@ -17,11 +17,11 @@ from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import digest
 from core.runtime.trainer import count_devices
-from tasks.collecting.collect import collect_checkpoints, record_machine
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import open_images
+from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
 
 log = logging.getLogger(__name__)
 

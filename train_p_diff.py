@@ -33,12 +33,12 @@ from core.runtime.run_directory import RunDirectory
 from core.runtime.trainer import on_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, training_settings
-from tasks.collecting.finetuning import finetune
 from tasks.description import describe_network
 from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task
+from tasks.training.finetuning import finetune
 
 log = logging.getLogger(__name__)
 STAGES = {
@@ -141,9 +141,7 @@ def score_and_report(
     log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
 
 
-def score_with_task(
-    cfg: DictConfig, spec: TaskSpec, checkpoints: CheckpointSet, options: SourceOptions
-) -> Scoring:
+def score_with_task(cfg: DictConfig, spec: TaskSpec, checkpoints: CheckpointSet, options: SourceOptions) -> Scoring:
     """Return how the task scores vectors and trains them on."""
     scoring = ScoringSpec.from_config(
         plain(cfg.scoring), num_workers=spec.data.num_workers, accelerator=cfg.trainer.accelerator

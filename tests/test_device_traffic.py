@@ -19,14 +19,14 @@ from core.networks.denoiser import MLPDenoiser
 from core.runtime.trainer import fit
 from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule
 from core.training.weight_average import WeightAverage
-from tasks.collecting import finetuning
-from tasks.collecting.finetuning import finetune
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 from tasks.scoring import scorer as scoring
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
+from tasks.training import finetuning
+from tasks.training.finetuning import finetune
 from tests.core.tiny import make_network, sampler_recipe
 from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
 

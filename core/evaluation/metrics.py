@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.spatial.distance import cdist
 
 from core.evaluation.scores import ACCURACY, Metric
 

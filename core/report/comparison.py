@@ -16,7 +16,7 @@ from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
 
-# These settings say where and how a run was made, not what; the kind of collecting follows from the rest of its section.
+# These settings say where and how a run was made, not what. The kind of collecting follows from its section.
 NO_SETTING = (
     "mode",
     "output_dir",

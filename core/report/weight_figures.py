@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import gaussian_kde  # type: ignore[import-untyped]  # scipy ships no types
-from sklearn.decomposition import PCA  # type: ignore[import-untyped]  # scikit-learn ships no types
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+from scipy.stats import gaussian_kde
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from core.report.style import figure, legend_below, source_styles, styled
 

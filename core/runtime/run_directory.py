@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from core.runtime.artifacts import read_json, replacing, write_json
 from core.runtime.errors import UserError
@@ -47,7 +47,7 @@ class RunDirectory:
         """
         return checkpoints.parent / SCORES / identity / f"{source}.npz"
 
-    def begin(self, config: DictConfig, settings: Mapping[str, Any], mode: str) -> None:
+    def begin(self, config: Mapping[str, Any], settings: Mapping[str, Any], mode: str) -> None:
         """Claim the folder for a run with these training settings, and record the command.
 
         Training with the settings of the run that is there goes on with it. Training with others moves that run
@@ -74,7 +74,7 @@ class RunDirectory:
                 # A run that matches keeps its own settings, which may leave open what is asked for now.
                 write_json(self._settings, settings)
             with replacing(self.config) as temporary:
-                OmegaConf.save(config, temporary, resolve=True)
+                OmegaConf.save(OmegaConf.create(dict(config)), temporary, resolve=True)
         self.record(mode)
 
     def record(self, mode: str) -> None:

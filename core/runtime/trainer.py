@@ -15,7 +15,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from core.runtime.artifacts import load_artifact, save_artifact
@@ -26,7 +25,7 @@ from core.runtime.quiet import quiet_lightning
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
-MakeOptimizer = Callable[[Iterable[Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 TF32 = "tf32"
 PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
 LOOKS_PER_FIT = 100  # how often a fit by steps reads its loss: each look waits for the device

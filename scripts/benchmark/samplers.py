@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.metrics import max_iou
-from core.generation.generator_file import load_generator
 from core.evaluation.scores import Scores
+from core.generation.generator_file import load_generator
 from core.report.cells import markdown
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT

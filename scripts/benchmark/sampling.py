@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir

@@ -14,9 +14,9 @@ from scripts.benchmark.sampling import generator_with
 from scripts.gpu_check.scoring import scorer_of
 from scripts.gpu_check.subjects import STAGES, resnet18
 from scripts.gpu_check.timing import Meter, Window, fit_stage
-from tasks.collecting.finetuning import finetune
 from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
+from tasks.training.finetuning import finetune
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Training of classifiers, and the checkpoints that are taken of them."""
+"""Ways to take checkpoints of a training, and the classifier that is trained."""

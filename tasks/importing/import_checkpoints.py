@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
 from core.runtime.errors import UserError
-from tasks.collecting.collect import ACCURACY_SPLIT
 from tasks.importing.state_files import read_state, rename_entries
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import open_network_and_images
+from tasks.training.collect_checkpoints import ACCURACY_SPLIT
 
 log = logging.getLogger(__name__)
 MOST_LISTED = 8  # files in one error sentence

@@ -8,9 +8,9 @@ from pytorch_lightning import Callback
 
 from core.checkpoints.subset import flatten, resolve_subset
 from tasks.collecting.collection import TrainedNetworks
-from tasks.collecting.training import train_networks
 from tasks.networks.build import build_classifier
 from tasks.specification import TaskSpec
+from tasks.training.train_networks import train_networks
 from tests.gpu.tiny import configuration
 
 TASK = (

@@ -16,8 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-import tasks.collecting.finetuning
 import tasks.scoring.scorer
+import tasks.training.finetuning
 from tasks.scoring.frozen_prefix import split_network
 
 REMEMBERED: dict[tuple[Any, ...], tuple[Any, str]] = {}  # what was asked for: (the split, digest of its tensors)
@@ -79,5 +79,5 @@ def remembered_splits() -> Iterator[None]:
             if name.startswith("tasks.") and getattr(module, "split_network", None) is split_network:
                 monkeypatch.setattr(module, "split_network", remembering(split_network))
         assert tasks.scoring.scorer.split_network is not split_network
-        assert tasks.collecting.finetuning.split_network is not split_network
+        assert tasks.training.finetuning.split_network is not split_network
         yield

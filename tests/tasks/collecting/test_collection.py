@@ -9,11 +9,11 @@ from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.trainer import count_devices
 from tasks.collecting.classifier import Classifier
-from tasks.collecting.collect import record_machine
 from tasks.collecting.collection import TrainedNetworks
 from tasks.collecting.independent import IndependentCollection
 from tasks.collecting.steps import StepsCollection, choose_interval
 from tasks.specification import TaskSpec, choose_collection
+from tasks.training.collect_checkpoints import record_machine
 from tests.tasks.tiny import independent_config, steps_config, task_config, task_spec
 
 

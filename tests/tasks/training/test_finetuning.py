@@ -7,12 +7,12 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.seeding import derive_seed
-from tasks.collecting.finetuning import finetune
 from tasks.data.loaders import training_loader
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
+from tasks.training.finetuning import finetune
 
 
 def make_task(subset="last_norms"):

@@ -12,10 +12,10 @@ from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.training import initialize_classifier, train_networks
 from tasks.data.loaders import training_loader
 from tasks.data.splits import TransformedImages
 from tasks.networks.build import build_classifier
+from tasks.training.train_networks import initialize_classifier, train_networks
 from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config, task_spec
 
 

@@ -13,10 +13,10 @@ from pytorch_lightning.loggers import Logger
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.runtime.progress import Stages
 from core.runtime.trainer import MakeTrainer
-from tasks.collecting.training import train_networks
 from tasks.data.splits import ImageData
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
+from tasks.training.train_networks import train_networks
 
 ACCURACY_SPLIT = "val"  # test is read once, for the report
 
