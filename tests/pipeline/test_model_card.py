@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.command_line.entry_point import plain
 from core.publishing.export import export
 from core.runtime.artifacts import write_json
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
-from tasks.description import loading
+from tasks.data.splits import DataOptions
+from tasks.description import describe_network
 from tasks.networks.build import build_classifier
 from tests.scripts import foreign
 
@@ -59,7 +61,13 @@ def exported(checkpoints, folder, metrics=None):
     run = RunDirectory(folder)
     if metrics:
         write_json(run.metrics, metrics)
-    export(checkpoints.vectors_KD, checkpoints, loading(checkpoints, task_config().task), run=run, seed=42)
+    export(
+        checkpoints.vectors_KD,
+        checkpoints,
+        describe_network(checkpoints, DataOptions(**plain(task_config().task.data))),
+        run=run,
+        seed=42,
+    )
     return run.generated
 
 
