@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     """Images -> classifier -> K checkpoints, in one file."""
     task = TaskSpec.from_config(plain(cfg.task))
+    scoring = ScoringSpec.from_config(
+        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+    )
     path = Path(task.param.path)
     settings = task.record() | record_machine(
         training_precision=cfg.trainer.precision,
@@ -62,9 +65,7 @@ def main(cfg: DictConfig) -> None:
         make_trainer=instantiate(cfg.trainer),
         loggers=make_loggers(cfg.logger, path.parent),
         stages=Stages(["train_task", "collect"]),
-        scoring=ScoringSpec.from_config(
-            cfg.scoring, num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
-        ),
+        scoring=scoring,
     )
     checkpoints.save(path)
     shutil.rmtree(state_dir)

@@ -56,6 +56,9 @@ def main(cfg: DictConfig) -> None:
     run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     task, system = TaskSpec.from_config(plain(cfg.task)), SystemSpec.from_config(plain(cfg.system))
+    scoring = ScoringSpec.from_config(
+        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+    )
     if cfg.mode == "generate":
         generate(cfg, task, system, run=run, stages=stages)
         return
@@ -70,7 +73,9 @@ def main(cfg: DictConfig) -> None:
         train(cfg, system, checkpoints, run=run, stages=stages)
     generator = open_generator(cfg, system, checkpoints, run)
     vectors_MD = sample(cfg, generator, stages)
-    score_and_report(cfg, task, generator, vectors_MD, checkpoints=checkpoints, run=run, stages=stages)
+    score_and_report(
+        cfg, task, scoring, generator=generator, vectors_MD=vectors_MD, checkpoints=checkpoints, run=run, stages=stages
+    )
 
 
 def train(
@@ -110,9 +115,10 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
 def score_and_report(
     cfg: DictConfig,
     task: TaskSpec,
+    scoring: ScoringSpec,
+    *,
     generator: WeightGenerator,
     vectors_MD: Tensor,
-    *,
     checkpoints: CheckpointSet,
     run: RunDirectory,
     stages: Stages,
@@ -123,8 +129,8 @@ def score_and_report(
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
         )
-        scoring = score_with_task(cfg, task, checkpoints, options)
-        tables = score_run(material, scoring, run, progress=stages.progress)
+        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options)
+        tables = score_run(material, by_task, run, progress=stages.progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # of all sessions
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
@@ -141,11 +147,10 @@ def score_and_report(
     log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
 
 
-def score_with_task(cfg: DictConfig, spec: TaskSpec, checkpoints: CheckpointSet, options: SourceOptions) -> Scoring:
+def score_with_task(
+    cfg: DictConfig, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet, *, options: SourceOptions
+) -> Scoring:
     """Return how the task scores vectors and trains them on."""
-    scoring = ScoringSpec.from_config(
-        plain(cfg.scoring), num_workers=spec.data.num_workers, accelerator=cfg.trainer.accelerator
-    )
     task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
     tune = partial(
         finetune,

@@ -94,7 +94,7 @@ def settle_machine(trainer: DictConfig) -> None:
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
     if precision not in PRECISIONS:  # Lightning's others cast the whole network for good, which scoring cannot undo
         raise UserError(
-            f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}; set trainer.precision=32-true"
+            f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}; set trainer.precision={TF32}"
         )
     if devices != "auto" and (type(devices) is not int or devices < 1):
         raise UserError(
@@ -109,7 +109,9 @@ def settle_machine(trainer: DictConfig) -> None:
     if accelerator in ("gpu", "cuda") and not on_gpu:
         raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
     if "16" in str(precision) and not on_gpu:  # on some CPUs torch ends in "Illegal instruction", on others it is slow
-        raise UserError(f"trainer.precision={precision} needs a GPU; give trainer.precision=32-true")
+        raise UserError(f"trainer.precision={precision} needs a GPU; set trainer.precision={TF32}")
+    if trainer.get("deterministic", False) not in (True, False, "warn"):
+        raise UserError(f"trainer.deterministic={trainer.deterministic}: expected true, false or warn")
     if trainer.get("deterministic"):
         be_deterministic(warn_only=trainer.deterministic == "warn")
     if on_gpu:

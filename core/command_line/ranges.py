@@ -86,7 +86,7 @@ RANGES: Mapping[str, Range] = {  # what no single stage could say better
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
     "task.data.split_seed": Range(0),
     "task.data.image_size": Range(1, optional=True),
-    "task.data.num_workers": Range(0, words=("auto",)),
+    "task.data.num_workers": Range(0, 256, words=("auto",)),
     "task.collect.batch_size": COUNT,
     "task.collect.optimizer.lr": NOT_NEGATIVE,
     "task.collect.optimizer.weight_decay": NOT_NEGATIVE,

@@ -25,11 +25,20 @@ def mistakes_in_one_sentence(*also: type[Exception]) -> Iterator[None]:
         yield
     except mistakes as error:
         sys.exit(f"error: {sentence(error)}")
-    except (KeyboardInterrupt, SystemExit) as stop:  # inside a fit, Lightning turns Ctrl-C into SystemExit(1)
-        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+    except (KeyboardInterrupt, SystemExit, Exception) as stop:
+        if not came_of_an_interrupt(stop):
             raise
-        log.info("stopped; run the same command again to resume it")
+        log.info("\nstopped; run the same command again to resume it from the last state that was saved")
         sys.exit(130)
+
+
+def came_of_an_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is behind an error: Lightning turns it into SystemExit(1), or fails while it cleans up."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -42,16 +42,39 @@ def open_flowers(root: Path) -> Dataset:
 
 DATASETS: dict[str, Load] = {
     "digits": digits.load,
-    "mnist": torchvision_set(*by_train(datasets.MNIST), num_classes=10, image_size=28, colors=((0.1307,), (0.3081,)), flips=False),
+    "mnist": torchvision_set(
+        *by_train(datasets.MNIST), num_classes=10, image_size=28, colors=((0.1307,), (0.3081,)), flips=False
+    ),
     "cifar10": torchvision_set(*by_train(datasets.CIFAR10), num_classes=10, image_size=32, colors=CIFAR10_COLORS),
     "cifar100": torchvision_set(*by_train(datasets.CIFAR100), num_classes=100, image_size=32, colors=CIFAR100_COLORS),
-    "svhn": torchvision_set(*by_split(datasets.SVHN, download=True), num_classes=10, image_size=32, colors=SVHN_COLORS, flips=False),
-    "stl10": torchvision_set(*by_split(datasets.STL10, download=True), num_classes=10, image_size=96, colors=STL10_COLORS),
-    "flowers102": torchvision_set(open_flowers, partial(datasets.Flowers102, split="test", download=True), num_classes=102, image_size=224, colors=HALF),
-    "pets": torchvision_set(*by_split(datasets.OxfordIIITPet, "trainval", download=True), num_classes=37, image_size=224, colors=IMAGENET_COLORS),
-    "food101": torchvision_set(*by_split(datasets.Food101, download=True), num_classes=101, image_size=224, colors=IMAGENET_COLORS),
+    "svhn": torchvision_set(
+        *by_split(datasets.SVHN, download=True), num_classes=10, image_size=32, colors=SVHN_COLORS, flips=False
+    ),
+    "stl10": torchvision_set(
+        *by_split(datasets.STL10, download=True), num_classes=10, image_size=96, colors=STL10_COLORS
+    ),
+    "flowers102": torchvision_set(
+        open_flowers,
+        partial(datasets.Flowers102, split="test", download=True),
+        num_classes=102,
+        image_size=224,
+        colors=HALF,
+    ),
+    "pets": torchvision_set(
+        *by_split(datasets.OxfordIIITPet, "trainval", download=True),
+        num_classes=37,
+        image_size=224,
+        colors=IMAGENET_COLORS,
+    ),
+    "food101": torchvision_set(
+        *by_split(datasets.Food101, download=True), num_classes=101, image_size=224, colors=IMAGENET_COLORS
+    ),
     "imagenet": torchvision_set(
-        *by_split(datasets.ImageNet, test="val"), num_classes=1000, image_size=224, colors=IMAGENET_COLORS, how_to_get=IMAGENET_ARCHIVES
+        *by_split(datasets.ImageNet, test="val"),
+        num_classes=1000,
+        image_size=224,
+        colors=IMAGENET_COLORS,
+        how_to_get=IMAGENET_ARCHIVES,
     ),
     "imagefolder": image_folder.load,
 }
@@ -64,5 +87,7 @@ def load_images(options: DataOptions) -> ImageData:
         UserError: an unknown name, or images that are neither on disk nor to be downloaded.
     """
     if options.dataset not in DATASETS:
-        raise UserError(f"task.data.dataset={options.dataset!r} is not a dataset known here: {nearest(options.dataset, DATASETS)}")
+        raise UserError(
+            f"task.data.dataset={options.dataset!r} is not a dataset known here: {nearest(options.dataset, DATASETS)}"
+        )
     return DATASETS[options.dataset](options)

@@ -22,7 +22,9 @@ COLORS = (0.305,), (0.319,)  # mean and std of the enlarged, undistorted trainin
 # Strong enough that a trained ResNet-18 still errs on about one image in twenty: without errors, the similarity of
 # two models (the images that both get wrong) would mean nothing.
 DISTORTIONS = [
-    v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR),
+    v2.RandomAffine(
+        degrees=20, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR
+    ),
     v2.GaussianNoise(sigma=0.15, clip=False),
 ]
 
@@ -42,8 +44,12 @@ def load(options: DataOptions) -> ImageData:
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), transform),
-        val=distorted_copies(images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")),
-        test=distorted_copies(images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")),
+        val=distorted_copies(
+            images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")
+        ),
+        test=distorted_copies(
+            images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")
+        ),
         num_classes=10,
         channels=1,
         image_size=size,

@@ -6,6 +6,7 @@ B images in one batch · C color channels · S image size in pixels.
 import logging
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,20 @@ CPU = torch.device("cpu")
 MOST_WORKERS = 16  # of one process; beyond that a GPU is rarely waited for, and each worker holds a copy of Python
 BATCHES_IN_FLIGHT = 3  # of each worker: two that torch prefetches, one in the making
 SHARED_MEMORY = Path("/dev/shm")
+
+
+class ImageLoader(DataLoader):
+    """A DataLoader whose workers leave Ctrl-C to the process that started them.
+
+    Otherwise a worker may die of it before torch tells it not to, and the training ends in a traceback.
+    """
+
+    def __iter__(self) -> Any:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class Draw(NamedTuple):
@@ -98,8 +113,10 @@ def training_loader(
     order.set_epoch(epoch)  # before the loader is iterated: workers fetch their first batches at once
     full = processes > 1 or count_images(images) >= batch_size
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
-    own = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))  # else an iterator would draw from the global one
-    return DataLoader(
+    own = torch.Generator().manual_seed(
+        derive_seed(seed, "workers", rank)
+    )  # else an iterator would draw from the global one
+    return ImageLoader(
         SeededImages(images),
         batch_size,
         sampler=order,
@@ -129,7 +146,7 @@ def fixed_loader(
         keep_workers: for a loader that is iterated in every epoch.
     """
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
-    return DataLoader(
+    return ImageLoader(
         images,
         batch_size,
         num_workers=workers,
@@ -160,9 +177,13 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
     free = shutil.disk_usage(SHARED_MEMORY).free
     if wanted * per_worker <= free:
         return wanted
-    needed = f"{wanted} workers need {wanted * per_worker / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has {free / 1e6:.0f} MB free"
+    megabytes = f"{wanted * per_worker / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has {free / 1e6:.0f} MB free"
+    needed = f"{wanted} workers need {megabytes}"
     if num_workers != AUTO:
-        raise UserError(f"task.data.num_workers={num_workers}: {needed}; set task.data.num_workers=auto, or enlarge it (docker run --shm-size=8g)")
+        raise UserError(
+            f"task.data.num_workers={num_workers}: {needed}; "
+            "set task.data.num_workers=auto, or enlarge it (docker run --shm-size=8g)"
+        )
     fitting = int(free // per_worker)
     log.info("%s: images are read by %d workers; enlarge it for more (docker run --shm-size=8g)", needed, fitting)
     return fitting

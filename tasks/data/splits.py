@@ -29,9 +29,13 @@ class DataOptions:
     root: str
     verify: bool = True
     val_fraction: float = 0.1
-    split_seed: int = 0  # splits and fixed distortions belong to the data, so that runs with other seeds stay comparable
+    split_seed: int = (
+        0  # splits and fixed distortions belong to the data, so that runs with other seeds stay comparable
+    )
     image_size: int | None = None  # None: the dataset's own
-    mean: Sequence[float] | None = None  # of each channel, or one for all; None: of the weights, or else the dataset's own
+    mean: Sequence[float] | None = (
+        None  # of each channel, or one for all; None: of the weights, or else the dataset's own
+    )
     std: Sequence[float] | None = None
     num_workers: int | str = "auto"
     weights: Colors | None = None  # mean and std that pretrained weights were trained with; not of the configuration

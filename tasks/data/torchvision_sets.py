@@ -52,7 +52,9 @@ def torchvision_set(
 
     def load(options: DataOptions) -> ImageData:
         train, test = (open_or_explain(opens, options, how_to_get) for opens in (open_train, open_test))
-        return image_data(train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips)
+        return image_data(
+            train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips
+        )
 
     return load
 
@@ -109,7 +111,7 @@ def image_data(
     flips: bool = True,
     val: Dataset | None = None,
 ) -> ImageData:
-    """Return the three splits over PIL images; validation is carved out of train unless it is given, never augmented."""
+    """Return the three splits over PIL images; without `val`, validation is carved out of train, never augmented."""
     size = options.image_size or image_size
     augmented, plain = make_transforms(size, image_size, flips)
     if val is not None:
@@ -133,6 +135,10 @@ def make_transforms(size: int, native_size: int, flips: bool) -> tuple[v2.Compos
     mirror = [v2.RandomHorizontalFlip()] if flips else []
     if native_size > PHOTO:
         shrink = v2.Resize(round(size * 256 / 224), antialias=True)
-        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *mirror, *to_tensor]), v2.Compose([shrink, v2.CenterCrop(size), *to_tensor])
+        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *mirror, *to_tensor]), v2.Compose(
+            [shrink, v2.CenterCrop(size), *to_tensor]
+        )
     resize = [] if size == native_size else [v2.Resize((size, size), antialias=True)]
-    return v2.Compose([*resize, v2.RandomCrop(size, padding=size // 8), *mirror, *to_tensor]), v2.Compose([*resize, *to_tensor])
+    return v2.Compose([*resize, v2.RandomCrop(size, padding=size // 8), *mirror, *to_tensor]), v2.Compose(
+        [*resize, *to_tensor]
+    )

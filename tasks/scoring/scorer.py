@@ -83,6 +83,9 @@ class ScoringSpec:
             with less, or cannot do it at all.
         num_workers: processes that read images, or "auto".
         device: computes.
+
+    Raises:
+        UserError: the precision is unknown, or lower than fp32 on a CPU.
     """
 
     batch_size: int | str = "auto"
@@ -90,6 +93,12 @@ class ScoringSpec:
     precision: str = "fp32"
     num_workers: int | str = 0
     device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"scoring.precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
+        if self.precision != "fp32" and self.device.type == "cpu":
+            raise UserError(f"scoring.precision={self.precision} needs a GPU; set scoring.precision=fp32")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, num_workers: int | str, accelerator: str) -> "ScoringSpec":
@@ -136,10 +145,6 @@ class Scorer:
     ):
         options = options or ScoringSpec()
         device, precision, batch_size = options.device, options.precision, options.batch_size
-        if precision not in PRECISIONS:
-            raise UserError(f"scoring.precision={precision}: expected one of {', '.join(PRECISIONS)}")
-        if precision != "fp32" and device.type == "cpu":
-            raise UserError(f"scoring.precision={precision} needs a GPU; give scoring.precision=fp32")
         self.subset, self.device, self.precision, self.label = subset, device, precision, label
         self.agreement: float | None = None  # share of predictions that are those of fp32
         self.normalize = (normalize or nn.Identity()).to(device)

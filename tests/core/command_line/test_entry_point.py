@@ -159,7 +159,7 @@ def test_16_bits_need_a_gpu(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
     assert (
         outcome(lambda cfg: None, config)
-        == f"error: trainer.precision={precision} needs a GPU; give trainer.precision=32-true"
+        == f"error: trainer.precision={precision} needs a GPU; set trainer.precision=tf32"
     )
 
 

@@ -43,3 +43,15 @@ def test_ctrl_c_inside_a_fit_ends_in_status_130():
 def test_errors_of_libraries_are_mistakes_only_where_a_command_line_says_so(also, expected):
     with pytest.raises(expected), mistakes_in_one_sentence(*also):
         raise ZeroDivisionError("by the user")
+
+
+def test_what_ctrl_c_makes_a_library_fail_with_is_ctrl_c(capsys):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")  # as Lightning does  # noqa: B904
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(interrupted)
+    assert stop.value.code == 130 and "Traceback" not in capsys.readouterr().err

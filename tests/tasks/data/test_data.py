@@ -16,9 +16,9 @@ from tasks.data.splits import ColorNormalizer, DataOptions, carve_validation
 from tasks.data.torchvision_sets import IMAGENET_COLORS, read_labels
 from tasks.networks.build import ModelSpec
 from tasks.task import open_images
-from tests.tasks.tiny import steps_config, task_spec
 from tests.tasks import archives
-from tests.tasks.archives import write_cifar10, write_cifar100, write_imagefolder
+from tests.tasks.archives import write_cifar10, write_imagefolder
+from tests.tasks.tiny import steps_config, task_spec
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,9 @@ def test_digits_have_the_documented_sizes(digit_images):
 
 
 def test_digits_splits_share_no_original_image(monkeypatch):
-    monkeypatch.setattr(digits, "DISTORTIONS", [v2.Identity()])  # without distortion, a shared original is an equal image
+    monkeypatch.setattr(
+        digits, "DISTORTIONS", [v2.Identity()]
+    )  # without distortion, a shared original is an equal image
     data = digits.load(DataOptions("digits", root="unused"))
     seen = [{image.numpy().tobytes() for image, _ in split} for split in (data.train, data.val, data.test)]
     in_common = len(np.unique(load_digits().images, axis=0))
@@ -115,7 +117,9 @@ def test_a_dataset_is_read_from_its_archive(tmp_path, dataset):
         assert image.shape == (channels, size, size) and image.dtype == torch.uint8
         assert type(label) is int and 0 <= label < num_classes
     assert torch.equal(data.val[0][0], data.val[0][0]) and torch.equal(data.test[0][0], data.test[0][0])
-    assert any(not torch.equal(data.train[index][0], data.train[index][0]) for index in range(8)), "training images are not augmented"
+    assert any(not torch.equal(data.train[index][0], data.train[index][0]) for index in range(8)), (
+        "training images are not augmented"
+    )
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "imagefolder"])
@@ -150,15 +154,28 @@ def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_fo
     vit = {"name": "vit_tiny_patch16_224", "pretrained": True}  # trained with other colors than ImageNet's
     assert normalization("cifar10", vit) == [0.5, 0.5, 0.5]
     assert normalization("cifar10", {"name": "resnet18", "pretrained": True}) == list(IMAGENET_COLORS[0])
-    assert normalization("cifar10", {**vit, "pretrained": False}) == normalization("cifar10", {"name": "my:net", "pretrained": True}) == list(CIFAR10_COLORS[0])
+    assert (
+        normalization("cifar10", {**vit, "pretrained": False})
+        == normalization("cifar10", {"name": "my:net", "pretrained": True})
+        == list(CIFAR10_COLORS[0])
+    )
     assert normalization("cifar10", vit, mean=[0.1], std=[1.0]) == [0.1, 0.1, 0.1]
     assert len(normalization("mnist", vit)) == 1, "colors of another number of channels"
 
 
-@pytest.mark.parametrize("colors", [{"mean": [0.5]}, {"mean": [0.5, 0.5], "std": [1, 1]}, {"mean": 0.5, "std": 0.5}, {"mean": ["a"], "std": [1]}, {"mean": [0], "std": [0]}])
+@pytest.mark.parametrize(
+    "colors",
+    [
+        {"mean": [0.5]},
+        {"mean": [0.5, 0.5], "std": [1, 1]},
+        {"mean": 0.5, "std": 0.5},
+        {"mean": ["a"], "std": [1]},
+        {"mean": [0], "std": [0]},
+    ],
+)
 def test_an_impossible_normalization_is_refused(tmp_path, colors):
     archives.write_cifar10(tmp_path)
-    with pytest.raises(UserError, match="task.data.mean=.* task.data.std=.*1 or 3 numbers"):
+    with pytest.raises(UserError, match=r"task.data.mean=.* task.data.std=.*1 or 3 numbers"):
         load_images(DataOptions("cifar10", root=str(tmp_path), verify=False, **colors))
 
 
@@ -199,7 +216,9 @@ def test_an_image_that_an_interrupted_download_left_out_is_one_sentence(tmp_path
 
 
 def test_imagenet_says_which_archives_go_where(tmp_path):
-    with pytest.raises(UserError, match="ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"):
+    with pytest.raises(
+        UserError, match=r"ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+    ):
         load_images(DataOptions("imagenet", root=str(tmp_path)))
 
 
@@ -207,7 +226,7 @@ def test_checksums_are_compared_again_after_an_unverified_archive(tmp_path):
     write_cifar10(tmp_path / "first")
     write_cifar10(tmp_path / "second")
     load_images(DataOptions("cifar10", root=str(tmp_path / "first"), verify=False))
-    with pytest.raises(UserError, match="task.data.verify=false"):
+    with pytest.raises(UserError, match=r"task.data.verify=false"):
         load_images(DataOptions("cifar10", root=str(tmp_path / "second")))
 
 
@@ -222,7 +241,9 @@ def test_folders_without_splits_give_a_test_part_of_their_own(tmp_path):
     write_imagefolder(tmp_path, splits=(), per_class=20)
     data = load_images(DataOptions("imagefolder", root=str(tmp_path), image_size=32))
     assert (len(data.train), len(data.val), len(data.test)) == (48, 6, 6)
-    train_files, test_files = ({split.images.folder.samples[index][0] for index in split.images.indices} for split in (data.train, data.test))
+    train_files, test_files = (
+        {split.images.folder.samples[index][0] for index in split.images.indices} for split in (data.train, data.test)
+    )
     assert not train_files & test_files and {label for _, label in data.test} == {0, 1, 2}
 
 
@@ -236,13 +257,13 @@ def test_a_folder_of_validation_images_is_used_as_such(tmp_path):
 def test_splits_with_different_classes_are_refused(tmp_path):
     write_imagefolder(tmp_path, splits=("train",))
     write_imagefolder(tmp_path, splits=("test",), classes=("cat", "dog", "ox"))
-    with pytest.raises(UserError, match="ow?l?x? is in one of them only"):
+    with pytest.raises(UserError, match=r"ow?l?x? is in one of them only"):
         load_images(DataOptions("imagefolder", root=str(tmp_path)))
 
 
 def test_a_folder_of_test_images_alone_is_not_taken_for_a_class(tmp_path):
     write_imagefolder(tmp_path, splits=("test", "val"))
-    with pytest.raises(UserError, match="has a folder test/ but no train/; .*FOLDER/train/<class>"):
+    with pytest.raises(UserError, match=r"has a folder test/ but no train/; .*FOLDER/train/<class>"):
         load_images(DataOptions("imagefolder", root=str(tmp_path)))
 
 
@@ -277,7 +298,7 @@ def test_another_image_size_is_obeyed(tmp_path):
 
 
 def test_an_unknown_dataset_is_refused_with_near_names():
-    with pytest.raises(UserError, match="'cifar1O0'.*did you mean .*cifar100"):
+    with pytest.raises(UserError, match=r"'cifar1O0'.*did you mean .*cifar100"):
         load_images(DataOptions("cifar1O0", root="unused"))
 
 

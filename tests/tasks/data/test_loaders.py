@@ -1,6 +1,7 @@
 """Loaders: randomness that follows the image, workers that follow the machine."""
 
 import random
+import signal
 from collections import namedtuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_augmentations_follow_seed_epoch_and_image_with_any_number_of_workers():
     assert not torch.equal(*(epoch.flatten(1).sort(0).values for epoch in here)), "the second epoch repeats the first"
     random.seed(5), np.random.seed(5), torch.manual_seed(5)  # what was drawn before must not matter
     for num_workers in (0, 2):
-        assert all(torch.equal(*pair) for pair in zip(here, epochs_of(num_workers)))
+        assert all(torch.equal(*pair) for pair in zip(here, epochs_of(num_workers), strict=True))
     assert torch.equal(here[1], epochs_of(2, first=1)[0]), "a resumed training begins with the first epoch's images"
     assert not torch.equal(here[0], epochs_of(0, seed=1)[0])
 
@@ -61,7 +62,10 @@ def test_reading_images_leaves_every_random_state_as_it_was():
 
 
 def test_processes_share_the_images_and_the_augmentation_of_an_image_does_not_depend_on_which_has_it():
-    alone, *shared = ([*EpochOrder(Augmented(), processes=processes, rank=rank, seed=3)] for processes, rank in ((1, 0), (2, 0), (2, 1)))
+    alone, *shared = (
+        [*EpochOrder(Augmented(), processes=processes, rank=rank, seed=3)]
+        for processes, rank in ((1, 0), (2, 0), (2, 1))
+    )
     assert not {draw.image for draw in shared[0]} & {draw.image for draw in shared[1]}
     assert set(alone) == {draw for part in shared for draw in part}
     assert len({draw.seed for draw in alone}) == 40, "two images share an augmentation"
@@ -77,7 +81,11 @@ def test_a_gpu_gets_workers_by_cores_and_processes(monkeypatch, cores, processes
 
 def test_a_cpu_and_tensors_in_memory_get_no_workers_unless_asked_for():
     tensors = TensorDataset(torch.zeros(4, 3, 4, 4), torch.zeros(4))
-    assert choose_workers(Augmented(), 8, num_workers="auto", device=torch.device("cpu")) == choose_workers(tensors, 8, num_workers="auto", device=GPU) == 0
+    assert (
+        choose_workers(Augmented(), 8, num_workers="auto", device=torch.device("cpu"))
+        == choose_workers(tensors, 8, num_workers="auto", device=GPU)
+        == 0
+    )
     assert choose_workers(Augmented(), 8, num_workers=3, device=torch.device("cpu")) == 3
 
 
@@ -91,7 +99,9 @@ def test_little_shared_memory_means_fewer_workers_or_one_sentence(monkeypatch, c
         assert choose_workers(Augmented(), 8, num_workers="auto", device=GPU) == 2
     assert "images are read by 2 workers" in caplog.text and "--shm-size" in caplog.text
     assert choose_workers(Augmented(), 8, num_workers=2, device=GPU) == 2
-    with pytest.raises(UserError, match="task.data.num_workers=3: 3 workers need .*/dev/shm has .* set task.data.num_workers=auto"):
+    with pytest.raises(
+        UserError, match=r"task.data.num_workers=3: 3 workers need .*/dev/shm has .* set task.data.num_workers=auto"
+    ):
         choose_workers(Augmented(), 8, num_workers=3, device=GPU)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -104,3 +114,17 @@ def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
     assert (train.num_workers, train.persistent_workers, train.pin_memory) == (2, True, True)
     assert (fixed.num_workers, fixed.pin_memory) == (2, True)
     assert not training_loader(Augmented(), 8, 0).pin_memory
+
+
+class Interrupting(Augmented):
+    """Tells on which signals a worker is deaf."""
+
+    def __getitem__(self, index):
+        return torch.zeros(1), int(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def test_workers_leave_ctrl_c_to_the_process_that_started_them():
+    for make in (fixed_loader, lambda *args, **options: training_loader(*args, seed=0, **options)):
+        deaf = [deaf for _, batch in make(Interrupting(), 8, num_workers=1) for deaf in batch.tolist()]
+        assert all(deaf) and len(deaf) == 40
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
