@@ -18,6 +18,7 @@ from core.command_line.run_command import run_command
 from scripts import import_checkpoints
 from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace
+from tests.pipeline.shortcuts import blank_figures, remembered_splits
 from tests.scripts import foreign
 
 TINY = [
@@ -45,7 +46,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_code.py").write_text(foreign.OWN_MODULE)
-    yield Workplace(tmp_path, monkeypatch)
+    with blank_figures(), remembered_splits():
+        yield Workplace(tmp_path, monkeypatch)
     sys.modules.pop("my_code", None)
 
 

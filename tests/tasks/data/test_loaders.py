@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from core.runtime.errors import UserError
 from tasks.data import loaders
-from tasks.data.loaders import EpochOrder, choose_workers, fixed_loader, training_loader
+from tasks.data.loaders import EpochOrder, choose_workers, fixed_loader, interrupts_held_back, training_loader
 
 GPU = torch.device("cuda")  # only its name is asked for
 
@@ -114,6 +114,14 @@ def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
     assert (train.num_workers, train.persistent_workers, train.pin_memory) == (2, True, True)
     assert (fixed.num_workers, fixed.pin_memory) == (2, True)
     assert not training_loader(Augmented(), 8, 0).pin_memory
+
+
+def test_ctrl_c_while_workers_start_comes_when_they_have_started():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held_back():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+    assert reached == ["the end"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Interrupting(Augmented):
