@@ -122,7 +122,7 @@ class CheckpointSet:
         if self.history_ED is not None:
             tensors["history"] = self.history_ED
         metadata = {"subset": self.subset.to_metadata(), "settings": self.settings, "provenance": self.provenance}
-        save_artifact(path, KIND, tensors, metadata)
+        save_artifact(path, KIND, tensors, metadata=metadata)
 
     def save_history(self, path: Path) -> None:
         """Write the subset through classifier training as npz, for the figure; nothing where it was not recorded."""

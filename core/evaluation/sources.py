@@ -88,13 +88,15 @@ def free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed: int
     group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
 
     def drawn(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
-        vectors_MD = baseline(vectors_KD, *arguments, count, generator_for(seed, name))
+        vectors_MD = baseline(vectors_KD, *arguments, num_models=count, generator=generator_for(seed, name))
         return baselines.without_negative_variances(vectors_MD, subset)
 
     noised = {f"{NOISED}_{sigma:g}": sigma for sigma in options.noise}
     makers: dict[str, Callable[[], Tensor]] = {
         **{name: partial(drawn, baselines.noised, name, subset, sigma) for name, sigma in noised.items()},
-        f"{AVERAGE}_{group}": lambda: baselines.average(vectors_KD, group, count, generator_for(seed, AVERAGE)),
+        f"{AVERAGE}_{group}": lambda: baselines.average(
+            vectors_KD, group, num_models=count, generator=generator_for(seed, AVERAGE)
+        ),
         "interpolated": lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated")),
         "gaussian": partial(drawn, baselines.gaussian, "gaussian"),
         "gaussian_full": partial(drawn, baselines.gaussian_full, "gaussian_full"),

@@ -21,7 +21,7 @@ def choose(num_checkpoints: int, num_models: int, generator: torch.Generator) ->
 
 
 def noised(
-    vectors_KD: Tensor, subset: ParameterSubset, sigma: float, num_models: int, generator: torch.Generator
+    vectors_KD: Tensor, subset: ParameterSubset, sigma: float, *, num_models: int, generator: torch.Generator
 ) -> Tensor:
     """Random checkpoints plus Gaussian noise, `sigma` relative to the std of each tensor (M, D)."""
     vectors_MD = vectors_KD[choose(len(vectors_KD), num_models, generator)]  # indexing copies
@@ -36,7 +36,7 @@ def without_negative_variances(vectors_MD: Tensor, subset: ParameterSubset) -> T
     return torch.where(subset.variances_D, vectors_MD.clamp_min(0), vectors_MD)
 
 
-def average(vectors_KD: Tensor, group_size: int, num_models: int, generator: torch.Generator) -> Tensor:
+def average(vectors_KD: Tensor, group_size: int, *, num_models: int, generator: torch.Generator) -> Tensor:
     """Each model is the mean of `group_size` random checkpoints (M, D)."""
     groups = [torch.randperm(len(vectors_KD), generator=generator)[:group_size] for _ in range(num_models)]
     return torch.stack([vectors_KD[rows].mean(dim=0) for rows in groups])

@@ -118,4 +118,4 @@ class WeightGenerator(nn.Module, ABC):
             "subset": self.subset.to_metadata(),
             "trained_on": self.trained_on,
         }
-        save_artifact(path, KIND, self.state_dict(), metadata)
+        save_artifact(path, KIND, self.state_dict(), metadata=metadata)

@@ -53,7 +53,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}; restore or delete it and run again") from error
 
 
-def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata as one safetensors file of the given kind ("checkpoints", "generator", …)."""
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": json.dumps(metadata, allow_nan=False)}
     with replacing(path) as temporary:

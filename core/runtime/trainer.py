@@ -215,7 +215,7 @@ def fit(
         )
     module.cpu()
     seconds = round(trainer.callback_metrics[SECONDS].item(), 2)
-    save_artifact(finished, "stage", module.state_dict(), {"seconds": seconds})
+    save_artifact(finished, "stage", module.state_dict(), metadata={"seconds": seconds})
     resumable.unlink(missing_ok=True)
     return seconds
 

@@ -41,12 +41,12 @@ def section(device: torch.device) -> tuple[list[dict[str, Any]], str]:
             row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
             row |= {
                 f"chunked_{name}": value
-                for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device)).items()
+                for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device=device)).items()
             }
             if num_params <= LARGEST_PAPER_SIZE:
                 row |= {
                     f"paper_{name}": value
-                    for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device)).items()
+                    for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device=device)).items()
                 }
             rows.append(row)
     return rows, table(rows)
@@ -69,7 +69,7 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
     ).save(path)
 
 
-def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, device: torch.device) -> dict[str, float]:
+def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, device: torch.device) -> dict[str, float]:
     """Read, adapt and train; return seconds before the first step, seconds per step after it, and peak bytes."""
     start = time.perf_counter()
     checkpoints = CheckpointSet.load(path)

@@ -19,7 +19,7 @@ NUM_MODELS = 200
 SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of ResNet-18's last two norm layers
 
 
-def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.device) -> LatentDiffusionGenerator:
+def generator_with(autoencoder: str, denoiser: str, sampler: str, *, device: torch.device) -> LatentDiffusionGenerator:
     """Return an untrained generator of the configured size, since time does not depend on the weights."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         choices = [f"system/autoencoder={autoencoder}", f"system/denoiser={denoiser}", f"system/sampler={sampler}"]
@@ -41,7 +41,9 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, device: torch.
 def contests(device: torch.device) -> Iterator[Contest]:
     """Yield our default against the reference procedure with the same networks, then with the paper's for both."""
     for autoencoder, denoiser in (("small", "mlp"), ("paper", "conv")):
-        fast, slow = (generator_with(autoencoder, denoiser, sampler, device) for sampler in ("dpm_solver", "ddpm"))
+        fast, slow = (
+            generator_with(autoencoder, denoiser, sampler, device=device) for sampler in ("dpm_solver", "ddpm")
+        )
         yield Contest(
             "sampling",
             f"{autoencoder} autoencoder, {denoiser} denoiser",

@@ -12,7 +12,7 @@ CHUNK = 5000  # images; bounds the memory for noise
 
 
 def class_images(
-    num_classes: int, per_class: int, size: int, seed: int, wrong_labels: float = 0.0
+    num_classes: int, per_class: int, size: int, *, seed: int, wrong_labels: float = 0.0
 ) -> tuple[np.ndarray, list[int]]:
     """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
 
@@ -36,10 +36,13 @@ def class_images(
     return images, labels.tolist()
 
 
-def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, wrong_labels: float = 0.0) -> Path:
+def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, *, wrong_labels: float = 0.0) -> Path:
     """Write `root`/cifar-100-python.tar.gz as published, three pickles in a folder; return its path."""
     sizes = {"train": (per_class, 1), "test": (test_per_class, 2)}
-    splits = {name: class_images(100, count, 32, seed, wrong_labels) for name, (count, seed) in sizes.items()}
+    splits = {
+        name: class_images(100, count, 32, seed=seed, wrong_labels=wrong_labels)
+        for name, (count, seed) in sizes.items()
+    }
     content = {
         name: {"data": images.reshape(len(images), -1), "fine_labels": labels}
         for name, (images, labels) in splits.items()
@@ -48,7 +51,7 @@ def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, wron
     return pickles_in_archive(root, "cifar-100-python", content)
 
 
-def pickles_in_archive(root: Path, folder: str, content: Mapping[str, Any], archive: str | None = None) -> Path:
+def pickles_in_archive(root: Path, folder: str, content: Mapping[str, Any], *, archive: str | None = None) -> Path:
     """Write `root`/<archive or folder>.tar.gz that holds one pickle for each entry, in `folder`; return its path."""
     (root / folder).mkdir(parents=True)
     for name, entry in content.items():

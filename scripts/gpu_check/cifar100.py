@@ -22,7 +22,7 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
     per_class, epochs = (SMALL_PER_CLASS, 1) if rehearse else (PER_CLASS, EPOCHS)
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.perf_counter()
-        write_cifar100(folder / "data", per_class, 2 if rehearse else TEST_PER_CLASS, WRONG_LABELS)
+        write_cifar100(folder / "data", per_class, 2 if rehearse else TEST_PER_CLASS, wrong_labels=WRONG_LABELS)
         writing = time.perf_counter() - start
         metrics, commands = run_both(folder, overrides(folder / "data", epochs, rehearse))
     report_run(findings, metrics, commands)

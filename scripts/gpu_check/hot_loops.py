@@ -34,7 +34,7 @@ def training_loops(device: torch.device, rehearse: bool) -> list[Loop]:
     warmup, steps, total = (2, 3, 6) if rehearse else (50, 40, 500)
 
     def fit_with(name: str, meter: Meter) -> None:
-        fit_stage(STAGES[name](rehearse, num_steps=total), Window(warmup, steps, meter), device, "tf32")
+        fit_stage(STAGES[name](rehearse, num_steps=total), Window(warmup, steps, meter), device, precision="tf32")
 
     return [Loop(f"{name} step", "step", steps, partial(fit_with, name)) for name in STAGES]
 
@@ -42,7 +42,7 @@ def training_loops(device: torch.device, rehearse: bool) -> list[Loop]:
 def sampling_loop(device: torch.device, rehearse: bool) -> list[Loop]:
     """Return the steps of DPM-Solver for 200 models in fp32, with the paper's networks."""
     networks, num_models = (("small", "mlp"), 4) if rehearse else (("paper", "conv"), 200)
-    generator = generator_with(*networks, "dpm_solver", device)
+    generator = generator_with(*networks, "dpm_solver", device=device)
     run = partial(warm, lambda: generator.sample(0, range(num_models)))
     return [Loop(f"sampling {num_models} models", "sampler step", generator.recipes["sampler"]["num_steps"], run)]
 

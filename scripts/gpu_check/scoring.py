@@ -20,11 +20,11 @@ GOALS_S = {"tf32": 1.0}
 def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
     """Score the same vectors in each precision."""
     subject = resnet18(rehearse)
-    compare_precisions(findings, "ResNet-18", subject, device, GOALS_S)
+    compare_precisions(findings, "ResNet-18", subject, device=device, goals_s=GOALS_S)
 
 
 def compare_precisions(
-    findings: Findings, network: str, subject: Classified, device: torch.device, goals_s: dict[str, float]
+    findings: Findings, network: str, subject: Classified, *, device: torch.device, goals_s: dict[str, float]
 ) -> None:
     """Add a table with a row for each precision."""
     num_models, num_images, size = len(subject.vectors_MD), len(subject.images), subject.image_size
@@ -34,7 +34,7 @@ def compare_precisions(
     for precision in SCORING_PRECISIONS:
         if device.type == "cpu" and precision != "fp32":
             rows.append({"precision": precision, "seconds": NEEDS_GPU, "goal, s": goals_s.get(precision)})
-        elif found := findings.attempt(precision, score, subject, precision, flops, device):
+        elif found := findings.attempt(precision, score, subject, precision, flops, device=device):
             row, wrong_MN = found
             exact_wrong_MN = wrong_MN if precision == "fp32" else exact_wrong_MN
             if exact_wrong_MN is not None and wrong_MN is not None:
@@ -58,7 +58,7 @@ def scorer_of(subject: Classified, precision: str, device: torch.device) -> Scor
 
 
 def score(
-    subject: Classified, precision: str, flops: int, device: torch.device
+    subject: Classified, precision: str, flops: int, *, device: torch.device
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Score twice, before and after the frozen part is kept; return the row, and which images were wrong."""
     scorer = scorer_of(subject, precision, device)

@@ -78,7 +78,7 @@ class Classified:
 
 
 def classified(
-    model: nn.Module, num_models: int, num_images: int, image_size: int, num_classes: int = 100
+    model: nn.Module, *, num_models: int, num_images: int, image_size: int, num_classes: int = 100
 ) -> Classified:
     """Return `model` with `num_models` vectors around its own, and `num_images` images that serve as every split."""
     torch.manual_seed(1)
@@ -95,10 +95,10 @@ def resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) ->
     """Return ResNet-18 with the small stem at 32×32, 100 classes."""
     torch.manual_seed(0)
     if rehearse:
-        return classified(build_classifier("test_resnet", num_classes=100, channels=3, image_size=32), 4, 48, 32)
-    return classified(
-        build_classifier("resnet18", num_classes=100, channels=3, image_size=32), num_models, num_images, 32
-    )
+        tiny = build_classifier("test_resnet", num_classes=100, channels=3, image_size=32)
+        return classified(tiny, num_models=4, num_images=48, image_size=32)
+    model = build_classifier("resnet18", num_classes=100, channels=3, image_size=32)
+    return classified(model, num_models=num_models, num_images=num_images, image_size=32)
 
 
 def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
@@ -108,13 +108,13 @@ def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
         tiny = {"img_size": 32, "patch_size": 16, "depth": 2, "embed_dim": 48, "num_heads": 3}
         return classified(
             build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=32, options=tiny),
-            3,
-            24,
-            32,
+            num_models=3,
+            num_images=24,
+            image_size=32,
         )
     return classified(
         build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=224),
-        num_models,
-        num_images,
-        224,
+        num_models=num_models,
+        num_images=num_images,
+        image_size=224,
     )

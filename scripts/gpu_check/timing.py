@@ -66,7 +66,7 @@ def trainer_on(device: torch.device, precision: str) -> MakeTrainer:
     return partial(make_trainer, accelerator="cpu" if device.type == "cpu" else "cuda", devices=1, precision=precision)
 
 
-def fit_stage(stage: Stage, window: Window, device: torch.device, precision: str) -> None:
+def fit_stage(stage: Stage, window: Window, device: torch.device, *, precision: str) -> None:
     """Fit a stage as the pipeline does, files and progress bar included."""
     module, callbacks = stage
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def bare_steps(stage: Stage, warmup: int, steps: int, device: torch.device, precision: str) -> float:
+def bare_steps(stage: Stage, warmup: int, steps: int, *, device: torch.device, precision: str) -> float:
     """Return the seconds of `steps` training steps without Lightning: draw a batch, loss, gradient, optimizer."""
     module, _ = stage
     module.to(device).train()

@@ -26,14 +26,20 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
                     rows.append({**case, "ms": NEEDS_GPU, "goal, ms": GOALS_MS.get(precision)})
                 else:
                     measured = findings.attempt(
-                        f"{network}, {precision}, {mode}", measure, network, precision, MODES[mode], device, rehearse
+                        f"{network}, {precision}, {mode}",
+                        measure,
+                        network,
+                        precision,
+                        compile_mode=MODES[mode],
+                        device=device,
+                        rehearse=rehearse,
                     )
                     rows.append({**case, **(measured or {"ms": "failed"})})
                 findings.table(title, rows)
 
 
 def measure(
-    network: str, precision: str, compile_mode: str | None, device: torch.device, rehearse: bool
+    network: str, precision: str, *, compile_mode: str | None, device: torch.device, rehearse: bool
 ) -> dict[str, Any]:
     """Return milliseconds per step under Lightning and without it, and the peak of memory."""
     warmup, steps, rest = TINY if rehearse else FULL
@@ -41,10 +47,10 @@ def measure(
     make, clock = STAGES[network], Clock(device)
     torch.compiler.reset()  # graphs of earlier cases hold memory, and torch compiles one function so often only
     before = reset_peak(device)
-    fit_stage(make(rehearse, **options), Window(warmup, steps, clock), device, precision)
+    fit_stage(make(rehearse, **options), Window(warmup, steps, clock), device, precision=precision)
     bytes_taken = None if before is None else max(0, peak(device) - before)
     torch.compiler.reset()
-    bare_seconds = bare_steps(make(rehearse, **options), warmup, steps, device, precision)
+    bare_seconds = bare_steps(make(rehearse, **options), warmup, steps, device=device, precision=precision)
     return {
         "ms": 1000 * clock.seconds / steps,
         "goal, ms": GOALS_MS.get(precision),

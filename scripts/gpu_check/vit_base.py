@@ -34,12 +34,12 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
             rows.append({"precision": precision, "ms per step": NEEDS_GPU})
         else:
             measured = findings.attempt(
-                f"training, {precision}", collect, subject, task, (warmup, steps), device, precision
+                f"training, {precision}", collect, subject, task, (warmup, steps), device=device, precision=precision
             )
             rows.append(measured or {"precision": precision, "ms per step": "failed"})
         size = subject.image_size
         findings.table(f"training two norms of ViT-Base at {size}×{size}, batch {batch_size}", rows)
-    compare_precisions(findings, "ViT-Base", subject, device, {})
+    compare_precisions(findings, "ViT-Base", subject, device=device, goals_s={})
 
 
 def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
@@ -52,7 +52,7 @@ def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
 
 
 def collect(
-    subject: Classified, task: TaskSpec, window: tuple[int, int], device: torch.device, precision: str
+    subject: Classified, task: TaskSpec, window: tuple[int, int], *, device: torch.device, precision: str
 ) -> dict[str, Any]:
     """Train the last norms as collecting does; return the time of a step, images per second and the peak of memory."""
     clock = Clock(device)

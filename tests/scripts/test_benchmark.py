@@ -92,7 +92,7 @@ def test_both_sides_of_the_loading_contest_read_the_same_rows(monkeypatch):
 @pytest.mark.parametrize("kind", [ChunkedAutoencoder, ConvAutoencoder])
 def test_growth_trains_from_a_file_and_tells_what_it_took(tmp_path, kind):
     growth.write_checkpoints(tmp_path / "checkpoints.safetensors", 12, 500)
-    found = growth.train(kind, 2, tmp_path / "checkpoints.safetensors", CPU)
+    found = growth.train(kind, 2, tmp_path / "checkpoints.safetensors", device=CPU)
     assert found["step_seconds"] > 0 and found["peak_bytes"] > 1e6
     row = {"k": 12, "d": 500, "file_bytes": 1000, **{f"chunked_{name}": value for name, value in found.items()}}
     assert growth.table([row]).splitlines()[2].split("|")[2].strip() == "500"

@@ -33,7 +33,7 @@ def write_mnist(root: Path) -> None:
     raw = root / "MNIST/raw"
     raw.mkdir(parents=True)
     for prefix, per_class, seed in (("train", 8, 1), ("t10k", 2, 2)):
-        images, labels = class_images(10, per_class, 28, seed)
+        images, labels = class_images(10, per_class, 28, seed=seed)
         with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
             file.write(np.array([2051, len(images), 28, 28], dtype=">i4").tobytes() + images[:, 0].tobytes())
         with gzip.open(raw / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
@@ -43,7 +43,7 @@ def write_mnist(root: Path) -> None:
 def write_svhn(root: Path) -> None:
     """`root`/{train,test}_32x32.mat as published: X (32, 32, 3, N), y with 10 for the digit 0."""
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 32, seed)
+        images, labels = class_images(10, per_class, 32, seed=seed)
         savemat(
             root / f"{name}_32x32.mat",
             {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)},
@@ -58,7 +58,7 @@ def write_stl10(root: Path) -> None:
         "unlabeled_X.bin": b"",
     }
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 96, seed)
+        images, labels = class_images(10, per_class, 96, seed=seed)
         files[f"{name}_X.bin"] = images.transpose(0, 1, 3, 2).tobytes()
         files[f"{name}_y.bin"] = bytes(label + 1 for label in labels)
     _tar(root / "stl10_binary.tar.gz", {f"stl10_binary/{name}": content for name, content in files.items()})

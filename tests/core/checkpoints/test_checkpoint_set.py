@@ -99,7 +99,7 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
     # The same numbers in a file that somebody else wrote.
     tiny_checkpoints.save(path)
     tensors, metadata = load_artifact(path, "checkpoints")
-    save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata)
+    save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata=metadata)
     with pytest.raises(UserError, match=r"checkpoint 7 .* 1.bias") as error:
         CheckpointSet.load(path)
     assert str(path) in str(error.value)
@@ -140,7 +140,7 @@ def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
     tensors, metadata = (
         {name: value for name, value in parts.items() if name != part} for parts in (tensors, metadata)
     )
-    save_artifact(saved, "checkpoints", tensors, metadata)
+    save_artifact(saved, "checkpoints", tensors, metadata=metadata)
     with pytest.raises(UserError, match=f"lacks .*{part}") as error:
         CheckpointSet.load(saved)
     assert str(saved) in str(error.value)

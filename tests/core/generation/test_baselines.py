@@ -13,10 +13,14 @@ WITH_STATISTICS = ParameterSubset(("bn.weight", "bn.running_mean", "bn.running_v
 
 MAKE = {
     "ensemble": lambda vectors_KD, generator: baselines.ensemble(vectors_KD),
-    "noised": lambda vectors_KD, generator: baselines.noised(vectors_KD, SUBSET, 0.1, 20, generator),
-    "noised_0": lambda vectors_KD, generator: baselines.noised(vectors_KD, SUBSET, 0.0, 8, generator),
-    "average_1": lambda vectors_KD, generator: baselines.average(vectors_KD, 1, 20, generator),
-    "average_3": lambda vectors_KD, generator: baselines.average(vectors_KD, 3, 20, generator),
+    "noised": lambda vectors_KD, generator: baselines.noised(
+        vectors_KD, SUBSET, 0.1, num_models=20, generator=generator
+    ),
+    "noised_0": lambda vectors_KD, generator: baselines.noised(
+        vectors_KD, SUBSET, 0.0, num_models=8, generator=generator
+    ),
+    "average_1": lambda vectors_KD, generator: baselines.average(vectors_KD, 1, num_models=20, generator=generator),
+    "average_3": lambda vectors_KD, generator: baselines.average(vectors_KD, 3, num_models=20, generator=generator),
     "interpolated": lambda vectors_KD, generator: baselines.interpolated(vectors_KD, 20, generator),
     "gaussian": lambda vectors_KD, generator: baselines.gaussian(vectors_KD, 20, generator),
     "gaussian_full": lambda vectors_KD, generator: baselines.gaussian_full(vectors_KD, 20, generator),
@@ -65,7 +69,7 @@ def test_each_checkpoint_is_chosen_once_before_any_is_chosen_twice(generator, nu
 
 
 def test_without_noise_the_models_are_checkpoints(vectors_KD, generator):
-    made = baselines.noised(vectors_KD, SUBSET, 0.0, 8, generator)
+    made = baselines.noised(vectors_KD, SUBSET, 0.0, num_models=8, generator=generator)
     assert sorted(made[:, 0].tolist()) == sorted(vectors_KD[:, 0].tolist())
     assert all((vectors_KD == vector_D).all(dim=1).any() for vector_D in made)
 
@@ -75,7 +79,7 @@ def test_noise_is_relative_to_the_std_of_each_tensor_of_the_checkpoint_it_is_add
     subset = ParameterSubset(("a", "b", "c"), ((2000,), (2000,), (2000,)))
     pattern = torch.tensor([1.0, -1.0]).repeat(1000)  # std 1, mean 0
     vectors_KD = torch.cat([size * pattern + 100 for size in sizes.T[:, :, None]], dim=1)
-    made = baselines.noised(vectors_KD, subset, 0.05, 2, generator)
+    made = baselines.noised(vectors_KD, subset, 0.05, num_models=2, generator=generator)
     order = [(vectors_KD - vector_D).norm(dim=1).argmin().item() for vector_D in made]
     added = (made - vectors_KD[order]).view(2, 3, 2000)
     torch.testing.assert_close(added.std(dim=2), 0.05 * sizes[order], rtol=0.06, atol=1e-6)
@@ -84,7 +88,7 @@ def test_noise_is_relative_to_the_std_of_each_tensor_of_the_checkpoint_it_is_add
 
 @pytest.mark.parametrize("group_size", [1, 3, 8])
 def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, group_size):
-    made = baselines.average(torch.eye(8), group_size, 50, generator)  # row i marks checkpoint i
+    made = baselines.average(torch.eye(8), group_size, num_models=50, generator=generator)  # row i marks checkpoint i
     chosen = made > 0
     assert made.shape == (50, 8) and (chosen.sum(dim=1) == group_size).all()
     torch.testing.assert_close(made[chosen], torch.full((50 * group_size,), 1 / group_size))
@@ -93,7 +97,7 @@ def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, gr
 
 
 def test_averages_of_different_models_do_not_build_on_each_other(vectors_KD, generator):
-    many = baselines.average(vectors_KD, 8, 5, generator)  # every group is all of them
+    many = baselines.average(vectors_KD, 8, num_models=5, generator=generator)  # every group is all of them
     torch.testing.assert_close(many, vectors_KD.mean(dim=0).expand(5, -1))
 
 

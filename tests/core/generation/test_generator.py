@@ -31,7 +31,7 @@ def saved(tmp_path, tiny_generator):
 def rewrite(path, recipes):
     """The same file with other recipes: what somebody else could send."""
     tensors, metadata = load_artifact(path, "generator")
-    save_artifact(path, "generator", tensors, {**metadata, "recipes": {**metadata["recipes"], **recipes}})
+    save_artifact(path, "generator", tensors, metadata={**metadata, "recipes": {**metadata["recipes"], **recipes}})
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -274,7 +274,7 @@ def test_a_file_whose_parts_do_not_fit_is_named(saved, recipes):
 def test_a_file_that_lacks_a_tensor_is_named(saved, missing):
     tensors, metadata = load_artifact(saved, "generator")
     del tensors[missing]
-    save_artifact(saved, "generator", tensors, metadata)
+    save_artifact(saved, "generator", tensors, metadata=metadata)
     with pytest.raises(UserError, match="whole generator") as error:
         load_generator(saved)
     assert str(saved) in str(error.value) and missing in str(error.value)
@@ -284,7 +284,7 @@ def test_a_file_that_lacks_a_tensor_is_named(saved, missing):
 def test_a_file_that_lacks_metadata_is_named(saved, missing):
     tensors, metadata = load_artifact(saved, "generator")
     del metadata[missing]
-    save_artifact(saved, "generator", tensors, metadata)
+    save_artifact(saved, "generator", tensors, metadata=metadata)
     with pytest.raises(UserError, match=missing) as error:
         load_generator(saved)
     assert str(saved) in str(error.value)

@@ -16,7 +16,7 @@ from tests.core.tiny import damaged_copies
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "some.safetensors"
-    save_artifact(path, "thing", {"numbers": torch.randn(50)}, {"a": [1, 2.5, None]})
+    save_artifact(path, "thing", {"numbers": torch.randn(50)}, metadata={"a": [1, 2.5, None]})
     return path
 
 
@@ -33,7 +33,9 @@ def test_tensors_and_metadata_come_back_exactly(tmp_path):
         "transposed": torch.randn(3, 4).T,
         "parameter": torch.nn.Parameter(torch.randn(2)),
     }
-    save_artifact(tmp_path / "new" / "folder" / "x.safetensors", "thing", tensors, {"nested": {"list": [1, "ü"]}})
+    save_artifact(
+        tmp_path / "new" / "folder" / "x.safetensors", "thing", tensors, metadata={"nested": {"list": [1, "ü"]}}
+    )
     loaded, metadata = load_artifact(tmp_path / "new" / "folder" / "x.safetensors", "thing")
     assert metadata == {"nested": {"list": [1, "ü"]}} and loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -66,7 +68,7 @@ def test_a_foreign_file_is_named(tmp_path, saved):
 def test_another_format_version_is_refused_with_both_numbers(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     monkeypatch.setattr(artifacts, "FORMAT_VERSION", 98)
-    save_artifact(path, "thing", {"t": torch.zeros(1)}, {})
+    save_artifact(path, "thing", {"t": torch.zeros(1)}, metadata={})
     monkeypatch.setattr(artifacts, "FORMAT_VERSION", 99)
     with pytest.raises(UserError, match=r"version 98.* reads 99") as error:
         load_artifact(path, "thing")
@@ -91,7 +93,7 @@ def test_a_path_below_a_regular_file_is_named(tmp_path, deep):
         write_json(path, {})
     assert str(path) in str(error.value)
     with pytest.raises(UserError, match="cannot write"):
-        save_artifact(path, "thing", {"t": torch.zeros(1)}, {})
+        save_artifact(path, "thing", {"t": torch.zeros(1)}, metadata={})
     assert (tmp_path / "regular").read_text() == "in the way"
 
 
@@ -105,7 +107,7 @@ def test_a_folder_at_the_path_is_named(tmp_path):
 def test_a_full_disk_leaves_the_old_artifact_and_nothing_else(saved, full_disk):
     before = saved.read_bytes()
     with full_disk(), pytest.raises(UserError, match=r"cannot write .*some.safetensors"):
-        save_artifact(saved, "thing", {"numbers": torch.zeros(10**6)}, {})
+        save_artifact(saved, "thing", {"numbers": torch.zeros(10**6)}, metadata={})
     assert saved.read_bytes() == before and files_in(saved.parent) == ["some.safetensors"]
 
 

@@ -171,7 +171,7 @@ def test_training_moves_every_weight(build, unbroken):
 @pytest.mark.parametrize("damage", ["empty", "half"])
 def test_a_damaged_finished_stage_is_named(tmp_path, damage):
     path = tmp_path / "training_state/autoencoder.safetensors"
-    save_artifact(path, "stage", autoencoder_stage()[0].state_dict(), {"seconds": 1.0})
+    save_artifact(path, "stage", autoencoder_stage()[0].state_dict(), metadata={"seconds": 1.0})
     path.write_bytes(dict(damaged_copies(path))[damage])
     with pytest.raises(UserError, match=r"autoencoder.safetensors is damaged"):
         run_stage(autoencoder_stage, tmp_path)
