@@ -80,7 +80,8 @@ class ReportingModule(LightningModule):
         Raises:
             UserError: it is not a finite number.
         """
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by the logger connector
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's logger connector sets it
+        if (self.global_step + 1) % every:
             return
         value = loss.item()
         if not math.isfinite(value):
