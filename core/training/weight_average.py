@@ -25,13 +25,14 @@ class OnDeviceAverage(AveragedModel):
         if self._pairs is None:  # looked up once: names are many, and steps are short
             current = model.state_dict(keep_vars=True)
             self._pairs = [(average, current[name]) for name, average in self.module.state_dict(keep_vars=True).items()]
-        moving = [pair for pair in self._pairs if pair[0].is_floating_point()] if self.n_averaged > 0 else []
-        if moving:
-            averages, weights = zip(*moving, strict=True)
+            self._floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
+            self._counters = [pair for pair in self._pairs if not pair[0].is_floating_point()]
+        first = self.n_averaged == 0
+        if not first:
+            averages, weights = zip(*self._floats, strict=True)
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
-        for average, weight in self._pairs:
-            if not (moving and average.is_floating_point()):
-                average.copy_(weight)
+        for average, weight in self._pairs if first else self._counters:
+            average.copy_(weight)
         self.n_averaged += 1
 
 

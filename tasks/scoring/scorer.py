@@ -128,9 +128,6 @@ class Scorer:
         options: the last chunk is padded to B images, since the traced graph has one size; with a lower precision the
             first call says on how many images the predictions are those of fp32.
         label: of the progress bar.
-
-    Raises:
-        UserError: another precision, or a lower one on a CPU.
     """
 
     def __init__(
