@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
 from core.report.cells import ABSENT, Cell, Column, Table, csv_text, number, percent
@@ -38,6 +38,16 @@ class Compared:
     settings: dict[str, Any]
     rows: dict[str, dict[str, Any]]
 
+    @classmethod
+    def of(cls, files: RunFiles) -> Self:
+        """Return a run by its files, with the settings that say what was run."""
+        settings = {
+            name: value
+            for name, value in flatten(files.config)
+            if name not in NO_SETTING and not name.startswith(NOT_COMPARED)
+        }
+        return cls(files, settings, {row["source"]: row for row in files.metrics["table"]})
+
     @property
     def group(self) -> tuple[str, str]:
         """What the paper's table has a row for: data set and architecture."""
@@ -57,12 +67,7 @@ def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
         if not (files.dataset and files.model):
             problems.append(f"{layout.config} names no task.data.dataset and task.model.name")
             continue
-        settings = {
-            name: value
-            for name, value in flatten(files.config)
-            if name not in NO_SETTING and not name.startswith(NOT_COMPARED)
-        }
-        compared.append(Compared(files, settings, {row["source"]: row for row in files.metrics["table"]}))
+        compared.append(Compared.of(files))
     return in_order(compared), problems
 
 

@@ -1,0 +1,167 @@
+"""Every measurement behind a number in README and docs: its commands, and the source files that decide it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PIPELINE = (
+    "task_training.py",
+    "train_p_diff.py",
+    "core/checkpoints/*.py",
+    "core/diffusion/*.py",
+    "core/evaluation/*.py",
+    "core/generation/*.py",
+    "core/networks/*.py",
+    "core/runtime/*.py",
+    "core/training/*.py",
+    "tasks/**/*.py",
+    "configs/base.yaml",
+    "configs/system/**/*.yaml",
+    "configs/task/common.yaml",
+    "configs/task/digits.yaml",
+    "configs/task/collect/*.yaml",
+)
+BENCHMARK = (*PIPELINE, "scripts/benchmark/*.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Commands that are run one after the other, and what of their output is kept.
+
+    In a command, {out} is the folder of its runs and {data} a folder for checkpoints that measurements of the same code
+    share.
+    """
+
+    title: str
+    steps: Sequence[str]
+    code: Sequence[str] = PIPELINE  # glob patterns of the source files that decide the numbers
+    kept: str = "runs"  # "runs": settings and metrics.json of every run below {out}; "benchmark": {out}/benchmark.json
+
+
+def sweep(overrides: str, checkpoints: str, out: str = "{out}") -> str:
+    """Return the command that trains classifiers and generators for each combination of swept overrides."""
+    path = f"'task.param.path={{data}}/{checkpoints}.safetensors'"
+    return f"bash scripts/quickstart.sh -m {overrides} {path} output_dir={out}"
+
+
+def ablation(title: str, overrides: str) -> Measurement:
+    """Return a measurement that varies the generator alone, over one file of checkpoints."""
+    base = "experiment=ablation task.param.path={data}/ablation.safetensors"
+    return Measurement(
+        title=title,
+        steps=[
+            f"python task_training.py {base} task.param.k=200",
+            f"python train_p_diff.py -m {base} {overrides} output_dir={{out}}",
+        ],
+        code=(*PIPELINE, "configs/experiment/ablation.yaml"),
+    )
+
+
+def collected(title: str, *sweeps: str) -> Measurement:
+    """Return an ablation whose settings each need checkpoints of their own."""
+    steps = [
+        sweep(f"experiment=ablation {overrides}", f"{{name}}_{index}_${{hydra:job.num}}", f"{{out}}/{index}")
+        for index, overrides in enumerate(sweeps)
+    ]
+    return Measurement(title=title, steps=steps, code=(*PIPELINE, "configs/experiment/ablation.yaml"))
+
+
+def architecture(model: str) -> Measurement:
+    """Return the measurement of a small version of one of the paper's architectures, with three seeds."""
+    return Measurement(
+        title=f"A small {model} on digits, three trainings",
+        steps=[sweep(f"experiment=digits_{model} seed=1,2,3 'task.data.split_seed=${{seed}}'", f"{model}_${{seed}}")],
+        code=(
+            *PIPELINE,
+            f"configs/task/model/{model}.yaml",
+            "configs/experiment/small_architectures.yaml",
+            f"configs/experiment/digits_{model}.yaml",
+        ),
+    )
+
+
+def whole_network(model: str) -> Measurement:
+    """Return the measurement of a small network whose every parameter is generated, with three seeds."""
+    return Measurement(
+        title=f"Every parameter of {model} on digits, three trainings",
+        steps=[
+            sweep(
+                f"experiment=whole_network task.model={model} seed=1,2,3 'task.data.split_seed=${{seed}}'",
+                f"{model}_${{seed}}",
+            )
+        ],
+        code=(*PIPELINE, f"configs/task/model/{model}.yaml", "configs/experiment/whole_network.yaml"),
+    )
+
+
+NARROW = "system.denoiser=conv 'system.denoiser.channels=[16,32,64,32,16,1]'"
+NORMS = 'task.param.subset=["layer4.1.bn*.[wb]*"],["layer4.0.bn*.[wb]*"],["layer3.*.bn*.[wb]*"]'
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "quickstart": Measurement(
+        title="The quickstart, five trainings on five splits of the digits",
+        steps=[sweep("seed=1,2,3,4,5 'task.data.split_seed=${seed}'", "quickstart_${seed}")],
+        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+    ),
+    **{
+        f"small_{model}": architecture(model)
+        for model in ("resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny", "convnext_base")
+    },
+    **{f"whole_{model}": whole_network(model) for model in ("convnet_mini", "mlp_mini")},
+    "ablation_seed": ablation("p-diff's own seed", "task.seed=42 seed=0,1,2,3"),
+    "ablation_k": ablation("How many checkpoints (K)", "task.param.k=10,50,100,200"),
+    "ablation_noise": ablation(
+        "Noise on the vector and on the latent",
+        "system.autoencoder.input_noise=0,0.001 system.autoencoder.latent_noise=0,0.1",
+    ),
+    "ablation_latent_noise": ablation(
+        "How much noise on the latent", "system.autoencoder.latent_noise=0.001,0.01,1,10"
+    ),
+    "ablation_steps": ablation(
+        "Diffusion steps (T)",
+        "system.schedule.num_timesteps=10,100,1000,2000 system.sampler=ddpm "
+        "'system.sampler.num_steps=${system.schedule.num_timesteps}'",
+    ),
+    "ablation_system": ablation("A VAE instead of diffusion", "system=ae_ddpm,vae"),
+    "ablation_autoencoder": ablation("Other autoencoders", "system.autoencoder=small,pca,chunked"),
+    "ablation_lr": collected("Learning rate while collecting", "task.collect.optimizer.lr=0.003,0.03,0.3"),
+    "ablation_epochs": collected("Originals trained for fewer epochs", "task.epochs=1,3,10"),
+    "ablation_layers": collected(
+        "Which layers",
+        f"'{NORMS}'",
+        '\'task.param.subset=["conv1.weight"],["fc.*"]\' task.collect.optimizer.lr=3e-4',
+    ),
+    "ablation_optimizer": collected(
+        "Optimizer of the originals",
+        "task.collect.optimizer._target_=torch.optim.AdamW,torch.optim.Adam",
+        "task.collect.optimizer._target_=torch.optim.SGD +task.collect.optimizer.momentum=0.9 "
+        "task.collect.optimizer.lr=0.03,0.3,1",
+    ),
+    "collapse": Measurement(
+        title="Whole networks with and without standardized latents",
+        steps=[
+            f"bash scripts/quickstart.sh -m experiment=whole_network system.autoencoder=small {denoiser} "
+            "system.autoencoder_steps=200 system.latent_normalization=per_coordinate,none generation.num_models=50 "
+            "evaluation.num_baselines=5 task.param.path={data}/collapse.safetensors output_dir={out}/" + folder
+            for denoiser, folder in ((NARROW, "conv"), ("system.denoiser=mlp", "mlp"))
+        ],
+        code=(*PIPELINE, "configs/task/model/convnet_mini.yaml", "configs/experiment/whole_network.yaml"),
+    ),
+    "independent": Measurement(
+        title="Networks of independent trainings",
+        steps=[
+            "bash scripts/quickstart.sh experiment=whole_network task.collect=independent task.collect.runs=20 "
+            "task.epochs=30 evaluation.num_baselines=20 task.param.path={data}/independent.safetensors "
+            "output_dir={out}/0"
+        ],
+        code=(*PIPELINE, "configs/task/model/convnet_mini.yaml", "configs/experiment/whole_network.yaml"),
+    ),
+    "benchmark": Measurement(
+        title="Each stage against the reference procedure",
+        steps=[
+            "bash scripts/quickstart.sh task.param.path={data}/quickstart.safetensors output_dir={out}/quickstart",
+            "python -m scripts.benchmark --repeats 3 --run {out}/quickstart --out {out}",
+        ],
+        code=BENCHMARK,
+        kept="benchmark",
+    ),
+}
