@@ -137,13 +137,11 @@ def show_repeated_sources(results: Sequence[Result]) -> str:
 
 def show_mean(results: Sequence[Result], source: str, key: str, scale: str = "100", decimals: str = "2") -> str:
     """Return one measure of one source within a sentence: its value, or mean ± half-width over several trainings."""
-    values = [run.rows[source].get(key) for run in open_runs(results)]
+    values = [run.rows[source][key] for run in open_runs(results)]
     estimate = Estimate.of(values)
-    return (
-        f"{float(scale) * values[0]:.{decimals}f}"
-        if estimate is None
-        else estimate.cell(float(scale), int(decimals)).text
-    )
+    if estimate is None:
+        return f"{float(scale) * values[0]:.{decimals}f}"
+    return estimate.cell(float(scale), int(decimals)).text
 
 
 def show_minutes(results: Sequence[Result]) -> str:
