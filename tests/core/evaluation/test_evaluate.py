@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.evaluation.evaluate import evaluate
-from core.evaluation.kinds import Kind, kind_of
+from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
 from core.evaluation.store import Identity, ScoreStore
@@ -24,7 +24,7 @@ SPLITS = EVERY_SPLIT
 GIVEN = [
     Source(
         name,
-        kind_of(name),
+        infer_kind(name),
         vectors_MD.clone,
         ("test",) if name == "gaussian" else EVERY_SPLIT,
         needs_generator=name == "p_diff",
@@ -158,7 +158,7 @@ def test_without_a_checkpoints_file_nothing_is_shared(run, tmp_path):
 
 
 def test_an_identity_is_that_of_its_settings_and_the_shared_one_knows_no_generator():
-    one, other = (Identity.of({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
+    one, other = (Identity.from_settings({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
     assert one.shared == other.shared and len({one.run, other.run, one.shared}) == 3
-    assert Identity.of({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
-    assert Identity.of({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared
+    assert Identity.from_settings({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
+    assert Identity.from_settings({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared

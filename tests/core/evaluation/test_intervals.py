@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.evaluation import intervals
-from core.evaluation.intervals import Bootstrap, accuracy_margins, interval, max_iou_margins, resampling_counts
+from core.evaluation.intervals import Bootstrap, accuracy_margins, draw_counts, max_iou_margins, percentile_interval
 from core.evaluation.metrics import max_iou
 from core.evaluation.scores import Scores, ScoreTable
 
@@ -37,7 +37,7 @@ def random():
 
 
 def test_counts_are_those_of_drawing_with_replacement():
-    counts = resampling_counts(10, 20_000, seed=0)
+    counts = draw_counts(10, 20_000, seed=0)
     assert (counts.sum(axis=1) == 10).all()
     covariance = np.cov(counts.T)  # multinomial: variance n p (1 − p), covariance −n p²
     np.testing.assert_allclose(counts.mean(axis=0), np.ones(10), atol=0.03)
@@ -83,19 +83,19 @@ def test_models_of_one_quality_have_no_variance_of_their_own(random):
 
 
 def test_the_interval_cuts_equal_tails():
-    assert interval(np.arange(1001.0)) == pytest.approx([25, 975])
-    assert interval(np.arange(1001.0), level=0.5) == pytest.approx([250, 750])
+    assert percentile_interval(np.arange(1001.0)) == pytest.approx([25, 975])
+    assert percentile_interval(np.arange(1001.0), level=0.5) == pytest.approx([250, 750])
 
 
 def test_the_spread_over_images_alone_is_the_binomial_one():
-    draws_R = Bootstrap(named(table("original", np.arange(400) < 100))).accuracy("original")
+    draws_R = Bootstrap(named(table("original", np.arange(400) < 100))).draw_accuracy("original")
     assert draws_R.mean() == pytest.approx(0.75, abs=0.002)
     assert draws_R.std() == pytest.approx(np.sqrt(0.75 * 0.25 / 400), rel=0.05)
 
 
 def test_the_spread_over_models_alone_is_the_standard_error(random):
     plain = without_images(table("original", random.random((50, 30)) < 0.4))
-    draws_R, accuracy_M = Bootstrap(named(plain)).accuracy("original"), plain.scores["test"].accuracy_M
+    draws_R, accuracy_M = Bootstrap(named(plain)).draw_accuracy("original"), plain.scores["test"].accuracy_M
     assert draws_R.mean() == pytest.approx(accuracy_M.mean(), abs=0.003)
     assert draws_R.std() == pytest.approx(accuracy_M.std() / np.sqrt(50), rel=0.05)
 
@@ -104,7 +104,7 @@ def test_images_all_models_share_do_not_average_out_over_models():
     """Identical models: a thousand of them say no more about other images than one does."""
     wrong_N = np.arange(200) < 60
     one, many = (
-        Bootstrap(named(table("original", [wrong_N] * count))).accuracy("original").std() for count in (1, 1000)
+        Bootstrap(named(table("original", [wrong_N] * count))).draw_accuracy("original").std() for count in (1, 1000)
     )
     assert many == pytest.approx(one, rel=1e-6)
 
@@ -125,15 +125,15 @@ def coverage(random, make, truth, repeats=200):
 
 def test_the_interval_covers_the_truth_as_often_as_it_says(random):
     def both(random, repeat):
-        return interval(
-            Bootstrap(named(table("original", crossed(random, 20, 300))), repeat, draws=200).accuracy("original")
+        return percentile_interval(
+            Bootstrap(named(table("original", crossed(random, 20, 300))), repeat, draws=200).draw_accuracy("original")
         )
 
     def models_only(random, repeat):
-        return interval(
-            Bootstrap(named(without_images(table("original", crossed(random, 20, 300)))), repeat, draws=200).accuracy(
-                "original"
-            )
+        return percentile_interval(
+            Bootstrap(
+                named(without_images(table("original", crossed(random, 20, 300)))), repeat, draws=200
+            ).draw_accuracy("original")
         )
 
     assert 0.88 <= coverage(random, both, 0.7) <= 0.99
@@ -144,7 +144,7 @@ def test_the_interval_of_a_difference_covers_it_too(random):
     def make(random, repeat):
         wrong = crossed(random, 45, 300)  # the same images for both sources, whose true difference is 0
         bootstrap = Bootstrap(named(table("original", wrong[:20]), table("p_diff", wrong[20:])), repeat, draws=200)
-        return interval(bootstrap.accuracy("p_diff") - bootstrap.accuracy("original"))
+        return percentile_interval(bootstrap.draw_accuracy("p_diff") - bootstrap.draw_accuracy("original"))
 
     assert 0.90 <= coverage(random, make, 0.0) <= 0.99
 
@@ -164,7 +164,7 @@ def test_the_interval_of_a_difference_of_ious_covers_the_truth(random):
             repeat,
             draws=200,
         )
-        return interval(bootstrap.max_iou("p_diff") - bootstrap.max_iou("gaussian"))
+        return percentile_interval(bootstrap.draw_max_iou("p_diff") - bootstrap.draw_max_iou("gaussian"))
 
     assert coverage(random, make, 0.0) >= 0.93
 
@@ -177,7 +177,7 @@ def test_what_a_source_does_to_all_its_models_on_an_image_is_luck_of_the_images(
             wrong = np.repeat(random.random((2, 300)) < 0.3, 100, axis=0) ^ (random.random((200, 300)) < 0.02)
             tables = [table("original", wrong[:100]), table("p_diff", wrong[100:])]
             bootstrap = Bootstrap(named(*(tables if with_images else map(without_images, tables))), repeat, draws=200)
-            return interval(bootstrap.accuracy("p_diff") - bootstrap.accuracy("original"))
+            return percentile_interval(bootstrap.draw_accuracy("p_diff") - bootstrap.draw_accuracy("original"))
 
         return build
 
@@ -193,21 +193,21 @@ def test_a_difference_is_paired_by_image(random):
     other_N = wrong_N.copy()
     other_N[0] = False
     bootstrap = Bootstrap(named(table("original", wrong_N), table("ensemble", other_N)))
-    difference_R = bootstrap.accuracy("ensemble") - bootstrap.accuracy("original")
-    assert difference_R.std() < bootstrap.accuracy("original").std() / 5
+    difference_R = bootstrap.draw_accuracy("ensemble") - bootstrap.draw_accuracy("original")
+    assert difference_R.std() < bootstrap.draw_accuracy("original").std() / 5
     assert difference_R.mean() == pytest.approx(1 / 300, rel=0.1)
 
 
 def test_one_model_compared_with_itself_differs_by_nothing():
     bootstrap = Bootstrap(named(*(table(source, np.arange(50) < 9) for source in ("original", "ensemble"))))
-    assert interval(bootstrap.accuracy("ensemble") - bootstrap.accuracy("original")) == [0, 0]
+    assert percentile_interval(bootstrap.draw_accuracy("ensemble") - bootstrap.draw_accuracy("original")) == [0, 0]
 
 
 def test_models_of_two_sources_are_drawn_independently(random):
     models = random.random((30, 100)) < random.random((30, 1))
     plain = named(*(without_images(table(source, models)) for source in ("original", "p_diff")))
     bootstrap = Bootstrap(plain)
-    assert abs(np.corrcoef(bootstrap.accuracy("original"), bootstrap.accuracy("p_diff"))[0, 1]) < 0.1
+    assert abs(np.corrcoef(bootstrap.draw_accuracy("original"), bootstrap.draw_accuracy("p_diff"))[0, 1]) < 0.1
 
 
 def test_draws_repeat_with_the_seed_whatever_else_is_compared(random):
@@ -216,8 +216,8 @@ def test_draws_repeat_with_the_seed_whatever_else_is_compared(random):
         Bootstrap(every, seed=3),
         Bootstrap({source: every[source] for source in ("original", "p_diff")}, seed=3),
     )
-    first.accuracy("gaussian")
-    for measure in ("accuracy", "max_iou"):
+    first.draw_accuracy("gaussian")
+    for measure in ("draw_accuracy", "draw_max_iou"):
         draws_R = getattr(first, measure)("p_diff")
         np.testing.assert_array_equal(draws_R, getattr(fewer, measure)("p_diff"))
         assert not np.array_equal(draws_R, getattr(Bootstrap(every, seed=4), measure)("p_diff"))
@@ -231,8 +231,8 @@ def test_draws_of_the_maximum_iou_lie_around_it(random):
         "p_diff": max_iou(generated.scores["test"].wrong_MN, reference_KN),
         "original": max_iou(reference_KN, reference_KN, same=True),
     }.items():
-        assert bootstrap.max_iou(source).mean() == pytest.approx(expected_M.mean(), abs=0.003)
-        low, high = interval(bootstrap.max_iou(source))
+        assert bootstrap.draw_max_iou(source).mean() == pytest.approx(expected_M.mean(), abs=0.003)
+        low, high = percentile_interval(bootstrap.draw_max_iou(source))
         assert low < expected_M.mean() < high
 
 
@@ -240,12 +240,12 @@ def test_a_copy_has_the_maximum_iou_of_one_on_any_images(random):
     wrong_KN = random.random((5, 40)) < 0.2
     wrong_KN[0] = False  # a model without errors is like another one without errors
     bootstrap = Bootstrap(named(table("original", wrong_KN), table("p_diff", wrong_KN)))
-    assert (bootstrap.max_iou("p_diff") == 1).all() and (bootstrap.max_iou("original") < 1).all()
+    assert (bootstrap.draw_max_iou("p_diff") == 1).all() and (bootstrap.draw_max_iou("original") < 1).all()
 
 
 def test_the_iou_of_two_models_spreads_like_a_share_of_the_images_that_either_gets_wrong():
     wrong_N, other_N = np.arange(1000) < 300, (np.arange(1000) >= 100) & (np.arange(1000) < 400)  # 200 of 400
-    draws_R = Bootstrap(named(table("original", wrong_N), table("p_diff", other_N))).max_iou("p_diff")
+    draws_R = Bootstrap(named(table("original", wrong_N), table("p_diff", other_N))).draw_max_iou("p_diff")
     assert draws_R.mean() == pytest.approx(0.5, abs=0.005)
     assert draws_R.std() == pytest.approx(np.sqrt(0.5 * 0.5 / 400), rel=0.06)
 

@@ -8,11 +8,11 @@ from sklearn.metrics import jaccard_score
 from core.evaluation import metrics
 from core.evaluation.metrics import (
     Spacing,
+    find_most_alike,
     iou_matrix,
     l2_matrix,
     max_iou,
     min_l2,
-    most_alike,
     near_copies,
     summarize,
     variance_kept,
@@ -106,15 +106,15 @@ def test_within_iou_is_the_mean_over_pairs_of_different_models(wrong_MN):
 def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_MN, reference_KN, rows, monkeypatch):
     whole = [
         iou_matrix(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, reference_KN),
+        *find_most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
     monkeypatch.setattr(metrics, "ROWS", rows)
     blocks = [
         iou_matrix(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, reference_KN),
+        *find_most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
     for once, again in zip(whole, blocks, strict=True):
@@ -122,14 +122,14 @@ def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_M
 
 
 def test_the_most_alike_reference_is_the_one_of_the_largest_similarity(wrong_MN, reference_KN):
-    largest_M, which_M = most_alike(wrong_MN, reference_KN)
+    largest_M, which_M = find_most_alike(wrong_MN, reference_KN)
     similarity_MK = iou_matrix(wrong_MN, reference_KN)
     assert (
         which_M.tolist() == similarity_MK.argmax(axis=1).tolist()
         and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
     )
     twins = np.concatenate([wrong_MN, wrong_MN])
-    assert most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
+    assert find_most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
 
 
 def test_distances_are_those_of_scipy(vectors_MD, random):
@@ -152,7 +152,7 @@ def test_no_distance_depends_on_how_many_numbers_are_compared_at_a_time(vectors_
 
 
 def test_the_spacing_of_a_right_triangle():
-    spacing = Spacing.of(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
+    spacing = Spacing.measure(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
     assert spacing.smallest == 3 and spacing.mean == pytest.approx(4)
 
 
@@ -176,7 +176,7 @@ def test_an_exact_copy_is_a_near_copy_even_of_originals_that_are_equal():
 
 def test_the_mean_of_scattered_originals_counts_as_near_although_it_copies_none(random):
     vectors_KD = random.normal(size=(20, 500))
-    assert near_copies(min_l2(vectors_KD.mean(axis=0, keepdims=True), vectors_KD), Spacing.of(vectors_KD)) == 1
+    assert near_copies(min_l2(vectors_KD.mean(axis=0, keepdims=True), vectors_KD), Spacing.measure(vectors_KD)) == 1
 
 
 def test_a_vector_is_left_out_of_its_own_references_only_where_that_is_said(vectors_MD):

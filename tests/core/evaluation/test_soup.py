@@ -6,7 +6,7 @@ import torch
 
 from core.evaluation.kinds import Kind
 from core.evaluation.scores import Metric, Scores, ScoreTable
-from core.evaluation.soup import greedy_soup, soups
+from core.evaluation.soup import greedy_soup, list_soups
 
 VALUES = [0.2, 0.4, 0.9, 0.7]  # the nearer to 0.5, the better
 
@@ -66,7 +66,7 @@ def test_where_less_is_better_a_model_joins_as_long_as_the_average_does_not_get_
 
 def test_the_soups_are_made_from_tables_that_are_scored_by_then():
     tables = {}
-    original, generated = soups(tables, score_fn, 1)
+    original, generated = list_soups(tables, score_fn, 1)
     assert (original.name, original.kind, original.needs_generator) == ("soup_original", Kind.SOUP, False)
     assert (generated.name, generated.kind, generated.needs_generator) == ("soup_p_diff", Kind.SOUP, True)
     assert original.splits == generated.splits == ("val", "test")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.evaluation.kinds import Kind, family_of, kind_of
+from core.evaluation.kinds import Kind, family_of, infer_kind
 from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, sources
 
 OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
@@ -130,8 +130,8 @@ def test_a_source_says_its_kind_its_splits_and_whether_it_needs_the_generator(li
 
 def test_the_stored_name_of_a_source_says_its_kind(listed):
     for source in listed():
-        assert kind_of(source.name) is source.kind
-    assert kind_of("soup_original") is kind_of("soup_p_diff") is Kind.SOUP
+        assert infer_kind(source.name) is source.kind
+    assert infer_kind("soup_original") is infer_kind("soup_p_diff") is Kind.SOUP
 
 
 @pytest.mark.parametrize(

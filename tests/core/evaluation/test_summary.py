@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.evaluation.intervals import Bootstrap, interval
+from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, within_iou
 from core.evaluation.scores import Vote
 from core.evaluation.summary import summary, table_row
@@ -100,7 +100,7 @@ def test_a_row_holds_the_interval_of_its_mean(tables):
     assert rows == summary(tables)["table"]
     for row in rows:
         assert (
-            row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"]))
+            row["accuracy_interval"] == percentile_interval(bootstrap.draw_accuracy(row["source"]))
             and row["accuracy_interval"][0] < row["accuracy_interval"][1]
         )
 
@@ -115,7 +115,7 @@ def test_one_model_without_known_images_has_no_interval():
 
 def test_a_row_measures_distance_by_the_spacing_of_the_originals(tables):
     row, original_KD = row_of(summary(tables), "p_diff"), tables["original"].vectors_MD
-    spacing, nearest_M = Spacing.of(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
+    spacing, nearest_M = Spacing.measure(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
     assert row["min_l2_relative_mean"] == pytest.approx(nearest_M.mean() / spacing.mean)
     assert row["near_copies"] == near_copies(nearest_M, spacing)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.evaluation.scores import Scores
-from core.evaluation.trajectories import RECORDED_STEPS, Trajectories, follow
+from core.evaluation.trajectories import RECORDED_STEPS, Trajectories, record_trajectories
 from core.runtime.errors import UserError
 
 
@@ -16,33 +16,33 @@ def first_coordinate(vectors_MD):
 
 @pytest.mark.parametrize("num_trajectories", [1, 3, 201])  # more than one batch of the generator
 def test_each_row_follows_one_model_to_what_is_generated_of_it(tiny_generator, num_trajectories):
-    followed = follow(tiny_generator, first_coordinate, seed=5, num_trajectories=num_trajectories)
-    assert followed.accuracy_TS.shape == (num_trajectories, RECORDED_STEPS)
+    recorded = record_trajectories(tiny_generator, first_coordinate, seed=5, num_trajectories=num_trajectories)
+    assert recorded.accuracy_TS.shape == (num_trajectories, RECORDED_STEPS)
     expected = tiny_generator.sample(5, range(num_trajectories))[:, 0].numpy()
-    np.testing.assert_allclose(followed.accuracy_TS[:, -1], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(recorded.accuracy_TS[:, -1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_and_the_last_step_are_among_those_recorded(tiny_generator):
     timesteps = []
     tiny_generator.sample(0, [0], on_step=lambda t, x_BL: timesteps.append(t))
-    recorded = follow(tiny_generator, first_coordinate, seed=0, num_trajectories=1).timesteps_S
+    recorded = record_trajectories(tiny_generator, first_coordinate, seed=0, num_trajectories=1).timesteps_S
     assert (recorded[0], recorded[-1]) == (timesteps[0], timesteps[-1]) and (np.diff(recorded) < 0).all()
 
 
 def test_a_sampler_of_few_steps_records_each_once(tiny_generator):
     tiny_generator.use_sampler({**tiny_generator.recipes["sampler"], "num_steps": 3})
-    assert follow(tiny_generator, first_coordinate, seed=0, num_trajectories=2).accuracy_TS.shape == (2, 3)
+    assert record_trajectories(tiny_generator, first_coordinate, seed=0, num_trajectories=2).accuracy_TS.shape == (2, 3)
 
 
 def test_trajectories_are_kept_as_plain_arrays(tiny_generator, tmp_path):
-    followed = follow(tiny_generator, first_coordinate, seed=0, num_trajectories=2)
-    followed.save(tmp_path / "trajectories.npz")
+    recorded = record_trajectories(tiny_generator, first_coordinate, seed=0, num_trajectories=2)
+    recorded.save(tmp_path / "trajectories.npz")
     with np.load(tmp_path / "trajectories.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["accuracy_TS"], followed.accuracy_TS)
-        np.testing.assert_array_equal(file["timesteps_S"], followed.timesteps_S)
+        np.testing.assert_array_equal(file["accuracy_TS"], recorded.accuracy_TS)
+        np.testing.assert_array_equal(file["timesteps_S"], recorded.timesteps_S)
     again = Trajectories.load(tmp_path / "trajectories.npz")
-    np.testing.assert_array_equal(again.accuracy_TS, followed.accuracy_TS)
-    np.testing.assert_array_equal(again.timesteps_S, followed.timesteps_S)
+    np.testing.assert_array_equal(again.accuracy_TS, recorded.accuracy_TS)
+    np.testing.assert_array_equal(again.timesteps_S, recorded.timesteps_S)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_models_that_do_not_fit_on_the_disk_are_refused_before_any_is_written(
 ):
     needed = 3 * sum(tensor.nbytes for tensor in tiny_checkpoints.network.values())
     monkeypatch.setattr("shutil.disk_usage", lambda path: namedtuple("usage", "total used free")(0, 0, needed - 1))
-    with pytest.raises(UserError, match=r"3 whole networks take .* generation.num_models"):
+    with pytest.raises(UserError, match=r"3 exported networks .* generation\.num_models"):
         export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, tiny_checkpoints, vecto
 def test_texts_and_the_second_name_are_written_with_the_models_and_cost_no_space(
     tmp_path, tiny_checkpoints, vectors_MD
 ):
-    export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0, beside={"README.md": "card"}, hub=True)
+    export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0, texts={"README.md": "card"}, hub=True)
     first, second = (tmp_path / "generated" / name for name in ("000.safetensors", "model.safetensors"))
     assert (tmp_path / "generated" / "README.md").read_text() == "card" and first.samefile(second)
     export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0)
