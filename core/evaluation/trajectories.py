@@ -42,8 +42,8 @@ class Trajectories:
             timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
         if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
             raise UserError(
-                f"{path} has timesteps_S of shape {timesteps_S.shape}, which must match accuracy_TS of shape "
-                f"{accuracy_TS.shape}; run train_p_diff.py mode=test again"
+                f"{path} has timesteps_S of shape {timesteps_S.shape} and accuracy_TS of shape {accuracy_TS.shape}, "
+                "which must be (S,) and (T, S) with S and T at least 1; run train_p_diff.py mode=test again"
             )
         return cls(timesteps_S, accuracy_TS)
 

@@ -163,12 +163,13 @@ def write_outcomes(verdict: Verdict) -> str:
         f"{phrase} {format_names(by_outcome[outcome])}" for outcome, phrase in phrases.items() if outcome in by_outcome
     ]
     if verdict.p_diff.max_iou_mean is None:
-        measures, definition = "accuracy", "to be measurably more accurate"
+        measures, definition = "accuracy", "measurably more accurate"
     else:
-        measures, definition = "accuracy and newness", "to be measurably better in one and measurably worse in neither"
+        measures, definition = "accuracy and newness (lower max IoU)", "measurably better in one and worse in neither"
     return (
         f"Compared with {len(verdict.comparisons)} baselines in {measures}, p_diff {'; '.join(counts)}. "
-        f"To dominate means {definition}."
+        f"One source dominates another if it is {definition}. "
+        "A difference is measurable if its 95% interval excludes 0."
     )
 
 

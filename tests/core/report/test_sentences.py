@@ -218,17 +218,19 @@ def test_all_baselines_are_counted_by_their_outcome():
         comparison("average_8", BETTER, UNDECIDED),
     )
     assert {row.outcome for row in rows} == set(Outcome)
-    definition = "To dominate means to be measurably better in one and measurably worse in neither."
+    definition = "One source dominates another if it is measurably better in one and worse in neither."
     assert write_outcomes(make_verdict(comparisons=rows)) == (
-        "Compared with 5 baselines in accuracy and newness, p_diff dominates 2 (original, average_8); "
-        f"is dominated by 1 (ensemble); is in a trade-off with 1 (gaussian); ties with 1 (noised_0.05). {definition}"
+        "Compared with 5 baselines in accuracy and newness (lower max IoU), p_diff dominates 2 (original, average_8); "
+        f"is dominated by 1 (ensemble); is in a trade-off with 1 (gaussian); ties with 1 (noised_0.05). {definition} "
+        "A difference is measurable if its 95% interval excludes 0."
     )
 
 
 def test_without_masks_of_wrong_images_baselines_are_counted_by_accuracy():
     assert write_outcomes(make_verdict(BETTER, iou=None, original_iou=None)) == (
         "Compared with 2 baselines in accuracy, p_diff dominates 1 (average_8); ties with 1 (original). "
-        "To dominate means to be measurably more accurate."
+        "One source dominates another if it is measurably more accurate. "
+        "A difference is measurable if its 95% interval excludes 0."
     )
 
 
