@@ -57,7 +57,7 @@ class Margins:
         return float(np.clip(1 - residual / ((m - 1) * max(n - 1, 1)) / n / spread, 0, 1))
 
 
-def accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Margins:
+def compute_accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Margins:
     """Return the margins of values that are 1 if the model is right on the image, else 0."""
     if wrong_MN is None:
         return Margins(accuracy_M, None)
@@ -65,7 +65,7 @@ def accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Mar
     return Margins(right_M, 1 - wrong_MN.mean(axis=0), right_M.sum() * wrong_MN.shape[1])
 
 
-def max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool) -> Margins:
+def compute_max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool) -> Margins:
     """Return the margins of the maximum IoU of each model, linearized in the weight of each image.
 
     The value for a model and an image is the maximum IoU of the model plus N times its change when this image is drawn
@@ -144,12 +144,14 @@ class Bootstrap:
     def draw_accuracy(self, source: str) -> np.ndarray:
         """Return draws of the mean test accuracy (R,)."""
         scores = self.tables[source].scores["test"]
-        return self._draw("accuracy", source, lambda: accuracy_margins(scores.accuracy_M, scores.wrong_MN))
+        return self._draw("accuracy", source, lambda: compute_accuracy_margins(scores.accuracy_M, scores.wrong_MN))
 
     def draw_max_iou(self, source: str) -> np.ndarray:
         """Return draws of the mean maximum IoU with the originals (R,); an original is not compared with itself."""
         wrong_MN, reference_KN = (self.tables[name].scores["test"].known_wrong() for name in (source, ORIGINAL))
-        return self._draw("max_iou", source, lambda: max_iou_margins(wrong_MN, reference_KN, same=source == ORIGINAL))
+        return self._draw(
+            "max_iou", source, lambda: compute_max_iou_margins(wrong_MN, reference_KN, same=source == ORIGINAL)
+        )
 
     def _draw(self, measure: str, source: str, compute_margins: Callable[[], Margins]) -> np.ndarray:
         """Return draws of the mean, cached because each source is compared with several other sources."""

@@ -70,15 +70,15 @@ class Scores:
             )
         return self.wrong_MN
 
-    def ranking(self) -> np.ndarray:
+    def rank(self) -> np.ndarray:
         """Return the indices of the models (M,) from best to worst by the primary metric; lower loss breaks ties."""
         return np.lexsort((self.loss_M, -self.quality_M))
 
-    def best(self) -> int:
+    def pick_best(self) -> int:
         """Return the index of the best model by the primary metric."""
-        return int(self.ranking()[0])
+        return int(self.rank()[0])
 
-    def least_loss(self) -> int:
+    def pick_least_loss(self) -> int:
         """Return the index of the model with the lowest loss; the primary metric breaks ties."""
         return int(np.lexsort((-self.quality_M, self.loss_M))[0])
 

@@ -46,7 +46,7 @@ def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, *, num_candi
         score_fn: scores vectors on validation.
         num_candidates: maximum number of models that are tried.
     """
-    order = val.ranking()[:num_candidates].tolist()
+    order = val.rank()[:num_candidates].tolist()
     soup, best = [order[0]], val.quality_M[order[0]]
     for candidate in order[1:]:
         quality = score_fn(vectors_MD[[*soup, candidate]].mean(dim=0, keepdim=True)).quality_M[0]

@@ -12,10 +12,10 @@ from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, summa
 from core.evaluation.scores import Scores, ScoreTable
 
 RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split, rule)
-    "val_accuracy": ("val", Scores.best),
-    "val_loss": ("val", Scores.least_loss),
-    "train_loss": ("train", Scores.least_loss),
-    "test_accuracy": ("test", Scores.best),
+    "val_accuracy": ("val", Scores.pick_best),
+    "val_loss": ("val", Scores.pick_least_loss),
+    "train_loss": ("train", Scores.pick_least_loss),
+    "test_accuracy": ("test", Scores.pick_best),
 }
 
 
@@ -34,8 +34,8 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
     best, held_out = {}, {}
     for source in PROTOCOL_SOURCES:
         test, val = tables[source].scores["test"], tables[source].scores["val"]
-        best[source] = float(test.accuracy_M[test.best()])
-        held_out[source] = float(test.accuracy_M[val.best()])
+        best[source] = float(test.accuracy_M[test.pick_best()])
+        held_out[source] = float(test.accuracy_M[val.pick_best()])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
         "table": [table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
@@ -126,7 +126,7 @@ def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any
         if table.kind not in CHOOSABLE:
             continue
         test, count = table.scores["test"], len(table.vectors_MD)
-        chosen = measure_model(test, table.scores["val"].best())
+        chosen = measure_model(test, table.scores["val"].pick_best())
         rows.append({"source": source, "method": "one model", "n_models": 1, **chosen})
         if test.vote is not None:
             vote = keep_finite(accuracy=test.vote.accuracy, loss=test.vote.loss, ece=test.vote.ece)

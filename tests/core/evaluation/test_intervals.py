@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from core.evaluation import intervals
-from core.evaluation.intervals import Bootstrap, accuracy_margins, draw_counts, max_iou_margins, percentile_interval
+from core.evaluation.intervals import (
+    Bootstrap,
+    compute_accuracy_margins,
+    compute_max_iou_margins,
+    draw_counts,
+    percentile_interval,
+)
 from core.evaluation.metrics import max_iou
 from core.evaluation.scores import Scores, ScoreTable
 
@@ -48,16 +54,16 @@ def test_counts_follow_drawing_with_replacement():
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_margins_of_the_iou_do_not_depend_on_the_size_of_blocks(random, rows, monkeypatch):
     wrong_MN, reference_KN = random.random((7, 60)) < 0.5, random.random((4, 60)) < 0.5
-    once = max_iou_margins(wrong_MN, reference_KN, same=False)
+    once = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
     monkeypatch.setattr(intervals, "ROWS", rows)
-    again = max_iou_margins(wrong_MN, reference_KN, same=False)
+    again = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
     np.testing.assert_allclose(again.images_N, once.images_N, atol=1e-6)
     assert again.squares == pytest.approx(once.squares, rel=1e-6)
 
 
 def test_the_margin_of_an_image_is_the_derivative_of_the_iou(random):
     wrong_MN, reference_KN = random.random((1, 60)) < 0.5, random.random((1, 60)) < 0.5
-    margins = max_iou_margins(wrong_MN, reference_KN, same=False)
+    margins = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
     both_N, either_N = (wrong_MN & reference_KN)[0], (wrong_MN | reference_KN)[0]
     for image in range(60):
         weights_N = np.ones(60)
@@ -67,7 +73,7 @@ def test_the_margin_of_an_image_is_the_derivative_of_the_iou(random):
 
 
 def test_margins_of_the_accuracy_are_row_and_column_means():
-    margins = accuracy_margins(np.array([0.0]), np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool))
+    margins = compute_accuracy_margins(np.array([0.0]), np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool))
     assert (
         margins.models_M.tolist() == [0.75, 0.5]
         and margins.images_N.tolist() == [0, 0.5, 1, 1]
@@ -78,7 +84,7 @@ def test_margins_of_the_accuracy_are_row_and_column_means():
 def test_models_of_equal_quality_have_no_variance_between_models(random):
     """Chance alone spreads the accuracies of equal models, so their share is near 0; unequal models have one near 1."""
     alike, unlike = random.random((200, 400)) < 0.3, random.random((200, 400)) < random.uniform(0.1, 0.9, size=(200, 1))
-    shares = [accuracy_margins(1 - wrong_MN.mean(axis=1), wrong_MN).model_share for wrong_MN in (alike, unlike)]
+    shares = [compute_accuracy_margins(1 - wrong_MN.mean(axis=1), wrong_MN).model_share for wrong_MN in (alike, unlike)]
     assert shares[0] < 0.25 and shares[1] > 0.98
 
 

@@ -96,17 +96,17 @@ def made(accuracy, loss, metric=ACCURACY) -> Scores:
 
 
 def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_loss():
-    assert made([0.5, 0.9, 0.7], [0.1, 9.0, 0.1]).best() == 1
-    assert made([0.9, 0.5, 0.9, 0.9], [0.3, 0.1, 0.2, 0.4]).best() == 2
-    assert made([0.5], [1.0]).best() == 0
+    assert made([0.5, 0.9, 0.7], [0.1, 9.0, 0.1]).pick_best() == 1
+    assert made([0.9, 0.5, 0.9, 0.9], [0.3, 0.1, 0.2, 0.4]).pick_best() == 2
+    assert made([0.5], [1.0]).pick_best() == 0
 
 
 def test_the_least_loss_and_among_equals_the_highest_accuracy():
-    assert made([0.9, 0.5, 0.7], [0.2, 0.1, 0.3]).least_loss() == 1
-    assert made([0.5, 0.9, 0.7], [0.1, 0.1, 0.1]).least_loss() == 1
+    assert made([0.9, 0.5, 0.7], [0.2, 0.1, 0.3]).pick_least_loss() == 1
+    assert made([0.5, 0.9, 0.7], [0.1, 0.1, 0.1]).pick_least_loss() == 1
 
 
-@pytest.mark.parametrize("choose", [Scores.best, Scores.least_loss])
+@pytest.mark.parametrize("choose", [Scores.pick_best, Scores.pick_least_loss])
 def test_a_model_that_diverged_is_chosen_last(choose):
     assert choose(made([0.5, 0.5], [np.nan, 3.0])) == 1
 
@@ -116,7 +116,7 @@ DISTANCE = Metric("fid", "distance", higher_is_better=False)
 
 def test_the_lowest_value_is_the_best_if_lower_is_better():
     scored = made([3.0, 1.0, 2.0, 1.0], [0.1, 0.3, 0.1, 0.2], DISTANCE)
-    assert scored.ranking().tolist() == [3, 1, 2, 0] and scored.best() == 3 and scored.least_loss() == 2
+    assert scored.rank().tolist() == [3, 1, 2, 0] and scored.pick_best() == 3 and scored.pick_least_loss() == 2
     assert (DISTANCE.sign, ACCURACY.sign) == (-1, 1)
 
 
