@@ -1,4 +1,4 @@
-"""metrics.json: what each row holds, and who chose the best model."""
+"""Rows of metrics.json, and the split that chooses the best model."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.evaluation.intervals import Bootstrap, interval
+from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, within_iou
 from core.evaluation.scores import Vote
 from core.evaluation.summary import summary, table_row
@@ -15,7 +15,7 @@ from tests.core.evaluation.tables import scores, table
 
 @pytest.fixture
 def tables():
-    """The model that is best on validation is not the one that is best on test."""
+    """Score tables in which validation and test have different best models."""
     return {
         "original": table(
             "original", scores([0.70, 0.80, 0.90, 0.60], seed=1), scores([0.8, 0.95, 0.7, 0.6], seed=2), seed=1
@@ -100,7 +100,7 @@ def test_a_row_holds_the_interval_of_its_mean(tables):
     assert rows == summary(tables)["table"]
     for row in rows:
         assert (
-            row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"]))
+            row["accuracy_interval"] == percentile_interval(bootstrap.draw_accuracy(row["source"]))
             and row["accuracy_interval"][0] < row["accuracy_interval"][1]
         )
 
@@ -115,7 +115,7 @@ def test_one_model_without_known_images_has_no_interval():
 
 def test_a_row_measures_distance_by_the_spacing_of_the_originals(tables):
     row, original_KD = row_of(summary(tables), "p_diff"), tables["original"].vectors_MD
-    spacing, nearest_M = Spacing.of(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
+    spacing, nearest_M = Spacing.measure(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
     assert row["min_l2_relative_mean"] == pytest.approx(nearest_M.mean() / spacing.mean)
     assert row["near_copies"] == near_copies(nearest_M, spacing)
 
@@ -131,7 +131,7 @@ def test_originals_that_are_all_equal_give_no_relative_distance(tables):
     assert "min_l2_relative_mean" not in row and row["near_copies"] == 0
 
 
-def test_one_original_is_compared_with_none(tables):
+def test_a_single_original_has_no_measure_of_similarity(tables):
     tables["original"] = table("original", scores([0.7]), scores([0.8]))
     content = summary(tables)
     assert {"max_iou_mean", "min_l2_mean"}.isdisjoint(row_of(content, "original"))
@@ -140,7 +140,7 @@ def test_one_original_is_compared_with_none(tables):
     )
 
 
-def test_calibration_is_reported_where_it_was_measured(tables):
+def test_calibration_is_reported_if_it_was_measured(tables):
     tables["p_diff"] = with_test(tables["p_diff"], ece_M=np.array([0.1, 0.2, 0.6]))
     content = summary(tables)
     assert row_of(content, "p_diff")["ece_mean"] == pytest.approx(0.3) and "ece_mean" not in row_of(content, "original")
@@ -190,7 +190,7 @@ def test_the_loss_rule_follows_the_loss_and_not_the_accuracy(tables):
     assert chosen == {"val_accuracy": 0.75, "val_loss": 0.99, "test_accuracy": 0.99}
 
 
-def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
+def test_combinations_follow_the_model_chosen_on_validation(tables):
     tables["original"] = with_test(tables["original"], vote=Vote(0.91, 0.3, 0.02), ece_M=np.array([0.4, 0.3, 0.2, 0.1]))
     tables["soup_original"] = table("soup_original", scores([0.88], loss=[0.4]), scores([0.9]))
     assert summary(tables)["combination"] == [
@@ -215,7 +215,7 @@ def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
     ]
 
 
-def test_soups_are_no_rows_of_the_table(tables):
+def test_soups_have_no_row_in_the_table(tables):
     before = summary(tables)["table"]
     for source in ("original", "p_diff"):
         tables[f"soup_{source}"] = table(f"soup_{source}", scores([0.9]), scores([0.9]))
