@@ -1,4 +1,4 @@
-"""Baselines that make weights without a generative model; generated models have to be better.
+"""Baselines that make new weights without a generative model. Generated models have to beat them.
 
 No function changes the checkpoints that it is given, and all random numbers come from `generator`.
 
@@ -25,14 +25,16 @@ def choose(num_checkpoints: int, num_models: int, generator: torch.Generator) ->
 def noised(
     vectors_KD: Tensor, subset: ParameterSubset, sigma: float, *, num_models: int, generator: torch.Generator
 ) -> Tensor:
-    """Add Gaussian noise to random checkpoints, and return them (M, D).
+    """Return random checkpoints plus Gaussian noise (M, D).
+
+    A parameter tensor w of a checkpoint becomes w + σ std(w) ε with ε ~ N(0, I), where std(w) is over its entries.
 
     Args:
         vectors_KD: The checkpoints.
-        subset: Says which columns belong to which parameter tensor.
-        sigma: The std of the noise, relative to the std of the entries of each parameter tensor.
+        subset: The parameter tensors in the columns of the vectors.
+        sigma: σ, the relative std of the noise.
         num_models: M.
-        generator: Source of all random numbers.
+        generator: The source of all random numbers.
     """
     vectors_MD = vectors_KD[choose(len(vectors_KD), num_models, generator)]  # indexing copies
     stds = [
@@ -53,14 +55,14 @@ def average(vectors_KD: Tensor, group_size: int, *, num_models: int, generator: 
 
 
 def interpolated(vectors_KD: Tensor, num_models: int, generator: torch.Generator) -> Tensor:
-    """Return models (M, D) at uniformly random points between two different random checkpoints each."""
+    """Return models (M, D) between two checkpoints each: (1 − u) a + u b for random a ≠ b and u ~ U(0, 1)."""
     pairs = torch.stack([torch.randperm(len(vectors_KD), generator=generator)[:2] for _ in range(num_models)])
     share_M1 = torch.rand(num_models, 1, generator=generator)
     return torch.lerp(vectors_KD[pairs[:, 0]], vectors_KD[pairs[:, 1]], share_M1)
 
 
 def gaussian(vectors_KD: Tensor, num_models: int, generator: torch.Generator) -> Tensor:
-    """Draw models (M, D) from the Gaussian with the mean and the diagonal covariance of the checkpoints."""
+    """Draw models (M, D) from N(mean, diag(std²)), with the mean and std of each coordinate over the checkpoints."""
     noise_MD = torch.randn(num_models, vectors_KD.shape[1], generator=generator)
     return vectors_KD.mean(dim=0) + vectors_KD.std(dim=0) * noise_MD
 

@@ -26,8 +26,9 @@ MAX_NUMBERS_PER_PASS = 20_000_000  # in the vectors of one pass: 80 MB of float3
 class LatentDiffusionGenerator(WeightGenerator):
     """The generator of p-diff: an autoencoder of parameter vectors, and a denoiser of its latents.
 
-    A new vector is decode(z), where the denoiser turns x_T ~ N(0, I) into the standardized latent z. Without a
-    denoiser, z itself is drawn from N(0, I), the prior of a VAE.
+    The denoiser turns x_T ~ N(0, I) into a standardized latent x_0. The new vector is that latent after undoing the
+    latent normalizer, decoding, and undoing the normalizer. Without a denoiser, x_0 itself is drawn from N(0, I), the
+    prior of a VAE.
 
     Args:
         recipes: "autoencoder", "denoiser", "schedule" and "sampler", each as plain values; "denoiser" and "sampler"

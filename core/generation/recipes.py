@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from core.runtime.errors import UserError
 
 Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
-# A file may come from anywhere. Without this list of classes it could call any function of any installed package.
+# A file may come from anywhere, and without this pattern it could call any function of any installed package.
 TRUSTED = re.compile(r"core\.networks\.\w+\.\w+|diffusers\.\w+Scheduler")
 
 

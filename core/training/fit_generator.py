@@ -51,7 +51,7 @@ def fit_generator(
         stages: Names the stages "autoencoder" and, with a denoiser, "diffusion"; their seconds are stored here.
 
     Raises:
-        UserError: A generator file could not name a class of `system`, or training diverges.
+        UserError: `system` has a class that generator files must not name (see `check_recipe`), or training diverges.
     """
     check_recipes(system)
     context = FitContext(seed, state_dir, make_trainer, loggers, stages)
@@ -89,7 +89,7 @@ def make_vector_normalizer(system: SystemSpec, checkpoints: CheckpointSet) -> No
 
 
 def check_recipes(system: SystemSpec) -> None:
-    """Raise `UserError` before training if a generator file could not name a network or the sampler of `system`."""
+    """Raise `UserError`, before training, if a generator file must not name a network or the sampler of `system`."""
     recipes = [system.autoencoder]
     recipes += [system.denoiser] if system.denoiser else []
     recipes += [system.sampler["scheduler"]] if system.sampler else []

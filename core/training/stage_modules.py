@@ -24,15 +24,15 @@ from core.runtime.trainer import MakeOptimizer, ReportingModule
 class SteppedModule(ReportingModule):
     """Training for a fixed number of steps on K rows, which stay on the device.
 
-    The learning rate falls from its initial value to 0 along a cosine. Every step seeds the random generators from
-    (seed, stage, step), as EDM2 does, so that a resumed run gives the same weights as an uninterrupted one. It then
-    draws its batch on the device, without a data loader.
+    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2. Every step seeds the random generators from (seed,
+    stage, step), as EDM2 does, so that a resumed run gives the same weights as an uninterrupted one. It then draws its
+    batch on the device, without a data loader.
 
     Args:
         rows_K: The data, shape (K, …).
         stage: The name of the stage in logs and seeds.
         make_optimizer: An optimizer class with its options bound.
-        num_steps: The number of optimizer steps, at least 1.
+        num_steps: S, the number of optimizer steps, at least 1.
         batch_size: At least 2, since networks normalize over the batch. `core.command_line.ranges` checks both ranges.
         seed: Decides all random numbers, together with the stage and the step.
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
