@@ -174,8 +174,8 @@ class ConvAutoencoder(ConvStack):
 class VariationalAutoencoder(ConvAutoencoder):
     """The convolutional autoencoder as a VAE: new latents are drawn from its prior N(0, I), without a diffusion model.
 
-    p-diff compares itself with such a VAE. The encoder gives the posterior q(z | v) = N(μ(v), diag σ²(v)), and `encode`
-    returns its mean μ(v). The loss per parameter is (Higgins et al. 2017, Eq. 4)
+    The p-diff paper compares diffusion with a VAE. The encoder gives the posterior q(z | v) = N(μ(v), diag σ²(v)), and
+    `encode` returns its mean μ(v). The loss per parameter is (Higgins et al. 2017, Eq. 4)
 
         ‖decode(z) − v‖² / D + β KL(q(z | v) ‖ N(0, I)) / D,   z ~ q(z | v),
         KL = ½ Σ_l (μ_l² + σ_l² − 1 − log σ_l²)   (Kingma & Welling 2014, Appendix B).

@@ -11,7 +11,7 @@ class OnDeviceAverage(AveragedModel):
     """The average w̄ of a model's weights w, updated as w̄ ← decay · w̄ + (1 − decay) · w after each step.
 
     The update never copies between host and device. torch's own update reads a counter on the device at every step,
-    and each such read waits for the device.
+    and each read waits for the device.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, decay: float):
@@ -24,7 +24,8 @@ class OnDeviceAverage(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Update the average with the weights of `model`.
 
-        The first update copies all weights. Integers, such as BatchNorm's count of batches, are always copied.
+        BatchNorm statistics are averaged like weights. Integers, such as BatchNorm's count of batches, are copied, and
+        the first update copies everything.
         """
         if self._pairs is None:  # looked up once, because looking up many names takes long compared with a step
             current = model.state_dict(keep_vars=True)
