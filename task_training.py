@@ -1,6 +1,9 @@
 """Train a classifier on images and collect K checkpoints of its last normalization layers.
 
-python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+    python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+
+The checkpoints go to task.param.path, where train_p_diff.py reads them. configs/base.yaml and configs/task/common.yaml
+explain the options. Re-run an interrupted command to resume it.
 """
 
 import logging
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Images -> classifier -> K checkpoints, in one file."""
+    """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
     task = TaskSpec.from_config(plain(cfg.task))
     scoring = ScoringSpec.from_config(
         plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
@@ -44,12 +47,12 @@ def main(cfg: DictConfig) -> None:
         stored = CheckpointSet.load(path)
         if is_imported(stored):
             raise UserError(
-                f"{path} holds imported checkpoints, for train_p_diff.py; "
-                "give another task.param.path= for those of a classifier trained here"
+                f"{path} already holds imported checkpoints; run train_p_diff.py on them, "
+                "or set task.param.path=FILE to another file to train a classifier"
             )
         stored.require(settings)
         log.info(
-            "%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do",
+            "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
             len(stored),
             len(stored.first(task.param.k)),
@@ -71,7 +74,7 @@ def main(cfg: DictConfig) -> None:
     shutil.rmtree(state_dir)
     accuracy_K = checkpoints.accuracy_K
     log.info(
-        "%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%",
+        "Wrote %s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%",
         path,
         len(checkpoints),
         checkpoints.subset.num_params,

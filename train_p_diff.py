@@ -1,6 +1,10 @@
 """Train p-diff on K checkpoints, generate M new models, and report how good and how new they are.
 
-python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+    python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+
+Run task_training.py first; it writes the checkpoints. configs/base.yaml explains the options. With the defaults
+(digits, ResNet-18, K = M = 200), both commands together take about 7 minutes on 2 CPU cores. Re-run an interrupted
+command to resume it.
 """
 
 import logging
@@ -50,9 +54,9 @@ STAGES = {
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Checkpoints -> autoencoder -> latent DDPM -> generated weights -> scores -> report."""
+    """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
     if cfg.mode not in STAGES:
-        raise UserError(f"mode={cfg.mode}: expected one of {', '.join(STAGES)}")
+        raise UserError(f"mode={cfg.mode} is invalid; set mode to one of {', '.join(STAGES)}")
     run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     task, system = TaskSpec.from_config(plain(cfg.task)), SystemSpec.from_config(plain(cfg.system))
@@ -66,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     settings = training_settings(system, checkpoints, cfg.seed)
-    if cfg.mode == "train":  # a trained run may be tested on another machine
+    if cfg.mode == "train":  # recorded by training alone, since a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
     run.begin({**plain(cfg), "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
@@ -81,9 +85,9 @@ def main(cfg: DictConfig) -> None:
 def train(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, *, run: RunDirectory, stages: Stages
 ) -> None:
-    """Fit generator.safetensors to the checkpoints, unless it is there."""
+    """Fit a generator to the checkpoints and write generator.safetensors, unless the file already exists."""
     if run.generator.is_file():
-        log.info("%s was trained with these settings: training is skipped", run.generator)
+        log.info("Skipping training: %s already exists and was trained with these settings", run.generator)
         return
     generator = fit_generator(
         system,
@@ -100,13 +104,13 @@ def train(
 def open_generator(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, run: RunDirectory
 ) -> WeightGenerator:
-    """Return the generator of a run, on the device, with the sampler asked for now."""
+    """Load the generator of a run onto the device, with the sampler of the present configuration."""
     generator = load_generator_of(run.generator, checkpoints)
     return generator.use_sampler(system.sampler).to(pick_device(cfg.trainer.accelerator))
 
 
 def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tensor:
-    """Generate M vectors (M, D)."""
+    """Generate the parameter vectors of M models, shape (M, D)."""
     with stages.stage("generate"):
         indices, batch_size = range(cfg.generation.num_models), cfg.generation.batch_size
         return generator.sample(cfg.seed, indices, batch_size=batch_size, progress=stages.progress)
@@ -123,7 +127,7 @@ def score_and_report(
     run: RunDirectory,
     stages: Stages,
 ) -> None:
-    """Score every source, then write metrics.json, the report and the exported models."""
+    """Score the generated models and all baselines, then write metrics.json, the report and the exported models."""
     options = SourceOptions(**plain(cfg.evaluation))
     with stages.stage("score"):
         material = Material(
@@ -131,7 +135,7 @@ def score_and_report(
         )
         by_task = score_with_task(cfg, task, scoring, checkpoints, options=options)
         tables = score_run(material, by_task, run, progress=stages.progress)
-    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # of all sessions
+    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # interrupted sessions included
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
@@ -144,13 +148,13 @@ def score_and_report(
         if cfg.generation.num_exported:
             exported_MD = vectors_MD[: cfg.generation.num_exported]
             export(exported_MD, checkpoints, describe_network(checkpoints, task.data), run=run, seed=cfg.seed)
-    log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
+    log.info("\n%s\n\nReport: %s", closing_words(metrics), page)
 
 
 def score_with_task(
     cfg: DictConfig, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet, *, options: SourceOptions
 ) -> Scoring:
-    """Return how the task scores vectors and trains them on."""
+    """Return the functions by which the task scores and fine-tunes parameter vectors."""
     task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
     tune = partial(
         finetune,
@@ -169,14 +173,14 @@ def score_with_task(
 
 
 def generate(cfg: DictConfig, task: TaskSpec, system: SystemSpec, *, run: RunDirectory, stages: Stages) -> None:
-    """Write full state dicts of M new models, without scoring them."""
+    """Write M new models as full state dicts, without scoring them."""
     checkpoints = CheckpointSet.load(Path(task.param.path))
     generator = open_generator(cfg, system, checkpoints, run)
     run.record(cfg.mode)
     vectors_MD = sample(cfg, generator, stages)
     trained_on = checkpoints.first(generator.trained_on["k"])
     export(vectors_MD, trained_on, describe_network(trained_on, task.data), run=run, seed=cfg.seed)
-    log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
+    log.info("Wrote %d models of seed %d to %s", len(vectors_MD), cfg.seed, run.generated)
 
 
 if __name__ == "__main__":
