@@ -37,7 +37,7 @@ class TrainingImages(LightningDataModule):
         return self.trainer.strategy.root_device
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Normalize a batch on the device, so that bytes are transferred there instead of float32 (a quarter)."""
+        """Normalize a batch on the device; images are transferred there as bytes, a quarter of the size of float32."""
         images_BCSS, labels_B = batch
         return self.normalize(images_BCSS), labels_B
 
@@ -76,8 +76,8 @@ class Classifier(ReportingModule):
         make_scheduler: builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
         frozen_statistics: keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
             not update them.
-        seed: torch is reseeded at every epoch from this seed, the epoch and the rank. A resumed training therefore
-            equals an uninterrupted one, and each of several training processes draws its own dropout masks.
+        seed: torch is reseeded at the start of every epoch from this seed, the epoch and the rank. A resumed training
+            therefore equals an uninterrupted one, and each of several training processes draws its own dropout masks.
         history_subset: the parameters to record in `history_ED` at the start of each epoch and at the end of training;
             None records nothing.
         num_epochs: E, the number of epochs to allocate the history for.

@@ -94,12 +94,12 @@ class Collection(ABC):
         """Return the networks to train; the first is stored with the checkpoints."""
 
     @abstractmethod
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
         """Check that this way can collect `subset`.
 
         Args:
             subset: the parameters of `model` to collect.
-            asked: the value of task.param.subset, for the error.
+            configured: the value of task.param.subset, for the error.
             model: the first of the planned networks.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Collect from independent trainings: whole classifiers from different seeds, each of which gives its final weights.
+"""Collecting from independent trainings: each of several whole classifiers gives its final weights.
 
 K checkpoints · R trained networks · D numbers in one flattened subset.
 """
@@ -55,15 +55,15 @@ class IndependentCollection(Collection):
             for index in range(self.runs)
         ]
 
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
         """Check that the subset is the whole network; raises `UserError`.
 
         Independent networks differ everywhere, so a part of one network does not fit into another.
         """
         if subset.names != tuple(floating_entries(model)):
             raise UserError(
-                f"task.param.subset={asked} cannot be used with task.collect=independent, because the networks also "
-                "differ outside that subset. Set task.param.subset=all"
+                f"task.param.subset={configured} cannot be used with task.collect=independent, because the networks "
+                "also differ outside that subset. Set task.param.subset=all"
             )
 
     def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:

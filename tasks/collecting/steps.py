@@ -1,4 +1,4 @@
-"""Collect by steps: freeze one trained classifier except for the subset, train that further, and copy it K times.
+"""Collecting by steps: the subset of one trained classifier is trained further and copied K times, the rest is frozen.
 
 K checkpoints · D numbers in one flattened subset.  p-diff, §4.1.
 """
@@ -65,7 +65,7 @@ class StepsCollection(Collection):
         """Return the only network, whose subset is trained further."""
         return [PlannedNetwork("classifier", seed)]
 
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
         """Accept every subset."""
 
     def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:

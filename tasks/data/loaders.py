@@ -50,7 +50,9 @@ def hold_back_interrupts() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))  # other threads are not masked
+    handler = signal.signal(
+        signal.SIGINT, lambda number, _: held.append(number)
+    )  # another thread may still receive the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit the mask
     try:
         yield

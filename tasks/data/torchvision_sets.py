@@ -51,7 +51,7 @@ def make_load(
     """
 
     def load(options: DataOptions) -> ImageData:
-        train, test = (open_or_explain(opens, options, how_to_get) for opens in (open_train, open_test))
+        train, test = (open_or_explain(opener, options, how_to_get) for opener in (open_train, open_test))
         return make_image_data(
             train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips
         )
@@ -59,11 +59,11 @@ def make_load(
     return load
 
 
-def open_or_explain(opens: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
+def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
     """Open images below `options.root`; torchvision downloads missing ones where it can.
 
     Args:
-        opens: opens the images below a folder.
+        opener: opens the images below a folder.
         options: the dataset's name, its folder, and whether to compare checksums.
         how_to_get: what the error tells the user to do.
 
@@ -73,9 +73,9 @@ def open_or_explain(opens: Callable[[Path], Opened], options: DataOptions, how_t
     root = Path(options.root).expanduser()
     try:
         if options.verify:
-            return opens(root)
+            return opener(root)
         with unverified():
-            return opens(root)
+            return opener(root)
     except Exception as error:  # each reader of an archive format has its own errors for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -1,4 +1,4 @@
-"""Make a checkpoints file from a folder of state dicts that another program saved.
+"""The import of a folder of state dicts, which another program saved, into a checkpoints file.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -23,7 +23,7 @@ from tasks.networks.recipes import rebuild
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import open_network_and_images
-from tasks.training.collect_checkpoints import copy_state, describe_scoring, measure_accuracy
+from tasks.training.collect_checkpoints import copy_state, measure_accuracy, record_images
 
 log = logging.getLogger(__name__)
 MAX_LISTED = 8  # files named in one error
@@ -87,7 +87,7 @@ def import_checkpoints(
         subset=subset,
         network=copy_state(model),
         settings={"imported": imported},
-        provenance=provenance | describe_scoring(data),
+        provenance=provenance | record_images(data),
     )
 
 

@@ -123,7 +123,7 @@ class Scorer:
     the first call logs the share of predictions that are the same as in fp32.
 
     Args:
-        model: the classifier with its stored weights; set to eval mode, but not changed otherwise.
+        model: the classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
         subset: the parameters that the vectors hold.
         images: the split.
         normalize: applied to each batch of images on the device; None for images that need no normalization.
@@ -227,7 +227,7 @@ class Scorer:
                 mean_log_1BC = log_MBC.exp().mean(dim=0, keepdim=True).log()
                 tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
                 votes.append(Tally.from_log_probabilities(mean_log_1BC, chunk.labels_B))
-        if first_call:  # log it when the progress bar has closed, which would overwrite the line
+        if first_call:  # log after the progress bar has closed, because the bar would overwrite the line
             log.info("%s: %s", self.label, self.chunks.summary)
         models, ensemble = Tally.join(tallies), Tally.join(votes)
         vote = Vote(float(ensemble.accuracy_M[0]), float(ensemble.nll_M[0]), float(ensemble.ece_M[0]))

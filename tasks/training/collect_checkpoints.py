@@ -1,4 +1,4 @@
-"""Make a checkpoints file from images: train the classifiers, collect checkpoints, and score each on validation.
+"""The way from images to a checkpoints file: train the classifiers, collect checkpoints, score each on validation.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -81,7 +81,7 @@ def collect_checkpoints(
         subset=trained.subset,
         network=copy_state(trained.model),
         settings=settings,
-        provenance={"seconds": dict(stages.seconds), **describe_scoring(data)},
+        provenance={"seconds": dict(stages.seconds), **record_images(data)},
         history_ED=trained.history_ED,
     )
 
@@ -115,6 +115,6 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def describe_scoring(data: ImageData) -> dict[str, Any]:
+def record_images(data: ImageData) -> dict[str, Any]:
     """Return the entries of a checkpoints file that identify the images which its checkpoints were scored on."""
     return {"accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint(), **data.provenance}

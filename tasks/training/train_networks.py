@@ -58,8 +58,8 @@ def train_classifier(
         label: the text beside the progress bar.
 
     Returns:
-        The seconds of training, and the values of `history_subset` at the start of each epoch and at the end (E + 1,
-        D).
+        The seconds of training, and the values (E + 1, D) of `history_subset` at the start of each epoch and at the
+        end.
     """
     if task.epochs == 0:
         return 0.0, None
