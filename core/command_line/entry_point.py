@@ -12,21 +12,21 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
+from hydra.core.utils import env_override
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from core.command_line.composition_error import CONFIGS, explain_composition_error, is_group
 from core.command_line.ranges import check_ranges
 from core.command_line.run_command import mistakes_in_one_sentence
 from core.runtime.errors import UserError
-from core.runtime.provenance import ROOT
 from core.runtime.quiet import quiet_lightning
 from core.runtime.trainer import PRECISIONS, TF32, pick_device
 
 log = logging.getLogger(__name__)
-CONFIGS = ROOT / "configs"
 
 
 def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
@@ -35,9 +35,12 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
     The policy for errors is that of `mistakes_in_one_sentence`, where a configuration value that does not resolve, or
     an argument that a class or Lightning's Trainer refuses, is a user's mistake, too.
     """
+    composed = False
 
     @functools.wraps(main)
-    def explained(cfg: DictConfig) -> None:
+    def run_job(cfg: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         quiet_lightning()
         with mistakes_in_one_sentence(OmegaConfBaseException, InstantiationException, MisconfigurationException):
             OmegaConf.resolve(cfg)
@@ -45,14 +48,21 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
             settle_machine(cfg.trainer)
             main(cfg)
 
-    run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(explained)
+    run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(run_job)
 
     @functools.wraps(main)
-    def started(cfg: DictConfig | None = None) -> None:
+    def start(cfg: DictConfig | None = None) -> None:
         sys.argv[1:] = [with_slashes(word) for word in sys.argv[1:]]
-        run(cfg)
+        try:
+            with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra then raises its errors instead of printing them
+                run(cfg)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if composed:
+                raise
+            with mistakes_in_one_sentence():
+                raise UserError(explain_composition_error(error, sys.argv[1:])) from error
 
-    return started
+    return start
 
 
 def with_slashes(word: str) -> str:
@@ -62,7 +72,7 @@ def with_slashes(word: str) -> str:
     """
     name, _, choices = word.partition("=")
     is_choice = re.fullmatch(r"\w+(\.\w+)+", name) and re.fullmatch(r"[\w-]+(,[\w-]+)*", choices)
-    if is_choice and CONFIGS.joinpath(*name.split(".")).is_dir():
+    if is_choice and is_group(name.replace(".", "/")):
         return f"{name.replace('.', '/')}={choices}"
     return word
 
