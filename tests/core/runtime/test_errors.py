@@ -29,8 +29,8 @@ def test_a_user_error_behind_an_error_of_a_library_is_unwrapped():
 
 
 def test_the_traceback_of_a_loader_process_is_cut_off():
-    text = 'Caught UserError in worker process 0.\nTraceback:\n  File "x.py"\ncore.errors.UserError: image 3\nis damaged'
-    assert sentence(UserError(text)) == "image 3 is damaged"
+    text = 'Caught UserError in worker process 0.\nTraceback:\n  File "x.py"\ncore.errors.UserError: image 3\nis bad'
+    assert sentence(UserError(text)) == "image 3 is bad"
 
 
 def test_of_an_omegaconf_error_only_the_first_line_is_kept():
