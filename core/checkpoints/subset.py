@@ -110,7 +110,7 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         norms = find_normalization_layers(model)
         if not norms:
             raise UserError(
-                "task.param.subset=last_norms needs a normalization layer with parameters, but the network has none; "
+                "task.param.subset=last_norms, but the network has no normalization layer with parameters; "
                 "set task.param.subset=all or a list of globs"
             )
         if not 1 <= count <= len(norms):

@@ -40,9 +40,9 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> str
     if isinstance(error.__cause__, OmegaConfBaseException) and str(error).startswith("Could not override"):
         return _unknown_name(error.__cause__, overrides)
     if isinstance(error, ValueError):  # Hydra does not name the override here
-        for group, choice in _group_choices(overrides):
-            if not isinstance(choice, str | list):
-                return _unknown_choice(group, "null" if choice is None else choice)
+        for group, value in _group_choices(overrides):
+            if not isinstance(value, str | list):
+                return _unknown_choice(group, "null" if value is None else value)
     return _in_one_line(error)
 
 

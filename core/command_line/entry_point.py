@@ -52,6 +52,8 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def start(cfg: DictConfig | None = None) -> None:
+        nonlocal composed
+        composed = False
         sys.argv[1:] = [convert_group_override(word) for word in sys.argv[1:]]
         try:
             # With this variable Hydra raises its errors; without it, Hydra prints them over many lines and exits.

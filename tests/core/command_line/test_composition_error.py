@@ -104,6 +104,16 @@ def test_every_other_refusal_of_hydra_becomes_one_line_without_search_paths(refu
     assert named in sentence and "search path:" not in sentence and "file://" not in sentence
 
 
+def test_a_refusal_is_one_line_also_after_a_successful_command(monkeypatch, tmp_path):
+    command = entry_point(lambda cfg: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["task_training.py", "trainer=cpu", "hydra/job_logging=none"])
+    command()
+    monkeypatch.setattr(sys, "argv", ["task_training.py", "trainer=5"])
+    with pytest.raises(SystemExit, match="trainer=5"):
+        command()
+
+
 def test_an_error_of_main_keeps_its_traceback(monkeypatch, tmp_path):
     def main(cfg):
         raise ValueError("a bug")
