@@ -31,7 +31,7 @@ def test_everything_survives_the_disk_in_its_order(saved, tiny_checkpoints):
 
 
 def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text(tmp_path, tiny_checkpoints):
-    rows = 120  # "10" sorts before "2"
+    rows = 120  # enough rows that order by name as text ("10" before "2") would show
     many = replace(
         tiny_checkpoints,
         vectors_KD=torch.arange(rows).float()[:, None].repeat(1, 60),
