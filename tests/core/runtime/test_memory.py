@@ -1,4 +1,4 @@
-"""Free memory and cores: what the machine has, and what containers and jobs leave of it."""
+"""Free memory and cores of the machine, and the limits of containers and cluster jobs."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ MACHINE = 8_000_000 * 1024
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with 8 GB available and 16 cores, whose control groups are in a folder."""
+    """A machine with 8 GB of available memory and 16 cores; its control groups are in a temporary folder."""
     (tmp_path / "meminfo").write_text("MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n")
     for name, place in {"MEMINFO": "meminfo", "CGROUPS": "groups", "OWN_CGROUP": "own"}.items():
         monkeypatch.setattr(memory, name, tmp_path / place)
@@ -33,7 +33,7 @@ def test_without_a_control_group_the_machine_decides(machine):
 @pytest.mark.parametrize(
     "most, free", [("max", MACHINE), ("3000000", 3_000_000 - 2_500_000 + 400_000), ("2000000", 0), ("9" * 15, MACHINE)]
 )
-@pytest.mark.parametrize("group", ["job", "."])  # the limit of the process's own group, and of one above it
+@pytest.mark.parametrize("group", ["job", "."])  # a parent group and the root, both above the group of the process
 def test_every_group_up_to_the_root_limits_memory(machine, most, free, group):
     (machine / "own").write_text("0::/job/step\n")
     (machine / "groups/job/step").mkdir(parents=True)

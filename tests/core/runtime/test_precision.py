@@ -1,4 +1,4 @@
-"""What float32 means on a GPU: torch's switches can be looked at without one."""
+"""The precision of float32 products, read from switches of torch that also exist without a GPU."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def switches() -> tuple[bool, bool]:
 @pytest.mark.parametrize("tf32", [False, True])
 def test_precision_holds_inside_and_is_left_as_it_was(tf32):
     before = switches()
-    assert before == (False, True), "torch's default has changed: see what the docstring says of it"
+    assert before == (False, True), "torch has changed its defaults; update the docstring of float32_products"
     with pytest.raises(RuntimeError, match="inside"), float32_products(tf32):
         assert switches() == (tf32, tf32)
         raise RuntimeError("inside")

@@ -1,4 +1,4 @@
-"""Naming what differs between two settings."""
+"""The differences between stored and current settings."""
 
 import json
 
@@ -21,13 +21,13 @@ def test_differences_carry_the_names_that_one_types():
 
 
 def test_a_name_on_one_side_only_is_a_difference_unless_its_value_is_null():
-    """An option that an earlier version did not have, and that is not used now, makes no other file."""
+    """Files from before an option was added still match while the option is null."""
     assert differences({"a": 1}, {"b": {"c": 2}}) == {"a": (1, MISSING), "b.c": (MISSING, 2)}
     assert differences({"a": None}, {"b": {"c": None}}) == {}
 
 
 def test_a_section_about_the_machine_that_one_side_does_not_know_is_not_compared():
-    """Files from before training precision was recorded, and commands that do not train."""
+    """Older files lack the training precision, and commands that do not train do not set it."""
     assert differences({}, {"task": {"k": 1}, "trainer": {"precision": "tf32"}}) == {"task.k": (MISSING, 1)}
     assert differences({"imported": {"a": 1}}, {"task": {"k": 1}}) == {
         "imported.a": (1, MISSING),
