@@ -7,8 +7,8 @@ from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
-from core.evaluation.scores import ScoreFn
 from core.runtime.errors import UserError
+from core.runtime.stage_progress import StageProgress
 from tasks.data.datasets import load_images
 from tasks.data.splits import ImageData, fixed_sample
 from tasks.networks.build import build_for, load_network, weights_colors
@@ -64,8 +64,8 @@ class Task:
         """The device that scores and fine-tunes."""
         return self.scoring.device
 
-    def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
-        """Return a `ScoreFn` for each split; "train" is a fixed sample of the training images, only to choose by."""
+    def score_fns(self, num_train_images: int, progress: StageProgress | None = None) -> dict[str, Scorer]:
+        """Return a `Scorer` for each split; "train" is a fixed sample of the training images, only to choose by."""
         splits = {
             "train": fixed_sample(self.data.train, num_train_images),
             "val": self.data.val,
@@ -79,6 +79,7 @@ class Task:
                 normalize=self.data.make_normalizer(),
                 label=f"{name} images",
                 options=self.scoring,
+                progress=progress,
             )
             for name, images in splits.items()
         }

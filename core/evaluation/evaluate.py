@@ -3,17 +3,22 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from torch import Tensor
 
+from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, soup_of
 from core.evaluation.scores import ScoreFn, ScoreTable
 from core.evaluation.soup import soups
 from core.evaluation.sources import Material, Source, sources
 from core.evaluation.store import Identity, ScoreStore
-from core.evaluation.trajectories import follow
+from core.evaluation.trajectories import RECORDED_STEPS, follow
 from core.runtime.run_directory import RunDirectory
+from core.runtime.stage_progress import StageProgress
 
 Progress = Callable[[Iterable[Source]], Iterable[Source]]
+BACKWARD = 2  # cost of the backward pass of a training step, in forward passes
+TRAJECTORIES_SHARE = 0.1  # of the time of scoring a run, roughly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,25 +26,34 @@ class Scoring:
     """Everything that the task knows of vectors, and whether earlier answers count."""
 
     score_fns: Mapping[str, ScoreFn]  # by split: "train", "val", "test"
+    num_images: Mapping[str, int]  # by split; the cost of scoring one model, for the estimate of the time left
     finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) on
+    finetune_images: int  # seen by one model in `finetune`
     precision: str  # of the arithmetic; tables of another precision are not taken
     reuse: bool  # whether tables on disk are taken
 
 
 def score_run(
-    material: Material, scoring: Scoring, run: RunDirectory, *, progress: Progress = iter
+    material: Material, scoring: Scoring, run: RunDirectory, *, progress: StageProgress
 ) -> dict[str, ScoreTable]:
     """Score every source of a run; what the figures need besides the tables is saved with them."""
-    tables = evaluate(
-        sources(material, scoring.finetune),
-        scoring.score_fns,
-        store_of(material, scoring, run),
-        soup_candidates=material.options.soup_candidates,
-        progress=progress,
-    )
-    if material.generator.has_steps:
-        count = material.options.num_trajectories
-        followed = follow(material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=count)
+    has_steps, num_trajectories = material.generator.has_steps, material.options.num_trajectories
+    with progress.part(1 - TRAJECTORIES_SHARE if has_steps else 1):
+        tables = evaluate(
+            sources(material, scoring.finetune),
+            scoring.score_fns,
+            store_of(material, scoring, run),
+            soup_candidates=material.options.soup_candidates,
+            progress=partial(
+                progress.track, work=partial(count_images, material, scoring), name=lambda source: source.name
+            ),
+        )
+    if has_steps:
+        num_images = RECORDED_STEPS * num_trajectories * scoring.num_images["val"]
+        with progress.part(TRAJECTORIES_SHARE, units=num_images, name="trajectories"):
+            followed = follow(
+                material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=num_trajectories
+            )
         followed.save(run.trajectories)
     material.checkpoints.save_history(run.training_history)
     return tables
@@ -81,13 +95,33 @@ def evaluate(
         score_fns: by split.
         store: where tables are looked for and kept.
         soup_candidates: how many models a soup tries at most.
-        progress: iterates over the sources under a progress bar.
+        progress: iterates over the sources that have to be scored, to show how many are done.
     """
     tables: dict[str, ScoreTable] = {}
-    for source in progress([*given, *soups(tables, score_fns["val"], soup_candidates)]):
-        table = store.get(source)
-        tables[source.name] = store.put(source, scored(source, score_fns)) if table is None else table
-    return tables
+    every = [*given, *soups(tables, score_fns["val"], soup_candidates)]
+    tables.update({source.name: table for source in every if (table := store.get(source)) is not None})
+    for source in progress([source for source in every if source.name not in tables]):
+        tables[source.name] = store.put(source, scored(source, score_fns))
+    return {source.name: tables[source.name] for source in every}
+
+
+def count_images(material: Material, scoring: Scoring, source: Source) -> int:
+    """Return the cost of a source for the estimate of the time left: images that its models see, counted per model."""
+    options, num_originals = material.options, len(material.checkpoints)
+    num_generated = len(material.generated_MD)
+    num_models = {
+        Kind.ORIGINAL: num_originals,
+        Kind.RECONSTRUCTED: num_originals,
+        Kind.GENERATED: num_generated,
+        Kind.SOUP: 1,
+    }.get(source.kind, 1 if source.name == ENSEMBLE else options.num_baselines)
+    count = num_models * sum(scoring.num_images[split] for split in source.splits)
+    if source.kind is Kind.SOUP:
+        num_candidates = num_generated if source.name == soup_of(GENERATED) else num_originals
+        count += min(num_candidates, options.soup_candidates) * scoring.num_images["val"]
+    if source.kind is Kind.TRAINED:
+        count += num_models * (1 + BACKWARD) * scoring.finetune_images
+    return count
 
 
 def scored(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable:

@@ -110,9 +110,9 @@ class Session:
         return fit(
             module,
             name=module.stage,
-            label=self.stages.label,
             state_dir=self.state_dir,
             make_trainer=self.make_trainer,
+            progress=self.stages.progress,
             loggers=self.loggers,
             callbacks=callbacks,
         )
@@ -121,7 +121,7 @@ class Session:
 def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, *, session: Session) -> Autoencoder:
     """Return the autoencoder of stage one, frozen, in eval mode; one without parameters only adapts to the vectors."""
     seconds = None
-    with session.stages.stage("autoencoder"):
+    with session.stages.stage("autoencoder", f"{system.autoencoder_steps} steps"):
         torch.manual_seed(derive_seed(session.seed, "autoencoder/init"))
         autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
         prepared_K = autoencoder.adapt(
@@ -146,7 +146,7 @@ def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normaliz
 
 def fit_denoiser(system: SystemSpec, latents_KL: Tensor, session: Session) -> nn.Module:
     """Return the denoiser of stage two, over standardized latents (K, L), with the average of its weights."""
-    with session.stages.stage("diffusion"):
+    with session.stages.stage("diffusion", f"{system.diffusion_steps} steps"):
         torch.manual_seed(derive_seed(session.seed, "diffusion/init"))
         module = LatentDiffusionModule(
             instantiate(system.denoiser, latent_dim=latents_KL.shape[1]),

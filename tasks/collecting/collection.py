@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
 
@@ -120,7 +121,7 @@ class Collection(ABC):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Return the checkpoints (K, D).
 
@@ -131,5 +132,5 @@ class Collection(ABC):
             seed: of the task.
             num_workers: processes that read images, or "auto".
             make_trainer: Lightning's Trainer with the machine's options bound.
-            label: of the progress bar.
+            progress: The progress of the stage, in which this is one unit; None shows nothing.
         """

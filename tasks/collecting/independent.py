@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.checkpoints.subset import ParameterSubset, floating_entries
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.collecting.collection import Collection, Optimization, Planned, TrainedNetworks
 from tasks.data.splits import ImageData
@@ -75,7 +76,9 @@ class IndependentCollection(Collection):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Return the last weights of every trained network, (R, D), also of those beyond the K-th."""
+        if progress is not None:
+            progress.skip()
         return trained.last_RD

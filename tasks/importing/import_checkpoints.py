@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.progress import Stages
+from core.runtime.stage_progress import StageProgress
 from tasks.importing.state_files import read_state, rename_entries
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
@@ -77,11 +79,18 @@ def import_checkpoints(
     subset = resolve_subset(model, task.param.subset, task.param.count)
     in_float32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     load_network(model, {**model.state_dict(), **in_float32}, str(path))
-    vectors_KD = gather_vectors(files, model, subset, base=path.name, allow_different_rest=allow_different_rest)
+    stages = Stages(["read", "score"])
+    with stages.stage("read", f"{len(files)} files") as progress:
+        vectors_KD = gather_vectors(
+            files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
+        )
 
     images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-    score = Scorer(model, subset, images, normalize=normalize, label="score", options=scoring)
-    accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
+    with stages.stage("score", f"{len(vectors_KD)} checkpoints") as progress:
+        label = f"{ACCURACY_SPLIT} images"
+        score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring, progress=progress)
+        with progress.part(units=len(vectors_KD) * score.num_images):
+            accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     settings = task.record()["task"]
     imported = {
         "model": recipe,
@@ -126,7 +135,13 @@ def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tup
 
 
 def gather_vectors(
-    files: Sequence[Path], model: nn.Module, subset: ParameterSubset, *, base: str, allow_different_rest: bool
+    files: Sequence[Path],
+    model: nn.Module,
+    subset: ParameterSubset,
+    *,
+    base: str,
+    allow_different_rest: bool,
+    progress: StageProgress,
 ) -> Tensor:
     """Return the subset of each file (K, D), read one file at a time.
 
@@ -136,12 +151,13 @@ def gather_vectors(
         subset: of `model`.
         base: the name of a file, for messages.
         allow_different_rest: take the subsets of files whose rest is another than that of `model`.
+        progress: The progress of the stage that reads the files.
 
     Raises:
         UserError: files lack entries or have others, hold what is not a number, or differ outside the subset.
     """
     own, found = model.state_dict(), Gathered()
-    for path in files:
+    for path in progress.track(files):
         state = rename_entries(read_state(path), own.keys(), path)
         if wrong := describe_misfit(state, own, subset.names):
             found.misfits.append(f"{path.name} {wrong}")

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics.functional.classification import binary_calibration_error
-from tqdm import tqdm
 
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
@@ -127,7 +127,8 @@ class Scorer:
         normalize: applied to each batch of images on the device.
         options: the last chunk is padded to B images, since the traced graph has one size; with a lower precision the
             first call says on how many images the predictions are those of fp32.
-        label: of the progress bar.
+        label: Names the split in log lines.
+        progress: The progress of the stage; a call counts one unit for each image of each model. None shows nothing.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Scorer:
         normalize: nn.Module | None = None,
         options: ScoringSpec | None = None,
         label: str = "score",
+        progress: StageProgress | None = None,
     ):
         options = options or ScoringSpec()
         device, precision, batch_size = options.device, options.precision, options.batch_size
@@ -146,7 +148,8 @@ class Scorer:
         self.agreement: float | None = None  # share of predictions that are those of fp32
         self.normalize = (normalize or nn.Identity()).to(device)
         most = images_at_once(images, device) if batch_size == "auto" else int(batch_size)
-        num_images = count_images(images)
+        self.progress = progress or StageProgress()
+        self.num_images = num_images = count_images(images)
         self.batch_size = -(-num_images // -(-num_images // most))  # even chunks: padding is computed, too
         self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
         self.chunks = PrefixCache(
@@ -168,7 +171,7 @@ class Scorer:
         """Run the frozen prefix."""
         return Chunk(self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
-    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
+    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, progress: StageProgress | None = None) -> Tensor:
         """Return logits (M, B, classes) for one chunk."""
 
         def of_one(vector_D: Tensor) -> Tensor:
@@ -177,8 +180,8 @@ class Scorer:
         found, together = [], max(1, MODELS_AT_ONCE * 256 // self.batch_size)  # larger chunks of images, fewer models
         for group in vectors_MD.split(together if self.network.vectorizes else 1):
             found.append(torch.vmap(of_one)(group) if self.network.vectorizes else of_one(group[0])[None])
-            if bar is not None:
-                bar.update(len(group))
+            if progress is not None:
+                progress.advance(len(group))
         return torch.cat(found).float()
 
     def _lowered(self) -> AbstractContextManager:
@@ -207,18 +210,16 @@ class Scorer:
         """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
-        with tqdm(
-            total=len(vectors_MD) * len(self.chunks), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False
-        ) as bar:
+        with self.progress.part(len(vectors_MD) * self.num_images, units=len(vectors_MD) * len(self.chunks)):
             for chunk in self.chunks:
                 num_images = len(chunk.labels_B)
                 if self.precision != "fp32" and self.agreement is None:
                     self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
                 with self._lowered():
-                    log_MBC = self.logits(chunk.crossing, vectors_MD, bar)[:, :num_images].log_softmax(dim=2)
+                    log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
                 tallies.append(Tally.of(log_MBC, chunk.labels_B))
                 votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), chunk.labels_B))
-        if first_call:  # after the bar, which would swallow it
+        if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
         every, vote = Tally.joined(tallies), Tally.joined(votes)
         together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))

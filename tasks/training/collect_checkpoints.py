@@ -55,25 +55,35 @@ def collect_checkpoints(
         stages: receives the seconds of each.
         scoring: how the checkpoints are scored.
     """
-    with stages.stage("train_task"):
+    with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
-            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
+            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
         )
     stages.seconds["train_task"] = trained.seconds  # of all sessions
     model, subset = trained.model, trained.subset
-    with stages.stage("collect"):
-        vectors_KD = task.collect.collect_vectors(
-            trained,
-            data,
-            k=task.param.k,
-            seed=task.seed,
-            num_workers=task.data.num_workers,
-            make_trainer=make_trainer,
-            label=stages.label,
-        )
+    with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
+        with progress.part(name="train"):
+            vectors_KD = task.collect.collect_vectors(
+                trained,
+                data,
+                k=task.param.k,
+                seed=task.seed,
+                num_workers=task.data.num_workers,
+                make_trainer=make_trainer,
+                progress=progress,
+            )
         images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-        score = Scorer(model, subset, images, normalize=normalize, label=stages.label, options=scoring)
-        accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
+        score = Scorer(
+            model,
+            subset,
+            images,
+            normalize=normalize,
+            label=f"{ACCURACY_SPLIT} images",
+            options=scoring,
+            progress=progress,
+        )
+        with progress.part(units=len(vectors_KD) * score.num_images, name="score"):
+            accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     return CheckpointSet(
         vectors_KD=vectors_KD,
         accuracy_K=accuracy_K,

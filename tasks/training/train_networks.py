@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
 from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import Planned, TrainedNetworks
@@ -39,7 +40,7 @@ def train_classifier(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None,
 ) -> tuple[float, Tensor | None]:
     """Train `model` in place for `task.epochs`, or take it from `state_dir`. Validation is watched, never selected on.
 
@@ -63,9 +64,9 @@ def train_classifier(
         module,
         TrainingImages(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
         name=planned.name,
-        label=label,
         state_dir=state_dir,
         make_trainer=make_trainer,
+        progress=progress,
         loggers=loggers,
         max_epochs=task.epochs,
     )
@@ -79,7 +80,7 @@ def train_networks(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None = None,
 ) -> TrainedNetworks:
     """Train every network that the checkpoints need; finished ones of an interrupted command are in `state_dir`.
 
@@ -89,7 +90,7 @@ def train_networks(
         state_dir: of training states and finished networks.
         make_trainer: Lightning's Trainer with the machine's options bound.
         loggers: of the first network; several would be one zigzag.
-        label: of the progress bar.
+        progress: The progress of the stage; None shows nothing.
 
     Raises:
         UserError: there is no such subset, or it cannot be collected in this way.
@@ -100,7 +101,10 @@ def train_networks(
     task.collect.check_subset(subset, task.param.subset, first)
     last_RD = torch.empty(len(plan), subset.num_params)
     seconds, first_history_ED = 0.0, None
-    for index, planned in enumerate(plan):
+    progress = progress or StageProgress()
+    for index, planned in enumerate(progress.track(plan)):
+        if len(plan) > 1:
+            progress.show(f"network {index + 1}/{len(plan)}")
         is_first = index == 0
         model = first if is_first else initialize_classifier(task.model, data, planned.seed)
         took, history_ED = train_classifier(
@@ -112,7 +116,7 @@ def train_networks(
             state_dir=state_dir,
             make_trainer=make_trainer,
             loggers=loggers if is_first else (),
-            label=f"{label} {index + 1}/{len(plan)}" if len(plan) > 1 else label,
+            progress=progress,
         )
         last_RD[index] = flatten(model, subset)
         seconds += took

@@ -86,7 +86,6 @@ def run_stage(build, folder, *extra, **options):
     seconds = fit(
         module,
         name=module.stage,
-        label="[1/1]",
         state_dir=folder / "training_state",
         make_trainer=cpu_trainer(*extra),
         callbacks=callbacks,
@@ -181,7 +180,7 @@ def test_a_damaged_finished_stage_is_named(tmp_path, damage):
 def test_an_option_that_lightning_does_not_take_is_named(tmp_path, option, named):
     module, _ = autoencoder_stage()
     with pytest.raises(UserError, match=f"trainer: .*{named}"):
-        fit(module, name="autoencoder", label="", state_dir=tmp_path, make_trainer=partial(cpu_trainer(), **option))
+        fit(module, name="autoencoder", state_dir=tmp_path, make_trainer=partial(cpu_trainer(), **option))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -215,7 +214,7 @@ def test_a_fit_multiplies_as_asked_and_leaves_no_trace(tmp_path, precision, tf32
     make = partial(make_trainer, accelerator="cpu", **options)
     for callbacks, stops in (([products], False), ([products, StopAfter(2)], True)):
         with pytest.raises(RuntimeError) if stops else nullcontext():
-            fit(module, name=f"stage_{stops}", label="", state_dir=tmp_path, make_trainer=make, callbacks=callbacks)
+            fit(module, name=f"stage_{stops}", state_dir=tmp_path, make_trainer=make, callbacks=callbacks)
         assert products.tf32 == (tf32, tf32)
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 

@@ -29,7 +29,7 @@ def fitted(folder, average, make_trainer):
         batch_size=4,
         seed=0,
     )
-    fit(module, name="diffusion", label="", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
+    fit(module, name="diffusion", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
     return module.state_dict()
 
 
