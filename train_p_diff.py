@@ -114,7 +114,7 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
             cfg.seed,
             range(cfg.generation.num_models),
             batch_size=cfg.generation.batch_size,
-            progress=partial(progress.track, work=len),
+            progress=lambda batches: progress.track(batches, work=len),
             on_step=lambda timestep, x_BL: progress.advance(len(x_BL) / num_steps),
         )
 

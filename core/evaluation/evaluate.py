@@ -106,7 +106,7 @@ def evaluate(
 
 
 def count_images(material: Material, scoring: Scoring, source: Source) -> int:
-    """Return the cost of a source for the estimate of the time left: images that its models see, counted per model."""
+    """Return the cost of scoring a source: the images that its models see, counted once for each model."""
     options, num_originals = material.options, len(material.checkpoints)
     num_generated = len(material.generated_MD)
     num_models = {
@@ -118,7 +118,7 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
     count = num_models * sum(scoring.num_images[split] for split in source.splits)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == soup_of(GENERATED) else num_originals
-        count += min(num_candidates, options.soup_candidates) * scoring.num_images["val"]
+        count += (min(num_candidates, options.soup_candidates) - 1) * scoring.num_images["val"]  # all but the first
     if source.kind is Kind.TRAINED:
         count += num_models * (1 + BACKWARD) * scoring.finetune_images
     return count

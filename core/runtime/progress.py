@@ -13,9 +13,9 @@ from core.runtime.stage_progress import ROUNDING, StageProgress, format_seconds
 
 DRAW_SECONDS = 0.1  # between two states of a bar
 LINE_SECONDS = 30  # between two lines of a stage without epochs
-LINE_SHARE = 0.01  # of the work, done between these lines, so that a stage of many hours writes about 100 of them
-SILENCE_SECONDS = 600  # after which a line is due in any case
-MOST_EPOCH_LINES = 50  # of one stage
+LINE_SHARE = 0.01  # of the work, done between two of these lines; limits a stage of many hours to 100 lines
+SILENCE_SECONDS = 600  # after which a line is written in any case
+MOST_EPOCH_LINES = 50  # in one stage
 
 
 class LogLines(StageProgress):
@@ -38,6 +38,8 @@ class LogLines(StageProgress):
         then, done = self._last_line
         waited = time.perf_counter() - then
         counts_epochs = any(part.by_epochs for part in self._parts)
+        if self._done >= 1 - ROUNDING:  # the last line of the stage is next
+            return
         is_due = not counts_epochs and waited >= LINE_SECONDS and self._done - done >= LINE_SHARE
         if is_due or waited >= SILENCE_SECONDS:
             self._write_state(f"{100 * self._done:.0f} %")

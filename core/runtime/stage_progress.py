@@ -18,14 +18,14 @@ class Part:
     unit: float = 1.0  # length of one unit of this part
     name: str = ""  # shown while the part runs, and so are the metrics
     metrics: dict[str, float] = field(default_factory=dict)
-    by_epochs: bool = False  # whether `end_epoch` is called, so that other lines are rare
+    by_epochs: bool = False  # whether the part calls `end_epoch`
 
 
 class StageProgress:
     """Progress of one stage and the time left; this class shows nothing, its subclasses do.
 
     The work of a stage is divided into parts, which may be divided again. A stage starts as one part of one unit.
-    The time left follows from the work of this session alone: work done earlier is skipped, not advanced.
+    The time left is estimated from the work of this session alone: work of earlier sessions is skipped, not advanced.
     """
 
     is_copy = False  # whether this object was sent to another process
@@ -59,9 +59,9 @@ class StageProgress:
 
         Args:
             work: Size of the part, in units of the part around it.
-            units: Number of units that `advance` and inner parts count inside the block.
+            units: Number of units inside the block, for `advance`, `skip` and inner parts.
             name: Shown during the block.
-            by_epochs: Announces calls of `end_epoch`; lines in between are written only after a long silence.
+            by_epochs: Whether the block calls `end_epoch`. A log file then gets few lines between the epochs.
         """
         outer = self._parts
         end = min(outer[-1].end, self._done + work * outer[-1].unit)
@@ -98,7 +98,7 @@ class StageProgress:
         self._move(units * self._parts[-1].unit)
 
     def skip(self, units: float | None = None) -> None:
-        """Count units that an earlier session did, by default the rest of the current part."""
+        """Count units that were done in an earlier session, by default the rest of the current part."""
         part = self._parts[-1]
         rest = part.end - self._done
         amount = rest if units is None else min(rest, units * part.unit)
@@ -112,14 +112,14 @@ class StageProgress:
         self._update()
 
     def measure(self, **metrics: float) -> None:
-        """Change metrics of the current part, which are shown with the next step."""
+        """Set metrics of the current part, which are shown from the next step on."""
         self._parts[-1].metrics.update(metrics)
 
     def end_epoch(self) -> None:
         """Show the state at the end of an epoch."""
 
     def close(self, *, finished: bool = True) -> None:
-        """End the display with one line, which says whether the stage is done or was stopped."""
+        """Replace the display by one last line, which says whether the stage is done or was stopped."""
         if self._closed:
             return
         self._closed = True
@@ -142,8 +142,9 @@ class StageProgress:
         return ", ".join(word for word in words if word)
 
     def _move(self, amount: float) -> None:
-        self._done += max(0.0, min(amount, self._parts[-1].end - self._done))
-        if self._first is None:
+        amount = max(0.0, min(amount, self._parts[-1].end - self._done))
+        self._done += amount
+        if self._first is None and amount > ROUNDING:
             self._first = time.perf_counter(), self._done - self._skipped
         self._update()
 
@@ -151,7 +152,7 @@ class StageProgress:
         """Show the state, if that is due."""
 
     def _end(self, line: str) -> None:
-        """Replace the display by its last line."""
+        """Write the last line in place of the display."""
 
 
 def format_seconds(seconds: float) -> str:

@@ -76,7 +76,7 @@ def test_a_log_file_gets_lines_in_between_after_some_time_and_some_work(monkeypa
             for _ in progress.track(range(500)):
                 pass
         lines = log_file.getvalue().splitlines()[1:]
-        assert 50 <= len(lines) <= 100  # at most one for each percent
+        assert 50 <= len(lines) < 100  # at most one for each percent
         assert "p_diff" in lines[-1] and all(re.search(r"\d+ %.* elapsed", line) for line in lines)
         assert re.search(r"original, \d+ %, .* elapsed, .* left", lines[20])
 
