@@ -125,7 +125,7 @@ class StageProgress:
         self._closed = True
         took = format_seconds(time.perf_counter() - self._start)
         if finished:
-            said = f"done in {took}" + ("" if self.loss is None else f", loss {self.loss:.3g}")
+            said = f"done in {took}" + ("" if self.loss is None else f", loss {self.loss:#.3g}")
         else:
             said = f"stopped{f' at {100 * self._done:.0f} %' if self._done else ''} after {took}"
         self._end(f"{self.label}: {said}")
@@ -135,7 +135,7 @@ class StageProgress:
 
     def _state(self, *more: str) -> str:
         """Return the names and metrics of the current parts, `more`, and the time left."""
-        metrics = [f"{name} {value:.3g}" for part in self._parts for name, value in part.metrics.items()]
+        metrics = [f"{name} {value:#.3g}" for part in self._parts for name, value in part.metrics.items()]
         left = self.seconds_left
         remaining = f"{format_seconds(left)} left" if left is not None and self._done < 1 - ROUNDING else ""
         words = [*(part.name for part in self._parts), *metrics, *more, remaining]

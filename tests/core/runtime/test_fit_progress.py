@@ -75,7 +75,7 @@ def test_a_fit_by_epochs_writes_a_line_for_each(tmp_path):
     lines = lines_of(tmp_path)
     assert lines[0] == "[1/2] train task: 4 epochs" and len(lines) == EPOCHS + 2
     for epoch, line in enumerate(lines[1:-2], start=1):
-        state = rf"epoch {epoch}/4, loss [\d.]+, val/accuracy 0\.75, 0 s elapsed, 0 s left"
+        state = rf"epoch {epoch}/4, loss [\d.]+, val/accuracy 0\.750, 0 s elapsed, 0 s left"
         assert re.fullmatch(rf"\[1/2\] train task: {state}", line)
     assert "epoch 4/4" in lines[-2] and "left" not in lines[-2]
     assert re.fullmatch(r"\[1/2\] train task: done in 0 s, loss [\d.]+", lines[-1])

@@ -63,7 +63,7 @@ def test_a_log_file_gets_a_line_at_the_start_and_at_the_end_of_a_stage():
             pass
         first, done, *report = log_file.getvalue().splitlines()
         assert first == "[1/2] diffusion: 2000 steps"
-        assert re.fullmatch(r"\[1/2\] diffusion: done in \d\.\d s, loss 0\.0005", done)
+        assert re.fullmatch(r"\[1/2\] diffusion: done in \d\.\d s, loss 0\.000500", done)
         assert [line.partition(":")[0] for line in report] == ["[2/2] report"] * 2
         assert "\r" not in log_file.getvalue()
 
