@@ -1,5 +1,6 @@
 """The stages of a command on the console: one bar per stage in a terminal, single lines in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,7 @@ class Stages:
             detail: The amount of work, for example "2000 steps".
         """
         label = f"[{self.names.index(name) + 1}/{len(self.names)}] {name.replace('_', ' ')}"
-        self.progress = TerminalBar(label, detail) if sys.stderr.isatty() else LogLines(label, detail)
+        self.progress = TerminalBar(label, detail) if is_terminal() else LogLines(label, detail)
         start = time.perf_counter()
         try:
             yield self.progress
@@ -144,3 +145,13 @@ class Stages:
             raise
         self.progress.close()
         self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def is_terminal() -> bool:
+    """Return whether stderr is a terminal in which a bar can be drawn; pseudo-terminals without a size show none."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except OSError:  # a stream that has no file descriptor
+        return True

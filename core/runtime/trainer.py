@@ -186,6 +186,8 @@ def fit(
         step = read_saved_step(resumable)
         if step is not None:
             log.info("%s: resuming from step %d, saved in %s", progress.label, step, resumable)
+        if trainer.num_devices > 1:
+            progress.clear()  # a process of trainer=ddp shows the progress instead
         try:
             trainer.fit(module, datamodule=data, ckpt_path=None if step is None else resumable, weights_only=True)
         except ProcessRaisedException as error:  # from trainer=ddp: its text holds the traceback of that process

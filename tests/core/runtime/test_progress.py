@@ -1,16 +1,20 @@
 """Stages are numbered, timed and shown: one bar each in a terminal, single lines in a log file."""
 
+import fcntl
 import io
 import logging
+import os
 import pickle
 import re
+import struct
 import sys
+import termios
 from contextlib import contextmanager
 
 import pytest
 
 from core.runtime import progress as console
-from core.runtime.progress import LogLines, Stages, TerminalBar
+from core.runtime.progress import LogLines, Stages, TerminalBar, is_terminal
 from tests.core.runtime.terminal import Terminal, stderr_as
 
 
@@ -172,3 +176,11 @@ def test_a_process_of_ddp_draws_a_bar_of_its_own_and_removes_it():
         assert terminal.screen == [""]
         progress.close()
         assert terminal.screen[0].startswith("[1/2] train task: done in")
+
+
+@pytest.mark.parametrize("rows, columns, expected", [(40, 120, True), (0, 0, False), (0, 120, False)])
+def test_a_pseudo_terminal_without_a_size_is_treated_as_a_log_file(rows, columns, expected):
+    owner, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with os.fdopen(owner, "rb"), os.fdopen(terminal, "w") as stream, stderr_as(stream):
+        assert is_terminal() == expected
