@@ -34,6 +34,7 @@ from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import on_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, training_settings
@@ -111,9 +112,15 @@ def open_generator(
 
 def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tensor:
     """Generate the parameter vectors of M models, shape (M, D)."""
-    with stages.stage("generate"):
-        indices, batch_size = range(cfg.generation.num_models), cfg.generation.batch_size
-        return generator.sample(cfg.seed, indices, batch_size=batch_size, progress=stages.progress)
+    with stages.stage("generate", f"{cfg.generation.num_models} models") as progress:
+        num_steps = generator.recipes["sampler"]["num_steps"] if generator.has_steps else 1
+        return generator.sample(
+            cfg.seed,
+            range(cfg.generation.num_models),
+            batch_size=cfg.generation.batch_size,
+            progress=lambda batches: progress.track(batches, work=len),
+            on_step=lambda timestep, x_BL: progress.advance(len(x_BL) / num_steps),
+        )
 
 
 def score_and_report(
@@ -129,12 +136,12 @@ def score_and_report(
 ) -> None:
     """Score the generated models and all baselines, then write metrics.json, the report and the exported models."""
     options = SourceOptions(**plain(cfg.evaluation))
-    with stages.stage("score"):
+    with stages.stage("score") as progress:
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
         )
-        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options)
-        tables = score_run(material, by_task, run, progress=stages.progress)
+        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options, progress=progress)
+        tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # interrupted sessions included
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
@@ -152,7 +159,13 @@ def score_and_report(
 
 
 def score_with_task(
-    cfg: DictConfig, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet, *, options: SourceOptions
+    cfg: DictConfig,
+    spec: TaskSpec,
+    scoring: ScoringSpec,
+    checkpoints: CheckpointSet,
+    *,
+    options: SourceOptions,
+    progress: StageProgress,
 ) -> Scoring:
     """Return the functions by which the task scores and fine-tunes parameter vectors."""
     task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
@@ -164,9 +177,12 @@ def score_with_task(
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
+    score_fns = task.score_fns(options.num_train_images, progress)
     return Scoring(
-        score_fns=task.score_fns(options.num_train_images),
+        score_fns=score_fns,
+        num_images={split: score_fn.num_images for split, score_fn in score_fns.items()},
         finetune=tune,
+        finetune_images=options.finetune_steps * last.batch_size,
         precision=cfg.scoring.precision,
         reuse=cfg.mode == "train",
     )

@@ -7,8 +7,8 @@ from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
-from core.evaluation.scores import ScoreFn
 from core.runtime.errors import UserError
+from core.runtime.stage_progress import StageProgress
 from tasks.data.datasets import load_images
 from tasks.data.splits import ImageData, draw_fixed_sample
 from tasks.networks.build import build_from_spec, get_pretrained_colors, load_network
@@ -70,11 +70,12 @@ class Task:
         """The device that scores and fine-tunes."""
         return self.scoring.device
 
-    def score_fns(self, num_train_images: int) -> dict[str, ScoreFn]:
-        """Return a `ScoreFn` for each split.
+    def score_fns(self, num_train_images: int, progress: StageProgress | None = None) -> dict[str, Scorer]:
+        """Return a `Scorer` for each split.
 
         Args:
             num_train_images: the size of "train", a fixed sample of the training images that serves to choose models.
+            progress: the progress of the stage that scores; None shows nothing.
         """
         splits = {
             "train": draw_fixed_sample(self.data.train, num_train_images),
@@ -89,6 +90,7 @@ class Task:
                 normalize=self.data.make_normalizer(),
                 label=f"{name} images",
                 options=self.scoring,
+                progress=progress,
             )
             for name, images in splits.items()
         }

@@ -56,7 +56,6 @@ def count_crossings(make_module, folder, num_steps, *callbacks):
         fit(
             make_module(num_steps),
             name="stage",
-            label="",
             state_dir=folder / f"{num_steps}/state",
             make_trainer=stand_in_trainer,
             callbacks=callbacks,

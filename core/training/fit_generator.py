@@ -112,9 +112,9 @@ class FitContext:
         return fit(
             module,
             name=module.stage,
-            label=self.stages.label,
             state_dir=self.state_dir,
             make_trainer=self.make_trainer,
+            progress=self.stages.progress,
             loggers=self.loggers,
             callbacks=callbacks,
         )
@@ -128,7 +128,7 @@ def fit_autoencoder(
     An autoencoder without trainable parameters, such as PCA, only adapts to the vectors.
     """
     seconds = None
-    with context.stages.stage("autoencoder"):
+    with context.stages.stage("autoencoder", f"{system.autoencoder_steps} steps"):
         torch.manual_seed(derive_seed(context.seed, "autoencoder/init"))
         autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
         prepared_K = autoencoder.adapt(
@@ -153,7 +153,7 @@ def fit_autoencoder(
 
 def fit_denoiser(system: SystemSpec, latents_KL: Tensor, context: FitContext) -> nn.Module:
     """Fit the denoiser of stage two to standardized latents (K, L), and return it with its averaged weights."""
-    with context.stages.stage("diffusion"):
+    with context.stages.stage("diffusion", f"{system.diffusion_steps} steps"):
         torch.manual_seed(derive_seed(context.seed, "diffusion/init"))
         module = LatentDiffusionModule(
             instantiate(system.denoiser, latent_dim=latents_KL.shape[1]),

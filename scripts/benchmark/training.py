@@ -76,7 +76,7 @@ def with_lightning(make: Callable[..., SteppedModule], num_steps: int, device: t
     # the progress bar would end up among the results
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         make_trainer = partial(Trainer, accelerator="cpu" if device.type == "cpu" else "gpu", devices=1)
-        fit(module, name="benchmark", label="benchmark", state_dir=Path(folder) / "state", make_trainer=make_trainer)
+        fit(module, name="benchmark", state_dir=Path(folder) / "state", make_trainer=make_trainer)
 
 
 def bare_loop(make: Callable[..., SteppedModule], num_steps: int, device: torch.device) -> None:

@@ -74,7 +74,6 @@ def fit_stage(stage: Stage, window: Window, device: torch.device, *, precision: 
         fit(
             module,
             name=module.stage,
-            label=module.stage,
             state_dir=state_dir,
             make_trainer=trainer_on(device, precision),
             callbacks=[*callbacks, window],

@@ -67,7 +67,6 @@ def collect(
         seed=task.seed,
         num_workers=task.data.num_workers,
         make_trainer=make_trainer,
-        label="collect",
     )
     per_step = clock.seconds / window[1]
     return {

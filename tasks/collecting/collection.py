@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
 
@@ -120,7 +121,7 @@ class Collection(ABC):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Return the checkpoints (K, D).
 
@@ -131,5 +132,5 @@ class Collection(ABC):
             seed: the seed of the task.
             num_workers: the number of processes that read images, or "auto".
             make_trainer: Lightning's Trainer with the machine's options already set.
-            label: the text beside the progress bar.
+            progress: the progress of the stage, in which collecting is one unit; None shows nothing.
         """

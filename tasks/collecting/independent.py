@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.checkpoints.subset import ParameterSubset, floating_entries
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.collecting.collection import Collection, Optimization, PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
@@ -79,7 +80,9 @@ class IndependentCollection(Collection):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Return the final weights of every trained network, (R, D), including networks after the K-th."""
+        if progress is not None:
+            progress.skip()
         return trained.last_RD

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.errors import UserError
+from core.runtime.fit_progress import FitProgress
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device, trainer_with
+from core.runtime.stage_progress import StageProgress
+from core.runtime.trainer import MakeTrainer, on_one_device, trainer_with
 from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import Collection, Factory, Optimization, PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
@@ -81,7 +83,7 @@ class StepsCollection(Collection):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Fine-tune the subset in a copy of the network and return its values at K optimizer steps, (K, D).
 
@@ -108,9 +110,10 @@ class StepsCollection(Collection):
             max_epochs=-(-k * every // steps_per_epoch),
             limit_val_batches=0,
             logger=False,
-            callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
+            callbacks=[FitProgress(progress or StageProgress(), num_steps=k * every), snapshots],
             enable_checkpointing=False,
             enable_model_summary=False,
+            enable_progress_bar=False,
         )
         trainer.fit(module, datamodule=images)
         return snapshots.vectors_KD

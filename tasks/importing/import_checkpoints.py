@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.progress import Stages
+from core.runtime.stage_progress import StageProgress
 from tasks.importing.state_files import read_state, rename_entries
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
@@ -66,8 +68,13 @@ def import_checkpoints(
     subset = resolve_subset(model, task.param.subset, task.param.count)
     in_float32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     load_network(model, {**model.state_dict(), **in_float32}, str(path))
-    vectors_KD = gather_vectors(files, model, subset, base=path.name, allow_different_rest=allow_different_rest)
-    accuracy_K = measure_accuracy(vectors_KD, model, subset, data, label="score", scoring=scoring)
+    stages = Stages(["read", "score"])
+    with stages.stage("read", f"{len(files)} files") as progress:
+        vectors_KD = gather_vectors(
+            files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
+        )
+    with stages.stage("score", f"{len(vectors_KD)} checkpoints") as progress:
+        accuracy_K = measure_accuracy(vectors_KD, model, subset, data, scoring=scoring, progress=progress)
     settings = task.record()["task"]
     imported = {
         "model": recipe,
@@ -151,7 +158,13 @@ def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tup
 
 
 def gather_vectors(
-    files: Sequence[Path], model: nn.Module, subset: ParameterSubset, *, base: str, allow_different_rest: bool
+    files: Sequence[Path],
+    model: nn.Module,
+    subset: ParameterSubset,
+    *,
+    base: str,
+    allow_different_rest: bool,
+    progress: StageProgress,
 ) -> Tensor:
     """Return the subset of each file (K, D), read one file at a time.
 
@@ -161,12 +174,13 @@ def gather_vectors(
         subset: the parameters to read.
         base: the name of the base's file, for the error.
         allow_different_rest: accept files that differ from `model` outside the subset.
+        progress: the progress of the stage that reads the files.
 
     Raises:
         UserError: files lack entries or have unexpected ones, hold NaN or infinity, or differ outside the subset.
     """
     expected, found = model.state_dict(), Findings()
-    for path in files:
+    for path in progress.track(files):
         state = rename_entries(read_state(path), expected.keys(), path)
         if misfit := describe_misfit(state, expected, subset.names):
             found.misfits.append(f"{path.name} {misfit}")

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics.functional.classification import binary_calibration_error
-from tqdm import tqdm
 
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
 from core.runtime.precision import float32_products
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
@@ -128,7 +128,8 @@ class Scorer:
         images: the split.
         normalize: applied to each batch of images on the device; None for images that need no normalization.
         options: batch size, cache, precision and device; None for the defaults.
-        label: the text beside the progress bar.
+        label: names the split in log lines.
+        progress: the progress of the stage; a call counts one unit for each image of each model. None shows nothing.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Scorer:
         normalize: nn.Module | None = None,
         options: ScoringSpec | None = None,
         label: str = "score",
+        progress: StageProgress | None = None,
     ):
         options = options or ScoringSpec()
         device, precision, batch_size = options.device, options.precision, options.batch_size
@@ -147,7 +149,8 @@ class Scorer:
         self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
         largest = choose_batch_size(images, device) if batch_size == "auto" else int(batch_size)
-        num_images = count_images(images)
+        self.progress = progress or StageProgress()
+        self.num_images = num_images = count_images(images)
         num_chunks = -(-num_images // largest)
         self.batch_size = -(-num_images // num_chunks)  # chunks of equal size need the least padding
         self.network = split_network(model.to(device).eval(), subset.names, self._prepare(images[0][0][None]))
@@ -170,13 +173,13 @@ class Scorer:
         """Return the chunk of these images, by running the frozen prefix."""
         return Chunk(self.network.cache(self._prepare(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
-    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
+    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, progress: StageProgress | None = None) -> Tensor:
         """Return logits (M, B, classes) for one chunk.
 
         Args:
             crossing: the tensors of the chunk that cross the cut.
             vectors_MD: the models.
-            bar: a progress bar to advance by the number of models.
+            progress: advanced by one unit for each model; None shows nothing.
         """
 
         def run_model(vector_D: Tensor) -> Tensor:
@@ -185,8 +188,8 @@ class Scorer:
         logits, models_at_once = [], max(1, MODELS_AT_ONCE * 256 // self.batch_size)
         for group in vectors_MD.split(models_at_once if self.network.vectorizes else 1):
             logits.append(torch.vmap(run_model)(group) if self.network.vectorizes else run_model(group[0])[None])
-            if bar is not None:
-                bar.update(len(group))
+            if progress is not None:
+                progress.advance(len(group))
         return torch.cat(logits).float()
 
     def _lower_precision(self) -> AbstractContextManager:
@@ -215,19 +218,17 @@ class Scorer:
         """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
-        with tqdm(
-            total=len(vectors_MD) * len(self.chunks), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False
-        ) as bar:
+        with self.progress.part(len(vectors_MD) * self.num_images, units=len(vectors_MD) * len(self.chunks)):
             for chunk in self.chunks:
                 num_images = len(chunk.labels_B)
                 if self.precision != "fp32" and self.agreement is None:
                     self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
                 with self._lower_precision():
-                    log_MBC = self.logits(chunk.crossing, vectors_MD, bar)[:, :num_images].log_softmax(dim=2)
+                    log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
                 mean_log_1BC = log_MBC.exp().mean(dim=0, keepdim=True).log()
                 tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
                 votes.append(Tally.from_log_probabilities(mean_log_1BC, chunk.labels_B))
-        if first_call:  # log after the progress bar has closed, because the bar would overwrite the line
+        if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
         models, ensemble = Tally.join(tallies), Tally.join(votes)
         vote = Vote(float(ensemble.accuracy_M[0]), float(ensemble.nll_M[0]), float(ensemble.ece_M[0]))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
 from core.runtime.progress import Stages
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
 from tasks.scoring.scorer import Scorer, ScoringSpec
@@ -57,23 +58,24 @@ def collect_checkpoints(
         stages: receives the seconds of each stage.
         scoring: how to score the checkpoints.
     """
-    with stages.stage("train_task"):
+    with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
-            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
+            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
         )
     stages.seconds["train_task"] = trained.seconds  # including the sessions before an interruption
-    with stages.stage("collect"):
-        vectors_KD = task.collect.collect_vectors(
-            trained,
-            data,
-            k=task.param.k,
-            seed=task.seed,
-            num_workers=task.data.num_workers,
-            make_trainer=make_trainer,
-            label=stages.label,
-        )
+    with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
+        with progress.part(name="train"):
+            vectors_KD = task.collect.collect_vectors(
+                trained,
+                data,
+                k=task.param.k,
+                seed=task.seed,
+                num_workers=task.data.num_workers,
+                make_trainer=make_trainer,
+                progress=progress,
+            )
         accuracy_K = measure_accuracy(
-            vectors_KD, trained.model, trained.subset, data, label=stages.label, scoring=scoring
+            vectors_KD, trained.model, trained.subset, data, scoring=scoring, progress=progress
         )
     return CheckpointSet(
         vectors_KD=vectors_KD,
@@ -92,8 +94,8 @@ def measure_accuracy(
     subset: ParameterSubset,
     data: ImageData,
     *,
-    label: str,
     scoring: ScoringSpec | None,
+    progress: StageProgress,
 ) -> Tensor:
     """Return the accuracy of each checkpoint (K,) on `ACCURACY_SPLIT`.
 
@@ -102,12 +104,14 @@ def measure_accuracy(
         model: the network around the subset.
         subset: the parameters that the vectors hold.
         data: the images.
-        label: the text beside the progress bar.
         scoring: how to score; None for the defaults.
+        progress: the progress of the stage that scores.
     """
     images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-    score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring)
-    return torch.from_numpy(score(vectors_KD).accuracy_M)
+    label = f"{ACCURACY_SPLIT} images"
+    score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring, progress=progress)
+    with progress.part(units=len(vectors_KD) * score.num_images, name="score"):
+        return torch.from_numpy(score(vectors_KD).accuracy_M)
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
 from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
@@ -39,7 +40,7 @@ def train_classifier(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None,
 ) -> tuple[float, Tensor | None]:
     """Train `model` in place for `task.epochs`, or load it from `state_dir` if its training already finished.
 
@@ -55,7 +56,7 @@ def train_classifier(
         state_dir: the folder of training states and finished networks.
         make_trainer: Lightning's Trainer with the machine's options already set.
         loggers: the loggers of this training.
-        label: the text beside the progress bar.
+        progress: the progress of the stage; None shows nothing.
 
     Returns:
         The seconds of training, and the values (E + 1, D) of `history_subset` at the start of each epoch and at the
@@ -76,9 +77,9 @@ def train_classifier(
         module,
         TrainingImages(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
         name=planned.name,
-        label=label,
         state_dir=state_dir,
         make_trainer=make_trainer,
+        progress=progress,
         loggers=loggers,
         max_epochs=task.epochs,
     )
@@ -92,7 +93,7 @@ def train_networks(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None = None,
 ) -> TrainedNetworks:
     """Train every network that the checkpoints are collected from, and load the finished ones from `state_dir`.
 
@@ -102,7 +103,7 @@ def train_networks(
         state_dir: the folder of training states and finished networks of an interrupted command.
         make_trainer: Lightning's Trainer with the machine's options already set.
         loggers: the loggers of the first network; the curves of several networks would overlap in one plot.
-        label: the text beside the progress bar.
+        progress: the progress of the stage; None shows nothing.
 
     Raises:
         UserError: the network does not have the subset, or the subset cannot be collected in this way.
@@ -113,7 +114,10 @@ def train_networks(
     task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
     last_RD = torch.empty(len(plan), subset.num_params)
     seconds, first_history_ED = 0.0, None
-    for index, planned in enumerate(plan):
+    progress = progress or StageProgress()
+    for index, planned in enumerate(progress.track(plan)):
+        if len(plan) > 1:
+            progress.show(f"network {index + 1}/{len(plan)}")
         is_first = index == 0
         model = first if is_first else initialize_classifier(task.model, data, planned.seed)
         seconds_of_one, history_ED = train_classifier(
@@ -125,7 +129,7 @@ def train_networks(
             state_dir=state_dir,
             make_trainer=make_trainer,
             loggers=loggers if is_first else (),
-            label=f"{label} {index + 1}/{len(plan)}" if len(plan) > 1 else label,
+            progress=progress,
         )
         last_RD[index] = flatten(model, subset)
         seconds += seconds_of_one

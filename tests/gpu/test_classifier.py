@@ -39,7 +39,7 @@ def train(cfg, data, state_dir, *extra):
         return configured(callbacks=[*callbacks, *extra], **options)
 
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
-    return train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=(), label="")
+    return train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=())
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False)])
@@ -58,7 +58,7 @@ def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data)
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
     trained = TrainedNetworks(model, subset, flatten(model, subset)[None])
-    options = {"make_trainer": instantiate(cfg.trainer), "label": "collect", "num_workers": task.data.num_workers}
+    options = {"make_trainer": instantiate(cfg.trainer), "num_workers": task.data.num_workers}
     vectors_KD = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
     assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"
     assert torch.isfinite(vectors_KD).all() and len(torch.unique(vectors_KD, dim=0)) == 7

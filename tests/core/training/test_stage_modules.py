@@ -35,7 +35,6 @@ def run(tmp_path):
         return fit(
             module,
             name="autoencoder",
-            label="",
             state_dir=tmp_path / "training_state",
             make_trainer=cpu_trainer(*extra),
         )

@@ -14,7 +14,7 @@ from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
 def fit_with_average(average, folder, make_trainer):
     """Fit a diffusion stage for 7 steps and return its averaged state."""
     module = make_diffusion_module(num_steps=7)
-    fit(module, name="diffusion", label="", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
+    fit(module, name="diffusion", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
     return module.state_dict()
 
 

@@ -26,7 +26,6 @@ def collect(cfg, model, data, subset):
         seed=task.seed,
         num_workers=task.data.num_workers,
         make_trainer=instantiate(cfg.trainer),
-        label="collect",
     )
 
 

@@ -67,7 +67,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_worke
             module,
             TrainingImages(images, 8, seed=3, num_workers=num_workers),
             name="classifier",
-            label="",
             state_dir=folder / "state",
             make_trainer=instantiate(cfg.trainer),
             callbacks=stops,
@@ -97,9 +96,7 @@ def test_every_process_and_epoch_has_its_own_seed(model, monkeypatch):
 
 
 def train(cfg, data, state_dir):
-    return train_networks(
-        task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=(), label=""
-    )
+    return train_networks(task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=())
 
 
 def test_independent_checkpoints_are_the_last_weights_of_networks_from_different_seeds(tmp_path, data):
@@ -202,7 +199,7 @@ def test_too_few_images_for_a_batch_in_each_process_are_refused(tmp_path, data):
         "task.epochs=1",
         "task.batch_size=30",
     ]
-    with pytest.raises(UserError, match=r"classifier.* 2 devices.* task\.batch_size"):
+    with pytest.raises(UserError, match=r"classifier: .*2 devices.*task\.batch_size"):
         train(task_config(*options), data, tmp_path / "state")
     assert not (tmp_path / "state/classifier.safetensors").exists()
 
