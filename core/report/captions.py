@@ -77,7 +77,7 @@ CAPTIONS = {  # by the name of the figure
         "Each marker is a model, and models that are close here have similar weights. The distances between separate "
         "groups and the sizes of groups mean nothing.",
         "p_diff mixes with the originals without covering them.",
-        "p_diff forms a group of its own, so it is told apart from real checkpoints at once.",
+        "p_diff forms a group of its own, so its weights are unlike those of the checkpoints.",
     ),
     "pca_latents": Caption(
         "Map of the latents (PCA)",

@@ -28,6 +28,13 @@ COLUMNS = {
         "models; lower is newer, and 1 means the same errors",
     ),
 }
+SWEEP_CAPTION = (
+    "Above: accuracy. Filled markers on solid lines are the mean of the generated models, open markers on dotted lines "
+    "the best of them on test, half-filled markers on dashed lines the mean of the checkpoints. Below: the share of "
+    "errors that generated models have in common with their most similar checkpoint (max IoU). Small dots are single "
+    "runs with the same value.\n\n**Good:** filled markers above half-filled ones, at a low max IoU. **Bad:** filled "
+    "markers below half-filled ones, or a max IoU near 1, which means copies."
+)
 PAPER_COLUMN = Column(
     "paper: original / ensemble / p_diff", "published best test accuracies for this data set and architecture"
 )
@@ -101,16 +108,16 @@ def format_comparison_csv(runs: Sequence[ComparedRun]) -> str:
 
 def write_comparison(runs: Sequence[ComparedRun], folder: Path) -> Iterator[Path]:
     """Write compare.md, compare.csv, and sweep_<setting>.png and .svg; yield the path of each file."""
-    for name, text in (
-        ("compare.md", build_table(runs).explained_markdown() + "\n"),
-        ("compare.csv", format_comparison_csv(runs)),
-    ):
+    parts = [build_table(runs).explained_markdown()]
+    for name in swept_settings(runs):
+        short = name.removesuffix(CLASS)
+        files = save(draw_sweep(short, build_lines(runs, name)), folder, f"sweep_{short}")
+        parts += [f"## {short}", f"![Accuracy and max IoU over {short}]({files['svg'].name})", SWEEP_CAPTION]
+        yield from files.values()
+    for name, text in (("compare.md", "\n\n".join(parts) + "\n"), ("compare.csv", format_comparison_csv(runs))):
         with replacing(folder / name) as temporary:
             temporary.write_text(text)
         yield folder / name
-    for name in swept_settings(runs):
-        short = name.removesuffix(CLASS)
-        yield from save(draw_sweep(short, build_lines(runs, name)), folder, f"sweep_{short}").values()
 
 
 def build_lines(runs: Sequence[ComparedRun], name: str) -> Mapping[str, list[Point]]:

@@ -31,10 +31,11 @@ def label_points(drawn: Figure, axes: Axes, points: Mapping[str, tuple[float, fl
     for name, center in centers.items():
         text = axes.annotate(name, points[name], (0, 0), textcoords="offset points", fontsize=9, zorder=6)
         text.set_in_layout(False)
-        size = text.get_window_extent()
-        offset = choose_offset(np.array([size.width, size.height]) / scale, center / scale, taken, axes, scale)
+        extent = text.get_window_extent()
         text.remove()
-        drawn_text = axes.annotate(
+        size = np.array([extent.width, extent.height]) / scale
+        offset = choose_offset(size, center / scale, taken, axes, scale)
+        label = axes.annotate(
             name,
             points[name],
             tuple(offset),
@@ -46,13 +47,20 @@ def label_points(drawn: Figure, axes: Axes, points: Mapping[str, tuple[float, fl
             bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.7, "shrinkA": 0, "shrinkB": 4},
         )
-        drawn_text.set_in_layout(False)
-        taken.append(drawn_text.get_window_extent())
+        label.set_in_layout(False)
+        taken.append(label_box(size, center / scale, offset, scale))
+
+
+def label_box(size: np.ndarray, center: np.ndarray, offset: np.ndarray, scale: float) -> Bbox:
+    """Return the box in pixels of a label of this size whose middle lies at this offset, all in points."""
+    (x, y), (width, height) = (center + offset - size / 2) * scale, size * scale
+    return Bbox.from_bounds(x, y, width, height)
 
 
 def square(center: np.ndarray, side: float) -> Bbox:
     """Return the square of this side around a point."""
-    return Bbox.from_bounds(*(center - side / 2), side, side)
+    x, y = center - side / 2
+    return Bbox.from_bounds(x, y, side, side)
 
 
 def choose_offset(size: np.ndarray, center: np.ndarray, taken: list[Bbox], axes: Axes, scale: float) -> np.ndarray:
@@ -66,7 +74,7 @@ def choose_offset(size: np.ndarray, center: np.ndarray, taken: list[Bbox], axes:
     ]
 
     def cost(offset: np.ndarray) -> float:
-        box = Bbox.from_bounds(*((center + offset - size / 2) * scale), *(size * scale))
+        box = label_box(size, center, offset, scale)
         covered = sum(area(Bbox.intersection(box, other)) for other in taken)
         outside = box.width * box.height - area(Bbox.intersection(box, inside))
         line = [(center + share * offset) * scale for share in LINE_SHARES]

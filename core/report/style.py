@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, Literal, ParamSpec, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,7 +27,9 @@ from core.evaluation.kinds import (
 from core.runtime.artifacts import replacing
 
 Drawing = ParamSpec("Drawing")
-Marker: TypeAlias = str | tuple[int, int, int]  # a name of matplotlib, or (corners, 1 for a star, rotation in degrees)
+Marker: TypeAlias = (
+    str | tuple[int, Literal[0, 1, 2], int]
+)  # a name of matplotlib, or (corners, 1 for a star, rotation in degrees)
 
 FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker); Okabe and Ito's palette, extended
     ORIGINAL: ("#3b3b3b", "o"),

@@ -34,7 +34,7 @@ class Point(NamedTuple):
     max_iou: float | None  # mean over the generated models
 
 
-MEASURES = {  # measure -> (line style, fill of the marker, label)
+MEASURES: dict[str, tuple[str, Any, str]] = {  # measure -> (line style, fill of the marker, label)
     "p_diff_mean": ("-", "full", "p_diff mean"),
     "p_diff_best": (":", "none", "p_diff best on test"),
     "original_mean": ("--", "left", "original mean"),
@@ -79,8 +79,9 @@ def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
 
 
 def line_look(index: int, measure: str, *, joined: bool) -> dict[str, Any]:
-    """Return matplotlib's keywords for one measure of one line."""
-    color, marker = LINE_LOOKS[index % len(LINE_LOOKS)]
+    """Return matplotlib's keywords for one measure of one line. Lines beyond the palette reuse colors with other markers."""
+    count = len(LINE_LOOKS)
+    color, marker = LINE_LOOKS[index % count][0], LINE_LOOKS[(index + index // count) % count][1]
     dashes, fill, _ = MEASURES[measure]
     return {"color": color, "marker": marker, "fillstyle": fill, "ls": dashes if joined else ""}
 

@@ -63,7 +63,9 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {
     ),
     "within_iou_mean": (
         Column(
-            "IoU within", "the same share between two models of this source, mean over pairs; lower is more diverse"
+            "IoU within",
+            "share of wrong test images in common between two models of this source, mean over pairs; lower is more "
+            "diverse",
         ),
         format_number,
     ),

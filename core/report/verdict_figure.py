@@ -26,7 +26,7 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     """
     has_iou = any(comparison.max_iou is not None for comparison in comparisons)
     drawn = make_figure(1.6 + 0.27 * len(comparisons))
-    drawn.get_layout_engine().set(wspace=0.06)
+    drawn.set_layout_engine("constrained", wspace=0.06)
     panels = drawn.subplots(1, 2 if has_iou else 1, sharey=True, squeeze=False)[0]
     rows = range(len(comparisons) - 1, -1, -1)  # so that the first comparison stands at the top
     for row, comparison in zip(rows, comparisons, strict=True):

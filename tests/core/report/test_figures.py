@@ -15,7 +15,7 @@ from core.report import behavior_figures, weight_figures
 from core.report.gallery import find_nearest_pairs, subsample
 from core.report.run_files import RunFiles, read_run
 from core.report.style import WEIGHT_COLORS, save, source_styles
-from core.report.sweep_figure import LINE_LOOKS, MEASURES, Point, draw_sweep
+from core.report.sweep_figure import LINE_LOOKS, MEASURES, Point, draw_sweep, line_look
 from core.report.verdict_figure import LOOKS, draw_differences
 
 SOURCES = ["original", "ensemble", "p_diff", "noised_0.05", "noised_0.15", "average_16", "gaussian"]
@@ -189,7 +189,9 @@ def test_sources_differ_by_marker_and_lines_by_marker_or_dashes_so_that_print_ne
         for _, marker in styles.values()
     }
     assert len(shapes) == len(styles)
-    assert len({marker for _, marker in LINE_LOOKS}) == len(LINE_LOOKS)
+    looks = [line_look(index, "p_diff_mean", joined=True) for index in range(2 * len(LINE_LOOKS))]
+    assert len({look["marker"] for look in looks[: len(LINE_LOOKS)]}) == len(LINE_LOOKS)
+    assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
     assert len({dashes for dashes, *_ in MEASURES.values()}) == len({fill for _, fill, _ in MEASURES.values()}) == 3
     samples = {source: rng.normal(size=(20, 1)) for source in ("original", "p_diff", "gaussian")}
     assert len({line.get_linestyle() for line in weight_figures.draw_densities(samples, [0]).axes[0].lines}) == 3
