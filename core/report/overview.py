@@ -5,6 +5,7 @@ from typing import NamedTuple
 from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.evaluation.verdict import Decision, Difference, Verdict
 from core.report.cells import format_number, format_signed
+from core.report.glossary import explain_sources
 from core.report.run_files import RunFiles
 from core.report.tables import format_signed_interval
 
@@ -77,13 +78,14 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
     if verdict is None:
         return []
     baseline = verdict.best_average
-    against = verdict.against(baseline)
+    against, explanation = verdict.against(baseline), explain_sources([baseline]).get(baseline)
     numbers = [
         KeyNumber(
             f"Accuracy against {baseline}",
             f"{format_signed(against.accuracy.value, 100, 2)} points",
             word_decision(against.accuracy, "more accurate", "less accurate"),
-            f"{word_interval(against.accuracy, 100, 2)}Above 0 is better.",
+            f"{word_interval(against.accuracy, 100, 2)}Above 0 is better."
+            + (f" {baseline}: {explanation}." if explanation else ""),
             choose_tone(against.accuracy),
         )
     ]

@@ -79,7 +79,10 @@ def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
 
 
 def line_look(index: int, measure: str, *, joined: bool) -> dict[str, Any]:
-    """Return matplotlib's keywords for one measure of one line. Lines beyond the palette reuse colors with other markers."""
+    """Return matplotlib's keywords for one measure of one line.
+
+    Lines beyond the palette reuse its colors with other markers.
+    """
     count = len(LINE_LOOKS)
     color, marker = LINE_LOOKS[index % count][0], LINE_LOOKS[(index + index // count) % count][1]
     dashes, fill, _ = MEASURES[measure]
