@@ -1,4 +1,4 @@
-"""The pages tell the truth: links lead somewhere, commands are accepted, overrides and defaults are those of configs/."""
+"""Checks of the pages: their links, commands, overrides, defaults and examples fit the code and configs/."""
 
 import argparse
 import importlib
@@ -74,13 +74,12 @@ def hydra_arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-def parsed_module(words: list[str]) -> tuple[str, list[str]] | None:
-    """The module with an argument parser that a command runs, and its arguments."""
+def parsed_module(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The module with an argument parser that a command runs, and its arguments; nothing for any other command."""
     if words[:2] == ["python", "-m"] and words[2].startswith("scripts."):
-        return words[2], words[3:]
+        yield words[2], words[3:]
     if words[0] == "bash" and words[1] in PARSERS:
-        return PARSERS[words[1]], words[2:]
-    return None
+        yield PARSERS[words[1]], words[2:]
 
 
 @cache
@@ -102,23 +101,9 @@ def jobs(arguments: list[str]) -> list[list[str]]:
     return [job for batch in batches for job in batch]
 
 
-HYDRA = sorted(
-    {
-        (page, tuple(arguments))
-        for page in PAGES
-        for words in commands(page)
-        if (arguments := hydra_arguments(words)) is not None
-    }
-)
-PARSED = sorted(
-    {
-        (page, module, tuple(arguments))
-        for page in PAGES
-        for words in commands(page)
-        if (found := parsed_module(words)) is not None
-        for module, arguments in [found]
-    }
-)
+COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+HYDRA = {tuple(given): page for page, words in COMMANDS if (given := hydra_arguments(words)) is not None}
+PARSED = {(module, *given): page for page, words in COMMANDS for module, given in parsed_module(words)}
 
 
 def test_the_readme_is_short():
@@ -151,14 +136,15 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def test_there_are_commands_to_check():
-    assert len(HYDRA) > 40 and len({module for _, module, _ in PARSED}) >= 5
-    assert any(len(jobs(list(arguments))) > 3 for _, arguments in HYDRA)
+    assert len(HYDRA) > 40 and len({module for module, *_ in PARSED}) >= 5
+    assert any(len(jobs(list(arguments))) > 3 for arguments in HYDRA)
 
 
-@pytest.mark.parametrize("page, arguments", HYDRA, ids=[" ".join(arguments) or "no_override" for _, arguments in HYDRA])
-def test_a_command_fits_the_configuration(page, arguments):
+@pytest.mark.parametrize("arguments", HYDRA, ids=[f"{page} {' '.join(given)}" for given, page in HYDRA.items()])
+def test_a_command_fits_the_configuration(arguments):
     for overrides in jobs(list(arguments)):
-        cfg = OmegaConf.masked_copy(composed(*overrides), [key for key in composed() if key != "hydra"] + ["experiment"])
+        found = composed(*overrides)
+        cfg = OmegaConf.masked_copy(found, [section for section in found if section != "hydra"])
         OmegaConf.resolve(cfg)
         check_ranges(cfg)
         assert cfg.mode in STAGES
@@ -173,15 +159,16 @@ class Parsed(Exception):
     """The arguments were accepted."""
 
 
-@pytest.mark.parametrize("page, module, arguments", PARSED, ids=[f"{name} {args}" for _, name, args in PARSED])
-def test_arguments_of_a_script_are_accepted(page, module, arguments, monkeypatch):
+@pytest.mark.parametrize("command", PARSED, ids=[f"{page} {' '.join(given)}" for given, page in PARSED.items()])
+def test_arguments_of_a_script_are_accepted(command, monkeypatch):
     def parse_and_stop(*args: Any, **options: Any) -> None:
         parse_args(*args, **options)
         raise Parsed
 
     parse_args = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.setattr(sys, "argv", list(command))
+    module = command[0]
     package = (ROOT / module.replace(".", "/")).is_dir()
     with pytest.raises(Parsed):
         importlib.import_module(f"{module}.__main__" if package else module).main()
@@ -200,7 +187,7 @@ OVERRIDES = ROW.findall(USAGE[USAGE.index("## All overrides") : USAGE.index("## 
 
 def test_the_tables_of_overrides_are_read():
     sections = {name.split(".")[0].split("/")[0] for name, _, _ in OVERRIDES}
-    assert len(OVERRIDES) > 80 and sections >= set(composed()) - {"hydra", "experiment"}
+    assert len(OVERRIDES) > 80 and sections >= set(composed()) - {"hydra"}
 
 
 @pytest.mark.parametrize("name, default, meaning", OVERRIDES, ids=[name for name, _, _ in OVERRIDES])
@@ -244,7 +231,7 @@ def leaves(node: Any, name: str = "") -> Iterator[str]:
 def test_the_example_of_own_checkpoints_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
     page = "docs/own_checkpoints.md"
     (code,) = blocks(page, "python")
-    run_it, imported, then = (words for words in commands(page)[2:])
+    run_it, imported, then = commands(page)[2:]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_code.py").write_text(code)
