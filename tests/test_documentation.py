@@ -21,6 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import CONFIGS, plain, with_slashes
 from core.command_line.ranges import check_ranges
+from core.evaluation.verdict import Novelty, Outcome
+from core.report import gallery
+from core.report.style import FAMILY_STYLES
+from core.report.tables import MEASURES
 from core.training.system import SystemSpec
 from scripts import import_checkpoints
 from tasks.specification import TaskSpec
@@ -226,6 +230,23 @@ def leaves(node: Any, name: str = "") -> Iterator[str]:
             yield from leaves(value, f"{name}.{key}" if name else key)
     else:
         yield name
+
+
+def first_column(heading: str) -> list[str]:
+    """The first cells of the tables in one section of the page on the report."""
+    text = PAGES["docs/reading_the_report.md"].read_text()
+    section = text[text.index(f"\n## {heading}\n") + 1 :].partition("\n## ")[0]
+    return [cell.strip("`") for cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE)]
+
+
+def test_the_page_on_the_report_explains_all_that_is_in_it():
+    assert {name.split("_")[0] for name in FAMILY_STYLES} <= {name.split("_")[0] for name in first_column("Sources")}
+    columns = {name.strip() for cell in first_column("Columns") for name in cell.split(",")}
+    assert {column.label.removesuffix(" %") for column, _ in MEASURES.values()} <= columns
+    assert {*Outcome, *Novelty} <= set(first_column("Verdict"))
+    titles = Path(gallery.__file__).read_text()
+    figures = first_column("Figures")[1:]
+    assert len(figures) >= 10 and not [title for title in figures if title not in titles]
 
 
 def test_the_example_of_own_checkpoints_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
