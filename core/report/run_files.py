@@ -165,8 +165,11 @@ def read_run(path: Path) -> RunFiles:
         if table is not None:
             run.tables[row["source"]] = table
     drop_mismatched_tables(run)
-    run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
-    run.training_history = run.attempt(read_history, layout.training_history)
+    # A VAE has no reverse process, and imported checkpoints have no training history: neither file is missing then.
+    if layout.trajectories.is_file() or run.setting("system", "denoiser"):
+        run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
+    if layout.training_history.is_file():
+        run.training_history = run.attempt(read_history, layout.training_history)
     return run
 
 

@@ -36,8 +36,8 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[s
 
 
 def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
-    """Return up to `most` differences as text, such as "task.seed=42 there, 43 here" (there: stored, here: current)."""
-    shown = [f"{name}={there} there, {here} here" for name, (there, here) in list(differing.items())[:most]]
+    """Return up to `most` differences as text, such as "task.seed=42 stored, 43 now"."""
+    shown = [f"{name}={before} stored, {now} now" for name, (before, now) in list(differing.items())[:most]]
     more = len(differing) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 

@@ -47,8 +47,8 @@ def test_false_zero_and_absent_are_told_apart():
 
 def test_the_sentence_names_both_values_and_counts_the_rest():
     differing = differences({f"n{index}": 0 for index in range(9)}, {f"n{index}": 1 for index in range(9)})
-    assert describe(differing, most=2) == "n0=0 there, 1 here; n1=0 there, 1 here; and 7 more"
-    assert describe({"n": (0, 1)}) == "n=0 there, 1 here"
+    assert describe(differing, most=2) == "n0=0 stored, 1 now; n1=0 stored, 1 now; and 7 more"
+    assert describe({"n": (0, 1)}) == "n=0 stored, 1 now"
 
 
 def test_the_digest_depends_on_content_and_not_on_order():
