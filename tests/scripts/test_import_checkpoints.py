@@ -70,9 +70,10 @@ def stored(folder: str = "runs") -> CheckpointSet:
 
 
 def next_command(printed: str) -> list[str]:
-    words = shlex.split(printed[printed.index("next: ") + len("next: ") :])
-    assert words[:2] == ["python", "train_p_diff.py"]
-    return words[2:]
+    """Return the overrides of the command in the last line of an import."""
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:3] == ["next:", "python", "train_p_diff.py"]
+    return command[3:]
 
 
 def run_printed(place, capsys, *overrides):
@@ -100,6 +101,25 @@ def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, 
         foreign.make_network().load_state_dict(load_file("outputs/runs/generated/000.safetensors"))
         config = (place.path / "outputs/runs/config.yaml").read_text()
         assert "name: test_resnet" in config and "layer4.0.bn2.*" in config
+
+
+def test_the_summary_has_a_line_for_each_fact_and_ends_with_the_next_command(place, capsys, states):
+    foreign.write(states[:3], place.path / "runs")
+    assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["checkpoints", "parameters", "accuracy", "wrote", "next"]
+    assert_names(lines["checkpoints"], 3, "epoch5.pth", "epoch7.pth")
+    assert_names(lines["parameters"], stored().subset.num_params, len(stored().subset.names))
+    assert_names(lines["accuracy"], *(f"{100 * extreme:.2f}" for extreme in stored().accuracy_K.aminmax()))
+    assert lines["wrote"].strip() == "param_data/runs/checkpoints.safetensors" == str(stored().path)
+
+
+def test_the_help_gives_the_default_of_every_option_and_an_example(place, capsys):
+    assert call(place, "--help") == 0
+    options, _, examples = capsys.readouterr().out.partition("\nfiles:")[2].partition("\nexamples:")
+    described = re.split(r"\n  (?=--)", options)[1:]
+    assert len(described) == 13 and all(re.search(r"\((default:|no\s+default|required)", one) for one in described)
+    assert "python -m scripts.import_checkpoints --model" in examples
 
 
 @pytest.mark.parametrize(
