@@ -24,7 +24,7 @@ from core.training.stage_modules import AutoencoderModule
 from scripts.benchmark.contest import read_peak, synchronize
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
-# Largest D for the paper's autoencoder: at D = 100,000 one step took two minutes and 22 GB.
+# Largest D for the paper's autoencoder. One step took two minutes and 22 GB at D = 100,000, and its cost grows like D.
 LARGEST_PAPER_SIZE = 2_048
 PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288 with batch 50 (p-diff v3)
 BATCH, STEPS, PAPER_STEPS = 50, 8, 2
@@ -39,19 +39,11 @@ def measure_growth(device: torch.device) -> tuple[list[dict[str, Any]], str]:
             path = Path(folder) / "checkpoints.safetensors"
             run_in_new_process(partial(write_checkpoints, path, num_checkpoints, num_params))
             row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
-            row |= {
-                f"chunked_{name}": value
-                for name, value in run_in_new_process(
-                    partial(train, ChunkedAutoencoder, STEPS, path, device=device)
-                ).items()
-            }
+            chunked = run_in_new_process(partial(train, ChunkedAutoencoder, STEPS, path, device=device))
+            row |= {f"chunked_{name}": value for name, value in chunked.items()}
             if num_params <= LARGEST_PAPER_SIZE:
-                row |= {
-                    f"paper_{name}": value
-                    for name, value in run_in_new_process(
-                        partial(train, ConvAutoencoder, PAPER_STEPS, path, device=device)
-                    ).items()
-                }
+                paper = run_in_new_process(partial(train, ConvAutoencoder, PAPER_STEPS, path, device=device))
+                row |= {f"paper_{name}": value for name, value in paper.items()}
             rows.append(row)
     return rows, format_table(rows)
 

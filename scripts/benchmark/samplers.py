@@ -79,7 +79,7 @@ def average_max_iou(scores: Scores, originals: Scores) -> float:
     """
     if scores.wrong_MN is None or originals.wrong_MN is None:
         raise UserError(
-            "--run has scores without wrong images, which this comparison needs. Set --run to a classification run"
+            "the scores of this run do not record wrong images, which max IoU needs. Set --run to a classification run"
         )
     return float(max_iou(scores.wrong_MN, originals.wrong_MN).mean())
 

@@ -51,9 +51,8 @@ def make_scoring_loops(device: torch.device, rehearse: bool) -> list[Loop]:
     """Return the loop that scores ResNet-18 with its frozen part cached, in TF32 on a GPU."""
     subject = make_resnet18(rehearse, num_models=20)
     scorer = make_scorer(subject, "fp32" if device.type == "cpu" else "tf32", device)
-    return [
-        Loop("scoring", "model", len(subject.vectors_MD), partial(measure_warm, lambda: scorer(subject.vectors_MD)))
-    ]
+    run = partial(measure_warm, lambda: scorer(subject.vectors_MD))
+    return [Loop("scoring", "model", len(subject.vectors_MD), run)]
 
 
 def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
@@ -67,7 +66,7 @@ def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
         models = count(1)
 
         def make_optimizer(parameters: Iterable[Tensor]) -> Optimizer:
-            if next(models) == 2:  # The first model is the warm-up, since the network is traced for it.
+            if next(models) == 2:  # the first model is the warm-up, in which the network is traced
                 meter.begin()
             return torch.optim.AdamW(parameters, lr=0.03)
 

@@ -6,14 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_NEEDED = (
-    "pytest-xdist",
-    "selenium",
-    "ruff",
-    "mypy",
-    "codespell",
-    "pre-commit",
-)  # only the whole test suite uses them
+# Only the whole test suite uses these packages.
+NOT_NEEDED = ("pytest-xdist", "selenium", "ruff", "mypy", "codespell", "pre-commit")
 ANTLR = "antlr4-python3-runtime==4.9.3"  # the series that hydra-core and omegaconf require
 
 
@@ -30,9 +24,8 @@ def find_missing_packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             wrong[f"{name}{relation}{lowest}"] = "missing"
             continue
-        if parse_release(found) < parse_release(lowest) or (
-            relation == "==" and parse_release(found)[:2] != parse_release(lowest)[:2]
-        ):
+        release, required = parse_release(found), parse_release(lowest)
+        if release < required or (relation == "==" and release[:2] != required[:2]):
             wrong[f"{name}{relation}{lowest}"] = f"found {found}"
     return wrong
 
