@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -24,6 +23,7 @@ from core.command_line.ranges import check_ranges
 from core.command_line.run_command import run_command
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
+from scripts.console import make_parser
 from tasks.importing.import_checkpoints import import_checkpoints
 from tasks.importing.state_files import list_state_files
 from tasks.networks.build import ModelSpec
@@ -37,13 +37,7 @@ WHOLE_NETWORK = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line; end the process where they do not name a network and its images."""
-    description, _, examples = (__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.import_checkpoints",
-        description=description,
-        epilog=f"examples:\n{indent(examples, '  ')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m scripts.import_checkpoints", __doc__)
     add_file_options(parser.add_argument_group("files"))
     add_network_options(parser.add_argument_group("network (give --model or --score-with)"))
     add_subset_options(parser.add_argument_group("generated parameters"))

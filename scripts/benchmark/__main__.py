@@ -5,9 +5,7 @@ python -m scripts.benchmark samplers --run outputs/digits_resnet18/ae_ddpm
 """
 
 import argparse
-import sys
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from core.runtime.provenance import provenance
 from core.runtime.trainer import pick_device
 from scripts.benchmark import growth, loading, samplers, sampling, scoring, training
 from scripts.benchmark.contest import measure
+from scripts.console import make_parser, print_line
 
 # Stages in which our code and the reference procedure run in turn.
 CONTESTS = {"scoring": scoring, "sampling": sampling, "loading": loading, "training": training}
@@ -34,29 +33,24 @@ def main() -> None:
     machine, results = provenance(), {}
     torch_version = f"torch {machine['versions']['torch']}"
     parts = [f"{machine['time']}, {machine['device']}, {machine['threads']} threads, {torch_version}, {device.type}"]
-    print_now(parts[0])
+    print_line(parts[0])
     for stage in stages:
         results[stage], text = measure_stage(stage, device, chosen)
         parts.append(f"## {stage}\n\n{text}")
-        print_now(f"\n{parts[-1]}")
+        print_line(f"\n{parts[-1]}")
     if not chosen.out:
-        print_now("\nNo file was written. Set --out FOLDER to keep benchmark.md and benchmark.json.")
+        print_line("\nNo file was written. Set --out FOLDER to keep benchmark.md and benchmark.json.")
         return
     write_json(chosen.out / "benchmark.json", {"machine": machine, "repeats": chosen.repeats, **results})
     with replacing(chosen.out / "benchmark.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
-    print_now(f"\nwrote: {chosen.out}/benchmark.md and {chosen.out}/benchmark.json")
+    print_line(f"\nwrote: {chosen.out}/benchmark.md and {chosen.out}/benchmark.json")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line; end the process where they contradict each other."""
-    description, _, examples = (__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark",
-        description=f"{description}\nRun it on a machine that does nothing else meanwhile.",
-        epilog=f"examples:\n{indent(examples, '  ')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    note = "Run it on a machine that does nothing else meanwhile."
+    parser = make_parser("python -m scripts.benchmark", __doc__, note)
     parser.add_argument(
         "stages",
         nargs="*",
@@ -84,12 +78,6 @@ def parse_arguments() -> argparse.Namespace:
     if "samplers" in chosen.stages and not chosen.run:
         parser.error("the stage samplers needs a trained generator: set --run to the output_dir of a finished run")
     return chosen
-
-
-def print_now(text: str) -> None:
-    """Write text and flush it, since a stage takes minutes."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def measure_stage(stage: str, device: torch.device, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:

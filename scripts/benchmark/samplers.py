@@ -28,7 +28,7 @@ NUM_MODELS = 200
 
 def restore_task(config: Any, accelerator: str, checkpoints: CheckpointSet) -> Task:
     """Return the task of a run, given the content of its config.yaml."""
-    # No checkpoint is collected here, and config.yaml of earlier versions lacks the kind, so any kind will do.
+    # No checkpoint is collected here. Earlier versions did not record the kind of collection, so any valid one is set.
     spec = TaskSpec.from_config({**config["task"], "collect": {"kind": "independent", "runs": len(checkpoints)}})
     scoring = ScoringSpec.from_config(config["scoring"], num_workers=spec.data.num_workers, accelerator=accelerator)
     return Task.restore(spec, scoring, checkpoints)

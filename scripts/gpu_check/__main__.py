@@ -5,25 +5,19 @@ bash scripts/gpu_check.sh --only scoring --only training --out outputs/gpu_check
 bash scripts/gpu_check.sh --rehearse --out outputs/rehearsal
 """
 
-import argparse
 import sys
 from pathlib import Path
-from textwrap import indent
 
-# Other modules are imported later, after the check that no package is missing.
+# These modules need the standard library alone. The rest is imported once no package is missing.
+from scripts.console import make_parser, print_line
 from scripts.gpu_check.packages import explain_missing, find_missing_packages
 from scripts.gpu_check.parts import PARTS, Part
 
 
 def main() -> int:
     """Run the chosen parts; return the exit status, which is 1 if a part failed."""
-    description, _, examples = (__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="bash scripts/gpu_check.sh",
-        description=f"{description}\nWithout a GPU it describes the parts and exits with 0.",
-        epilog=f"examples:\n{indent(examples, '  ')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    note = "Without a GPU it describes the parts and exits with 0."
+    parser = make_parser("bash scripts/gpu_check.sh", __doc__, note)
     parser.add_argument(
         "--only",
         action="append",
@@ -64,7 +58,7 @@ def check(parts: list[Part], out: Path, rehearse: bool) -> int:
 
     from core.runtime.artifacts import replacing, write_json
     from scripts.gpu_check.report import collect_results, describe_plan, format_page
-    from scripts.gpu_check.running import print_line, run_parts
+    from scripts.gpu_check.running import run_parts
 
     if not rehearse and not torch.cuda.is_available():
         print_line(describe_plan(parts))

@@ -53,7 +53,7 @@ PARTS = (
     ),
     Part(
         "profile",
-        "the most expensive kernels of each hot loop, and what makes it wait",
+        "the most expensive kernels of each hot loop, and how often it waits",
         "the GPU is busy 80 % of the time",
     ),
 )

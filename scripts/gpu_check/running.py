@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.runtime.artifacts import read_json
+from scripts.console import print_line
 from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.parts import Part
 
@@ -43,12 +43,6 @@ def run_parts(parts: Sequence[Part], folder: Path, rehearse: bool) -> list[Outco
         if outcomes[-1].result != "passed":
             print_line(read_tail(folder / f"{part.name}.log"))
     return outcomes
-
-
-def print_line(text: str) -> None:
-    """Write a line to stdout and flush it, since a part may take minutes."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def run_part(part: Part, folder: Path, rehearse: bool) -> Outcome:

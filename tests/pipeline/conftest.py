@@ -31,7 +31,7 @@ ENTRY_POINTS = {"task_training.py": task_training.main, "train_p_diff.py": train
 
 @dataclass
 class Outcome:
-    """The value that a command exits with: 0, another status, or the text that Python prints on stderr."""
+    """Exit of a command: a status, or the text that Python prints on stderr before it exits with 1."""
 
     error: str | int
 
@@ -43,15 +43,15 @@ def assert_one_line(error: str | int | None) -> str:
 
 
 def assert_names(error: str, *words: object) -> None:
-    """Check that an error holds each name, value and number as a word of its own, whatever the prose around it."""
+    """Check that each name, value and number occurs in an error as a whole word; the prose around it is free."""
     for word in map(str, words):
-        start = r"(?<![\w-])" if word[0].isalnum() else ""  # no part of a longer name, such as pytest's folder pytest-6
+        start = r"(?<![\w-])" if word[0].isalnum() else ""  # rules out parts of names, such as 6 in pytest-6
         end = r"\b" if word[-1].isalnum() else ""
         assert re.search(start + re.escape(word) + end, error), f"{word!r} is missing in: {error}"
 
 
 class Workplace:
-    """A folder in which commands are run as a user would run them."""
+    """Folder in which commands are run as a user would run them."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         self.path, self.monkeypatch = path, monkeypatch

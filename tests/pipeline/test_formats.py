@@ -1,4 +1,4 @@
-"""Files that earlier versions wrote are still read, give the same numbers, and match their settings."""
+"""Tests that files of earlier versions are still read, give the same numbers, and match their settings."""
 
 import shutil
 from pathlib import Path

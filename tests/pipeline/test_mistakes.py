@@ -1,4 +1,4 @@
-"""A user's mistake ends in one line that names the value, and no file is lost."""
+"""Tests that a user's mistake ends in one line that names the value, and that no file is lost."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_a_wrong_value_is_named(workplace, script, override, words):
     assert workplace.metrics() == before
 
 
-def test_a_misspelt_override_is_refused(workplace, capsys):
+def test_a_misspelled_override_is_refused(workplace, capsys):
     assert workplace.run("train_p_diff.py", "task.parm.k=5").error == 1
     shown = capsys.readouterr().err
     assert "parm" in shown and "Traceback" not in shown

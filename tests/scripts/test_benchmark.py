@@ -1,7 +1,9 @@
 """Tests of the benchmark: its arithmetic, and that both sides of a contest do the same work. Times are not checked."""
 
+import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
 from core.networks.linear_autoencoders import ChunkedAutoencoder
+from core.runtime.artifacts import read_json
+from scripts.benchmark import __main__ as command
 from scripts.benchmark import contest, growth, loading, sampling, scoring, training
 from scripts.benchmark.__main__ import format_table
 from scripts.benchmark.contest import Contest, Cost, measure, measure_cost, read_peak, reset_peak
@@ -40,6 +44,40 @@ def test_ratios_are_taken_pair_by_pair_and_per_unit(monkeypatch):
         .split("|")[1:-1]
     ]
     assert cells == ["c", "model", "1e+03", "3e+04", "30", "10–40", "6", "–"]
+
+
+def called(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    command.main()
+
+
+def test_the_tables_and_the_files_of_a_stage_are_named_in_the_last_line(monkeypatch, capsys, tmp_path):
+    case = Contest("loading", "a case", "call", ours=lambda: None, reference=lambda: None)
+    monkeypatch.setitem(command.CONTESTS, "loading", SimpleNamespace(make_contests=lambda device: [case]))
+    called(monkeypatch, "loading", "--repeats", "1", "--accelerator", "cpu", "--out", str(tmp_path))
+    printed = capsys.readouterr().out
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "## loading" in page and "| a case |" in page and page in printed
+    (row,) = read_json(tmp_path / "benchmark.json")["loading"]
+    assert row["case"] == "a case" and row["ours_seconds"] > 0
+    last = printed.splitlines()[-1]
+    assert f"{tmp_path}/benchmark.md" in last and f"{tmp_path}/benchmark.json" in last
+
+
+def test_without_a_folder_no_file_is_written_and_the_last_line_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(command.CONTESTS, "loading", SimpleNamespace(make_contests=lambda device: []))
+    called(monkeypatch, "loading", "--accelerator", "cpu")
+    assert "--out" in capsys.readouterr().out.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, named", [(["lodaing"], "lodaing"), (["--repeats", "0"], "--repeats 0"), (["samplers"], "--run")]
+)
+def test_a_wrong_argument_ends_the_benchmark(monkeypatch, capsys, words, named):
+    with pytest.raises(SystemExit) as stopped:
+        called(monkeypatch, *words)
+    assert stopped.value.code == 2 and named in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system cannot reset the peak of memory")
