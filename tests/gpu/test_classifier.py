@@ -1,4 +1,4 @@
-"""The classifier on a GPU: trained in TF32, on several devices, fine-tuned, and its snapshots."""
+"""Tests of the classifier on a GPU: precisions, several devices, and the collected checkpoints."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TASK = (
 
 
 class Products(Callback):
-    """Record of how float32 numbers are multiplied while a fit runs, and on which device."""
+    """Callback that records the device and the TF32 settings during a fit."""
 
     def __init__(self):
         self.seen = set()
@@ -43,7 +43,7 @@ def train(cfg, data, state_dir, *extra):
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False)])
-def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data, tmp_path, precision, tf32):
+def test_the_classifier_trains_in_the_chosen_precision(device, data, tmp_path, precision, tf32):
     before, products = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32), Products()
     trained = train(configuration(device, *TASK, f"trainer.precision={precision}"), data, tmp_path / "state", products)
     assert products.seen == {(tf32, tf32, device.type)}
@@ -52,7 +52,7 @@ def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data,
     assert not torch.equal(trained.history_ED[0], trained.history_ED[-1])
 
 
-def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data):
+def test_collecting_returns_k_different_checkpoints(device, data):
     torch.manual_seed(0)
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
