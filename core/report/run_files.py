@@ -166,7 +166,7 @@ def read_run(path: Path) -> RunFiles:
             run.tables[row["source"]] = table
     drop_mismatched_tables(run)
     # A VAE has no reverse process, and imported checkpoints have no training history: neither file is missing then.
-    if layout.trajectories.is_file() or run.setting("system", "denoiser"):
+    if layout.trajectories.is_file() or run.setting("system", "sampler"):
         run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
     if layout.training_history.is_file():
         run.training_history = run.attempt(read_history, layout.training_history)
