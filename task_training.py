@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, plain
+from core.command_line.entry_point import entry_point, to_plain
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
-from core.runtime.settings import digest
+from core.runtime.settings import hash_settings
 from core.runtime.trainer import count_devices
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
-    task = TaskSpec.from_config(plain(cfg.task))
+    task = TaskSpec.from_config(to_plain(cfg.task))
     scoring = ScoringSpec.from_config(
-        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     path = Path(task.param.path)
     settings = task.record() | record_machine(
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
                 f"{path} already holds imported checkpoints; run train_p_diff.py on them, "
                 "or set task.param.path=FILE to another file to train a classifier"
             )
-        stored.require(settings)
+        stored.require_settings(settings)
         log.info(
             "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
         )
         return
 
-    state_dir = path.parent / f"training_state_{digest(settings)}"
+    state_dir = path.parent / f"training_state_{hash_settings(settings)}"
     checkpoints = collect_checkpoints(
         task,
         open_images(task),

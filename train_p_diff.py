@@ -17,27 +17,27 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, plain, sweep_suffix
+from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
 from core.evaluation.audit import audit
 from core.evaluation.evaluate import Scoring, score_run
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.sources import Material, SourceOptions
-from core.evaluation.summary import summary
+from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
-from core.generation.generator_file import load_generator_of
+from core.generation.generator_file import load_matching_generator
 from core.publishing.export import export
 from core.report.page import write_page
-from core.report.sentences import worded
-from core.report.tables import closing_words
+from core.report.sentences import word_verdict
+from core.report.tables import format_closing_words
 from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
-from core.runtime.trainer import on_one_device, pick_device
+from core.runtime.trainer import limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
-from core.training.system import SystemSpec, training_settings
+from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
 from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
@@ -58,11 +58,11 @@ def main(cfg: DictConfig) -> None:
     """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
     if cfg.mode not in STAGES:
         raise UserError(f"mode={cfg.mode} is invalid; set mode to one of {', '.join(STAGES)}")
-    run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
+    run = RunDirectory(Path(cfg.output_dir) / format_sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
-    task, system = TaskSpec.from_config(plain(cfg.task)), SystemSpec.from_config(plain(cfg.system))
+    task, system = TaskSpec.from_config(to_plain(cfg.task)), SystemSpec.from_config(to_plain(cfg.system))
     scoring = ScoringSpec.from_config(
-        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     if cfg.mode == "generate":
         generate(cfg, task, system, run=run, stages=stages)
@@ -70,10 +70,10 @@ def main(cfg: DictConfig) -> None:
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
-    settings = training_settings(system, checkpoints, cfg.seed)
+    settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # recorded by training alone, since a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
-    run.begin({**plain(cfg), "task": task.to_config()}, settings, cfg.mode)
+    run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
         train(cfg, system, checkpoints, run=run, stages=stages)
     generator = open_generator(cfg, system, checkpoints, run)
@@ -95,7 +95,7 @@ def train(
         checkpoints,
         seed=cfg.seed,
         state_dir=run.training_state,
-        make_trainer=on_one_device(instantiate(cfg.trainer)),
+        make_trainer=limit_to_one_device(instantiate(cfg.trainer)),
         loggers=make_loggers(cfg.logger, run.path),
         stages=stages,
     )
@@ -106,7 +106,7 @@ def open_generator(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, run: RunDirectory
 ) -> WeightGenerator:
     """Load the generator of a run onto the device, with the sampler of the present configuration."""
-    generator = load_generator_of(run.generator, checkpoints)
+    generator = load_matching_generator(run.generator, checkpoints)
     return generator.use_sampler(system.sampler).to(pick_device(cfg.trainer.accelerator))
 
 
@@ -135,7 +135,7 @@ def score_and_report(
     stages: Stages,
 ) -> None:
     """Score the generated models and all baselines, then write metrics.json, the report and the exported models."""
-    options = SourceOptions(**plain(cfg.evaluation))
+    options = SourceOptions(**to_plain(cfg.evaluation))
     with stages.stage("score") as progress:
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
@@ -146,8 +146,8 @@ def score_and_report(
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
-            **summary(tables, bootstrap),
-            "verdict": worded(audit(tables, bootstrap)),
+            **summarize_tables(tables, bootstrap),
+            "verdict": word_verdict(audit(tables, bootstrap)),
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
         }
         write_json(run.metrics, metrics)
@@ -155,7 +155,7 @@ def score_and_report(
         if cfg.generation.num_exported:
             exported_MD = vectors_MD[: cfg.generation.num_exported]
             export(exported_MD, checkpoints, describe_network(checkpoints, task.data), run=run, seed=cfg.seed)
-    log.info("\n%s\n\nReport: %s", closing_words(metrics), page)
+    log.info("\n%s\n\nReport: %s", format_closing_words(metrics), page)
 
 
 def score_with_task(

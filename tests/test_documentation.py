@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import CONFIGS, plain, with_slashes
+from core.command_line.entry_point import CONFIGS, to_plain, with_slashes
 from core.command_line.ranges import check_ranges
 from core.evaluation.verdict import Novelty, Outcome
 from core.report import gallery
@@ -152,8 +152,8 @@ def test_a_command_fits_the_configuration(arguments):
         OmegaConf.resolve(cfg)
         check_ranges(cfg)
         assert cfg.mode in STAGES
-        TaskSpec.from_config(plain(cfg.task))
-        SystemSpec.from_config(plain(cfg.system))
+        TaskSpec.from_config(to_plain(cfg.task))
+        SystemSpec.from_config(to_plain(cfg.system))
         for override in overrides:
             if "._target_=" in override:
                 get_object(override.partition("=")[2])

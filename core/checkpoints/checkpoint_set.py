@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from core.checkpoints.subset import ParameterSubset
-from core.runtime.artifacts import load_artifact, replacing, save_artifact
+from core.runtime.artifacts import load_artifact, replace_atomically, save_artifact
 from core.runtime.errors import UserError
-from core.runtime.settings import describe, differences
+from core.runtime.settings import describe_differences, find_differences
 
 KIND = "checkpoints"
 NETWORK_PREFIX = "network/"
@@ -88,15 +88,15 @@ class CheckpointSet:
             return self
         return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
 
-    def require(self, settings: Mapping[str, Any]) -> None:
+    def require_settings(self, settings: Mapping[str, Any]) -> None:
         """Check that the set was collected with these settings.
 
         Raises:
             UserError: The settings differ; the message names up to six differences.
         """
-        if differing := differences(self.settings, settings):
+        if differing := find_differences(self.settings, settings):
             raise UserError(
-                f"{self.path} was collected with other settings ({describe(differing)}); "
+                f"{self.path} was collected with other settings ({describe_differences(differing)}); "
                 "set the same values, set task.param.path=FILE to another file, or delete this one"
             )
 
@@ -136,7 +136,7 @@ class CheckpointSet:
         """Write `history_ED` as npz for a figure; do nothing if it was not recorded."""
         if self.history_ED is None:
             return
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 history_ED=self.history_ED.numpy(),

@@ -54,7 +54,7 @@ class Normalizer(nn.Module):
         """Return the identity map for vectors of `width` numbers."""
         return cls(torch.zeros(width), torch.ones(width))
 
-    def columns(self, part: slice) -> "Normalizer":
+    def select_columns(self, part: slice) -> "Normalizer":
         """Return the map of the columns in `part` alone."""
         return Normalizer(self.mean[part], self.std[part], self.log[part])
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 
 NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -28,15 +28,15 @@ class ParameterSubset:
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
+    def from_model(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
         """Return the subset of `model` with these names, in the order of its state dict.
 
         Raises:
             UserError: The model lacks a name, or `names` is empty.
         """
-        entries = floating_entries(model)
+        entries = get_floating_entries(model)
         if unknown := sorted(set(names) - entries.keys()):
-            raise UserError(f"the network has no parameter {unknown[0]!r}; {nearest(unknown[0], entries)}")
+            raise UserError(f"the network has no parameter {unknown[0]!r}; {suggest_names(unknown[0], entries)}")
         if not names:
             raise UserError(
                 "the parameter subset is empty; set task.param.subset to last_norms, all or a list of globs"
@@ -86,7 +86,7 @@ class ParameterSubset:
         raise IndexError(index)
 
 
-def floating_entries(model: nn.Module) -> dict[str, Tensor]:
+def get_floating_entries(model: nn.Module) -> dict[str, Tensor]:
     """Return all state-dict entries that can be generated: the floating-point ones, as live tensors, not copies."""
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
 
@@ -103,9 +103,9 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
     Raises:
         UserError: `subset` is invalid, a glob matches nothing, or the network has fewer than `count` layers.
     """
-    entries = floating_entries(model)
+    entries = get_floating_entries(model)
     if subset == "all":
-        return ParameterSubset.of(model, entries)
+        return ParameterSubset.from_model(model, entries)
     if subset == "last_norms":
         norms = find_normalization_layers(model)
         if not norms:
@@ -118,7 +118,7 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
                 f"task.param.count={count} is invalid for a network with {len(norms)} normalization layers; "
                 f"set task.param.count to a number from 1 to {len(norms)}"
             )
-        return ParameterSubset.of(
+        return ParameterSubset.from_model(
             model,
             [f"{norm}.{name}" for norm in norms[-count:] for name, _ in model.get_submodule(norm).named_parameters()],
         )
@@ -127,7 +127,7 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
             f'task.param.subset={subset!r} must be last_norms, all or a list of globs such as ["layer4.1.bn*.*"]'
         )
     names = {name for pattern in subset for name in find_matching_names(pattern, entries)}
-    return ParameterSubset.of(model, names)
+    return ParameterSubset.from_model(model, names)
 
 
 def find_matching_names(pattern: str, entries: Collection[str]) -> list[str]:
@@ -138,7 +138,7 @@ def find_matching_names(pattern: str, entries: Collection[str]) -> list[str]:
     """
     matched = fnmatch.filter(entries, pattern)
     if not matched:
-        raise UserError(f"task.param.subset: no parameter matches {pattern!r}; {nearest(pattern, entries)}")
+        raise UserError(f"task.param.subset: no parameter matches {pattern!r}; {suggest_names(pattern, entries)}")
     return matched
 
 
@@ -154,7 +154,7 @@ def find_normalization_layers(model: nn.Module) -> list[str]:
 
 def flatten(model: nn.Module, subset: ParameterSubset) -> Tensor:
     """Return a copy of the subset of `model` as one float32 vector (D,) on the CPU."""
-    entries = floating_entries(model)
+    entries = get_floating_entries(model)
     parts = [entries[name].detach().reshape(-1).float().cpu() for name in subset.names]
     # On a CPU each part shares memory with the live weights; `cat` copies them, even a single part.
     return torch.cat(parts)

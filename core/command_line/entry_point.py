@@ -81,12 +81,12 @@ def convert_group_override(word: str) -> str:
     return word
 
 
-def plain(section: DictConfig) -> dict[str, Any]:
+def to_plain(section: DictConfig) -> dict[str, Any]:
     """Return a section of the configuration as plain Python values, because other packages do not use OmegaConf."""
     return cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
 
 
-def sweep_suffix() -> str:
+def format_sweep_suffix() -> str:
     """Return the swept overrides of this job of a multirun (-m) as a folder name; an empty string for a single run."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from core.runtime.errors import UserError, sentence
+from core.runtime.errors import UserError, format_error
 from core.runtime.quiet import quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def exit_on_mistake(*library_errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except mistakes as error:
-        sys.exit(f"error: {sentence(error)}")
+        sys.exit(f"error: {format_error(error)}")
     except (KeyboardInterrupt, SystemExit, Exception) as error:
         if not was_interrupted(error):
             raise

@@ -11,7 +11,7 @@ from core.runtime.errors import UserError
 
 
 @contextmanager
-def reading_arrays(path: Path, *, content: str, advice: str) -> Iterator[np.lib.npyio.NpzFile]:
+def open_arrays(path: Path, *, content: str, advice: str) -> Iterator[np.lib.npyio.NpzFile]:
     """Open an npz file for the duration of a `with` block.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.evaluation.intervals import Bootstrap, percentile_interval
-from core.evaluation.kinds import AVERAGE, ENSEMBLE, GENERATED, ORIGINAL, RECONSTRUCTED, Kind, family_of
+from core.evaluation.kinds import AVERAGE, ENSEMBLE, GENERATED, ORIGINAL, RECONSTRUCTED, Kind, get_family
 from core.evaluation.metrics import max_iou, min_l2, near_copies, variance_kept
 from core.evaluation.scores import MAX_IOU, Metric, ScoreTable
 from core.evaluation.summary import measure_spacing
@@ -30,7 +30,7 @@ def audit(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) 
         bootstrap: bootstrap over these tables, given to share its draws with the summary; None makes a new one.
     """
     comparer = Comparer(tables, bootstrap or Bootstrap(tables))
-    averages = [source for source in tables if family_of(source) == AVERAGE] or [ENSEMBLE]
+    averages = [source for source in tables if get_family(source) == AVERAGE] or [ENSEMBLE]
     baselines = [source for source, table in tables.items() if table.kind not in (Kind.GENERATED, Kind.SOUP)]
     kept = None
     if RECONSTRUCTED in tables:
@@ -62,7 +62,7 @@ class Comparer:
 
     def mean_max_iou(self, source: str) -> float:
         """Return the mean over models of the largest IoU with any original; an original is not compared with itself."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].known_wrong() for name in (source, ORIGINAL))
+        wrong_MN, reference_KN = (self.tables[name].scores["test"].require_wrong() for name in (source, ORIGINAL))
         return float(max_iou(wrong_MN, reference_KN, same=source == ORIGINAL).mean())
 
     def has_max_iou(self, source: str) -> bool:

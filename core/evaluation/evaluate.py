@@ -10,7 +10,7 @@ from torch import Tensor
 from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, name_soup
 from core.evaluation.scores import ScoreFn, ScoreTable
 from core.evaluation.soup import list_soups
-from core.evaluation.sources import Material, Source, sources
+from core.evaluation.sources import Material, Source, list_sources
 from core.evaluation.store import Identity, ScoreStore
 from core.evaluation.trajectories import RECORDED_STEPS, record_trajectories
 from core.runtime.run_directory import RunDirectory
@@ -40,7 +40,7 @@ def score_run(
     has_steps, num_trajectories = material.generator.has_steps, material.options.num_trajectories
     with progress.part(1 - TRAJECTORIES_SHARE if has_steps else 1):
         tables = evaluate(
-            sources(material, scoring.finetune),
+            list_sources(material, scoring.finetune),
             scoring.score_fns,
             open_store(material, scoring, run),
             soup_candidates=material.options.soup_candidates,

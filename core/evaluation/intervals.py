@@ -148,7 +148,7 @@ class Bootstrap:
 
     def draw_max_iou(self, source: str) -> np.ndarray:
         """Return draws of the mean maximum IoU with the originals (R,); an original is not compared with itself."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].known_wrong() for name in (source, ORIGINAL))
+        wrong_MN, reference_KN = (self.tables[name].scores["test"].require_wrong() for name in (source, ORIGINAL))
         return self._draw(
             "max_iou", source, lambda: compute_max_iou_margins(wrong_MN, reference_KN, same=source == ORIGINAL)
         )

@@ -38,7 +38,7 @@ def name_soup(name: str) -> str:
     return SOUP_PREFIX + name
 
 
-def family_and_number(name: str) -> tuple[str, float | None]:
+def split_number(name: str) -> tuple[str, float | None]:
     """Split a trailing number off a name.
 
     "noised_0.05" gives ("noised", 0.05), and "p_diff" gives ("p_diff", None).
@@ -50,6 +50,6 @@ def family_and_number(name: str) -> tuple[str, float | None]:
         return name, None
 
 
-def family_of(name: str) -> str:
+def get_family(name: str) -> str:
     """Return the name without its trailing number."""
-    return family_and_number(name)[0]
+    return split_number(name)[0]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.evaluation.kinds import Kind, infer_kind
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Scores:
         """Primary metric (M,), negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.accuracy_M
 
-    def known_wrong(self) -> np.ndarray:
+    def require_wrong(self) -> np.ndarray:
         """Return a mask of the items that each model gets wrong (M, N).
 
         Raises:
@@ -128,7 +128,7 @@ class ScoreTable:
                 arrays[f"{split}/vote"] = np.array(astuple(scores.vote))
             if scores.metric != ACCURACY:
                 arrays |= {f"{split}/metric/{name}": np.array(value) for name, value in vars(scores.metric).items()}
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # No array has the name of an option of savez.
 
     @classmethod
@@ -138,7 +138,7 @@ class ScoreTable:
         Raises:
             UserError: the file is missing or damaged.
         """
-        with reading_arrays(path, content="scores", advice="delete the file and run again") as file:
+        with open_arrays(path, content="scores", advice="delete the file and run again") as file:
             return cls(
                 path.stem,
                 file["vectors"],

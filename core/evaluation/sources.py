@@ -53,7 +53,7 @@ class Material:
     seed: int
 
 
-def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
+def list_sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
     """Return all sources except the soups; each source draws from its own random generator when it is made.
 
     Args:
@@ -90,7 +90,7 @@ def list_free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed
 
     def draw(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
         vectors_MD = baseline(vectors_KD, *arguments, num_models=count, generator=generator_for(seed, name))
-        return baselines.without_negative_variances(vectors_MD, subset)
+        return baselines.clamp_variances(vectors_MD, subset)
 
     noised = {f"{NOISED}_{sigma:g}": sigma for sigma in options.noise}
     makers: dict[str, Callable[[], Tensor]] = {

@@ -13,7 +13,7 @@ from core.evaluation.scores import ScoreTable
 from core.evaluation.sources import Source
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
-from core.runtime.settings import digest
+from core.runtime.settings import hash_settings
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Identity:
     @classmethod
     def from_settings(cls, common: Mapping[str, Any], generator: Mapping[str, Any]) -> "Identity":
         """Return the digests of the settings of all sources (`common`) and of the settings of the generator."""
-        return cls(digest({**common, **generator}), digest(common))
+        return cls(hash_settings({**common, **generator}), hash_settings(common))
 
 
 class ScoreStore:

@@ -19,7 +19,7 @@ RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split
 }
 
 
-def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
     """Return the content of metrics.json without the seconds and the verdict.
 
     `paper_protocol` reports the test accuracy of the model that is best *on test*, as the paper does. This number is
@@ -38,7 +38,7 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
         held_out[source] = float(test.accuracy_M[val.pick_best()])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
-        "table": [table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
+        "table": [make_table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
         "paper_protocol": best,
         "held_out_protocol": held_out,
         "selection": measure_selections(tables),
@@ -46,7 +46,7 @@ def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None
     }
 
 
-def table_row(
+def make_table_row(
     table: ScoreTable, original: ScoreTable, *, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """Return the measures of one source on test, some of them relative to the originals.
@@ -69,7 +69,7 @@ def table_row(
     if same and single:
         return row
     if scores.wrong_MN is not None:
-        row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.known_wrong(), same=same).mean())
+        row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.require_wrong(), same=same).mean())
         if not single:
             row["within_iou_mean"] = within_iou(scores.wrong_MN)
     return row | measure_distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.evaluation.scores import ScoreFn
 from core.generation.generator import WeightGenerator
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 from core.runtime.errors import UserError
 
 RECORDED_STEPS = 12  # spread evenly over the sampler's steps, including the first and the last
@@ -28,7 +28,7 @@ class Trajectories:
 
     def save(self, path: Path) -> None:
         """Write one npz atomically."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, timesteps_S=self.timesteps_S, accuracy_TS=self.accuracy_TS)
 
     @classmethod
@@ -38,7 +38,7 @@ class Trajectories:
         Raises:
             UserError: the file is missing or damaged, or the shapes of its arrays do not match.
         """
-        with reading_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
+        with open_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
             timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
         if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
             raise UserError(

@@ -145,7 +145,7 @@ class Verdict:
     near_copies: Mapping[str, float]  # share of near-copies by source; empty if there is only one original
     variance_kept: float | None = None  # share of the originals' variance that the autoencoder keeps
 
-    def against(self, baseline: str) -> Comparison:
+    def get_comparison(self, baseline: str) -> Comparison:
         """Return the comparison with this baseline."""
         return next(comparison for comparison in self.comparisons if comparison.baseline.source == baseline)
 
@@ -161,7 +161,7 @@ class Verdict:
         for example after independent trainings. The errors then decide instead: p_diff copies if it repeats them more
         than the average does, and not less than another original does.
         """
-        average, original = (self.against(name).max_iou for name in (self.best_average, ORIGINAL))
+        average, original = (self.get_comparison(name).max_iou for name in (self.best_average, ORIGINAL))
         errors = None if average is None else average.decision
         errs_like_a_copy = errors is Decision.WORSE and not (original and original.decision is Decision.BETTER)
         averages_are_far = self.near_copies.get(self.best_average, 0) <= 0.5

@@ -43,7 +43,7 @@ def noised(
     return vectors_MD + sigma * torch.cat(stds, dim=1) * torch.randn(vectors_MD.shape, generator=generator)
 
 
-def without_negative_variances(vectors_MD: Tensor, subset: ParameterSubset) -> Tensor:
+def clamp_variances(vectors_MD: Tensor, subset: ParameterSubset) -> Tensor:
     """Return vectors (M, D) with negative running variances set to 0, because they make the network's output NaN."""
     return torch.where(subset.variances_D, vectors_MD.clamp_min(0), vectors_MD)
 

@@ -7,7 +7,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.generation.generator import KIND, WeightGenerator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.artifacts import load_artifact
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 
 GENERATORS: Mapping[str, type[WeightGenerator]] = {LatentDiffusionGenerator.kind: LatentDiffusionGenerator}
 
@@ -25,7 +25,7 @@ def load_generator(path: Path) -> WeightGenerator:
     )
     kind = metadata.get("generator", LatentDiffusionGenerator.kind)  # the first files did not name a kind
     if kind not in GENERATORS:
-        raise UserError(f"{path} holds a generator of the unknown kind {kind}; {nearest(str(kind), GENERATORS)}")
+        raise UserError(f"{path} holds a generator of the unknown kind {kind}; {suggest_names(str(kind), GENERATORS)}")
     try:
         return GENERATORS[kind].from_file(state, metadata)
     except (KeyError, RuntimeError, TypeError, UserError) as error:
@@ -35,7 +35,7 @@ def load_generator(path: Path) -> WeightGenerator:
         ) from error
 
 
-def load_generator_of(path: Path, checkpoints: CheckpointSet) -> WeightGenerator:
+def load_matching_generator(path: Path, checkpoints: CheckpointSet) -> WeightGenerator:
     """Read a generator file and check that the generator was trained on the first k of these checkpoints.
 
     Raises:

@@ -16,7 +16,7 @@ from core.generation.generator import OnStep, Progress, WeightGenerator
 from core.generation.recipes import Recipe, build
 from core.networks.autoencoder import Autoencoder
 from core.runtime.errors import UserError
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import generator_for
 
 MAX_VECTORS_PER_PASS = 200  # of the autoencoder
@@ -105,7 +105,7 @@ class LatentDiffusionGenerator(WeightGenerator):
         return self
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def sample(
         self,
         seed: int,
@@ -144,13 +144,13 @@ class LatentDiffusionGenerator(WeightGenerator):
         )
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def decode(self, latents_BL: Tensor) -> Tensor:
         """Decode standardized latents (B, L) to parameter vectors (B, D)."""
         return self.normalizer.unnormalize(self.autoencoder.decode(self.latent_normalizer.unnormalize(latents_BL)))
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def encode(self, vectors_MD: Tensor) -> Tensor:
         """Return the standardized latents (M, L) of parameter vectors (M, D), on the CPU."""
         latents: list[Tensor] = []

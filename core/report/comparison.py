@@ -10,7 +10,7 @@ from core.report.compared_runs import CLASS, ComparedRun, differing_settings, gr
 from core.report.published import find_paper_accuracies
 from core.report.style import save
 from core.report.sweep_figure import Point, draw_sweep
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 
 CHOSEN_HELD_OUT = "of the one with the best accuracy on validation images, which are held out from training and test"
 COLUMNS = {
@@ -115,7 +115,7 @@ def write_comparison(runs: Sequence[ComparedRun], folder: Path) -> Iterator[Path
         parts += [f"## {short}", f"![Accuracy and max IoU over {short}]({files['svg'].name})", SWEEP_CAPTION]
         yield from files.values()
     for name, text in (("compare.md", "\n\n".join(parts) + "\n"), ("compare.csv", format_comparison_csv(runs))):
-        with replacing(folder / name) as temporary:
+        with replace_atomically(folder / name) as temporary:
             temporary.write_text(text)
         yield folder / name
 

@@ -75,7 +75,7 @@ def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
 
 def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     """Yield the figures of the errors that models make."""
-    wrong = {source: table.scores["test"].known_wrong() for source, table in run.tables.items()}
+    wrong = {source: table.scores["test"].require_wrong() for source, table in run.tables.items()}
     originals = wrong[ORIGINAL]
     if len(originals) < 2:  # A single original cannot be compared with another one.
         del wrong[ORIGINAL]

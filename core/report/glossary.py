@@ -10,7 +10,7 @@ from core.evaluation.kinds import (
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
-    family_and_number,
+    split_number,
 )
 
 EXPLANATIONS = {  # by family; {} is the number in the name of a source
@@ -31,7 +31,7 @@ def explain_sources(sources: Iterable[str]) -> dict[str, str]:
     """Return the explanation of each source that has one, in the given order."""
     explained = {}
     for source in sources:
-        family, number = family_and_number(source)
+        family, number = split_number(source)
         if family in EXPLANATIONS:
             explained[source] = EXPLANATIONS[family].format("" if number is None else f"{number:g}")
     return explained

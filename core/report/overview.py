@@ -78,7 +78,7 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
     if verdict is None:
         return []
     baseline = verdict.best_average
-    against, explanation = verdict.against(baseline), explain_sources([baseline]).get(baseline)
+    against, explanation = verdict.get_comparison(baseline), explain_sources([baseline]).get(baseline)
     numbers = [
         KeyNumber(
             f"Accuracy against {baseline}",

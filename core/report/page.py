@@ -16,7 +16,7 @@ from core.report.gallery import Exhibit, draw_all
 from core.report.overview import choose_key_numbers, describe_run
 from core.report.published import build_published_table
 from core.report.run_files import RunFiles, read_run
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
 
@@ -39,7 +39,7 @@ def write_page(run: RunDirectory | Path) -> Path:
     tables.write_report(files.metrics, files.verdict, layout.report, title=files.title)
     exhibits = draw_all(files, layout.report / "figures")
     page = layout.report / "index.html"
-    with replacing(page) as temporary:
+    with replace_atomically(page) as temporary:
         temporary.write_text(render(files, exhibits))
     return page
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from omegaconf import OmegaConf
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.evaluation.kinds import ORIGINAL
 from core.evaluation.scores import ScoreTable
 from core.evaluation.trajectories import Trajectories
@@ -225,7 +225,7 @@ def read_history(path: Path) -> TrainingHistory:
     Raises:
         UserError: the file is missing or damaged, or its arrays do not fit each other.
     """
-    with reading_arrays(
+    with open_arrays(
         path, content="training history", advice="run train_p_diff.py mode=test to write it again"
     ) as file:
         history_ED, names, sizes = file["history_ED"], file["names"], file["sizes"]

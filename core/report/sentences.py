@@ -11,7 +11,7 @@ from core.evaluation.kinds import (
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
-    family_and_number,
+    split_number,
 )
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
 
@@ -46,7 +46,7 @@ FAMILY_MEANINGS = {
 LEAST_KEPT = 0.5  # An autoencoder that keeps a smaller share of the checkpoints' variance leaves little to learn.
 
 
-def worded(verdict: Verdict) -> dict[str, Any]:
+def word_verdict(verdict: Verdict) -> dict[str, Any]:
     """Return the `verdict` of metrics.json: its numbers, its statements, and a caution if one is needed."""
     caution = write_caution(verdict)
     return {
@@ -75,7 +75,7 @@ def write_headline(verdict: Verdict) -> str:
     The average of independently trained checkpoints can be worthless. The headline therefore adds if generated models
     beat the average but not the checkpoints.
     """
-    average, original = verdict.against(verdict.best_average), verdict.against(ORIGINAL)
+    average, original = verdict.get_comparison(verdict.best_average), verdict.get_comparison(ORIGINAL)
     answer = f"{ANSWERS[average.accuracy.decision]}: {format_points(average.accuracy)}"
     sentences = [f"{answer} compared with {explain(average.baseline.source)}."]
     if average.accuracy.decision is Decision.BETTER and original.accuracy.decision is Decision.WORSE:
@@ -113,7 +113,7 @@ def write_gains(verdict: Verdict) -> str:
 
 def write_similarity(verdict: Verdict) -> str:
     """Say how similar generated models are to the checkpoints, in errors and in weights."""
-    sentences, original, near = [], verdict.against(ORIGINAL), verdict.near_copies
+    sentences, original, near = [], verdict.get_comparison(ORIGINAL), verdict.near_copies
     if original.max_iou:
         relation = {
             Decision.BETTER: "less than",
@@ -188,7 +188,7 @@ def write_caution(verdict: Verdict) -> str | None:
 
 def explain(source: str) -> str:
     """Return the name of a source with its meaning in parentheses, or the bare name of an unknown source."""
-    family, number = family_and_number(source)
+    family, number = split_number(source)
     if number is not None and family in FAMILY_MEANINGS:
         return f"{source} ({FAMILY_MEANINGS[family].format(number)})"
     return f"{source} ({MEANINGS[source]})" if source in MEANINGS else source

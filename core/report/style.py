@@ -21,10 +21,10 @@ from core.evaluation.kinds import (
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
-    family_and_number,
-    family_of,
+    get_family,
+    split_number,
 )
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 
 Drawing = ParamSpec("Drawing")
 Marker: TypeAlias = (
@@ -102,7 +102,7 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
     families: dict[str, list[str]] = {}
     unknown: list[str] = []
     for source in sources:
-        family = family_of(source)
+        family = get_family(source)
         if family in FAMILY_STYLES:
             families.setdefault(family, []).append(source)
         else:
@@ -119,7 +119,7 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
 
 def trailing_number(source: str) -> float:
     """Return the number that ends a source's name, infinity if there is none."""
-    number = family_and_number(source)[1]
+    number = split_number(source)[1]
     return math.inf if number is None else number
 
 
@@ -147,7 +147,7 @@ def save(drawn: Figure, folder: Path, name: str) -> Mapping[str, Path]:
     files = {kind: folder / f"{name}.{kind}" for kind in ("png", "svg")}
     with matplotlib.rc_context(RC):
         for kind, path in files.items():
-            with replacing(path) as temporary:
+            with replace_atomically(path) as temporary:
                 drawn.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
             drawn.set_layout_engine("none")  # The second file must keep the layout of the first.
     return files

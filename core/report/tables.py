@@ -21,7 +21,7 @@ from core.report.cells import (
     markdown,
 )
 from core.report.glossary import explain_sources
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 
 PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
 PROTOCOL_TERMS = {
@@ -97,7 +97,7 @@ METHODS = {  # method of a combination -> explanation
 OUTCOME_LABEL = "outcome"
 
 
-def source_table(metrics: Mapping[str, Any]) -> str:
+def format_source_table(metrics: Mapping[str, Any]) -> str:
     """Return the short table for a terminal: test accuracy in percent, similarity and distance to the originals."""
     header = ["source", "n", "mean ± std", "best", "median", "worst", "max IoU", "IoU within", "min L2"]
     rows = []
@@ -115,7 +115,7 @@ def source_table(metrics: Mapping[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def protocol_table(metrics: Mapping[str, Any]) -> str:
+def format_protocol_table(metrics: Mapping[str, Any]) -> str:
     """Return the paper's three columns under both protocols for a terminal, test accuracy in percent."""
     sources = list(metrics["paper_protocol"])
     return markdown(
@@ -132,11 +132,11 @@ def read_sentences(metrics: Mapping[str, Any]) -> list[str]:
     return metrics.get("verdict", {}).get("sentences", [])
 
 
-def closing_words(metrics: Mapping[str, Any]) -> str:
+def format_closing_words(metrics: Mapping[str, Any]) -> str:
     """Return what a run prints at its end: both tables, the verdict's headline, and its caution if it has one."""
     caution = metrics["verdict"].get("caution")
     said = [read_sentences(metrics)[0], *([caution] if caution else [])]
-    return "\n\n".join([source_table(metrics), protocol_table(metrics), "\n".join(said)])
+    return "\n\n".join([format_source_table(metrics), format_protocol_table(metrics), "\n".join(said)])
 
 
 def build_source_table(metrics: Mapping[str, Any]) -> Table:
@@ -298,9 +298,9 @@ def write_report(metrics: Mapping[str, Any], verdict: Verdict | None, folder: Pa
     for heading, build in SECTIONS.items():
         if (table := build(metrics)) is not None:
             parts += [f"## {heading}", table.explained_markdown()]
-    with replacing(folder / "table.md") as temporary:
+    with replace_atomically(folder / "table.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
-    with replacing(folder / "scores.csv") as temporary:
+    with replace_atomically(folder / "scores.csv") as temporary:
         temporary.write_text(format_source_csv(metrics))
 
 

@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
 
     Raises:
@@ -46,7 +46,7 @@ def write_json(path: Path, content: Any) -> None:
         UserError: The file cannot be written.
         ValueError: `content` holds NaN or infinity.
     """
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -77,7 +77,7 @@ def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metad
         UserError: The file cannot be written.
     """
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": json.dumps(metadata, allow_nan=False)}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
 
 

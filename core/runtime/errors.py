@@ -17,14 +17,14 @@ class UserError(ValueError):
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_names(name: str, known: Iterable[str]) -> str:
     """Return the part of an error message that suggests known names close to `name`, or else lists up to 20."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known ones are {', '.join(known[:20])}"
 
 
-def sentence(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Return the error as one line, unwrapping Hydra and DataLoader errors; log the traceback at level debug."""
     log.debug("full traceback", exc_info=error)
     original = error.__cause__ if isinstance(error.__cause__, UserError) else error

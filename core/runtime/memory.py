@@ -9,7 +9,7 @@ import torch
 MEMINFO, CGROUPS, OWN_CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def free_bytes(device: torch.device) -> int:
+def count_free_bytes(device: torch.device) -> int:
     """Return the number of bytes that can still be allocated on a device; on the CPU, without swapping."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -17,7 +17,7 @@ def free_bytes(device: torch.device) -> int:
     return int(min([_read_machine_memory(), *map(_read_group_memory, _find_control_groups("memory"))]))
 
 
-def available_cores() -> int:
+def count_available_cores() -> int:
     """Return the number of CPU cores that this process may use, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([cores, *map(_read_group_cores, _find_control_groups("cpu"))])))

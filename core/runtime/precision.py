@@ -8,7 +8,7 @@ import torch
 
 
 @contextmanager
-def float32_products(tf32: bool = False) -> Iterator[None]:
+def set_float32_precision(tf32: bool = False) -> Iterator[None]:
     """Multiply in full float32, or in TensorFloat-32 if `tf32`, inside the block or the decorated function.
 
     By default torch mixes both: matrix products use float32, but cuDNN convolutions use TensorFloat-32, which keeps 10

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from core.runtime.artifacts import read_json, replacing, write_json
+from core.runtime.artifacts import read_json, replace_atomically, write_json
 from core.runtime.errors import UserError
-from core.runtime.provenance import provenance
-from core.runtime.settings import describe, differences
+from core.runtime.provenance import collect_provenance
+from core.runtime.settings import describe_differences, find_differences
 
 log = logging.getLogger(__name__)
 SCORES = "scores"
@@ -61,26 +61,26 @@ class RunDirectory:
                 f"no trained run found in {self.path}; train one with mode=train, "
                 "or set output_dir=FOLDER to an existing run"
             )
-        if self._settings.is_file() and (differing := differences(read_json(self._settings), settings)):
+        if self._settings.is_file() and (differing := find_differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(
-                    f"the run in {self.path} was trained with other settings ({describe(differing)}); "
+                    f"the run in {self.path} was trained with other settings ({describe_differences(differing)}); "
                     "set the same values, or set output_dir=FOLDER to another run"
                 )
             aside = self._move_aside()
-            log.info("Moved the existing run with other settings (%s) to %s", describe(differing), aside)
+            log.info("Moved the existing run with other settings (%s) to %s", describe_differences(differing), aside)
         if mode == "train":
             if not self._settings.is_file():
                 # A resumed run keeps its file, which may lack newer settings that `differences` treats as equal.
                 write_json(self._settings, settings)
-            with replacing(self.config) as temporary:
+            with replace_atomically(self.config) as temporary:
                 OmegaConf.save(OmegaConf.create(dict(config)), temporary, resolve=True)
         self.record(mode)
 
     def record(self, mode: str) -> None:
         """Write the provenance of this command as the entry of its mode, replacing the earlier entry of that mode."""
         commands = read_json(self.provenance) if self.provenance.is_file() else {}
-        write_json(self.provenance, {**commands, mode: provenance()})
+        write_json(self.provenance, {**commands, mode: collect_provenance()})
 
     def _move_aside(self) -> Path:
         number = 1

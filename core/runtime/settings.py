@@ -18,7 +18,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def find_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ, by dotted name, as (stored value, current value).
 
     A null setting equals an absent one, so files from before the option still match. The sections in `MACHINE_SECTIONS`
@@ -35,13 +35,13 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[s
     }
 
 
-def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
+def describe_differences(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
     """Return up to `most` differences as text, such as "task.seed=42 stored, 43 now"."""
     shown = [f"{name}={before} stored, {now} now" for name, (before, now) in list(differing.items())[:most]]
     more = len(differing) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def digest(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     """Return a hash of the settings, 12 hexadecimal digits, equal in every process."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

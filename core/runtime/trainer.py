@@ -21,7 +21,7 @@ from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.fit_progress import LOSS, FitProgress
 from core.runtime.loggers import JsonLinesLogger
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.quiet import quiet_lightning
 from core.runtime.stage_progress import StageProgress
 
@@ -30,7 +30,7 @@ MakeTrainer = Callable[..., Trainer]
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 TF32 = "tf32"
 PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
-LOOKS_PER_FIT = 100  # how often a fit by steps reads its loss, since every reading waits for the device
+LOSS_READS_PER_FIT = 100  # how often a fit by steps reads its loss, since every reading waits for the device
 SAVE_EVERY = timedelta(seconds=30)  # save interval of fits by steps; bounds the work lost to a crash
 SECONDS = "fit/seconds"
 STATES_PER_FIT = 10  # training states that a fit by epochs saves, at most one per epoch; each replaces the last
@@ -45,7 +45,7 @@ class ProcessSettings(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Make the settings for this fit."""
         quiet_lightning()
-        self._chosen.enter_context(float32_products(self.tf32))
+        self._chosen.enter_context(set_float32_precision(self.tf32))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Restore the settings from before the fit."""
@@ -103,7 +103,7 @@ class Stopwatch(Timer):
         trainer.callback_metrics[SECONDS] = torch.tensor(self.time_elapsed("train"), dtype=torch.float64)
 
 
-def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
+def build_trainer(make_trainer: MakeTrainer, **options: Any) -> Trainer:
     """Return Lightning's Trainer for one fit.
 
     Raises:
@@ -115,7 +115,7 @@ def trainer_with(make_trainer: MakeTrainer, **options: Any) -> Trainer:
         raise UserError(f"trainer: {error}. Set trainer.NAME=VALUE to what Lightning's Trainer accepts") from error
 
 
-def on_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
+def limit_to_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
     """Return a Trainer factory limited to one process, for fits too short for trainer=ddp or that keep results."""
     return partial(make_trainer, devices=1, strategy="auto")
 
@@ -225,12 +225,12 @@ def make_fit_trainer(
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {state_dir} ({error.strerror}). Set another output folder") from error
-    return trainer_with(
+    return build_trainer(
         make_trainer,
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
         callbacks=[FitProgress(progress), Stopwatch(), *callbacks, make_state_saver(state_dir, name, max_epochs)],
-        log_every_n_steps=max(1, steps // LOOKS_PER_FIT if max_epochs is None else min(50, steps // 20)),
+        log_every_n_steps=max(1, steps // LOSS_READS_PER_FIT if max_epochs is None else min(50, steps // 20)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=False,

@@ -132,7 +132,7 @@ def fit_autoencoder(
         torch.manual_seed(derive_seed(context.seed, "autoencoder/init"))
         autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
         prepared_K = autoencoder.adapt(
-            lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
+            lambda part: normalizer.select_columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
         )
         if list(autoencoder.parameters()):
             module = AutoencoderModule(

@@ -66,7 +66,7 @@ class SteppedModule(ReportingModule):
         """Return `loss` of a batch of rows (B, …), compiled if `compile_mode` was given."""
         return (self.compiled_loss or self.loss)(rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
+    def get_trained_parameters(self) -> Iterable[Parameter]:
         """Return the parameters for the optimizer."""
         raise NotImplementedError
 
@@ -100,7 +100,7 @@ class SteppedModule(ReportingModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its cosine learning-rate schedule, which advances at every step."""
-        optimizer = self.make_optimizer(self.trained_parameters())
+        optimizer = self.make_optimizer(self.get_trained_parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"},
@@ -126,7 +126,7 @@ class AutoencoderModule(SteppedModule):
         """Return `Autoencoder.training_loss` of the normalized batch."""
         return self.autoencoder.training_loss(self.normalizer.normalize(rows_B) if self.normalizer else rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
+    def get_trained_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the autoencoder."""
         return self.autoencoder.parameters()
 
@@ -149,6 +149,6 @@ class LatentDiffusionModule(SteppedModule):
         """Return `denoising_loss` of a batch of latents (B, L)."""
         return denoising_loss(self.denoiser, self.schedule, rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
+    def get_trained_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the denoiser."""
         return self.denoiser.parameters()

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.generation.recipes import Recipe
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 
 CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
 
@@ -47,7 +47,7 @@ class SystemSpec:
         known = [field.name for field in fields(cls)]
         for name in config:
             if name not in known:
-                raise UserError(f"system.{name} is not a setting; {nearest(name, known)}")
+                raise UserError(f"system.{name} is not a setting; {suggest_names(name, known)}")
         for name in known:
             if name not in config:
                 raise UserError(f"system.{name} is missing; set system.{name}=VALUE, as in configs/system/ae_ddpm.yaml")
@@ -65,7 +65,7 @@ class SystemSpec:
         return {name: settings[name] for name in ("autoencoder", "denoiser", "schedule", "sampler")}
 
 
-def training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
+def select_training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
     """Return the settings that decide the trained generator; the sampler is not one, since it may change afterwards."""
     trained = asdict(system)
     del trained["sampler"]

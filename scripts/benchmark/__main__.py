@@ -12,8 +12,8 @@ import torch
 
 from core.command_line.run_command import run_command
 from core.report.cells import markdown
-from core.runtime.artifacts import replacing, write_json
-from core.runtime.provenance import provenance
+from core.runtime.artifacts import replace_atomically, write_json
+from core.runtime.provenance import collect_provenance
 from core.runtime.trainer import pick_device
 from scripts.benchmark import growth, loading, samplers, sampling, scoring, training
 from scripts.benchmark.contest import measure
@@ -30,7 +30,7 @@ def main() -> None:
     stages = chosen.stages or [stage for stage in STAGES if stage != "samplers" or chosen.run]
     device = pick_device(chosen.accelerator)
 
-    machine, results = provenance(), {}
+    machine, results = collect_provenance(), {}
     torch_version = f"torch {machine['versions']['torch']}"
     parts = [f"{machine['time']}, {machine['device']}, {machine['threads']} threads, {torch_version}, {device.type}"]
     print_line(parts[0])
@@ -42,7 +42,7 @@ def main() -> None:
         print_line("\nNo file was written. Set --out FOLDER to keep benchmark.md and benchmark.json.")
         return
     write_json(chosen.out / "benchmark.json", {"machine": machine, "repeats": chosen.repeats, **results})
-    with replacing(chosen.out / "benchmark.md") as temporary:
+    with replace_atomically(chosen.out / "benchmark.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
     print_line(f"\nwrote: {chosen.out}/benchmark.md and {chosen.out}/benchmark.json")
 

@@ -72,7 +72,7 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, dev
     normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
     autoencoder = kind(checkpoints.subset.num_params)
     prepared_K = autoencoder.adapt(
-        lambda part: normalizer.columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
+        lambda part: normalizer.select_columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
     )
     rows = (checkpoints.vectors_KD, normalizer) if prepared_K is None else (prepared_K,)
     module = AutoencoderModule(
@@ -84,7 +84,7 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, dev
         seed=0,
     )
     module.to(device).train()
-    optimizer = module.make_optimizer(module.trained_parameters())
+    optimizer = module.make_optimizer(module.get_trained_parameters())
     ends = [time.perf_counter()]
     for _ in range(num_steps):
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.command_line.entry_point import plain
+from core.command_line.entry_point import to_plain
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.provenance import ROOT
 from core.training.system import SystemSpec
@@ -28,7 +28,7 @@ def make_generator(autoencoder: str, denoiser: str, sampler: str, *, device: tor
     encoder = instantiate(system.autoencoder, num_params=SUBSET.num_params)
     latent_dim = encoder.latent_dim
     return LatentDiffusionGenerator(
-        recipes=SystemSpec.from_config(plain(system)).recipes,
+        recipes=SystemSpec.from_config(to_plain(system)).recipes,
         subset=SUBSET,
         normalizer=Normalizer.identity(SUBSET.num_params),
         latent_normalizer=Normalizer.identity(latent_dim),

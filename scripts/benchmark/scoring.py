@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset, unflatten
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from scripts.benchmark.contest import Contest
 from tasks.networks.build import build_classifier
 from tasks.scoring.frozen_prefix import split_network
@@ -36,7 +36,7 @@ def bind_in_float32(run: Callable[..., T], *arguments: Any) -> Callable[[], T]:
     """Return a call of `run` with these arguments, without gradients and in float32 on GPUs, too."""
 
     def call() -> T:
-        with torch.inference_mode(), float32_products():
+        with torch.inference_mode(), set_float32_precision():
             return run(*arguments)
 
     return call

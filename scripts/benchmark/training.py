@@ -82,7 +82,7 @@ def train_with_lightning(make: Callable[..., SteppedModule], num_steps: int, dev
 def train_with_bare_loop(make: Callable[..., SteppedModule], num_steps: int, device: torch.device) -> None:
     """Train the same network in a minimal loop: batch, loss, gradient, optimizer step."""
     module = make(num_steps=num_steps).to(device).train()
-    optimizer = module.make_optimizer(module.trained_parameters())
+    optimizer = module.make_optimizer(module.get_trained_parameters())
     for _ in range(num_steps):
         rows = torch.randperm(K, device=device)[:50]
         optimizer.zero_grad()

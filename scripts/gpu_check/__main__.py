@@ -56,7 +56,7 @@ def check(parts: list[Part], out: Path, rehearse: bool) -> int:
     """Run the parts and write the results; without a GPU describe the parts instead. Return the exit status."""
     import torch
 
-    from core.runtime.artifacts import replacing, write_json
+    from core.runtime.artifacts import replace_atomically, write_json
     from scripts.gpu_check.report import collect_results, describe_plan, format_page
     from scripts.gpu_check.running import run_parts
 
@@ -67,7 +67,7 @@ def check(parts: list[Part], out: Path, rehearse: bool) -> int:
     outcomes = run_parts(parts, out, rehearse)
     text = format_page(outcomes, rehearse)
     write_json(out / "gpu_check.json", collect_results(outcomes, rehearse))
-    with replacing(out / "gpu_check.md") as temporary:
+    with replace_atomically(out / "gpu_check.md") as temporary:
         temporary.write_text(text + "\n")
     failed = [outcome.part.name for outcome in outcomes if outcome.result != "passed"]
     print_line(f"\n{text}\n\nwrote: {out}/gpu_check.md and {out}/gpu_check.json")

@@ -11,7 +11,7 @@ import numpy as np
 CHUNK = 5000  # images made at once; bounds the memory for noise
 
 
-def class_images(
+def make_class_images(
     num_classes: int, per_class: int, size: int, *, seed: int, wrong_labels: float = 0.0
 ) -> tuple[np.ndarray, list[int]]:
     """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
@@ -40,7 +40,7 @@ def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, *, w
     """Write `root`/cifar-100-python.tar.gz in the published layout, three pickles in a folder; return its path."""
     sizes = {"train": (per_class, 1), "test": (test_per_class, 2)}
     splits = {
-        name: class_images(100, count, 32, seed=seed, wrong_labels=wrong_labels)
+        name: make_class_images(100, count, 32, seed=seed, wrong_labels=wrong_labels)
         for name, (count, seed) in sizes.items()
     }
     content = {
@@ -48,10 +48,10 @@ def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, *, w
         for name, (images, labels) in splits.items()
     }
     content["meta"] = {"fine_label_names": [f"class {index}" for index in range(100)]}
-    return pickles_in_archive(root, "cifar-100-python", content)
+    return write_pickle_archive(root, "cifar-100-python", content)
 
 
-def pickles_in_archive(root: Path, folder: str, content: Mapping[str, Any], *, archive: str | None = None) -> Path:
+def write_pickle_archive(root: Path, folder: str, content: Mapping[str, Any], *, archive: str | None = None) -> Path:
     """Write `root`/<archive or folder>.tar.gz with one pickle per entry of `content` in `folder`; return its path."""
     (root / folder).mkdir(parents=True)
     for name, entry in content.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.report.tables import source_table
+from core.report.tables import format_source_table
 from core.runtime.artifacts import read_json
 from scripts.gpu_check.findings import Findings
 from scripts.gpu_check.packages import ROOT
@@ -51,7 +51,7 @@ def run_watched(script: str, overrides: Sequence[str], folder: Path) -> dict[str
 
 def report_run(findings: Findings, metrics: dict[str, Any], commands: list[dict[str, Any]]) -> None:
     """Add three tables of a run: accuracies, seconds of each stage, time and memory of each command."""
-    findings.add_text("accuracy", source_table(metrics))
+    findings.add_text("accuracy", format_source_table(metrics))
     findings.add_table(
         "seconds of each stage",
         [{"stage": stage, "seconds": float(seconds)} for stage, seconds in metrics["seconds"].items()],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.report.cells import markdown
-from core.runtime.provenance import provenance
+from core.runtime.provenance import collect_provenance
 from scripts.gpu_check.findings import format_table, format_value
 from scripts.gpu_check.parts import Part
 from scripts.gpu_check.running import Outcome
@@ -44,7 +44,7 @@ def describe_machine(machine: dict[str, Any], rehearse: bool) -> str:
 
 def collect_results(outcomes: Sequence[Outcome], rehearse: bool) -> dict[str, Any]:
     """Return the content of gpu_check.json: the machine, and the outcome and findings of each part."""
-    machine = provenance() | {"driver": read_driver_version()}
+    machine = collect_provenance() | {"driver": read_driver_version()}
     return {
         "machine": machine,
         "rehearsal": rehearse,
@@ -54,7 +54,7 @@ def collect_results(outcomes: Sequence[Outcome], rehearse: bool) -> dict[str, An
 
 def format_page(outcomes: Sequence[Outcome], rehearse: bool) -> str:
     """Return the Markdown page: the machine, the tables of each part, and a table of which parts passed."""
-    blocks = [describe_machine(provenance() | {"driver": read_driver_version()}, rehearse)]
+    blocks = [describe_machine(collect_provenance() | {"driver": read_driver_version()}, rehearse)]
     for outcome in outcomes:
         blocks.append(f"### {outcome.part.name}")
         blocks += [format_table(table) for table in outcome.findings["tables"]]

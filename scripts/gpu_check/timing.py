@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.trainer import MakeTrainer, fit, make_trainer
 from scripts.benchmark.contest import synchronize
 from scripts.gpu_check.subjects import Stage
@@ -84,7 +84,7 @@ def fit_stage(stage: Stage, window: Window, device: torch.device, *, precision: 
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
     """Compute in one of the Trainer's precisions without a Trainer."""
     with (
-        float32_products(tf32=precision != "32-true"),
+        set_float32_precision(tf32=precision != "32-true"),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
     ):
         yield
@@ -94,7 +94,7 @@ def time_bare_steps(stage: Stage, warmup: int, steps: int, *, device: torch.devi
     """Return the seconds of `steps` training steps without Lightning: batch, loss, gradient, optimizer step."""
     module, _ = stage
     module.to(device).train()
-    optimizer, clock = module.make_optimizer(module.trained_parameters()), Clock(device)
+    optimizer, clock = module.make_optimizer(module.get_trained_parameters()), Clock(device)
     for step in range(warmup + steps):
         if step == warmup:
             clock.begin()

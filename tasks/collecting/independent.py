@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoints.subset import ParameterSubset, floating_entries
+from core.checkpoints.subset import ParameterSubset, get_floating_entries
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
@@ -61,7 +61,7 @@ class IndependentCollection(Collection):
 
         Independent networks differ everywhere, so a part of one network does not fit into another.
         """
-        if subset.names != tuple(floating_entries(model)):
+        if subset.names != tuple(get_floating_entries(model)):
             raise UserError(
                 f"task.param.subset={configured} cannot be used with task.collect=independent, because the networks "
                 "also differ outside that subset. Set task.param.subset=all"

@@ -17,7 +17,7 @@ from core.runtime.errors import UserError
 from core.runtime.fit_progress import FitProgress
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
-from core.runtime.trainer import MakeTrainer, on_one_device, trainer_with
+from core.runtime.trainer import MakeTrainer, build_trainer, limit_to_one_device
 from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import Collection, Factory, Optimization, PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
@@ -105,8 +105,8 @@ class StepsCollection(Collection):
         steps_per_epoch = len(images.train_dataloader())
         every = choose_interval(self.every, k, steps_per_epoch)
         snapshots = Snapshots(subset, k, every)
-        trainer = trainer_with(
-            on_one_device(make_trainer),
+        trainer = build_trainer(
+            limit_to_one_device(make_trainer),
             max_epochs=-(-k * every // steps_per_epoch),
             limit_val_batches=0,
             logger=False,

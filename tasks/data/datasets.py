@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision import datasets
 
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 from tasks.data import digits, image_folder
 from tasks.data.splits import DataOptions, ImageData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
@@ -88,6 +88,6 @@ def load_images(options: DataOptions) -> ImageData:
     """
     if options.dataset not in DATASETS:
         raise UserError(
-            f"task.data.dataset={options.dataset!r} is not a known dataset: {nearest(options.dataset, DATASETS)}"
+            f"task.data.dataset={options.dataset!r} is not a known dataset: {suggest_names(options.dataset, DATASETS)}"
         )
     return DATASETS[options.dataset](options)

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from core.runtime.errors import UserError
-from core.runtime.memory import available_cores
+from core.runtime.memory import count_available_cores
 from core.runtime.seeding import derive_seed
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
         if device.type == "cpu" or in_memory:
             return 0
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        wanted = min(MAX_WORKERS, max(1, available_cores() // processes))
+        wanted = min(MAX_WORKERS, max(1, count_available_cores() // processes))
     else:
         wanted = int(num_workers)
     if not wanted or not SHARED_MEMORY.is_dir():

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.runtime.errors import UserError
-from core.runtime.settings import MISSING, describe, differences
+from core.runtime.settings import MISSING, describe_differences, find_differences
 from tasks.networks.build import ModelSpec
 from tasks.networks.recipes import check_recipe
 from tasks.specification import TaskSpec
@@ -35,7 +35,7 @@ def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpe
     checkpoints = CheckpointSet.load(Path(task.param.path))
     if is_imported(checkpoints):
         return adopt_imported(task, checkpoints, typed), checkpoints
-    checkpoints.require(task.record())
+    checkpoints.require_settings(task.record())
     return task, checkpoints
 
 
@@ -75,9 +75,10 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequen
     if task.score_with:
         return replace(adopted, data=replace(task.data, dataset=task.score_with))
     configured = task.record()["task"]["data"]
-    if differing := differences({"task": {"data": data}}, {"task": {"data": configured}}):
+    if differing := find_differences({"task": {"data": data}}, {"task": {"data": configured}}):
         raise UserError(
-            f"{source} was imported with other images ({describe(differing)}). Set {write_overrides(differing)}"
+            f"{source} was imported with other images ({describe_differences(differing)}). "
+            f"Set {write_overrides(differing)}"
         )
     return adopted
 
@@ -132,8 +133,8 @@ def check_overrides(overrides: Sequence[str], adopted: TaskSpec, task: TaskSpec,
     pairs = {key: (look_up(there, key), look_up(here, key)) for key in keys}
     if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         raise UserError(
-            f"{source} was imported with other settings ({describe(differing)}). Remove these overrides, or import "
-            "the state dicts again with them"
+            f"{source} was imported with other settings ({describe_differences(differing)}). Remove these overrides, "
+            "or import the state dicts again with them"
         )
 
 

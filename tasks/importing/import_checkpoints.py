@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
+from core.checkpoints.subset import ParameterSubset, get_floating_entries, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
@@ -123,7 +123,7 @@ def build_fitting_network(
     }
     if not task.score_with and ":" not in task.model.name:
         model, recipe["small_stem"] = rebuild(recipe, facts, state=state, source=str(path))
-    if misfit := describe_misfit(state, model.state_dict(), floating_entries(model)):
+    if misfit := describe_misfit(state, model.state_dict(), get_floating_entries(model)):
         options = f"--score-with {task.score_with}" if task.score_with else "--model, --model-option and --dataset"
         raise UserError(
             f"{path} does not fit the network {recipe['name']} for {facts['num_classes']} classes: it {misfit}. "
@@ -145,7 +145,7 @@ def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tup
     """
     if base and not base.is_file():
         raise UserError(f"--base {base}: file not found. Set --base to a full state dict of the network")
-    known, floating = model.state_dict().keys(), floating_entries(model).keys()
+    known, floating = model.state_dict().keys(), get_floating_entries(model).keys()
     for path in [base] if base else files:
         state = rename_entries(read_state(path), known, path)
         if base or floating <= state.keys():

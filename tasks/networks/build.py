@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.user_code import call_user_code
 
@@ -57,7 +57,8 @@ def build_classifier(
         return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(
-            f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}"
+            f"task.model.name={name!r} is not a network of timm {timm.__version__}: "
+            f"{suggest_names(name, timm.list_models())}"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
     options, image_shape = dict(options or {}), (channels, image_size, image_size)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoints.subset import floating_entries
+from core.checkpoints.subset import get_floating_entries
 from core.runtime.errors import UserError
 from tasks.networks.build import ModelSpec, build_from_spec
 
@@ -66,7 +66,7 @@ def rebuild(
         except UserError as error:  # the full stem of some networks leaves nothing of small images
             refusals.append(error)
             continue
-        shapes = {name: tensor.shape for name, tensor in floating_entries(model).items()}
+        shapes = {name: tensor.shape for name, tensor in get_floating_entries(model).items()}
         differing = sum(shapes[name] != state[name].shape for name in shapes.keys() & state.keys())
         candidates.setdefault(differing, (model, small))
     if not candidates:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from core.runtime.memory import free_bytes
+from core.runtime.memory import count_free_bytes
 from tasks.data.loaders import count_images, make_fixed_loader
 
 AUTO = "auto"
@@ -118,9 +118,9 @@ class PrefixCache:
         """Return the largest number of bytes to use in each kind of memory, in the order in which they are filled."""
         devices = [self.device] if self.device == CPU else [self.device, CPU]
         if self.cache_bytes == AUTO:
-            return {device.type: SHARE * free_bytes(device) for device in devices}
+            return {device.type: SHARE * count_free_bytes(device) for device in devices}
         total = float(self.cache_bytes)
-        on_device = total if self.device == CPU else min(total, SHARE * free_bytes(self.device))
+        on_device = total if self.device == CPU else min(total, SHARE * count_free_bytes(self.device))
         return {device.type: limit for device, limit in zip(devices, (on_device, total - on_device), strict=False)}
 
     def _count_bytes(self, memory: str, chunk: Chunk) -> int:

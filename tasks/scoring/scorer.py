@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
@@ -195,7 +195,7 @@ class Scorer:
     def _lower_precision(self) -> AbstractContextManager:
         """Return a context in which torch computes in the configured precision."""
         if self.precision == "tf32":
-            return float32_products(tf32=True)
+            return set_float32_precision(tf32=True)
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _compare_with_fp32(self, crossing: tuple[Any, ...], vectors_MD: Tensor, num_images: int) -> None:
@@ -213,7 +213,7 @@ class Scorer:
         )
 
     @torch.inference_mode()
-    @float32_products()
+    @set_float32_precision()
     def __call__(self, vectors_MD: Tensor) -> Scores:
         """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary

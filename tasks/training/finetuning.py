@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import unflatten
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeOptimizer
 from tasks.data.loaders import make_training_loader
@@ -28,7 +28,7 @@ def repeat_epochs(loader: DataLoader) -> Iterator[list[Tensor]]:
         yield from loader
 
 
-@float32_products()
+@set_float32_precision()
 def finetune(
     vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int
 ) -> Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
-from core.command_line.entry_point import plain
+from core.command_line.entry_point import to_plain
 from core.publishing.export import export
 from core.runtime.artifacts import write_json
 from core.runtime.provenance import ROOT
@@ -64,7 +64,7 @@ def exported(checkpoints, folder, metrics=None):
     export(
         checkpoints.vectors_KD,
         checkpoints,
-        describe_network(checkpoints, DataOptions(**plain(task_config().task.data))),
+        describe_network(checkpoints, DataOptions(**to_plain(task_config().task.data))),
         run=run,
         seed=42,
     )

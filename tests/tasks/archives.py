@@ -10,22 +10,22 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from scripts.gpu_check.archives import class_images, pickles_in_archive, write_cifar100
+from scripts.gpu_check.archives import make_class_images, write_cifar100, write_pickle_archive
 
-__all__ = ["class_images", "write_cifar100"]  # defined in scripts/gpu_check, which uses the same images
+__all__ = ["make_class_images", "write_cifar100"]  # defined in scripts/gpu_check, which uses the same images
 
 
 def write_cifar10(root: Path, per_class: int = 8) -> Path:
     """Write `root`/cifar-10-python.tar.gz with five training batches, a test batch and the meta file."""
-    images, labels = class_images(10, 5 * per_class, 32, seed=1)
+    images, labels = make_class_images(10, 5 * per_class, 32, seed=1)
     content = {}
     parts = zip(np.split(images, 5), np.split(np.array(labels), 5), strict=True)
     for batch, (part, part_labels) in enumerate(parts, start=1):
         content[f"data_batch_{batch}"] = {"data": part.reshape(len(part), -1), "labels": part_labels.tolist()}
-    images, labels = class_images(10, per_class, 32, seed=2)
+    images, labels = make_class_images(10, per_class, 32, seed=2)
     content["test_batch"] = {"data": images.reshape(len(images), -1), "labels": labels}
     content["batches.meta"] = {"label_names": [f"class {index}" for index in range(10)]}
-    return pickles_in_archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
+    return write_pickle_archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
 
 
 def write_mnist(root: Path) -> None:
@@ -33,7 +33,7 @@ def write_mnist(root: Path) -> None:
     raw = root / "MNIST/raw"
     raw.mkdir(parents=True)
     for prefix, per_class, seed in (("train", 8, 1), ("t10k", 2, 2)):
-        images, labels = class_images(10, per_class, 28, seed=seed)
+        images, labels = make_class_images(10, per_class, 28, seed=seed)
         with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
             file.write(np.array([2051, len(images), 28, 28], dtype=">i4").tobytes() + images[:, 0].tobytes())
         with gzip.open(raw / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
@@ -43,7 +43,7 @@ def write_mnist(root: Path) -> None:
 def write_svhn(root: Path) -> None:
     """Write `root`/{train,test}_32x32.mat with X (32, 32, 3, N) and y, where 10 stands for the digit 0."""
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 32, seed=seed)
+        images, labels = make_class_images(10, per_class, 32, seed=seed)
         savemat(
             root / f"{name}_32x32.mat",
             {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)},
@@ -58,7 +58,7 @@ def write_stl10(root: Path) -> None:
         "unlabeled_X.bin": b"",
     }
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 96, seed=seed)
+        images, labels = make_class_images(10, per_class, 96, seed=seed)
         files[f"{name}_X.bin"] = images.transpose(0, 1, 3, 2).tobytes()
         files[f"{name}_y.bin"] = bytes(label + 1 for label in labels)
     _tar(root / "stl10_binary.tar.gz", {f"stl10_binary/{name}": content for name, content in files.items()})

@@ -148,9 +148,9 @@ def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
 
 def test_other_settings_are_named_by_what_one_types(saved):
     stored = CheckpointSet.load(saved)
-    stored.require(stored.settings)
+    stored.require_settings(stored.settings)
     with pytest.raises(UserError, match=r"task\.seed=0 .*1 .*task\.model\.name=tiny .*resnet18") as error:
-        stored.require({"task": {"seed": 1, "model": {"name": "resnet18"}}})
+        stored.require_settings({"task": {"seed": 1, "model": {"name": "resnet18"}}})
     assert str(saved) in str(error.value)
 
 

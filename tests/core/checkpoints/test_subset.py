@@ -11,7 +11,7 @@ from core.checkpoints.subset import (
     ParameterSubset,
     find_normalization_layers,
     flatten,
-    floating_entries,
+    get_floating_entries,
     resolve_subset,
     unflatten,
 )
@@ -82,8 +82,8 @@ def test_globs_match_names_and_may_overlap(tiny_network):
 
 def test_the_order_is_the_networks_whatever_the_order_asked_for(tiny_network):
     asked = ["5.bias", "0.weight", "4.weight"]
-    assert ParameterSubset.of(tiny_network, asked).names == ("0.weight", "4.weight", "5.bias")
-    assert resolve_subset(tiny_network, asked) == ParameterSubset.of(tiny_network, asked[::-1])
+    assert ParameterSubset.from_model(tiny_network, asked).names == ("0.weight", "4.weight", "5.bias")
+    assert resolve_subset(tiny_network, asked) == ParameterSubset.from_model(tiny_network, asked[::-1])
 
 
 def test_a_glob_that_matches_nothing_is_named_even_beside_one_that_does(tiny_network):
@@ -93,7 +93,7 @@ def test_a_glob_that_matches_nothing_is_named_even_beside_one_that_does(tiny_net
 
 def test_an_unknown_name_comes_with_near_ones(tiny_network):
     with pytest.raises(UserError, match=r"'1\.wieght'.*1\.weight"):
-        ParameterSubset.of(tiny_network, ["1.wieght"])
+        ParameterSubset.from_model(tiny_network, ["1.wieght"])
 
 
 @pytest.mark.parametrize("subset, words", [([], "empty"), ("last_norm", "'last_norm'.*last_norms, all or a list")])
@@ -105,7 +105,7 @@ def test_nothing_and_a_mistyped_choice_are_refused(tiny_network, subset, words):
 def test_flatten_and_unflatten_invert_each_other(tiny_network):
     subset = resolve_subset(tiny_network, "all")
     parts = unflatten(flatten(tiny_network, subset), subset)
-    entries = floating_entries(tiny_network)
+    entries = get_floating_entries(tiny_network)
     assert list(parts) == list(subset.names)
     for name, part in parts.items():
         torch.testing.assert_close(part, entries[name].detach(), rtol=0, atol=0)
@@ -113,11 +113,11 @@ def test_flatten_and_unflatten_invert_each_other(tiny_network):
 
 @pytest.mark.parametrize("names", [["1.weight"], ["1.weight", "1.bias", "1.running_mean"]])
 def test_a_snapshot_does_not_follow_the_live_network(tiny_network, names):
-    subset = ParameterSubset.of(tiny_network, names)
+    subset = ParameterSubset.from_model(tiny_network, names)
     snapshot = flatten(tiny_network, subset)
     before = snapshot.clone()
     with torch.no_grad():
-        for tensor in floating_entries(tiny_network).values():
+        for tensor in get_floating_entries(tiny_network).values():
             tensor.add_(1)
     assert torch.equal(snapshot, before)
     assert torch.equal(flatten(tiny_network, subset), before + 1)
@@ -150,7 +150,7 @@ def test_a_vector_of_another_size_is_refused_with_both(tiny_network, shape):
 
 
 def test_every_coordinate_has_the_name_of_its_tensor(tiny_network):
-    subset = ParameterSubset.of(tiny_network, ["1.weight", "4.weight", "5.bias"])
+    subset = ParameterSubset.from_model(tiny_network, ["1.weight", "4.weight", "5.bias"])
     assert subset.sizes == [14, 16, 3]
     assert [subset.find_name(index) for index in (0, 13, 14, 29, 30, 32)] == ["1.weight"] * 2 + ["4.weight"] * 2 + [
         "5.bias"

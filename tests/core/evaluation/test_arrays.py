@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.runtime.errors import UserError
 
 
 def read(path):
-    with reading_arrays(path, content="scores", advice="run again") as file:
+    with open_arrays(path, content="scores", advice="run again") as file:
         return file["values"]
 
 

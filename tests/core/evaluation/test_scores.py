@@ -122,9 +122,9 @@ def test_the_lowest_value_is_the_best_if_lower_is_better():
 
 def test_wrong_images_are_required_to_be_known():
     with pytest.raises(ValueError, match="wrong_MN"):
-        made([0.5], [1.0]).known_wrong()
+        made([0.5], [1.0]).require_wrong()
     known = scores([0.5, 0.9])
-    assert known.known_wrong() is known.wrong_MN
+    assert known.require_wrong() is known.wrong_MN
 
 
 def test_another_metric_survives_the_disk_and_accuracy_adds_nothing_to_the_file(tmp_path, saved):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.evaluation.kinds import Kind, family_of, infer_kind
-from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, sources
+from core.evaluation.kinds import Kind, get_family, infer_kind
+from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, list_sources
 
 OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
@@ -24,7 +24,7 @@ def listed(tiny_checkpoints, tiny_generator):
             options=options,
             seed=seed,
         )
-        return sources(material, lambda vectors_MD: vectors_MD + 100)
+        return list_sources(material, lambda vectors_MD: vectors_MD + 100)
 
     return build
 
@@ -102,12 +102,12 @@ def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_th
 ):
     vectors_KD = torch.randn(k, 60)
     checkpoints = replace(tiny_checkpoints, vectors_KD=vectors_KD, accuracy_K=torch.rand(k))
-    averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if family_of(name) == "average"]
+    averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if get_family(name) == "average"]
     assert averages == [name]
 
 
 def test_the_list_of_noise_levels_may_be_empty(make):
-    assert not any(family_of(name) == "noised" for name in make(SourceOptions(noise=())))
+    assert not any(get_family(name) == "noised" for name in make(SourceOptions(noise=())))
 
 
 def test_each_source_has_its_kind_its_splits_and_its_need_of_the_generator(listed):
@@ -139,4 +139,4 @@ def test_the_kind_of_a_source_is_inferred_from_its_name(listed):
     [("noised_0.05", "noised"), ("average_16", "average"), ("gaussian_full", "gaussian_full"), ("p_diff", "p_diff")],
 )
 def test_a_family_is_the_name_without_its_number(name, family):
-    assert family_of(name) == family
+    assert get_family(name) == family

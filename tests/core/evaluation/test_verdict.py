@@ -79,7 +79,7 @@ def accuracy_decisions(verdict):
 def test_a_copy_of_the_originals_is_memorized_and_dominated(world):
     verdict = world.verdict(world.originals_KD[world.random.permutation(K)])
     assert set(outcomes(verdict).values()) == {Outcome.IS_DOMINATED}
-    original, average = verdict.against("original"), verdict.against("average_8")
+    original, average = verdict.get_comparison("original"), verdict.get_comparison("average_8")
     assert original.accuracy.decision is UNDECIDED and original.max_iou.decision is WORSE
     assert verdict.near_copies["p_diff"] == 1 and verdict.p_diff.max_iou_mean == 1
     assert verdict.novelty is Novelty.MEMORIZED
@@ -113,7 +113,7 @@ def test_means_of_the_originals_tie_with_averages_and_are_not_memorized(world):
     assert found["original"] is found["noised_0.3"] is Outcome.DOMINATES
     row = verdict.averaging[0]
     assert row.p_diff_gain.decision is row.average_gain.decision is BETTER
-    assert row.gain_difference.decision is verdict.against("average_8").accuracy.decision is UNDECIDED
+    assert row.gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is UNDECIDED
     assert verdict.novelty is Novelty.AS_CLOSE
 
 
@@ -121,7 +121,9 @@ def test_better_and_newer_models_dominate_everything(world):
     verdict = world.verdict(world.around(world.target_D, 0.15, 30))
     assert set(outcomes(verdict).values()) == {Outcome.DOMINATES}
     assert verdict.novelty is Novelty.NEWER
-    assert verdict.averaging[0].gain_difference.decision is verdict.against("average_8").accuracy.decision is BETTER
+    assert (
+        verdict.averaging[0].gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is BETTER
+    )
 
 
 def test_worse_models_beat_no_baseline_in_accuracy(world):
@@ -160,7 +162,7 @@ def test_the_gain_over_averaging_is_the_difference_to_the_average(world):
     assert list(verdict.near_copies) == ["p_diff", "average_8", "average_16"]
     for row in verdict.averaging:
         assert row.gain_difference.value == pytest.approx(row.p_diff_gain.value - row.average_gain.value)
-        assert row.gain_difference.value == verdict.against(row.source).accuracy.value
+        assert row.gain_difference.value == verdict.get_comparison(row.source).accuracy.value
 
 
 def test_the_best_average_is_the_most_accurate_one(world):
@@ -184,14 +186,14 @@ def test_without_masks_of_wrong_images_accuracy_alone_decides():
 
 def test_nothing_is_decided_between_two_single_models_without_masks_of_wrong_images():
     world = World(with_wrong=False)
-    ensemble = world.verdict(world.originals_KD[:1]).against("ensemble")
+    ensemble = world.verdict(world.originals_KD[:1]).get_comparison("ensemble")
     assert ensemble.accuracy.decision is UNDECIDED and ensemble.accuracy.interval is None
     assert ensemble.outcome is Outcome.TIE
 
 
 def test_a_single_original_has_neither_a_maximum_iou_nor_near_copies(world):
     verdict = world.verdict(world.averages(4), original=world.originals_KD[:1])
-    original = verdict.against("original")
+    original = verdict.get_comparison("original")
     assert original.max_iou is None and original.baseline.max_iou_mean is None and verdict.near_copies == {}
 
 

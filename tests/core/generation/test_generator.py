@@ -13,7 +13,7 @@ from torch import nn
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 from core.generation.generator import WeightGenerator
-from core.generation.generator_file import load_generator, load_generator_of
+from core.generation.generator_file import load_generator, load_matching_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
@@ -150,7 +150,7 @@ def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(
 def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
     """A whole network is generated with its running statistics; a negative variance would make its output NaN."""
     names = [name for name, tensor in tiny_network.state_dict().items() if tensor.is_floating_point()]
-    subset = ParameterSubset.of(tiny_network, names)
+    subset = ParameterSubset.from_model(tiny_network, names)
     vectors_KD = torch.rand(9, subset.num_params)
     tiny_generator.normalizer = Normalizer.per_tensor(vectors_KD, subset)
     tiny_generator.autoencoder.decode = lambda latents_BL: 10 * torch.randn(len(latents_BL), subset.num_params)
@@ -357,7 +357,7 @@ def copies(tmp_path, tiny_checkpoints):
 
 def test_a_file_is_read_as_the_kind_of_generator_that_it_names(tmp_path, tiny_checkpoints, copies, monkeypatch):
     monkeypatch.setattr("core.generation.generator_file.GENERATORS", {"copies": Copies})
-    loaded = load_generator_of(tmp_path / "copies.safetensors", tiny_checkpoints)
+    loaded = load_matching_generator(tmp_path / "copies.safetensors", tiny_checkpoints)
     assert torch.equal(loaded.sample(0, [3, 13]), tiny_checkpoints.vectors_KD[[3, 1]])
     assert (loaded.has_encoder, loaded.has_steps) == (False, False)
     assert (loaded.fingerprint, loaded.subset, loaded.trained_on) == (
@@ -375,10 +375,10 @@ def test_an_unknown_kind_is_named(tmp_path, copies):
 
 
 def test_a_generator_of_other_checkpoints_is_refused_with_both_files(saved, tiny_checkpoints):
-    assert load_generator_of(saved, tiny_checkpoints).trained_on["k"] == 12
+    assert load_matching_generator(saved, tiny_checkpoints).trained_on["k"] == 12
     others = replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD + 1, path=saved.with_name("others"))
     with pytest.raises(UserError, match="was not trained on") as error:
-        load_generator_of(saved, others)
+        load_matching_generator(saved, others)
     assert str(saved) in str(error.value) and str(others.path) in str(error.value)
 
 

@@ -9,7 +9,7 @@ from core.evaluation.kinds import Kind
 from core.evaluation.scores import ACCURACY, ScoreTable
 from core.evaluation.verdict import Decision, Novelty, Outcome
 from core.report.run_files import read_metrics, read_verdict
-from core.report.sentences import worded
+from core.report.sentences import word_verdict
 from core.report.tables import build_comparison_table, build_source_table
 from core.runtime.errors import UserError
 
@@ -24,13 +24,13 @@ def metrics():
 def test_the_verdict_of_an_earlier_file_is_parsed_with_all_its_numbers(metrics):
     verdict, stored = read_verdict(metrics, FIXTURES / "metrics.json"), metrics["verdict"]
     assert verdict.to_json() == {key: value for key, value in stored.items() if key not in ("caution", "sentences")}
-    assert list(worded(verdict)) == list(stored)
+    assert list(word_verdict(verdict)) == list(stored)
 
 
 def test_the_parsed_fields_equal_the_file(metrics):
     verdict = read_verdict(metrics, FIXTURES / "metrics.json")
     row = next(row for row in metrics["verdict"]["comparisons"] if row["baseline"] == "average_3")
-    average = verdict.against("average_3")
+    average = verdict.get_comparison("average_3")
     assert (average.accuracy.value, average.accuracy.interval) == (
         row["accuracy_difference"],
         tuple(row["accuracy_interval"]),

@@ -19,7 +19,7 @@ from core.report import sentences
 from core.report.sentences import (
     explain,
     format_max_iou,
-    worded,
+    word_verdict,
     write_caution,
     write_gains,
     write_headline,
@@ -253,7 +253,7 @@ def test_an_autoencoder_that_keeps_less_than_half_of_the_variance_gives_a_cautio
         "than the mean of the checkpoints. Set system/autoencoder=chunked or a larger system.autoencoder_steps."
     )
     assert write_caution(verdict) == expected
-    content = worded(verdict)
+    content = word_verdict(verdict)
     assert content.get("caution") == expected and ("caution" in content) == (expected is not None)
     assert (expected in content["sentences"]) == (expected is not None)
 
@@ -308,7 +308,7 @@ def test_the_statements_are_the_headline_then_gains_similarity_strongest_baselin
 
 def test_metrics_json_gets_the_verdict_with_its_sentences_and_a_caution_only_if_there_is_one():
     for verdict, caution in ((make_verdict(variance_kept=0.1), ["caution"]), (make_verdict(variance_kept=0.9), [])):
-        content = worded(verdict)
+        content = word_verdict(verdict)
         assert list(content) == [*verdict.to_json(), *caution, "sentences"]
         assert {key: content[key] for key in verdict.to_json()} == verdict.to_json()
         assert content["sentences"] == write_statements(verdict)

@@ -10,10 +10,10 @@ from core.report.tables import (
     build_comparison_table,
     build_selection_table,
     build_source_table,
-    closing_words,
+    format_closing_words,
+    format_protocol_table,
     format_source_csv,
-    protocol_table,
-    source_table,
+    format_source_table,
     write_report,
 )
 
@@ -59,7 +59,7 @@ def test_a_number_is_rounded_and_absence_is_a_dash():
 
 
 def test_a_row_shows_every_measure_in_the_column_of_its_name():
-    header, _, row, _ = cells(source_table(METRICS))
+    header, _, row, _ = cells(format_source_table(METRICS))
     shown = dict(zip(header, row, strict=True))
     assert shown == {
         "source": "p_diff",
@@ -75,13 +75,13 @@ def test_a_row_shows_every_measure_in_the_column_of_its_name():
 
 
 def test_measures_that_do_not_apply_are_dashes_and_never_numbers():
-    header, _, _, row = cells(source_table(METRICS))
+    header, _, _, row = cells(format_source_table(METRICS))
     shown = dict(zip(header, row, strict=True))
     assert (shown["mean ± std"], shown["max IoU"], shown["IoU within"]) == ("77.24", "–", "–")
 
 
 def test_both_protocols_say_which_images_choose():
-    header, _, paper, held_out = cells(protocol_table(METRICS))
+    header, _, paper, held_out = cells(format_protocol_table(METRICS))
     assert header[1:] == ["original", "ensemble", "p_diff"]
     assert "best on test" in paper[0] and paper[1:] == ["77.15", "77.07", "77.55"]
     assert "validation" in held_out[0] and held_out[1:] == ["77.01", "77.07", "77.33"]
@@ -99,7 +99,7 @@ def test_the_report_on_disk_holds_both_tables(tmp_path):
     assert (
         "digits, K = 200" in text
         and build_source_table(METRICS).explained_markdown() in text
-        and protocol_table(METRICS).splitlines()[-1].split("|")[1].strip() in text
+        and format_protocol_table(METRICS).splitlines()[-1].split("|")[1].strip() in text
     )
 
 
@@ -212,6 +212,6 @@ def test_the_markdown_file_holds_every_block(tmp_path):
 
 def test_a_run_ends_with_both_tables_the_headline_and_the_caution():
     verdict = {"sentences": ["Yes.", "More."], "caution": "Careful."}
-    parts = closing_words(METRICS | {"verdict": verdict}).split("\n\n")
-    assert parts == [source_table(METRICS), protocol_table(METRICS), "Yes.\nCareful."]
-    assert closing_words(METRICS | {"verdict": {"sentences": ["Yes."]}}).endswith("\n\nYes.")
+    parts = format_closing_words(METRICS | {"verdict": verdict}).split("\n\n")
+    assert parts == [format_source_table(METRICS), format_protocol_table(METRICS), "Yes.\nCareful."]
+    assert format_closing_words(METRICS | {"verdict": {"sentences": ["Yes."]}}).endswith("\n\nYes.")

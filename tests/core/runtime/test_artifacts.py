@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.runtime import artifacts
-from core.runtime.artifacts import load_artifact, read_json, replacing, save_artifact, write_json
+from core.runtime.artifacts import load_artifact, read_json, replace_atomically, save_artifact, write_json
 from core.runtime.errors import UserError
 from tests.core.tiny import damaged_copies
 
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_old_json_and_nothing_else(tmp_path, full_disk):
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), replace_atomically(path) as temporary:
         temporary.write_text("half of the ne")
         raise error
     assert path.read_text() == "old" and files_in(tmp_path) == ["x.txt"]
@@ -130,7 +130,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
 
 def test_the_new_file_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "x.txt"
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text("first half, ")
         assert not path.exists()
         with temporary.open("a") as file:

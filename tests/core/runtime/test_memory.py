@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.runtime import memory
-from core.runtime.memory import available_cores, free_bytes
+from core.runtime.memory import count_available_cores, count_free_bytes
 
 CPU = torch.device("cpu")
 MACHINE = 8_000_000 * 1024
@@ -27,7 +27,7 @@ def limit(folder, **files):
 
 
 def test_without_a_control_group_the_machine_decides(machine):
-    assert free_bytes(CPU) == MACHINE and available_cores() == 16
+    assert count_free_bytes(CPU) == MACHINE and count_available_cores() == 16
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_every_group_up_to_the_root_limits_memory(machine, most, free, group):
         memory__current=2500000,
         memory__stat="anon 1\ninactive_file 400000",
     )
-    assert free_bytes(CPU) == free
+    assert count_free_bytes(CPU) == free
 
 
 def test_the_first_version_of_control_groups_limits_too(machine):
@@ -51,7 +51,7 @@ def test_the_first_version_of_control_groups_limits_too(machine):
     usage = {"memory__usage_in_bytes": 1000, "memory__stat": "total_inactive_file 5"}
     limit(machine / "groups/memory/job", memory__limit_in_bytes=5000, **usage)
     limit(machine / "groups/cpu,cpuacct/job", cpu__cfs_quota_us=400000, cpu__cfs_period_us=100000)
-    assert free_bytes(CPU) == 4005 and available_cores() == 4
+    assert count_free_bytes(CPU) == 4005 and count_available_cores() == 4
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_the_first_version_of_control_groups_limits_too(machine):
 def test_a_cpu_quota_counts_as_cores(machine, quota, cores):
     (machine / "own").write_text("0::/\n")
     limit(machine / "groups", cpu__max=quota)
-    assert available_cores() == cores
+    assert count_available_cores() == cores
 
 
 def test_this_machine_has_some_free_memory_and_a_core():
-    assert 1e6 < free_bytes(CPU) < 1e15 and available_cores() >= 1
+    assert 1e6 < count_free_bytes(CPU) < 1e15 and count_available_cores() >= 1

@@ -19,7 +19,7 @@ from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
 from core.training.fit_generator import fit_generator
 from core.training.stage_modules import LatentDiffusionModule
-from core.training.system import SystemSpec, training_settings
+from core.training.system import SystemSpec, select_training_settings
 from tests.core.tiny import CONFIGS, StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
 
 FILES = Path(__file__).parent / "files"
@@ -164,7 +164,7 @@ def test_training_on_two_checkpoints_works_and_does_not_change_them(tiny_system,
 
 
 def test_the_settings_hold_what_decides_the_generator_but_not_the_sampler(tiny_system, tiny_checkpoints):
-    settings = training_settings(make_spec(tiny_system), tiny_checkpoints, seed=5)
+    settings = select_training_settings(make_spec(tiny_system), tiny_checkpoints, seed=5)
     assert (
         settings["seed"] == 5
         and settings["task"]["param"]["k"] == 12
@@ -174,10 +174,10 @@ def test_the_settings_hold_what_decides_the_generator_but_not_the_sampler(tiny_s
 
     changed = copy.deepcopy(tiny_system)
     changed.sampler.num_steps = 7
-    assert training_settings(make_spec(changed), tiny_checkpoints, seed=5) == settings
+    assert select_training_settings(make_spec(changed), tiny_checkpoints, seed=5) == settings
     changed.ema_decay = 0.5
-    assert training_settings(make_spec(changed), tiny_checkpoints, seed=5) != settings
-    assert training_settings(make_spec(tiny_system), tiny_checkpoints.first(11), seed=5) != settings
+    assert select_training_settings(make_spec(changed), tiny_checkpoints, seed=5) != settings
+    assert select_training_settings(make_spec(tiny_system), tiny_checkpoints.first(11), seed=5) != settings
 
 
 class TwelveCheckpoints:
@@ -193,7 +193,7 @@ def test_the_settings_equal_those_that_an_earlier_version_recorded(system):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("base", overrides=[f"system={system}"]).system
     recorded = json.loads((FILES / f"settings_{system}.json").read_text())
-    assert training_settings(make_spec(composed), TwelveCheckpoints(), seed=5) == recorded
+    assert select_training_settings(make_spec(composed), TwelveCheckpoints(), seed=5) == recorded
 
 
 def test_an_unknown_and_a_missing_setting_are_named(tiny_system):

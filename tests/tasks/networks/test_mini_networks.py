@@ -5,7 +5,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
-from core.checkpoints.subset import floating_entries, resolve_subset
+from core.checkpoints.subset import get_floating_entries, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from tasks.networks.build import build_classifier
@@ -70,7 +70,7 @@ def test_a_state_dict_is_the_whole_network(name):
     second.load_state_dict(first.state_dict())
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(first(images), second(images))
-    assert floating_entries(first).keys() == dict(first.named_parameters()).keys()
+    assert get_floating_entries(first).keys() == dict(first.named_parameters()).keys()
 
 
 def test_options_reach_the_network_and_unknown_ones_are_refused():
