@@ -46,7 +46,7 @@ class Bytes(Dataset):
 @pytest.fixture(autouse=True)
 def read_the_loss_5_times_per_fit(monkeypatch):
     """Fix the number of times that a fit reads its loss, because each of these is a wait."""
-    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+    monkeypatch.setattr("core.runtime.trainer.LOSS_READS_PER_FIT", 5)
 
 
 def count_crossings(make_module, folder, num_steps, *callbacks):

@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import CONFIGS, to_plain, with_slashes
+from core.command_line.entry_point import CONFIGS, convert_group_override, to_plain
 from core.command_line.ranges import check_ranges
 from core.evaluation.verdict import Novelty, Outcome
 from core.report import gallery
@@ -98,7 +98,7 @@ def jobs(arguments: list[str]) -> list[list[str]]:
     words = [word.replace("${hydra:job.num}", "0") for word in arguments]  # only Hydra's own launcher numbers jobs
     if "--cfg" in words:
         del words[words.index("--cfg") : words.index("--cfg") + 2]
-    overrides = [with_slashes(word) for word in words if word not in ("-m", "[overrides]")]
+    overrides = [convert_group_override(word) for word in words if word not in ("-m", "[overrides]")]
     if "-m" not in words:
         return [overrides]
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
@@ -197,7 +197,7 @@ def test_the_tables_of_overrides_are_read():
 @pytest.mark.parametrize("name, default, meaning", OVERRIDES, ids=[name for name, _, _ in OVERRIDES])
 def test_an_override_exists_with_its_default(name, default, meaning):
     needed = re.findall(r"^Needs `([^`]+)`", meaning)
-    cfg = composed(*map(with_slashes, needed))
+    cfg = composed(*map(convert_group_override, needed))
     group = CONFIGS.joinpath(*re.split(r"[./]", name))
     shown = re.fullmatch(r"`([^<>`]+)`", default)
     if group.is_dir():

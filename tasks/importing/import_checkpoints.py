@@ -164,7 +164,7 @@ def gather_vectors(
     *,
     base: str,
     allow_different_rest: bool,
-    progress: StageProgress,
+    progress: StageProgress | None = None,
 ) -> Tensor:
     """Return the subset of each file (K, D), read one file at a time.
 
@@ -174,13 +174,13 @@ def gather_vectors(
         subset: the parameters to read.
         base: the name of the base's file, for the error.
         allow_different_rest: accept files that differ from `model` outside the subset.
-        progress: the progress of the stage that reads the files.
+        progress: the progress of the stage that reads the files; None shows nothing.
 
     Raises:
         UserError: files lack entries or have unexpected ones, hold NaN or infinity, or differ outside the subset.
     """
     expected, found = model.state_dict(), Findings()
-    for path in progress.track(files):
+    for path in (progress or StageProgress()).track(files):
         state = rename_entries(read_state(path), expected.keys(), path)
         if misfit := describe_misfit(state, expected, subset.names):
             found.misfits.append(f"{path.name} {misfit}")

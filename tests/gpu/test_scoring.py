@@ -57,7 +57,7 @@ def test_chunks_that_do_not_fit_on_the_gpu_are_kept_in_pinned_memory(gpu, monkey
     _, expected, _ = score("resnet18", gpu)
     bytes_of_one_chunk = sum(tensor.nbytes for tensor in next(iter(score("resnet18", gpu)[0].chunks)).tensors())
     free = {"cuda": 1.5 * bytes_of_one_chunk / prefix_cache.SHARE, "cpu": 1e9}
-    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(prefix_cache, "count_free_bytes", lambda device: free[device.type])
     scorer, first, vectors_MD = score("resnet18", gpu)
     kept = [chunk.labels_B for chunk in scorer.chunks._kept]
     assert kept[0].is_cuda and kept[-1].is_pinned() and len(kept) == len(scorer.chunks)

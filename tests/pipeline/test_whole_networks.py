@@ -116,3 +116,9 @@ def test_an_unknown_way_to_collect_is_refused_with_the_known_ones(empty, capsys)
     shown = f"{error}\n{capsys.readouterr().err}"
     assert error != 0 and "Traceback" not in shown
     assert_names(shown, "independent", "steps")
+
+
+def test_a_network_without_training_gives_checkpoints(empty):
+    options = ["task.model=mlp_mini", "task.model.name=mlp_mini", "task.epochs=0", "task.param.k=2"]
+    assert empty.run("task_training.py", *WHOLE, *options).error == 0
+    assert len(CheckpointSet.load(empty.path / "checkpoints.safetensors")) == 2

@@ -7,7 +7,7 @@ import pytest
 
 from core.evaluation.evaluate import Scoring, count_images, score_run
 from core.evaluation.scores import Scores
-from core.evaluation.soup import soups
+from core.evaluation.soup import list_soups
 from core.evaluation.sources import Material, SourceOptions, list_sources
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
@@ -64,7 +64,10 @@ def test_each_source_counts_the_images_that_its_models_see(material, tmp_path):
     progress = Recorder()
     scoring = make_scoring(progress)
     score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
-    every = [*list_sources(material, scoring.finetune), *soups({}, scoring.score_fns["val"], OPTIONS.soup_candidates)]
+    every = [
+        *list_sources(material, scoring.finetune),
+        *list_soups({}, scoring.score_fns["val"], OPTIONS.soup_candidates),
+    ]
     expected = {source.name: count_images(material, scoring, source) for source in every}
     trajectories = progress.counted.pop("trajectories")
     assert progress.counted == expected and trajectories % (2 * NUM_IMAGES["val"]) == 0

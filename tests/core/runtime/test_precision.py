@@ -13,7 +13,7 @@ def switches() -> tuple[bool, bool]:
 @pytest.mark.parametrize("tf32", [False, True])
 def test_precision_holds_inside_and_is_left_as_it_was(tf32):
     before = switches()
-    assert before == (False, True), "torch has changed its defaults; update the docstring of float32_products"
+    assert before == (False, True), "torch has changed its defaults; update the docstring of set_float32_precision"
     with pytest.raises(RuntimeError, match="inside"), set_float32_precision(tf32):
         assert switches() == (tf32, tf32)
         raise RuntimeError("inside")

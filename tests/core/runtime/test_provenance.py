@@ -40,6 +40,6 @@ def test_the_commit_is_recorded(tmp_path, monkeypatch):
 
 def test_it_is_plain_json_with_the_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/a/long/path/train_p_diff.py", "seed=0"])
-    recorded = provenance.provenance()
+    recorded = provenance.collect_provenance()
     assert recorded["command"] == ["train_p_diff.py", "seed=0"]
     assert json.loads(json.dumps(recorded)) == recorded

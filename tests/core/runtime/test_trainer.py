@@ -234,7 +234,7 @@ def test_a_fit_sets_the_precision_of_products_and_restores_it(tmp_path, precisio
 
 
 def test_longer_fits_do_not_read_the_loss_more_often(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+    monkeypatch.setattr("core.runtime.trainer.LOSS_READS_PER_FIT", 5)
     for steps in (10, 40):
         run_stage(partial(autoencoder_stage, steps), tmp_path / str(steps))
         lines = (tmp_path / f"{steps}/metrics.jsonl").read_text().splitlines()

@@ -73,7 +73,7 @@ def test_processes_divide_the_images_and_the_augmentation_of_an_image_does_not_d
 
 @pytest.mark.parametrize("cores, processes, workers", [(4, 1, 4), (64, 1, 16), (64, 8, 8), (2, 4, 1)])
 def test_a_gpu_gets_workers_by_cores_and_processes(monkeypatch, cores, processes, workers):
-    monkeypatch.setattr(loaders, "available_cores", lambda: cores)
+    monkeypatch.setattr(loaders, "count_available_cores", lambda: cores)
     monkeypatch.setattr(loaders.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(loaders.dist, "get_world_size", lambda: processes)
     assert choose_workers(Augmented(), 8, num_workers="auto", device=GPU) == workers
@@ -92,7 +92,7 @@ def test_a_cpu_and_tensors_in_memory_get_no_workers_unless_asked_for():
 def test_little_shared_memory_means_fewer_workers_or_an_error(monkeypatch, caplog):
     per_worker = 3 * 8 * 3 * 4 * 4 * 4  # three batches of 8 float images
     monkeypatch.setattr(loaders.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(2 * per_worker))
-    monkeypatch.setattr(loaders, "available_cores", lambda: 4)
+    monkeypatch.setattr(loaders, "count_available_cores", lambda: 4)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with caplog.at_level("INFO"):
@@ -105,7 +105,7 @@ def test_little_shared_memory_means_fewer_workers_or_an_error(monkeypatch, caplo
 
 
 def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
-    monkeypatch.setattr(loaders, "available_cores", lambda: 2)
+    monkeypatch.setattr(loaders, "count_available_cores", lambda: 2)
     on_gpu = {"num_workers": "auto", "device": GPU}
     train, fixed = make_training_loader(Augmented(), 8, 0, **on_gpu), make_fixed_loader(Augmented(), 8, **on_gpu)
     kept = make_fixed_loader(Augmented(), 8, keep_workers=True, **on_gpu)

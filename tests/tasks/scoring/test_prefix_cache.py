@@ -80,7 +80,7 @@ def test_pinned_blocks_count_with_the_size_that_torch_rounds_up_to():
 
 
 def test_a_gpu_is_filled_before_main_memory_and_left_partly_free(monkeypatch):
-    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
+    monkeypatch.setattr(prefix_cache, "count_free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
     assert make_cache("auto", [], "cuda")._limit_bytes() == {"cuda": 400, "cpu": 2000}
     assert make_cache(800, [], "cuda")._limit_bytes() == {"cuda": 400, "cpu": 400}
     assert make_cache(300, [], "cuda")._limit_bytes() == {"cuda": 300, "cpu": 0}
