@@ -106,3 +106,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     """Make an empty folder."""
     with blank_figures(), remembered_splits():
         yield Workplace(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score one distorted copy of each digit instead of three, for tests that compare no run with an earlier one."""
+    monkeypatch.setattr("tasks.data.digits.COPIES", 1)

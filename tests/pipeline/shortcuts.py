@@ -44,7 +44,7 @@ def blank_figures() -> Iterator[None]:
         yield
 
 
-def hash_settings(*modules: nn.Module) -> str:
+def hash_tensors(*modules: nn.Module) -> str:
     """Return a hash of all tensors, including which of them require gradients."""
     found = hashlib.sha256()
     for module in modules:
@@ -58,16 +58,16 @@ def remembering(split: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `split_network` that traces a network once per combination of weights, structure and shape of images."""
 
     def remembered(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> Any:
-        key = (repr(model), hash_settings(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
+        key = (repr(model), hash_tensors(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
         if key not in REMEMBERED:
             found = split(model, names, images_BCSS)
             if not hasattr(
                 found, "prefix"
             ):  # a network without a frozen prefix is not traced, so there is nothing to save
                 return found
-            REMEMBERED[key] = found, hash_settings(found.prefix, found.suffix)
+            REMEMBERED[key] = found, hash_tensors(found.prefix, found.suffix)
         found, tensors = REMEMBERED[key]
-        assert hash_settings(found.prefix, found.suffix) == tensors, "a run changed the network that it scored"
+        assert hash_tensors(found.prefix, found.suffix) == tensors, "a run changed the network that it scored"
         return found
 
     return remembered

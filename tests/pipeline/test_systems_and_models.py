@@ -6,6 +6,8 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.scores import ScoreTable
 from tests.pipeline.test_whole_networks import FEW
 
+pytestmark = pytest.mark.usefixtures("fewer_images")
+
 SHRUNK = {  # tiny networks whose parameters have the names of the full-size networks
     "resnet18": {"channels": "[4,4,8,8]"},
     "resnet50": {"channels": "[4,4,8,8]"},

@@ -12,6 +12,8 @@ from core.evaluation.scores import ScoreTable
 from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace, assert_names
 
+pytestmark = pytest.mark.usefixtures("fewer_images")
+
 MINI = ["convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini", "cnn_medium"]
 WHOLE = [
     "task.param.subset=all",

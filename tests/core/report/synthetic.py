@@ -74,7 +74,7 @@ def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.nda
     return Scores(accuracy_M, 0.1 + 2 * (1 - accuracy_M), wrong_MN, 0.3 * (1 - accuracy_M))
 
 
-def make_table_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
+def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
     same = table.source == original.source
     scores, l2_M = table.scores["test"], min_l2(table.vectors_MD, original.vectors_MD, same=same)
     row = {
@@ -116,7 +116,7 @@ def made_comparison(rank: int, row: dict[str, Any], ours: dict[str, Any]) -> Com
 
 def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
     """Return metrics.json as train_p_diff.py would write it, with fixed sentences as its verdict."""
-    rows = [make_table_row(table, tables["original"]) for table in tables.values()]
+    rows = [make_row(table, tables["original"]) for table in tables.values()]
     by_source = {row["source"]: row for row in rows}
     ours = by_source["p_diff"]
     comparisons = tuple(
