@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
     shutil.rmtree(state_dir, ignore_errors=True)  # With task.epochs=0 nothing was trained, so there is no folder.
     accuracy_K = checkpoints.accuracy_K
     log.info(
-        "Wrote %s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%",
+        "Wrote %s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f%%",
         path,
         len(checkpoints),
         checkpoints.subset.num_params,

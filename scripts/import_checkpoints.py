@@ -211,7 +211,7 @@ def summarize(checkpoints: CheckpointSet, out: Path, next_command: Sequence[str]
     lines = {
         "checkpoints": f"{len(checkpoints)} ({files[0]} … {files[-1]})",
         "parameters": f"{subset.num_params:,} in {len(subset.names)} tensors",
-        "accuracy": f"{accuracy_K.min():.2f}–{accuracy_K.max():.2f} % on validation",
+        "accuracy": f"{accuracy_K.min():.2f}–{accuracy_K.max():.2f}% on validation",
         "wrote": out,
         "next": shlex.join(next_command),
     }

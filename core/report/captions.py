@@ -15,7 +15,7 @@ class Caption(NamedTuple):
 CAPTIONS = {  # by the name of the figure
     "differences": Caption(
         "Generated models against each other source",
-        "Each row is p_diff minus another source of weights (explained under the table of sources), with the 95 % "
+        "Each row is p_diff minus another source of weights (explained under the table of sources), with the 95% "
         "interval of the difference. The side on which p_diff is better is shaded.",
         "filled circles in both panels, above all in the row of the averages.",
         "crosses, or empty circles throughout, because averaging and noise need no generative model.",

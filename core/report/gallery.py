@@ -186,7 +186,7 @@ def plan_maps_of(space: str, vectors: Mapping[str, np.ndarray]) -> Iterator[Plan
         f"pca_{space}",
         lambda: weight_figures.draw_positions(
             split_by_source(components_PC[:, :2], shown),
-            *(f"component {n + 1} ({100 * explained_C[n]:.0f} % of the variance)" for n in (0, 1)),
+            *(f"component {n + 1} ({100 * explained_C[n]:.0f}% of the variance)" for n in (0, 1)),
             ticks=True,
         ),
     )

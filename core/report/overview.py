@@ -103,11 +103,11 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
         )
     if GENERATED in verdict.near_copies:
         copies = verdict.near_copies
-        beside = f" ({baseline}: {100 * copies[baseline]:.0f} %)" if baseline in copies else ""
+        beside = f" ({baseline}: {100 * copies[baseline]:.0f}%)" if baseline in copies else ""
         numbers.append(
             KeyNumber(
                 "Near-copies",
-                f"{100 * copies[GENERATED]:.0f} %",
+                f"{100 * copies[GENERATED]:.0f}%",
                 "of the generated models",
                 f"lie closer to a checkpoint than any two checkpoints lie to each other{beside}. Lower is newer.",
                 "neutral",
@@ -126,7 +126,7 @@ def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -
     """Return the interval as a sentence with a space after it, an empty text if there is none."""
     if difference.interval is None:
         return ""
-    return f"95 % interval {format_signed_interval(difference.interval, scale, decimals)}. "
+    return f"95% interval {format_signed_interval(difference.interval, scale, decimals)}. "
 
 
 def choose_tone(difference: Difference) -> str:

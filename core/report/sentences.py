@@ -14,6 +14,7 @@ from core.evaluation.kinds import (
     split_number,
 )
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
+from core.report.cells import format_signed
 
 ANSWERS = {
     Decision.BETTER: "Yes, the generated models (p_diff) are more accurate than averages of checkpoints",
@@ -201,7 +202,7 @@ def format_names(names: Sequence[str]) -> str:
 
 def format_points(difference: Difference) -> str:
     """Return a difference of test accuracies in percentage points with its interval."""
-    return f"{100 * difference.value:+.2f} percentage points{format_interval(difference, 100, 2)}"
+    return f"{format_signed(difference.value, 100, 2)} percentage points{format_interval(difference, 100, 2)}"
 
 
 def format_max_iou(generated: Standing, comparison: Comparison) -> str:
@@ -215,12 +216,12 @@ def format_max_iou(generated: Standing, comparison: Comparison) -> str:
         raise ValueError(f"no maximum IoU was measured for {comparison.baseline.source}")
     baseline = comparison.baseline
     means = f"{generated.max_iou_mean:.3f} for p_diff and {baseline.max_iou_mean:.3f} for {baseline.source}"
-    return f"{means}, a difference of {difference.value:+.3f}{format_interval(difference, 1, 3)}"
+    return f"{means}, a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
 
 
 def format_interval(difference: Difference, scale: float, decimals: int) -> str:
     """Return the interval in parentheses after a space, or an empty text if the difference has none."""
     if difference.interval is None:
         return ""
-    low, high = (f"{scale * end:+.{decimals}f}" for end in difference.interval)
+    low, high = (format_signed(end, scale, decimals) for end in difference.interval)
     return f" (95% interval {low} to {high})"

@@ -38,7 +38,7 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {
     "accuracy_std": (Column("std %", "standard deviation of the test accuracy over the models"), format_percent),
     "accuracy_interval": (
         Column(
-            "95 % interval", "95 % confidence interval of the mean, from a bootstrap over models and over test images"
+            "95% interval", "95% confidence interval of the mean, from a bootstrap over models and over test images"
         ),
         str,
     ),
@@ -204,14 +204,14 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
             "mean test accuracy of p_diff minus the source's, in percentage points; above 0 is better",
         ),
         Column(
-            "95 % interval",
-            "where the difference to its left lies with 95 % confidence; it is measurable if 0 is outside",
+            "95% interval",
+            "where the difference to its left lies with 95% confidence; it is measurable if 0 is outside",
         ),
         Column(
             "max IoU",
             "mean share of errors in common with the most similar original, p_diff minus the source; below 0 is newer",
         ),
-        Column("95 % interval"),
+        Column("95% interval"),
     ]
     return Table(columns, rows) if rows else None
 

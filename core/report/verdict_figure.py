@@ -19,7 +19,7 @@ GOOD_SIDE = "#e3eef6"
 
 @styled
 def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
-    """Draw p_diff minus each baseline with its 95 % interval, the side on which p_diff is better shaded.
+    """Draw p_diff minus each baseline with its 95% interval, the side on which p_diff is better shaded.
 
     Args:
         comparisons: one per row, from the top.

@@ -205,7 +205,7 @@ class Scorer:
         exact_MB = self.logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
         self.agreement = (lowered_MB == exact_MB).double().mean().item()
         log.info(
-            "%s: scoring in %s; %.2f %% of %d predictions are the same as in fp32",
+            "%s: scoring in %s; %.2f%% of %d predictions are the same as in fp32",
             self.label,
             self.precision,
             100 * self.agreement,

@@ -6,8 +6,6 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.scores import ScoreTable
 from tests.pipeline.test_whole_networks import FEW
 
-pytestmark = pytest.mark.usefixtures("fewer_images")
-
 SHRUNK = {  # tiny networks whose parameters have the names of the full-size networks
     "resnet18": {"channels": "[4,4,8,8]"},
     "resnet50": {"channels": "[4,4,8,8]"},
@@ -27,6 +25,7 @@ SUBSETS = {
 NAMES = {"vit_tiny": "vit_tiny_patch16_224", "vit_base": "vit_base_patch16_224"}
 
 
+@pytest.mark.usefixtures("fewer_images")
 @pytest.mark.parametrize("model", SHRUNK)
 def test_an_architecture_goes_through_the_whole_pipeline(empty, model):
     chosen = [

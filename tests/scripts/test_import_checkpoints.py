@@ -19,6 +19,7 @@ from scripts import import_checkpoints
 from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace, assert_names, assert_one_line
 from tests.pipeline.shortcuts import blank_figures, remembered_splits
+from tests.pipeline.test_whole_networks import FEW
 from tests.scripts import foreign
 
 TINY = [
@@ -305,7 +306,7 @@ def test_the_printed_command_chooses_the_autoencoder_for_whole_networks(place, c
     assert call(place, *RESNET, "--dir", foreign.write(states, place.path / "runs"), "--subset", "all") == 0
     printed = capsys.readouterr().out
     assert {"system/autoencoder=chunked", "task.collect.optimizer.lr=5e-4"} <= set(next_command(printed))
-    assert place.run("train_p_diff.py", *next_command(printed), *TINY, tiny=False).error == 0
+    assert place.run("train_p_diff.py", *next_command(printed), *TINY, *FEW, tiny=False).error == 0
 
 
 def test_images_are_normalized_as_the_users_training_did(place, capsys, states):

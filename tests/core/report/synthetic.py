@@ -16,7 +16,7 @@ from core.evaluation.verdict import Averaging, Comparison, Decision, Difference,
 
 TENSORS = ("layer4.1.bn1.weight", "layer4.1.bn1.bias", "layer4.1.bn2.weight", "layer4.1.bn2.bias")
 SENTENCES = [
-    "p_diff is better than the originals by 0.45 points (95 % interval 0.41 to 0.49) "
+    "p_diff is better than the originals by 0.45 points (95% interval 0.41 to 0.49) "
     "and no newer than noise of σ = 0.05.",
     "Plain means of 16 checkpoints are as good as p_diff: the difference is −0.02 points (−0.05 to 0.01).",
     "No generated model is a near-copy of an original.",

@@ -31,7 +31,7 @@ from core.report.sentences import (
 
 BETTER, WORSE, UNDECIDED = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
 P_DIFF = Standing("p_diff", 30, 0.8, 0.7)
-POINTS = "+1.00 percentage points (95% interval -0.50 to +2.50)"
+POINTS = "+1.00 percentage points (95% interval −0.50 to +2.50)"
 OVERLAP = "The overlap of errors with the most similar checkpoint (max IoU) is 0.700 for p_diff and 0.600 for average_8"
 
 
@@ -120,7 +120,7 @@ def test_the_headline_adds_if_p_diff_beats_the_average_but_not_the_checkpoints(a
 def test_the_headline_answers_whether_p_diff_is_new(iou, near, novelty, sentence):
     verdict = make_verdict(iou=iou, near=near)
     assert verdict.novelty is novelty
-    evidence = f"{OVERLAP}, a difference of +0.100 (95% interval -0.013 to +0.212)."
+    evidence = f"{OVERLAP}, a difference of +0.100 (95% interval −0.013 to +0.212)."
     assert write_headline(verdict).endswith(f"checkpoints). {sentence} {evidence}")
 
 
@@ -160,7 +160,7 @@ def test_the_gain_is_compared_with_the_gain_of_averaging(
         f"Compared with the checkpoints, p_diff shows {change} in accuracy: "
         "+2.00 percentage points (95% interval +0.50 to +3.50). "
         f"Averaging the checkpoints (average_8) shows {change_of_average}: "
-        "-1.00 percentage points (95% interval -2.50 to +0.50). "
+        "−1.00 percentage points (95% interval −2.50 to +0.50). "
         f"{conclusion}: +3.00 percentage points (95% interval +1.50 to +4.50)."
     )
 
@@ -173,7 +173,7 @@ def test_similarity_in_errors_is_compared_with_that_between_checkpoints(decision
     assert write_similarity(make_verdict(original_iou=decision, near_copies={})) == (
         f"In errors, generated models resemble their nearest checkpoint {relation} checkpoints resemble their nearest "
         "neighbor. Max IoU is 0.700 for p_diff and 0.600 for original, a difference of +0.100 "
-        "(95% interval -0.013 to +0.212)."
+        "(95% interval −0.013 to +0.212)."
     )
 
 
@@ -281,7 +281,7 @@ def test_a_source_is_explained_by_its_name(source, expected):
 def test_a_difference_without_an_interval_is_worded_without_one():
     row = Comparison(Standing("original", 1, 0.9), Difference(-0.1, None, UNDECIDED), None)
     assert write_strongest_baseline(make_verdict(comparisons=(row,))).endswith(
-        "The difference is not measurable: -10.00 percentage points."
+        "The difference is not measurable: −10.00 percentage points."
     )
 
 

@@ -133,7 +133,7 @@ def texts(table) -> list[dict[str, str]]:
 def test_the_table_has_the_columns_that_any_source_has_and_no_others():
     first, second = texts(build_source_table(AUDITED))
     assert (
-        first["95 % interval"] == "77.11–77.35"
+        first["95% interval"] == "77.11–77.35"
         and first["ECE %"] == "3.12"
         and first["copies %"] == "3.50"
         and first["loss"] == "0.9000"
