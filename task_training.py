@@ -1,6 +1,9 @@
 """Train a classifier on images and collect K checkpoints of its last normalization layers.
 
-python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+    python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
+
+The checkpoints go to task.param.path, where train_p_diff.py reads them. configs/base.yaml and configs/task/common.yaml
+explain the options. Re-run an interrupted command to resume it.
 """
 
 import logging
@@ -11,11 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, plain
+from core.command_line.entry_point import entry_point, to_plain
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
-from core.runtime.settings import digest
+from core.runtime.settings import hash_settings
 from core.runtime.trainer import count_devices
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
@@ -28,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Images -> classifier -> K checkpoints, in one file."""
-    task = TaskSpec.from_config(plain(cfg.task))
+    """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
+    task = TaskSpec.from_config(to_plain(cfg.task))
     scoring = ScoringSpec.from_config(
-        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     path = Path(task.param.path)
     settings = task.record() | record_machine(
@@ -44,19 +47,19 @@ def main(cfg: DictConfig) -> None:
         stored = CheckpointSet.load(path)
         if is_imported(stored):
             raise UserError(
-                f"{path} holds imported checkpoints, for train_p_diff.py; "
-                "give another task.param.path= for those of a classifier trained here"
+                f"{path} already holds imported checkpoints; run train_p_diff.py on them, "
+                "or set task.param.path=FILE to another file to train a classifier"
             )
-        stored.require(settings)
+        stored.require_settings(settings)
         log.info(
-            "%s holds %d checkpoints with these settings, of which %d are asked for: nothing to do",
+            "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
             len(stored),
             len(stored.first(task.param.k)),
         )
         return
 
-    state_dir = path.parent / f"training_state_{digest(settings)}"
+    state_dir = path.parent / f"training_state_{hash_settings(settings)}"
     checkpoints = collect_checkpoints(
         task,
         open_images(task),
@@ -68,10 +71,10 @@ def main(cfg: DictConfig) -> None:
         scoring=scoring,
     )
     checkpoints.save(path)
-    shutil.rmtree(state_dir)
+    shutil.rmtree(state_dir, ignore_errors=True)  # With task.epochs=0 nothing was trained, so there is no folder.
     accuracy_K = checkpoints.accuracy_K
     log.info(
-        "%s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f %%",
+        "Wrote %s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f%%",
         path,
         len(checkpoints),
         checkpoints.subset.num_params,

@@ -1,6 +1,10 @@
 """Train p-diff on K checkpoints, generate M new models, and report how good and how new they are.
 
-python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+    python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
+
+Run task_training.py first; it writes the checkpoints. configs/base.yaml explains the options. With the defaults
+(digits, ResNet-18, K = M = 200), both commands together take about 7 minutes on 2 CPU cores. Re-run an interrupted
+command to resume it.
 """
 
 import logging
@@ -13,26 +17,27 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, plain, sweep_suffix
+from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
 from core.evaluation.audit import audit
 from core.evaluation.evaluate import Scoring, score_run
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.sources import Material, SourceOptions
-from core.evaluation.summary import summary
+from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
-from core.generation.generator_file import load_generator_of
+from core.generation.generator_file import load_matching_generator
 from core.publishing.export import export
 from core.report.page import write_page
-from core.report.sentences import worded
-from core.report.tables import closing_words
+from core.report.sentences import word_verdict
+from core.report.tables import format_closing_words
 from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
-from core.runtime.trainer import on_one_device, pick_device
+from core.runtime.stage_progress import StageProgress
+from core.runtime.trainer import limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
-from core.training.system import SystemSpec, training_settings
+from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
 from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
@@ -50,14 +55,14 @@ STAGES = {
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Checkpoints -> autoencoder -> latent DDPM -> generated weights -> scores -> report."""
+    """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
     if cfg.mode not in STAGES:
-        raise UserError(f"mode={cfg.mode}: expected one of {', '.join(STAGES)}")
-    run = RunDirectory(Path(cfg.output_dir) / sweep_suffix())
+        raise UserError(f"mode={cfg.mode} is invalid; set mode to one of {', '.join(STAGES)}")
+    run = RunDirectory(Path(cfg.output_dir) / format_sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
-    task, system = TaskSpec.from_config(plain(cfg.task)), SystemSpec.from_config(plain(cfg.system))
+    task, system = TaskSpec.from_config(to_plain(cfg.task)), SystemSpec.from_config(to_plain(cfg.system))
     scoring = ScoringSpec.from_config(
-        plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     if cfg.mode == "generate":
         generate(cfg, task, system, run=run, stages=stages)
@@ -65,10 +70,10 @@ def main(cfg: DictConfig) -> None:
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
-    settings = training_settings(system, checkpoints, cfg.seed)
-    if cfg.mode == "train":  # a trained run may be tested on another machine
+    settings = select_training_settings(system, checkpoints, cfg.seed)
+    if cfg.mode == "train":  # recorded by training alone, since a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
-    run.begin({**plain(cfg), "task": task.to_config()}, settings, cfg.mode)
+    run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
         train(cfg, system, checkpoints, run=run, stages=stages)
     generator = open_generator(cfg, system, checkpoints, run)
@@ -81,16 +86,16 @@ def main(cfg: DictConfig) -> None:
 def train(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, *, run: RunDirectory, stages: Stages
 ) -> None:
-    """Fit generator.safetensors to the checkpoints, unless it is there."""
+    """Fit a generator to the checkpoints and write generator.safetensors, unless the file already exists."""
     if run.generator.is_file():
-        log.info("%s was trained with these settings: training is skipped", run.generator)
+        log.info("Skipping training: %s already exists and was trained with these settings", run.generator)
         return
     generator = fit_generator(
         system,
         checkpoints,
         seed=cfg.seed,
         state_dir=run.training_state,
-        make_trainer=on_one_device(instantiate(cfg.trainer)),
+        make_trainer=limit_to_one_device(instantiate(cfg.trainer)),
         loggers=make_loggers(cfg.logger, run.path),
         stages=stages,
     )
@@ -100,16 +105,22 @@ def train(
 def open_generator(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, run: RunDirectory
 ) -> WeightGenerator:
-    """Return the generator of a run, on the device, with the sampler asked for now."""
-    generator = load_generator_of(run.generator, checkpoints)
+    """Load the generator of a run onto the device, with the sampler of the present configuration."""
+    generator = load_matching_generator(run.generator, checkpoints)
     return generator.use_sampler(system.sampler).to(pick_device(cfg.trainer.accelerator))
 
 
 def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tensor:
-    """Generate M vectors (M, D)."""
-    with stages.stage("generate"):
-        indices, batch_size = range(cfg.generation.num_models), cfg.generation.batch_size
-        return generator.sample(cfg.seed, indices, batch_size=batch_size, progress=stages.progress)
+    """Generate the parameter vectors of M models, shape (M, D)."""
+    with stages.stage("generate", f"{cfg.generation.num_models} models") as progress:
+        num_steps = generator.recipes["sampler"]["num_steps"] if generator.has_steps else 1
+        return generator.sample(
+            cfg.seed,
+            range(cfg.generation.num_models),
+            batch_size=cfg.generation.batch_size,
+            progress=lambda batches: progress.track(batches, work=len),
+            on_step=lambda timestep, x_BL: progress.advance(len(x_BL) / num_steps),
+        )
 
 
 def score_and_report(
@@ -123,20 +134,20 @@ def score_and_report(
     run: RunDirectory,
     stages: Stages,
 ) -> None:
-    """Score every source, then write metrics.json, the report and the exported models."""
-    options = SourceOptions(**plain(cfg.evaluation))
-    with stages.stage("score"):
+    """Score the generated models and all baselines, then write metrics.json, the report and the exported models."""
+    options = SourceOptions(**to_plain(cfg.evaluation))
+    with stages.stage("score") as progress:
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
         )
-        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options)
-        tables = score_run(material, by_task, run, progress=stages.progress)
-    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # of all sessions
+        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options, progress=progress)
+        tables = score_run(material, by_task, run, progress=progress)
+    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # interrupted sessions included
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
-            **summary(tables, bootstrap),
-            "verdict": worded(audit(tables, bootstrap)),
+            **summarize_tables(tables, bootstrap),
+            "verdict": word_verdict(audit(tables, bootstrap)),
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
         }
         write_json(run.metrics, metrics)
@@ -144,13 +155,19 @@ def score_and_report(
         if cfg.generation.num_exported:
             exported_MD = vectors_MD[: cfg.generation.num_exported]
             export(exported_MD, checkpoints, describe_network(checkpoints, task.data), run=run, seed=cfg.seed)
-    log.info("\n%s\n\nreport: %s", closing_words(metrics), page)
+    log.info("\n%s\n\nReport: %s", format_closing_words(metrics), page)
 
 
 def score_with_task(
-    cfg: DictConfig, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet, *, options: SourceOptions
+    cfg: DictConfig,
+    spec: TaskSpec,
+    scoring: ScoringSpec,
+    checkpoints: CheckpointSet,
+    *,
+    options: SourceOptions,
+    progress: StageProgress,
 ) -> Scoring:
-    """Return how the task scores vectors and trains them on."""
+    """Return the functions by which the task scores and fine-tunes parameter vectors."""
     task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
     tune = partial(
         finetune,
@@ -160,23 +177,26 @@ def score_with_task(
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
+    score_fns = task.score_fns(options.num_train_images, progress)
     return Scoring(
-        score_fns=task.score_fns(options.num_train_images),
+        score_fns=score_fns,
+        num_images={split: score_fn.num_images for split, score_fn in score_fns.items()},
         finetune=tune,
+        finetune_images=options.finetune_steps * last.batch_size,
         precision=cfg.scoring.precision,
         reuse=cfg.mode == "train",
     )
 
 
 def generate(cfg: DictConfig, task: TaskSpec, system: SystemSpec, *, run: RunDirectory, stages: Stages) -> None:
-    """Write full state dicts of M new models, without scoring them."""
+    """Write M new models as full state dicts, without scoring them."""
     checkpoints = CheckpointSet.load(Path(task.param.path))
     generator = open_generator(cfg, system, checkpoints, run)
     run.record(cfg.mode)
     vectors_MD = sample(cfg, generator, stages)
     trained_on = checkpoints.first(generator.trained_on["k"])
     export(vectors_MD, trained_on, describe_network(trained_on, task.data), run=run, seed=cfg.seed)
-    log.info("%d models of seed %d are in %s", len(vectors_MD), cfg.seed, run.generated)
+    log.info("Wrote %d models of seed %d to %s", len(vectors_MD), cfg.seed, run.generated)
 
 
 if __name__ == "__main__":

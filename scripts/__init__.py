@@ -1,1 +1,1 @@
-"""Thin command lines: python -m scripts.<name>."""
+"""Command lines besides the two entry points, started as python -m scripts.<name>."""

@@ -1,4 +1,4 @@
-"""Many runs in one table, in the shape of the paper's Table 1, and a plot per swept setting.
+"""Compare several runs in one table, in the shape of the paper's Table 1, with one figure per swept setting.
 
 python -m scripts.compare_runs outputs/*/ae_ddpm --out comparison
 """
@@ -8,26 +8,33 @@ import sys
 from pathlib import Path
 
 from core.command_line.run_command import run_command
-from core.report.comparison import comparison_table, read_compared, write_comparison
+from core.report.compared_runs import read_runs
+from core.report.comparison import build_table, write_comparison
 from core.runtime.errors import UserError
 
 
 def main() -> None:
-    """Write the table in Markdown to stdout; with --out also compare.md, compare.csv and the plots."""
+    """Print the table in Markdown; with --out, also write compare.md, compare.csv and the figures."""
     parser = argparse.ArgumentParser(prog="python -m scripts.compare_runs", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="output_dir of a run of train_p_diff.py")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write compare.md, compare.csv and a plot per swept setting there"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write compare.md, compare.csv and one figure per swept setting into this folder",
     )
     arguments = parser.parse_args()
-    compared, problems = read_compared(arguments.runs)
+    runs, problems = read_runs(arguments.runs)
     for problem in problems:
-        sys.stderr.write(f"left out: {' '.join(problem.split())}\n")
-    if not compared:
-        raise UserError(f"none of the {len(arguments.runs)} folders holds a run that can be compared")
-    sys.stdout.write(comparison_table(compared).markdown() + "\n")
+        sys.stderr.write(f"skipped: {' '.join(problem.split())}\n")
+    if not runs:
+        raise UserError(
+            f"none of the {len(arguments.runs)} folders holds a run to compare. "
+            "Use the output_dir of runs of train_p_diff.py"
+        )
+    sys.stdout.write(build_table(runs).explained_markdown() + "\n")
     if arguments.out:
-        for path in write_comparison(compared, arguments.out):
+        for path in write_comparison(runs, arguments.out):
             sys.stderr.write(f"wrote {path}\n")
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints of your own: make a checkpoints file from a folder of state dicts, for train_p_diff.py.
+"""Import of your own checkpoints: a folder of state dicts becomes one checkpoints file for train_p_diff.py.
 
-python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --subset last_norms --dataset cifar10
+python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --dataset cifar10
 python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
 """
 
@@ -15,97 +15,140 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.ranges import check_ranges
 from core.command_line.run_command import run_command
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
+from scripts.console import make_parser
 from tasks.importing.import_checkpoints import import_checkpoints
 from tasks.importing.state_files import list_state_files
 from tasks.networks.build import ModelSpec
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 
-# What experiment=whole_network changes that does not follow from the file: an autoencoder for large D, and the baseline
-# that trains on does so with a learning rate for whole networks.
-WHOLE = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
+# Settings of experiment=whole_network that the file cannot imply: an autoencoder for large D, and for the baseline that
+# fine-tunes the checkpoints a learning rate that suits whole networks.
+WHOLE_NETWORK = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.import_checkpoints", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument(
+    """Return the options of the command line; end the process where they do not name a network and its images."""
+    parser = make_parser("python -m scripts.import_checkpoints", __doc__)
+    add_file_options(parser.add_argument_group("files"))
+    add_network_options(parser.add_argument_group("network (give --model or --score-with)"))
+    add_subset_options(parser.add_argument_group("generated parameters"))
+    add_image_options(parser.add_argument_group("images (with --model; give --dataset or --task)"))
+    arguments = parser.parse_args()
+    if bool(arguments.model) == bool(arguments.score_with):
+        parser.error("give exactly one of --model, with the images as --dataset, and --score-with, which returns both")
+    if not arguments.score_with and not (arguments.dataset or arguments.task):
+        parser.error("the images to score the checkpoints on are missing: set --dataset or --task")
+    return arguments
+
+
+def add_file_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options for the files that are read and written."""
+    group.add_argument(
         "--dir",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin",
+        help="folder of the state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin (required)",
     )
-    parser.add_argument(
-        "--files", default="*", metavar="PATTERN", help="which files of the folder, for example 'epoch*' (all)"
+    group.add_argument(
+        "--files",
+        default="*",
+        metavar="PATTERN",
+        help="pattern of the file names to read, for example 'epoch*' (default: every file)",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--base",
+        type=Path,
+        metavar="FILE",
+        help="state dict of the whole network, for files that hold the generated parameters alone "
+        "(default: the first file that holds the whole network)",
+    )
+    group.add_argument(
+        "--allow-different-rest",
+        action="store_true",
+        help="accept files that differ outside the generated parameters, and take the rest of the network from the "
+        "base file (default: refuse them)",
+    )
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="checkpoints file to write (default: param_data/<name of the folder>/checkpoints.safetensors)",
+    )
+
+
+def add_network_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that name the network."""
+    group.add_argument(
         "--model",
         metavar="NAME",
-        help="a name of timm, or package.module:callable, called with the --model-option alone",
+        help="name of a timm model, or package.module:function that returns the network (no default)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--model-option",
         nargs="+",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="arguments of timm.create_model, or of the callable",
+        help="arguments of timm.create_model or of the function, for example img_size=32 (default: none)",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--score-with",
+        metavar="MODULE:FUNCTION",
+        help="function in your own code that returns the network and its images, as "
+        '(model, {"train": ..., "val": ..., "test": ...}) (no default)',
+    )
+
+
+def add_subset_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that choose the generated parameters."""
+    group.add_argument(
         "--subset",
         nargs="+",
         default=["last_norms"],
-        metavar="WHAT",
-        help="last_norms, all, or globs of parameter names (last_norms)",
+        metavar="NAMES",
+        help="last_norms, all, or patterns of parameter names such as 'head.*' (default: last_norms)",
     )
-    parser.add_argument("--count", type=int, default=2, help="how many normalization layers last_norms takes (2)")
-    parser.add_argument(
-        "--base",
-        type=Path,
-        metavar="FILE",
-        help="full state dict around the subset, where the files hold the subset alone",
+    group.add_argument(
+        "--count",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of normalization layers in --subset last_norms (default: 2)",
     )
-    parser.add_argument(
-        "--allow-different-rest", action="store_true", help="take subsets of files that differ outside it"
+
+
+def add_image_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that name the images on which each checkpoint is scored."""
+    group.add_argument(
+        "--dataset", metavar="NAME", help="dataset, as task.data.dataset of train_p_diff.py (default: that of --task)"
     )
-    parser.add_argument("--task", metavar="NAME", help="as task=NAME of train_p_diff.py")
-    parser.add_argument("--dataset", metavar="NAME", help="as task.data.dataset=NAME")
-    parser.add_argument(
+    group.add_argument(
+        "--task",
+        metavar="NAME",
+        help="file in configs/task, as task of train_p_diff.py (default: digits, with the images of --dataset)",
+    )
+    group.add_argument(
         "--data",
         nargs="+",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="as task.data.KEY=VALUE, for example root=FOLDER mean=[0.5] std=[0.5]",
+        help="settings of task.data, for example root=FOLDER mean=[0.5] std=[0.5] (default: those of the task)",
     )
-    parser.add_argument(
-        "--score-with",
-        metavar="MODULE:FUNCTION",
-        help='your own network and images: function() returns (model, {"train": …, "val": …, "test": …})',
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the checkpoints file (param_data/<folder>/checkpoints.safetensors)"
-    )
-    arguments = parser.parse_args()
-    if bool(arguments.model) == bool(arguments.score_with):
-        parser.error("give either --model, with the images as --dataset, or --score-with, which returns both")
-    if not arguments.score_with and not (arguments.dataset or arguments.task):
-        parser.error("give with --dataset (or --task) the images that the checkpoints are scored on")
-    return arguments
 
 
 def list_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Return what train_p_diff.py has to be told of the images, and of code that only the user may name."""
+    """Return the overrides that train_p_diff.py needs, too: the images, and the user's own code if it is used."""
     words = [f"task={arguments.task}"] if arguments.task else []
     words += [f"task.data.dataset={arguments.dataset}"] if arguments.dataset else []
     words += [f"task.data.{key}={quote(value)}" for key, value in split_pairs(arguments.data, "--data")]
@@ -114,19 +157,39 @@ def list_overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def split_pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """Return (key, value) of each KEY=VALUE; raises `UserError` for a word without them."""
+    """Return (key, value) of each KEY=VALUE.
+
+    Raises:
+        UserError: A word has another form.
+    """
     for word in words:
         if not re.match(r"\w+=", word):
-            raise UserError(f"{option} {word}: expected KEY=VALUE")
+            raise UserError(f"{option} {word} must have the form KEY=VALUE")
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
 
 
 def quote(value: object) -> str:
-    """Return a value as Hydra reads it back, whatever characters it holds; a list of numbers stays one."""
+    """Return a value in quotes for Hydra, so that it may hold any character; plain words and lists of numbers stay."""
     text = str(value)
     if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text):
         return text
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def compose_configuration(overrides: list[str]) -> DictConfig:
+    """Return the configuration of train_p_diff.py with these overrides.
+
+    Raises:
+        UserError: An override does not exist, or its value is out of range.
+    """
+    try:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            cfg = compose("base", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"invalid {' '.join(overrides)} ({reason}). Correct --task, --dataset or --data") from error
+    check_ranges(cfg)
+    return cfg
 
 
 def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> TaskSpec:
@@ -142,22 +205,28 @@ def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> Ta
     )
 
 
+def summarize(checkpoints: CheckpointSet, out: Path, next_command: Sequence[str]) -> str:
+    """Return one line for each fact of the import; the last one is the command that comes next."""
+    accuracy_K, files, subset = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"], checkpoints.subset
+    lines = {
+        "checkpoints": f"{len(checkpoints)} ({files[0]} … {files[-1]})",
+        "parameters": f"{subset.num_params:,} in {len(subset.names)} tensors",
+        "accuracy": f"{accuracy_K.min():.2f}–{accuracy_K.max():.2f}% on validation",
+        "wrote": out,
+        "next": shlex.join(next_command),
+    }
+    return "".join(f"{f'{name}:':<13}{text}\n" for name, text in lines.items())
+
+
 def main() -> None:
-    """Write the checkpoints file and print the command that models it."""
+    """Write the checkpoints file and print a summary that ends with the train_p_diff.py command to run next."""
     arguments = parse_arguments()
-    name = arguments.dir.resolve().name
-    out = arguments.out or Path("param_data") / name / "checkpoints.safetensors"
+    folder = arguments.dir.resolve().name
+    out = arguments.out or Path("param_data") / folder / "checkpoints.safetensors"
     if out.exists():
-        raise UserError(f"{out} is there already; delete it, or give another file with --out")
+        raise UserError(f"{out} already exists. Delete it, or set --out to another file")
     overrides = list_overrides(arguments)
-    try:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            cfg = compose("base", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(
-            f"{' '.join(overrides)} does not fit the configuration ({str(error).splitlines()[0]})"
-        ) from error
-    check_ranges(cfg)
+    cfg = compose_configuration(overrides)
     config: Any = OmegaConf.to_container(cfg.task, resolve=True)
     task = specify_task(config, arguments)
     checkpoints = import_checkpoints(
@@ -169,22 +238,11 @@ def main() -> None:
     )
     checkpoints.save(out)
 
-    accuracy_K, names, subset = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"], checkpoints.subset
-    sys.stdout.write(
-        f"{out}: {len(checkpoints)} checkpoints ({names[0]} … {names[-1]}) of {subset.num_params} parameters in "
-        f"{len(subset.names)} tensors, validation accuracy {accuracy_K.min():.2f}–{accuracy_K.max():.2f} %\n"
-    )
-    whole = WHOLE if arguments.subset == ["all"] else []
-    command = [
-        "python",
-        "train_p_diff.py",
-        f"task.param.path={quote(out)}",
-        f"task.param.k={len(checkpoints)}",
-        *overrides,
-        *whole,
-        f"output_dir={quote(f'outputs/{name}')}",
-    ]
-    sys.stdout.write(f"next: {shlex.join(command)}\n")
+    whole = WHOLE_NETWORK if arguments.subset == ["all"] else []
+    paths = [f"task.param.path={quote(out)}", f"task.param.k={len(checkpoints)}"]
+    output_dir = f"output_dir={quote(f'outputs/{folder}')}"
+    next_command = ["python", "train_p_diff.py", *paths, *overrides, *whole, output_dir]
+    sys.stdout.write(summarize(checkpoints, out, next_command))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rebuild the report of a run from its saved files: no network, no GPU, no images.
+"""Rebuild the report of a run from its saved files, without network access, GPU or images.
 
 python -m scripts.make_report outputs/digits_resnet18/ae_ddpm
 """
@@ -13,12 +13,12 @@ from core.runtime.errors import UserError
 
 
 def main() -> None:
-    """Write report/{index.html, table.md, scores.csv, figures/} into the run's folder and name the page."""
+    """Write report/{index.html, table.md, scores.csv, figures/} into the run's folder and print the page's path."""
     parser = argparse.ArgumentParser(prog="python -m scripts.make_report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="output_dir of a run of train_p_diff.py")
     run = parser.parse_args().run
     if not run.is_dir():
-        raise UserError(f"there is no folder {run}; point to the output_dir of a run of train_p_diff.py")
+        raise UserError(f"folder {run} not found. Use the output_dir of a run of train_p_diff.py")
     sys.stdout.write(f"{write_page(run)}\n")
 
 

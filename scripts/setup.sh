@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Create .venv and install requirements.txt into it; does nothing where that was done before.
-# Source it: it leaves the environment's python in $PYTHON.
+# Create .venv and install requirements.txt into it, unless that is done already.
+# Other scripts source this file and then call the environment's python as $PYTHON.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +11,7 @@ if ! cmp --silent requirements.txt "$stamp"; then
         echo "error: python3 is $(python3 --version 2>&1); p-diff needs Python 3.11 or newer" >&2
         exit 1
     }
-    echo "installing requirements.txt into .venv (about 3 minutes and 6 GB, once)"
+    echo "Installing requirements.txt into .venv (once, about 3 minutes and 6 GB)"
     [ -x "$PYTHON" ] || python3 -m venv .venv
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
     cp requirements.txt "$stamp"

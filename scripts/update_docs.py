@@ -18,15 +18,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.command_line.run_command import run_command
-from core.report.comparison import Compared, comparison_table, in_order
-from core.report.repetitions import Estimate, repetition_table, source_repetition_table
+from core.report.compared_runs import ComparedRun, sort_runs
+from core.report.comparison import build_table
+from core.report.repetitions import Estimate, build_repeated_source_table, build_repetition_table
 from core.report.run_files import RunFiles
-from core.report.tables import protocol_table, sentences, source_table
-from core.runtime.artifacts import replacing
+from core.report.tables import format_protocol_table, format_source_table, read_sentences
+from core.runtime.artifacts import replace_atomically
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from scripts.benchmark import growth, samplers
-from scripts.benchmark.__main__ import table as contest_table
+from scripts.benchmark.__main__ import format_table
 from scripts.measure.result import RESULTS, Result
 
 PAGES = ("README.md", "docs/*.md")
@@ -73,7 +74,7 @@ def update(page: Path, *, write: bool) -> bool:
     text = page.read_text()
     filled = fill_in(text)
     if write and filled != text:
-        with replacing(page) as temporary:
+        with replace_atomically(page) as temporary:
             temporary.write_text(filled)
     return filled != text
 
@@ -96,35 +97,37 @@ def fill_in(text: str) -> str:
     return PLACE.sub(shown, text)
 
 
-def open_runs(results: Sequence[Result]) -> list[Compared]:
+def open_runs(results: Sequence[Result]) -> list[ComparedRun]:
     """Return the runs of several results, in the order of what sets them apart."""
     kept = [run for result in results for run in result.data]
-    return in_order([Compared.of(RunFiles(Path(run["folder"]), run["metrics"], config=run["config"])) for run in kept])
+    return sort_runs(
+        [ComparedRun.from_files(RunFiles(Path(run["folder"]), run["metrics"], config=run["config"])) for run in kept]
+    )
 
 
 def show_sources(results: Sequence[Result], run: str = "0") -> str:
     """Return the table over sources of one run."""
-    return source_table(results[0].data[int(run)]["metrics"])
+    return format_source_table(results[0].data[int(run)]["metrics"])
 
 
 def show_protocols(results: Sequence[Result], run: str = "0") -> str:
     """Return the two protocols of one run."""
-    return protocol_table(results[0].data[int(run)]["metrics"])
+    return format_protocol_table(results[0].data[int(run)]["metrics"])
 
 
 def show_verdict(results: Sequence[Result], run: str = "0") -> str:
     """Return the headline of one run's verdict as a quotation."""
-    return f"> {sentences(results[0].data[int(run)]['metrics'])[0]}"
+    return f"> {read_sentences(results[0].data[int(run)]['metrics'])[0]}"
 
 
 def show_comparison(results: Sequence[Result]) -> str:
     """Return one row per run."""
-    return comparison_table(open_runs(results)).markdown()
+    return build_table(open_runs(results)).markdown()
 
 
 def show_repetitions(results: Sequence[Result]) -> str:
     """Return one row per group of runs that differ in their seeds only, with t-intervals."""
-    table = repetition_table(open_runs(results))
+    table = build_repetition_table(open_runs(results))
     if table is None:
         raise UserError(f"results/{results[0].name}.json holds no repeated runs, so there is no interval to show")
     return table.markdown()
@@ -132,16 +135,16 @@ def show_repetitions(results: Sequence[Result]) -> str:
 
 def show_repeated_sources(results: Sequence[Result]) -> str:
     """Return one row per source, averaged over runs that differ in their seeds only."""
-    return source_repetition_table(open_runs(results)).markdown()
+    return build_repeated_source_table(open_runs(results)).markdown()
 
 
 def show_mean(results: Sequence[Result], source: str, key: str, scale: str = "100", decimals: str = "2") -> str:
     """Return one measure of one source within a sentence: its value, or mean ± half-width over several trainings."""
     values = [run.rows[source][key] for run in open_runs(results)]
-    estimate = Estimate.of(values)
+    estimate = Estimate.from_trainings(values)
     if estimate is None:
         return f"{float(scale) * values[0]:.{decimals}f}"
-    return estimate.cell(float(scale), int(decimals)).text
+    return estimate.format(float(scale), int(decimals))
 
 
 def show_minutes(results: Sequence[Result]) -> str:
@@ -164,8 +167,8 @@ def show_origin(results: Sequence[Result]) -> str:
 
 def show_benchmark(results: Sequence[Result], stage: str) -> str:
     """Return the table of one stage of the benchmark."""
-    tables = {"growth": growth.table, "samplers": samplers.table}
-    return tables.get(stage, contest_table)(results[0].data[stage])
+    tables = {"growth": growth.format_table, "samplers": samplers.format_table}
+    return tables.get(stage, format_table)(results[0].data[stage])
 
 
 VIEWS: dict[str, Callable[..., str]] = {

@@ -1,4 +1,4 @@
-"""What a network is, for whoever loads generated models without this project: Python that makes it, timm's config."""
+"""The description of a network for a model card, so that generated models can be loaded without this project."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,22 +16,24 @@ from tasks.networks.recipes import check_recipe, rebuild
 
 @dataclass(frozen=True)
 class NetworkDescription:
-    """What a model card says of the network."""
+    """The entries of a model card that concern the network."""
 
-    network: str  # its name
-    code: str  # Python that leaves the network, with new weights, in `model`
+    network: str  # the network's name
+    code: str  # Python code that assigns the network, with new weights, to `model`
     library: str  # "timm" or "pytorch"
-    config: dict[str, Any] | None  # config.json in timm's layout; None where timm alone cannot make the network
-    images: str  # what the network takes, in words
-    dataset: str | None  # by name; None for images of the user's own
+    config: dict[str, Any] | None  # config.json in timm's layout; None if timm alone cannot build the network
+    images: str  # the shape and normalization of the images, in words
+    dataset: str | None  # the dataset's name; None for the user's own images
 
 
 def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDescription:
-    """Return the description of the network that the file records; builds it, but needs no images.
+    """Return the description of the network that a checkpoints file records.
+
+    The network is built, but its images are not opened unless an earlier version wrote the file without their size.
 
     Args:
-        checkpoints: the file.
-        data: where to find the images of a file by an earlier version, which did not record their size.
+        checkpoints: the checkpoints file.
+        data: where to find the images if they are needed.
 
     Raises:
         UserError: the recorded network cannot be built.
@@ -54,19 +56,19 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
     if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
         arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
-        made = write_call("build_classifier", recipe["name"], **arguments)
+        call = write_call("build_classifier", recipe["name"], **arguments)
         comment = "  # in the folder of p-diff"
-        return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {made}")
+        return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {call}")
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
     stem = getattr(model, "conv1", None)
-    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # of shrink_stem
+    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # see shrink_stem
         return replace(described, code=code + write_small_stem(stem), library="timm")
     config = make_hub_config(model, recipe["name"], facts=facts, normalization=normalization)
     return replace(described, code=code, library="timm", config=config)
 
 
 def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] | None) -> str:
-    """Return what the network takes, in words."""
+    """Return the shape and normalization of the network's images, in words."""
     images = f"images ({facts['channels']}, {facts['image_size']}, {facts['image_size']})"
     if normalization is None:
         return f"{images}, prepared as in training"
@@ -74,14 +76,14 @@ def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] |
 
 
 def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
-    """Return Python that makes a network with the user's own code."""
+    """Return Python code that builds a network with the user's own code."""
     module, _, name = (score_with or recipe["name"]).partition(":")
-    made = f"model, _ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
-    return f"from {module} import {name}\n\n{made}"
+    call = f"model, _ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
+    return f"from {module} import {name}\n\n{call}"
 
 
 def write_small_stem(convolution: nn.Conv2d) -> str:
-    """Return Python that gives a ResNet of timm the stem of `tasks.networks.build.shrink_stem`."""
+    """Return Python code that gives a ResNet of timm the stem of `tasks.networks.build.shrink_stem`."""
     channels = f"{convolution.in_channels}, {convolution.out_channels}"
     return (
         f"\nmodel.conv1 = torch.nn.Conv2d({channels}, kernel_size=3, padding=1, bias=False)"
@@ -89,18 +91,18 @@ def write_small_stem(convolution: nn.Conv2d) -> str:
     )
 
 
-def write_call(function: str, *first: Any, **named: Any) -> str:
-    """Return a call in Python, from plain arguments."""
-    arguments = [repr(value) for value in first] + [f"{name}={value!r}" for name, value in named.items()]
+def write_call(function: str, *positional: Any, **named: Any) -> str:
+    """Return Python code that calls a function with plain arguments."""
+    arguments = [repr(value) for value in positional] + [f"{name}={value!r}" for name, value in named.items()]
     return f"{function}({', '.join(arguments)})"
 
 
 def make_hub_config(
     model: nn.Module, name: str, *, facts: Mapping[str, int], normalization: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return config.json as timm reads it from a folder or from the Hub.
+    """Return the content of config.json as timm reads it from a folder or from the Hub.
 
-    `first_conv` is left out of `pretrained_cfg`: timm would convert that layer from three colors to `in_chans`.
+    `pretrained_cfg` has no `first_conv`, because timm would convert that layer from three colors to `in_chans`.
     """
     published: Any = model.pretrained_cfg
     arguments = {key: value for key, value in get_arguments(model).items() if key != "num_classes"}
@@ -111,7 +113,7 @@ def make_hub_config(
         "pretrained_cfg": {
             "num_classes": facts["num_classes"],
             "input_size": [facts["channels"], facts["image_size"], facts["image_size"]],
-            # timm then passes img_size, which only some networks take.
+            # If true, timm passes img_size to the network, which only some networks accept.
             "fixed_input_size": bool(published.get("fixed_input_size")),
             "crop_pct": 1.0,
             **(normalization or {}),

@@ -1,4 +1,4 @@
-"""What a task is: images, a network, its training, the generated parameters and how checkpoints are taken of them."""
+"""The `task` section as typed values: images, network, training, generated parameters, collecting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,19 +11,17 @@ from tasks.collecting.steps import StepsCollection
 from tasks.data.splits import DataOptions
 from tasks.networks.build import ModelSpec
 
-# Where files lie and how they are read does not change what is collected: augmentations do not depend on workers.
-# K only says how much of it.
+# These settings do not change the checkpoints' values: where files are, how many processes read them (augmentations do
+# not depend on it), and how many checkpoints there are.
 NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}
-
-
 KINDS: dict[str, type[Collection]] = {"steps": StepsCollection, "independent": IndependentCollection}
 
 
 def choose_collection(config: Mapping[str, Any]) -> Collection:
-    """Return the collection of a `task.collect` section, by its `kind`.
+    """Return the way to collect that a `task.collect` section chooses by its `kind`.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: the kind is unknown.
     """
     if config.get("kind") not in KINDS:
         raise UserError(f"task.collect.kind={config.get('kind')}: expected one of {', '.join(KINDS)}")
@@ -32,12 +30,12 @@ def choose_collection(config: Mapping[str, Any]) -> Collection:
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """The `task.param` section: where the checkpoints lie, and which parameters they are of."""
+    """The `task.param` section: the file of the checkpoints, and the parameters that they hold."""
 
     path: str
-    k: int
-    subset: str | Sequence[str]
-    count: int  # of normalization layers
+    k: int  # K, the number of checkpoints
+    subset: str | Sequence[str]  # "last_norms", "all" or patterns of parameter names
+    count: int  # the number of normalization layers in "last_norms"
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class TaskSpec:
     epochs: int
     batch_size: int
     make_optimizer: Factory
-    make_scheduler: Factory | None  # None keeps the learning rate
-    score_with: str | None  # package.module:function of the user's own
+    make_scheduler: Factory | None  # None keeps the learning rate constant
+    score_with: str | None  # the user's own package.module:function
     data: DataOptions
     model: ModelSpec
     param: ParamSpec
@@ -60,7 +58,7 @@ class TaskSpec:
         """Build from the plain values of the section.
 
         Raises:
-            UserError: there is no such way to collect.
+            UserError: the way to collect is unknown.
         """
         return cls(
             seed=config["seed"],
@@ -76,9 +74,9 @@ class TaskSpec:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """Return the section that this would be built from."""
+        """Return the section that `from_config` builds this specification from."""
         data = asdict(self.data)
-        data.pop("weights")  # which follow from the model
+        data.pop("weights")  # they follow from the model
         return {
             "seed": self.seed,
             "epochs": self.epochs,
@@ -93,9 +91,9 @@ class TaskSpec:
         }
 
     def record(self) -> dict[str, Any]:
-        """Return the part that decides what the checkpoints are, as their file records it."""
+        """Return the settings that decide the checkpoints' values, in the form that their file records."""
         settings = self.to_config()
-        settings.pop("score_with")  # whose images the fingerprint identifies
+        settings.pop("score_with")  # the fingerprint of the images is recorded instead
         for section, names in NOT_RECORDED.items():
             settings[section] = {name: value for name, value in settings[section].items() if name not in names}
         settings["collect"] = self.collect.record()
@@ -103,5 +101,5 @@ class TaskSpec:
 
     @property
     def last_optimization(self) -> Optimization:
-        """How the checkpoints were last trained."""
+        """The optimizer and batch size that the checkpoints were last trained with."""
         return self.collect.pick_last_optimization(Optimization(self.make_optimizer, self.batch_size))

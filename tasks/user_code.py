@@ -1,4 +1,4 @@
-"""Code of the user's own, named on the command line as package.module:name. A file never decides what is imported."""
+"""Calling the user's own code, named on the command line as package.module:name, never by a file."""
 
 import importlib
 import sys
@@ -15,33 +15,38 @@ from tasks.data.splits import SPLITS, ImageData
 
 
 def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Return what the callable at "package.module:name" returns.
+    """Return the result of the callable at "package.module:name".
 
     Args:
-        path: of the callable.
-        option: where the user gave the path, for the error sentence.
-        arguments: all that the callable is given.
+        path: the callable.
+        option: the option that the user set to `path`, for the error.
+        arguments: all arguments of the callable.
 
     Raises:
-        UserError: there is no such callable, or it fails; the line where it does is named.
+        UserError: the callable is not found, or it fails; the error names the line where it fails.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
         raise UserError(
-            f"{option}={path}: expected package.module:name, for example my_code:network for network() in my_code.py"
+            f"{option}={path}: expected package.module:name. Set for example {option}=my_code:network for the function "
+            "network() in my_code.py"
         )
-    if (here := str(Path.cwd())) not in sys.path:  # as under `python -m`, wherever the entry point lies
-        sys.path.append(here)
+    if (folder := str(Path.cwd())) not in sys.path:  # as with `python -m`, wherever the entry point is
+        sys.path.append(folder)
     try:
         called = getattr(importlib.import_module(module_name), name, None)
         if not callable(called):
-            raise UserError(f"{option}={path}: {module_name} holds nothing callable that is named {name}")
+            raise UserError(
+                f"{option}={path}: the module {module_name} has no function or class {name}. Check the name, or define "
+                f"{name} in {module_name}"
+            )
         return called(**(arguments or {}))
     except UserError:
         raise
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{option}={path}: {error}; run the command in the folder that holds it, {here} does not"
+            f"{option}={path}: {error}. Run the command in the folder that holds this module ({folder} does not), or "
+            "install the module"
         ) from error
     except Exception as error:  # the user's own code may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -52,68 +57,95 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
 
 
 def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
-    """Return the network and the images that `task.score_with` names.
+    """Return the network and the images from the user's function that `task.score_with` names.
 
-    Its function returns (model, {"train": …, "val": …, "test": …}).
+    The function returns (model, {"train": dataset, "val": dataset, "test": dataset}).
 
     Raises:
-        UserError: it returns something else; what is missing is named.
+        UserError: the function returns something else; the error names the part that is wrong.
     """
-    option = f"task.score_with={path}"
-    made = call_user_code(path, "task.score_with")
+    source = f"task.score_with={path}"
+    returned = call_user_code(path, "task.score_with")
     if (
-        not isinstance(made, tuple)
-        or len(made) != 2
-        or not isinstance(made[0], nn.Module)
-        or not isinstance(made[1], Mapping)
+        not isinstance(returned, tuple)
+        or len(returned) != 2
+        or not isinstance(returned[0], nn.Module)
+        or not isinstance(returned[1], Mapping)
     ):
         raise UserError(
-            f'{option}: expected it to return (model, {{"train": dataset, "val": dataset, "test": dataset}}), '
-            f"it returned {type(made).__name__}"
+            f"{source} returned {describe_value(returned)}, but the function must return "
+            '(model, {"train": dataset, "val": dataset, "test": dataset}) with a torch.nn.Module as model'
         )
-    model, splits = made
+    model, splits = returned
     if missing := [name for name in SPLITS if name not in splits]:
         raise UserError(
-            f"{option}: the split {missing[0]} is missing; train serves the fine-tuned baseline, val chooses, "
-            f"test is reported: return all of {', '.join(SPLITS)}"
+            f"{source}: the split {missing[0]} is missing. Return a dataset for each of {', '.join(SPLITS)}: train is "
+            "for the fine-tuned baseline, val for choosing models, and test for the report"
         )
     for name in SPLITS:
-        check_split(splits[name], f"{option}: the split {name}")
+        check_split(splits[name], f"{source}: the split {name}")
     image_CSS, _ = splits["val"][0]
-    try:
-        with torch.no_grad():
-            logits_1C = model.cpu().eval()(image_CSS[None].clone())  # a network may write into its input
-    except Exception as error:  # a network may refuse images in any way
-        raise UserError(
-            f"{option}: the network cannot take an image {tuple(image_CSS.shape)} of val "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(logits_1C, Tensor) or logits_1C.dim() != 2:
-        raise UserError(
-            f"{option}: expected the network to return logits (images, classes), one row per image; "
-            f"it returned {type(logits_1C).__name__}"
-        )
     return model, ImageData(
         **{name: splits[name] for name in SPLITS},
-        num_classes=logits_1C.shape[1],
+        num_classes=count_classes(model, image_CSS, source),
         channels=image_CSS.shape[0],
         image_size=image_CSS.shape[-1],
     )
 
 
-def check_split(split: Any, what: str) -> None:
+def describe_value(value: Any) -> str:
+    """Return a value's type, with the types of its items if it is a tuple: "(Net, list)"."""
+    if isinstance(value, tuple):
+        return f"({', '.join(type(item).__name__ for item in value)})"
+    return type(value).__name__
+
+
+def check_split(split: Any, source: str) -> None:
     """Check that a split is a dataset of (image (C, H, W), integer label).
 
+    Args:
+        split: a value of the dictionary that the user's function returns.
+        source: the option and the name of the split, for the error.
+
     Raises:
-        UserError: it is not.
+        UserError: the split is not such a dataset.
     """
+    expected = "Return a dataset of (image tensor (channels, height, width), integer label)"
     try:
         image_CSS, label = split[0]
         fits = len(split) > 0 and isinstance(image_CSS, Tensor) and image_CSS.dim() == 3 and int(label) == label
-    except Exception as error:  # a dataset of the user's own may raise anything
-        raise UserError(
-            f"{what} cannot give its first item ({type(error).__name__}: {error}); "
-            "expected (image tensor, integer label)"
-        ) from error
+    except Exception as error:  # the user's own dataset may raise anything
+        raise UserError(f"{source} cannot give its first item ({type(error).__name__}: {error}). {expected}") from error
     if not fits:
-        raise UserError(f"{what}: expected items (image tensor (channels, height, width), integer label)")
+        shape = f" of shape {tuple(image_CSS.shape)}" if isinstance(image_CSS, Tensor) else ""
+        raise UserError(
+            f"{source} has the first item ({type(image_CSS).__name__}{shape}, {type(label).__name__}). {expected}"
+        )
+
+
+def count_classes(model: nn.Module, image_CSS: Tensor, source: str) -> int:
+    """Return the number of logits that the user's network computes for an image.
+
+    Args:
+        model: the network.
+        image_CSS: the first validation image.
+        source: the option, for the error.
+
+    Raises:
+        UserError: the network does not take the image, or does not return logits.
+    """
+    try:
+        with torch.no_grad():
+            logits_1C = model.cpu().eval()(image_CSS[None].clone())  # a network may write into its input
+    except Exception as error:  # the user's own network may raise anything
+        raise UserError(
+            f"{source}: the network cannot take the first image of val, of shape {tuple(image_CSS.shape)} "
+            f"({type(error).__name__}: {error}). Return a network and images that fit each other"
+        ) from error
+    if not isinstance(logits_1C, Tensor) or logits_1C.dim() != 2:
+        shape = f" of shape {tuple(logits_1C.shape)}" if isinstance(logits_1C, Tensor) else ""
+        raise UserError(
+            f"{source}: the network returned {type(logits_1C).__name__}{shape} for one image, but it must return a "
+            "tensor of logits (images, classes). Return a network whose forward() does so"
+        )
+    return logits_1C.shape[1]

@@ -1,11 +1,14 @@
-"""The order of the files of the whole suite."""
+"""The order in which the test files run."""
 
-FIRST = ("test_whole_networks.py", "test_run.py")  # the longest; one of them makes the run that others wait for
-SLOW = {"pipeline", "scripts"}  # whole commands, minutes a file
+FIRST = (
+    "test_whole_networks.py",
+    "test_run.py",
+)  # the slowest; test_run.py also makes a run that others reuse
+SLOW = {"pipeline", "scripts"}  # these run whole commands and take minutes per file
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files, so that no worker is left with one of them while the others have nothing to do."""
+    """Start with the slowest files, so that parallel workers finish at about the same time."""
 
     def rank(item):
         if item.path.name in FIRST and "pipeline" in item.path.parts:

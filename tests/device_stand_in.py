@@ -1,4 +1,4 @@
-"""A stand-in for a GPU: tensors on the CPU that say that they are elsewhere, and a count of what crosses over."""
+"""A stand-in for a GPU: CPU tensors that claim to be on another device, and counts of copies and waits."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from torch.utils._pytree import tree_map
 
 from core.runtime.trainer import make_trainer
 
-DEVICE = torch.device("meta")  # torch knows it everywhere, and nothing of the project uses it
-READS = {  # operations after which the host waits for the device
+DEVICE = torch.device("meta")  # all of torch accepts this device, and the project does not use it otherwise
+READS = {  # operations that make the host wait for the device
     "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount",
     "repeat_interleave", "_unique", "_unique2", "unique_dim", "unique_consecutive",
 }  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
-    """A tensor whose numbers are in `held`, on the CPU."""
+    """A tensor that claims to be on DEVICE; `held` is the CPU tensor with its numbers."""
 
     @staticmethod
     def __new__(cls, held):
@@ -36,11 +36,11 @@ class OnDevice(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise RuntimeError(f"{func} outside of StandIn")
+        raise RuntimeError(f"{func} was called outside of stand_in()")
 
 
 class StandIn(TorchDispatchMode):
-    """Runs everything on the CPU and counts, in `crossings`, what a GPU would wait for or copy."""
+    """Runs every operation on the CPU, and counts in `crossings` the copies and waits that a GPU would have."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class StandIn(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:  # in inference mode, `to` and the like arrive whole, not as the operations that they consist of
+            with self:  # in inference mode, compound operations such as `to` are not split up before they come here
                 return func.decompose(*args, **kwargs)
         flat = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         there = [leaf for leaf in flat if isinstance(leaf, OnDevice)]
@@ -71,14 +71,14 @@ class StandIn(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         held = lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf  # noqa: E731
         found = func(*tree_map(held, args), **tree_map(held, kwargs))
-        if func._schema.is_mutable and there:  # the wrapper that was written to
+        if func._schema.is_mutable and there:  # an in-place operation returns the tensor that it wrote to
             return args[0] if isinstance(found, torch.Tensor) else found
         on_device = asked == DEVICE or (bool(there) and asked is None)
         return tree_map(lambda leaf: OnDevice(leaf) if on_device and isinstance(leaf, torch.Tensor) else leaf, found)
 
 
 class Constructors(TorchFunctionMode):
-    """Lets torch.tensor(…, device=DEVICE) make its numbers on the CPU; below this level they would be gone."""
+    """Builds torch.tensor(…, device=DEVICE) on the CPU first, because `StandIn` comes after its numbers are lost."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -93,18 +93,18 @@ class Constructors(TorchFunctionMode):
 
 @contextmanager
 def stand_in():
-    """Make DEVICE usable inside the block and yield the counts of what crosses over."""
+    """Make DEVICE usable inside the block, and yield a counter {kind of copy or wait: times}."""
     with Constructors(), StandIn() as mode:
         yield mode.crossings
 
 
 class StandInAccelerator(CPUAccelerator):
-    """Lightning's CPU accelerator, without its refusal of other devices."""
+    """Lightning's CPU accelerator, but accepting DEVICE."""
 
     def setup_device(self, device):
         pass
 
 
 def stand_in_trainer(**options):
-    """Return the Trainer of the project on the stand-in device."""
+    """Return the project's Trainer on DEVICE."""
     return make_trainer(strategy=SingleDeviceStrategy(device=DEVICE, accelerator=StandInAccelerator()), **options)

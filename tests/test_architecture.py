@@ -1,6 +1,6 @@
-"""Imports point one way, no file loads code with its data, no configuration names a machine.
+"""Import direction, unpickling, machine-specific settings, and the references in docs/architecture.md.
 
-The linter sees the rest: star imports, debuggers, prints, exec and eval, pickles, sys.path (pyproject.toml).
+The linter (pyproject.toml) checks star imports, debuggers, prints, exec, eval, pickles and sys.path.
 """
 
 import ast
@@ -22,7 +22,7 @@ SOURCES = [*PACKAGES, *sorted(ROOT.glob("*.py")), *sorted((ROOT / "scripts").rgl
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 ENTRY_POINTS = {"train_p_diff", "task_training"}
 
-CORE = {  # room of core -> rooms of core that it may import, each of which stands above it in this table
+CORE = {  # room of core -> rooms of core that it may import, all of them above it in this table
     "runtime": set(),
     "networks": {"runtime"},
     "diffusion": {"runtime"},
@@ -34,7 +34,7 @@ CORE = {  # room of core -> rooms of core that it may import, each of which stan
     "publishing": {"runtime", "checkpoints", "report"},
     "command_line": {"runtime"},
 }
-TASKS = {  # the same for tasks, where a file of its own counts as a room
+TASKS = {  # the table of tasks, in which a single file also counts as a room
     "data": set(),
     "user_code": {"data"},
     "networks": {"user_code"},
@@ -46,24 +46,25 @@ TASKS = {  # the same for tasks, where a file of its own counts as a room
     "importing": {"networks", "scoring", "specification", "task", "training"},
     "description": {"data", "networks", "importing"},
 }
-OF_CORE_FOR_TASKS = {"runtime", "checkpoints", "evaluation"}
+CORE_ROOMS_FOR_TASKS = {"runtime", "checkpoints", "evaluation"}
 ROOMS = [("core", CORE, room) for room in CORE] + [("tasks", TASKS, room) for room in TASKS]
 
 
 def relative(path: Path) -> str:
+    """Return the path relative to the repository."""
     return str(path.relative_to(ROOT))
 
 
-def module_of(path: Path) -> str:
-    """The dotted name under which a file is imported."""
+def get_module(path: Path) -> str:
+    """Return the dotted name under which a file is imported."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_of(path): path for path in SOURCES}
+MODULES = {get_module(path): path for path in SOURCES}
 
 
-def imported_names(path: Path) -> Iterator[str]:
-    """Dotted names of everything that a file imports, wherever in the file it does."""
+def find_imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names of everything that a file imports, at any level."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,66 +72,70 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def our_imports(path: Path) -> set[str]:
-    """Modules of the project that a file imports: `from core.runtime import trainer` is core.runtime.trainer."""
+def find_own_imports(path: Path) -> set[str]:
+    """Return the project modules that a file imports; `from core.runtime import trainer` gives core.runtime.trainer."""
     found = set()
-    for name in imported_names(path):
+    for name in find_imports(path):
         parts = name.split(".")
         prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
         found |= {next((prefix for prefix in prefixes if prefix in MODULES), "")} - {""}
     return found
 
 
-def room_of(module: str) -> tuple[str, str]:
-    """("core", "runtime") of core.runtime.trainer, ("tasks", "task") of tasks.task."""
+def get_room(module: str) -> tuple[str, str]:
+    """Return ("core", "runtime") for core.runtime.trainer and ("tasks", "task") for tasks.task."""
     side, _, rest = module.partition(".")
     return side, rest.partition(".")[0]
 
 
 def test_the_tables_name_every_room_and_point_one_way():
     for side, table in (("core", CORE), ("tasks", TASKS)):
-        rooms = {room_of(module)[1] for module in MODULES if module.startswith(f"{side}.")}
+        rooms = {get_room(module)[1] for module in MODULES if module.startswith(f"{side}.")}
         assert set(table) == rooms
         above: set[str] = set()
         for room, imports in table.items():
-            assert imports <= above, f"{side}/{room} may import {imports - above}, which stand below it"
+            assert imports <= above, f"{side}/{room} may import {imports - above}, which stand below it in the table"
             above.add(room)
 
 
 @pytest.mark.parametrize("side, table, room", ROOMS, ids=[f"{side}/{room}" for side, _, room in ROOMS])
 def test_a_room_imports_only_rooms_above_it_in_the_table(side, table, room):
-    files = [path for module, path in MODULES.items() if room_of(module) == (side, room)]
+    files = [path for module, path in MODULES.items() if get_room(module) == (side, room)]
     assert files
     for path in files:
-        for imported_side, imported in map(room_of, our_imports(path)):
+        for imported_side, imported in map(get_room, find_own_imports(path)):
             if imported_side == side:
                 assert imported in table[room] | {room}, f"{relative(path)} may not import {side}/{imported}"
 
 
-def test_no_file_imports_itself_through_others():
-    tuple(TopologicalSorter({module: our_imports(path) - {module} for module, path in MODULES.items()}).static_order())
+def test_imports_have_no_cycle():
+    tuple(
+        TopologicalSorter(
+            {module: find_own_imports(path) - {module} for module, path in MODULES.items()}
+        ).static_order()
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=relative)
-def test_core_never_knows_of_tasks(path):
-    known = {name.split(".")[0] for name in imported_names(path)}
+def test_core_does_not_import_tasks(path):
+    known = {name.split(".")[0] for name in find_imports(path)}
     assert not known & {"tasks", "scripts", *ENTRY_POINTS}
-    assert not {"torchvision", "timm"} & known, "images and classifiers are the tasks' affair"
+    assert not {"torchvision", "timm"} & known, "only tasks may handle images and classifiers"
 
 
-def test_tasks_know_only_what_they_need_of_core():
+def test_tasks_import_only_three_rooms_of_core():
     for path in sorted((ROOT / "tasks").rglob("*.py")):
-        for side, room in map(room_of, our_imports(path)):
-            allowed = side == "tasks" or (side == "core" and room in OF_CORE_FOR_TASKS)
+        for side, room in map(get_room, find_own_imports(path)):
+            allowed = side == "tasks" or (side == "core" and room in CORE_ROOMS_FOR_TASKS)
             assert allowed, f"{relative(path)} may not import {side}/{room}"
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "system" in path.parts], ids=relative)
-def test_no_configuration_of_the_generative_side_builds_something_of_tasks(path):
+def test_no_configuration_of_a_system_names_a_class_of_tasks(path):
     assert not re.search(r"_target_:\s*(tasks|scripts)\.", path.read_text())
 
 
-PLANTED = {  # rule of the linter -> what it must refuse, in core and in an entry point alike
+PLANTED = {  # rule of the linter -> code that it must refuse, both in core and in an entry point
     "F403": "from math import *",
     "T100": "breakpoint()",
     "T201": 'print("here")',
@@ -147,7 +152,7 @@ PLANTED = {  # rule of the linter -> what it must refuse, in core and in an entr
 
 @pytest.mark.parametrize("file", ["core/runtime/planted.py", "planted.py"])
 @pytest.mark.parametrize("rule, source", PLANTED.items(), ids=list(PLANTED))
-def test_the_linter_refuses_what_must_not_come_back(file, rule, source):
+def test_the_linter_refuses_forbidden_code(file, rule, source):
     command = [sys.executable, "-m", "ruff", "check", "--output-format=json", f"--stdin-filename={file}", "-"]
     found = subprocess.run(command, input=source, cwd=ROOT, capture_output=True, text=True)
     rules = [entry["code"] for entry in json.loads(found.stdout)]
@@ -155,7 +160,7 @@ def test_the_linter_refuses_what_must_not_come_back(file, rule, source):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_nothing_is_unpickled_or_imported_unseen(path):
+def test_nothing_is_unpickled_or_imported_by_name(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             check_that_nothing_is_unpickled(node)
@@ -164,7 +169,7 @@ def test_nothing_is_unpickled_or_imported_unseen(path):
 def check_that_nothing_is_unpickled(call: ast.Call) -> None:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     function = ast.unparse(call.func)
-    assert function != "__import__", f"an import that no linter sees, line {call.lineno}"
+    assert function != "__import__", f"the linter cannot see an import by __import__, line {call.lineno}"
     if function == "torch.load" or "ckpt_path" in given or function.endswith("load_from_checkpoint"):
         assert given.get("weights_only") == "True", f"{function} without weights_only=True, line {call.lineno}"
     if function in {"np.load", "numpy.load"}:
@@ -173,36 +178,36 @@ def check_that_nothing_is_unpickled(call: ast.Call) -> None:
 
 
 @pytest.mark.parametrize("path", PACKAGES, ids=relative)
-def test_every_module_has_a_name_of_its_own(path):
+def test_no_module_has_a_catch_all_name(path):
     assert path.stem not in {"utils", "helpers", "misc", "common"}
 
 
-def config_values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every leaf; a list is a leaf."""
+def find_values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of every leaf; a list counts as a leaf."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from config_values(value, f"{name}.{key}" if name else str(key))
+            yield from find_values(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, node
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
 def test_no_configuration_names_a_folder_or_a_device_of_one_machine(path):
-    for name, value in config_values(OmegaConf.to_container(OmegaConf.load(path))):
+    for name, value in find_values(OmegaConf.to_container(OmegaConf.load(path))):
         for text in map(str, value if isinstance(value, list) else [value]):
-            assert not re.match(r"[/~]|[A-Za-z]:\\", text), f"{name}={text} is a place on one machine"
-            assert not re.search(r"(cuda|gpu|mps)[:_ ]?\d", text), f"{name}={text} is one device"
+            assert not re.match(r"[/~]|[A-Za-z]:\\", text), f"{name}={text} is a path on one machine"
+            assert not re.search(r"(cuda|gpu|mps)[:_ ]?\d", text), f"{name}={text} is the device of one machine"
         if name.split(".")[-1] == "devices":
             counted = type(value) is int and value > 0
-            assert value == "auto" or counted, f"{name}={value} names devices; say how many"
+            assert value == "auto" or counted, f"{name}={value} must be a number of devices or auto"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
-def test_sizes_that_the_data_or_the_network_decide_are_not_typed_in(path):
-    values = config_values(OmegaConf.to_container(OmegaConf.load(path)))
+def test_no_configuration_sets_sizes_that_data_or_network_decide(path):
+    values = find_values(OmegaConf.to_container(OmegaConf.load(path)))
     names = {name.split(".")[-1] for name, value in values if value is not None}
     if path.parent.name == "experiment":
-        # A published setting may normalize otherwise than its dataset would; tests/test_catalogue.py checks its values.
+        # A published setting may normalize differently from its dataset; tests/test_catalogue.py checks these values.
         names -= {"mean", "std"}
     assert not names & {"num_classes", "in_chans", "in_channels", "num_params", "mean", "std"}
 
@@ -214,49 +219,51 @@ def test_no_script_names_a_home_or_a_device(path):
 
 
 PAGE = ROOT / "docs/architecture.md"
-# Lines that wait for another branch; this goes when the last mark is gone.
 TEXT = PAGE.read_text()
 REFERENCES = sorted(set(re.findall(r"`([\w./{}-]+\.(?:py|yaml|md|sh|toml|csv|j2)(?::[\w.]+)?)`", TEXT)))
 FOLDERS = sorted(set(re.findall(r"`((?:[\w-]+/)+)`", TEXT)))
 
 
-def defined_names(path: Path) -> set[str]:
-    """Names that a file defines at its top level, and `Class.name` for what a class defines."""
+def find_defined_names(path: Path) -> set[str]:
+    """Return the names that a file defines at its top level, and `Class.name` for attributes and methods."""
     found = set()
     for node in ast.parse(path.read_text()).body:
-        own = names_of(node)
+        own = find_names(node)
         found |= own
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{inner}" for statement in node.body for inner in names_of(statement)}
+            found |= {f"{node.name}.{inner}" for statement in node.body for inner in find_names(statement)}
     return found
 
 
-def names_of(node: ast.stmt) -> set[str]:
+def find_names(node: ast.stmt) -> set[str]:
+    """Return the names that one statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def test_the_page_on_architecture_names_files():
+def test_the_architecture_page_names_files():
     assert len(REFERENCES) > 40 and len(FOLDERS) > 15
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_what_the_page_on_architecture_names_is_there(reference):
+def test_every_file_and_name_on_the_architecture_page_exists(reference):
     file, _, name = reference.partition(":")
-    assert (ROOT / file).is_file(), f"docs/architecture.md names {file}, which is not there"
+    assert (ROOT / file).is_file(), f"docs/architecture.md names {file}, which does not exist"
     if name:
-        assert name in defined_names(ROOT / file), f"docs/architecture.md names {name}, which {file} does not define"
+        assert name in find_defined_names(ROOT / file), (
+            f"docs/architecture.md names {name}, which {file} does not define"
+        )
 
 
-# Folders of a run are named by the page, too; they are not in the repository.
+# The page also names folders of a run, which are not in the repository.
 @pytest.mark.parametrize("folder", [name for name in FOLDERS if name.split("/")[0] in {"core", "tasks", "configs"}])
-def test_folders_that_the_page_names_are_there(folder):
+def test_every_source_folder_on_the_architecture_page_exists(folder):
     assert (ROOT / folder).is_dir()
 
 
-def test_the_page_on_architecture_names_every_room():
+def test_the_architecture_page_names_every_room():
     rooms = [f"core/{room}/" for room in CORE] + [
         f"tasks/{room}/" if (ROOT / "tasks" / room).is_dir() else f"tasks/{room}.py" for room in TASKS
     ]

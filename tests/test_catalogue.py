@@ -1,4 +1,4 @@
-"""Every dataset goes with every model, and every published setting is the one that was published."""
+"""Every dataset works with every architecture, and experiments have the settings that p-diff published."""
 
 import csv
 from pathlib import Path
@@ -26,13 +26,13 @@ FACTS = {
 }
 PHOTOGRAPHS = {"flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000, "imagefolder": 5}
 FACTS |= {name: (num_classes, 3, 224) for name, num_classes in PHOTOGRAPHS.items()}
-OURS = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
+UNPUBLISHED = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
     f"digits_{model}" for model in PAPER_MODELS
 }
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
-def composed(*overrides):
+def compose_config(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("base", overrides=list(overrides))
     OmegaConf.resolve(cfg)
@@ -46,8 +46,8 @@ def test_every_dataset_has_a_task_file_and_facts_here():
 
 @pytest.mark.parametrize("model", PAPER_MODELS)
 @pytest.mark.parametrize("dataset", FACTS)
-def test_every_dataset_goes_with_every_architecture(dataset, model):
-    cfg = composed(f"task={dataset}", f"task/model={model}")
+def test_every_dataset_works_with_every_architecture(dataset, model):
+    cfg = compose_config(f"task={dataset}", f"task/model={model}")
     assert cfg.task.data.dataset == dataset and cfg.task.param.path.startswith(
         f"param_data/{dataset}_{cfg.task.model.name}/"
     )
@@ -73,8 +73,8 @@ def test_every_dataset_goes_with_every_architecture(dataset, model):
 
 
 @pytest.mark.parametrize("dataset", FACTS)
-def test_the_name_of_the_dataset_alone_switches_it(dataset):
-    cfg = composed(f"task.data.dataset={dataset}")
+def test_the_option_task_data_dataset_changes_the_paths(dataset):
+    cfg = compose_config(f"task.data.dataset={dataset}")
     assert (
         cfg.task.param.path == f"param_data/{dataset}_resnet18/checkpoints.safetensors"
         and cfg.output_dir == f"outputs/{dataset}_resnet18/ae_ddpm"
@@ -83,7 +83,7 @@ def test_the_name_of_the_dataset_alone_switches_it(dataset):
 
 @pytest.mark.parametrize("published", SETTINGS, ids=lambda row: row["experiment"])
 def test_an_experiment_has_the_published_settings(published):
-    cfg = composed(f"experiment={published['experiment']}")
+    cfg = compose_config(f"experiment={published['experiment']}")
     task, system = cfg.task, cfg.system
 
     def number(name):
@@ -95,7 +95,7 @@ def test_an_experiment_has_the_published_settings(published):
         True,
     )
     published_colors = [[float(value) for value in published[part].split()] for part in ("mean", "std")]
-    assert [list(part) for part in DataOptions(**task.data).colors(([0, 0, 0], [1, 1, 1]))] == published_colors
+    assert [list(part) for part in DataOptions(**task.data).choose_colors(([0, 0, 0], [1, 1, 1]))] == published_colors
     assert (task.epochs, task.data.image_size, task.param.k, cfg.generation.num_models) == (
         number("epochs"),
         number("image_size"),
@@ -125,7 +125,7 @@ def test_an_experiment_has_the_published_settings(published):
     assert (list(system.autoencoder.channels), system.sampler.num_steps) == ([64, 128, 256, 256, 32], 1000)
 
 
-def test_every_experiment_file_is_either_checked_here_or_known():
+def test_every_experiment_file_has_published_settings_or_is_listed_here():
     checked = {row["experiment"] for row in SETTINGS}
-    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | OURS
+    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == checked | UNPUBLISHED
     assert len(checked) == 42

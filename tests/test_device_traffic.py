@@ -1,4 +1,4 @@
-"""No hot loop copies to or from the device, or waits for it, more often the longer it runs."""
+"""More steps or more models cause no further copies to or from the device, and no further waits for it."""
 
 import copy
 from collections import Counter
@@ -12,12 +12,11 @@ from torch.utils.data import Dataset
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import flatten, resolve_subset
-from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.trainer import fit
-from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule
+from core.training.stage_modules import AutoencoderModule
 from core.training.weight_average import WeightAverage
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
@@ -27,7 +26,7 @@ from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
 from tasks.training import finetuning
 from tasks.training.finetuning import finetune
-from tests.core.tiny import make_network, sampler_recipe
+from tests.core.tiny import make_diffusion_module, make_network, sampler_recipe
 from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
 
 BATCH = 8
@@ -45,19 +44,18 @@ class Bytes(Dataset):
 
 
 @pytest.fixture(autouse=True)
-def few_looks(monkeypatch):
-    """A fit reads its loss a fixed number of times, here as few as a short one can have."""
-    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+def read_the_loss_5_times_per_fit(monkeypatch):
+    """Fix the number of times that a fit reads its loss, because each of these is a wait."""
+    monkeypatch.setattr("core.runtime.trainer.LOSS_READS_PER_FIT", 5)
 
 
-def of_a_fit(make_module, folder, num_steps, *callbacks):
-    """What crosses over in a whole fit, files included."""
+def count_crossings(make_module, folder, num_steps, *callbacks):
+    """Return the copies and waits of a whole fit, including those for its files."""
     with stand_in() as crossings:
         torch.manual_seed(0)
         fit(
             make_module(num_steps),
             name="stage",
-            label="",
             state_dir=folder / f"{num_steps}/state",
             make_trainer=stand_in_trainer,
             callbacks=callbacks,
@@ -65,24 +63,28 @@ def of_a_fit(make_module, folder, num_steps, *callbacks):
     return crossings
 
 
-def test_the_stand_in_sees_what_it_is_there_for():
+def test_the_stand_in_counts_copies_and_waits():
     with stand_in() as crossings:
-        there = torch.arange(4.0).to(DEVICE)
-        assert there.device == DEVICE and (there * 2).sum().item() == 12
+        on_device = torch.arange(4.0).to(DEVICE)
+        assert on_device.device == DEVICE and (on_device * 2).sum().item() == 12
         assert crossings == {"to the device": 1, "read by _local_scalar_dense": 1}
-        assert there[torch.tensor([1, 2])].cpu().tolist() == [1, 2]
+        assert on_device[torch.tensor([1, 2])].cpu().tolist() == [1, 2]
         assert crossings["to the device inside index"] == crossings["from the device"] == 1
-        if (there > 2).any():
-            pass
-        for read in (torch.unique, torch.nonzero, lambda x: x[x > 1], lambda x: torch.equal(x, x)):
+        for read in (
+            torch.unique,
+            torch.nonzero,
+            lambda x: x[x > 1],
+            lambda x: torch.equal(x, x),
+            lambda x: bool((x > 2).any()),
+        ):
             before = crossings.total()
-            read(there)
+            read(on_device)
             assert crossings.total() > before, read
 
 
 @pytest.mark.parametrize("in_log_space", [False, True])
 def test_the_autoencoder_trains_without_waiting(tmp_path, in_log_space):
-    def module(num_steps):
+    def make_module(num_steps):
         vectors_KD = torch.rand(9, 20) + 0.1
         normalizer = Normalizer(vectors_KD.mean(0), torch.ones(20), torch.arange(20) < 5 if in_log_space else None)
         autoencoder = ConvAutoencoder(20, channels=(4,), latent_dim=5)
@@ -96,26 +98,18 @@ def test_the_autoencoder_trains_without_waiting(tmp_path, in_log_space):
             seed=0,
         )
 
-    assert of_a_fit(module, tmp_path, 20) == of_a_fit(module, tmp_path, 30)
+    assert count_crossings(make_module, tmp_path, 20) == count_crossings(make_module, tmp_path, 30)
 
 
 def test_the_denoiser_and_the_average_of_its_weights_train_without_waiting(tmp_path):
-    def module(num_steps):
-        denoiser = MLPDenoiser(6, hidden_dim=8, num_blocks=1)
-        return LatentDiffusionModule(
-            denoiser,
-            NoiseSchedule(50),
-            torch.randn(9, 6),
-            make_optimizer=partial(AdamW, lr=1e-2),
-            num_steps=num_steps,
-            batch_size=4,
-            seed=0,
-        )
+    def make_module(num_steps):
+        return make_diffusion_module(MLPDenoiser(6, hidden_dim=8, num_blocks=1), num_steps=num_steps)
 
-    assert of_a_fit(module, tmp_path, 20, WeightAverage(0.9)) == of_a_fit(module, tmp_path, 30, WeightAverage(0.9))
+    short, long = (count_crossings(make_module, tmp_path, num_steps, WeightAverage(0.9)) for num_steps in (20, 30))
+    assert short == long
 
 
-def tiny_generator(sampler, num_steps):
+def make_generator(sampler, num_steps):
     torch.manual_seed(0)
     network = make_network()
     subset = resolve_subset(network, "last_norms", count=2)
@@ -140,38 +134,38 @@ def tiny_generator(sampler, num_steps):
 
 @pytest.mark.parametrize("sampler, copies_per_step", [("dpm_solver", 0), ("ddim", 0), ("ddpm", 1)])
 def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, copies_per_step):
-    """DDPM draws from each model's own generator at every step, on the CPU: the same draws for every device."""
+    """DDPM draws noise at every step, and on the CPU, so that a model is the same on every device."""
     found = {}
     for num_steps, num_models in ((20, 3), (20, 6), (30, 3)):
-        generator = tiny_generator(sampler, num_steps)
+        generator = make_generator(sampler, num_steps)
         with stand_in() as crossings:
             generator.to(DEVICE).sample(0, range(num_models))
         found[num_steps, num_models] = crossings
-    assert found[20, 3] == found[20, 6], "grows with the models"
+    assert found[20, 3] == found[20, 6], "the copies grow with the models"
     assert found[30, 3] - found[20, 3] == Counter({"to the device": 10 * copies_per_step} if copies_per_step else {})
 
 
 @pytest.fixture
 def on_stand_in(monkeypatch):
-    """A network with its subset, split beforehand: torch cannot trace through the stand-in."""
+    """Return a network and its subset; it is split in advance, because torch cannot trace tensors on DEVICE."""
     torch.manual_seed(0)
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     subset = resolve_subset(model, "last_norms")
     network = split_network(copy.deepcopy(model).requires_grad_(False), subset.names, torch.zeros(BATCH, 3, 16, 16))
 
-    def split_before(model, names, images):
+    def return_split(model, names, images):
         assert images.device == DEVICE and images.shape == (BATCH, 3, 16, 16) and names == subset.names
         return replace(
             network, **{part: copy.deepcopy(getattr(network, part)).to(DEVICE) for part in ("prefix", "suffix")}
         )
 
     for module in (scoring, finetuning):
-        monkeypatch.setattr(module, "split_network", split_before)
+        monkeypatch.setattr(module, "split_network", return_split)
     return model, subset
 
 
 @pytest.mark.parametrize("cache_bytes", [1e9, 0])
-def test_scoring_copies_images_once_and_nothing_for_each_model(on_stand_in, cache_bytes):
+def test_scoring_copies_images_once_and_not_for_each_model(on_stand_in, cache_bytes):
     model, subset = on_stand_in
     vectors_MD = flatten(model, subset) + 0.1 * torch.randn(6, subset.num_params)
     with stand_in() as crossings:
@@ -188,7 +182,7 @@ def test_scoring_copies_images_once_and_nothing_for_each_model(on_stand_in, cach
             crossings.clear()
             scorer(vectors_MD[:num_models])
             found.append(dict(crossings))
-    images = 0 if cache_bytes else 2 * 3  # images and labels of three chunks
+    images = 0 if cache_bytes else 2 * 3  # images and labels of three batches
     assert found[0] == found[1] == {"to the device": 1 + images, "from the device": 6}
 
 

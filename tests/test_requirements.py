@@ -1,4 +1,4 @@
-"""One list of dependencies, complete and in open ranges, which every way to install and every check reads."""
+"""The single list of dependencies is complete, and pip, conda and the project metadata all read it."""
 
 import ast
 import importlib.metadata
@@ -15,19 +15,19 @@ SOURCES = [
     *ROOT.glob("*.py"),
     *(path for folder in ("core", "tasks", "scripts") for path in (ROOT / folder).rglob("*.py")),
 ]
-OURS = {"core", "tasks", "scripts", "task_training", "train_p_diff"}
+OWN_PACKAGES = {"core", "tasks", "scripts", "task_training", "train_p_diff"}
 
 
-def parse(lines: list[str]) -> dict[str, str]:
-    """{name: version range}, without comments and empty lines."""
+def parse_requirements(lines: list[str]) -> dict[str, str]:
+    """Return {name: version range}, without comments and empty lines."""
     requirements = [Requirement(line) for line in (line.split("#")[0].strip() for line in lines) if line]
-    assert len({requirement.name for requirement in requirements}) == len(requirements), "a dependency is named twice"
+    assert len({requirement.name for requirement in requirements}) == len(requirements), "a dependency is listed twice"
     return {requirement.name: str(requirement.specifier) for requirement in requirements}
 
 
 @pytest.fixture(scope="module")
 def requirements() -> dict[str, str]:
-    return parse((ROOT / "requirements.txt").read_text().splitlines())
+    return parse_requirements((ROOT / "requirements.txt").read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +35,34 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def yaml(name: str) -> dict:
+def read_yaml(name: str) -> dict:
     return OmegaConf.to_container(OmegaConf.load(ROOT / name))
 
 
 def test_conda_and_pip_read_the_same_list(project):
-    *conda, pip = yaml("environment.yml")["dependencies"]
-    assert pip == {"pip": ["-r requirements.txt"]} and set(parse(conda)) == {"python", "pip"}
+    *conda, pip = read_yaml("environment.yml")["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt"]} and set(parse_requirements(conda)) == {"python", "pip"}
     assert "dependencies" in project["project"]["dynamic"] and "dependencies" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
 
 
-def test_the_python_that_is_asked_for_is_the_one_that_is_known_to_work(project):
-    conda = parse([entry for entry in yaml("environment.yml")["dependencies"] if isinstance(entry, str)])
+def test_every_file_requires_the_same_python_version(project):
+    conda = parse_requirements(
+        [entry for entry in read_yaml("environment.yml")["dependencies"] if isinstance(entry, str)]
+    )
     assert conda["python"] == project["project"]["requires-python"] == ">=3.11" and sys.version_info >= (3, 11)
 
 
 def test_the_citation_has_the_version_of_the_project(project):
-    citation = yaml("CITATION.cff")
+    citation = read_yaml("CITATION.cff")
     assert citation["version"] == project["project"]["version"]
     assert (
         len(citation["preferred-citation"]["authors"]) == 10 and "2402.13144" in citation["preferred-citation"]["url"]
     )
 
 
-def test_a_commit_is_checked_as_the_suite_checks_it():
-    (local,) = yaml(".pre-commit-config.yaml")["repos"]
+def test_the_commit_hooks_run_the_same_checks_as_the_suite():
+    (local,) = read_yaml(".pre-commit-config.yaml")["repos"]
     hooks = [hook["entry"].removeprefix(".venv/bin/python ") for hook in local["hooks"]]
     suite = [line.split(" ", 1)[1] for line in (ROOT / "scripts/test.sh").read_text().splitlines() if "$PYTHON" in line]
     assert local["repo"] == "local" and hooks == [
@@ -73,21 +75,21 @@ def test_a_commit_is_checked_as_the_suite_checks_it():
     assert "scripts/test.sh" in (ROOT / ".ci/run").read_text()
 
 
-def test_ranges_are_open_upwards(requirements):
-    closed = {
+def test_ranges_have_no_upper_bound(requirements):
+    bounded = {
         name: versions for name, versions in requirements.items() if not versions.startswith(">=") or "," in versions
     }
-    assert not closed
+    assert not bounded
 
 
-def test_the_tests_run_inside_the_ranges(requirements):
+def test_installed_versions_are_inside_the_ranges(requirements):
     for name, versions in requirements.items():
         assert Requirement(f"{name}{versions}").specifier.contains(
             importlib.metadata.version(name), prereleases=True
         ), name
 
 
-def test_every_package_that_the_code_imports_is_named(requirements):
+def test_every_imported_package_is_listed(requirements):
     distributions = importlib.metadata.packages_distributions()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -98,8 +100,8 @@ def test_every_package_that_the_code_imports_is_named(requirements):
                 if isinstance(node, ast.ImportFrom)
                 else []
             )
-            for package in {module.split(".")[0] for module in modules} - OURS - set(sys.stdlib_module_names):
+            for package in {module.split(".")[0] for module in modules} - OWN_PACKAGES - set(sys.stdlib_module_names):
                 names = {name.lower() for name in distributions.get(package, [package])}
                 assert names & requirements.keys(), (
-                    f"{path.relative_to(ROOT)} imports {package}, which requirements.txt does not name"
+                    f"{path.relative_to(ROOT)} imports {package}, which requirements.txt does not list"
                 )

@@ -1,1 +1,1 @@
-"""The data of the generative model: which parameters, in which order, and the K trained vectors of them."""
+"""The training data of the generative model: the parameter subset, the K checkpoints and their normalization."""

@@ -1,4 +1,4 @@
-"""The K checkpoints and the frozen network around them, as one file.
+"""The K checkpoints and the frozen network around them, stored as one file.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from core.checkpoints.subset import ParameterSubset
-from core.runtime.artifacts import load_artifact, replacing, save_artifact
+from core.runtime.artifacts import load_artifact, replace_atomically, save_artifact
 from core.runtime.errors import UserError
-from core.runtime.settings import describe, differences
+from core.runtime.settings import describe_differences, find_differences
 
 KIND = "checkpoints"
 NETWORK_PREFIX = "network/"
@@ -25,19 +25,22 @@ NETWORK_PREFIX = "network/"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSet:
-    """K trained vectors, with everything that is needed to put one back and score it.
+    """K trained vectors with everything needed to restore their networks and score them.
 
-    A vector put into `network` reaches exactly its recorded accuracy on the split `provenance["accuracy_split"]`.
+    A vector copied into `network` reaches exactly its recorded accuracy on the split `provenance["accuracy_split"]`.
+
+    Raises:
+        UserError: The shapes do not fit together, or an accuracy is not finite.
     """
 
     vectors_KD: Tensor
     accuracy_K: Tensor  # in [0, 1]
     subset: ParameterSubset
-    # The whole state dict of the classifier; its subset entries are the trained starting point.
+    # The whole state dict of the trained classifier; a vector replaces its subset entries.
     network: Mapping[str, Tensor]
-    settings: Mapping[str, Any]  # what determined the file: data, model, training, seed
+    settings: Mapping[str, Any]  # everything that determines the vectors: data, model, training, seed
     provenance: Mapping[str, Any] = field(default_factory=dict)  # origin: seconds, split, versions, commit
-    history_ED: Tensor | None = None  # the subset through classifier training: the start of each epoch, and the end
+    history_ED: Tensor | None = None  # the subset at the start of each epoch of the classifier, and at the end
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -45,21 +48,21 @@ class CheckpointSet:
         if self.vectors_KD.dim() != 2 or self.vectors_KD.shape[1] != self.subset.num_params:
             raise UserError(
                 f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of "
-                f"{self.subset.num_params} numbers; collect again"
+                f"{self.subset.num_params} numbers; collect the checkpoints again"
             )
         if self.accuracy_K.shape != (len(self),):
-            raise UserError(f"{where}: {len(self.accuracy_K)} accuracies for {len(self)} vectors; collect again")
+            raise UserError(f"{where}: expected {len(self)} accuracies, found {len(self.accuracy_K)}; collect again")
         if not torch.isfinite(self.accuracy_K).all():
-            raise UserError(f"{where}: an accuracy is not a number; collect again")
+            raise UserError(f"{where}: an accuracy is not finite; collect the checkpoints again")
 
     def __len__(self) -> int:
         return len(self.vectors_KD)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The identity of vectors, subset and network; a generator remembers the set it was trained on by this.
+        """A hash of vectors, subset and network; a generator stores the hash of the set that it was trained on.
 
-        Computed once, since it reads all K × D numbers: nothing may write into the tensors of a set.
+        It is computed once, because it reads all K × D numbers. So the tensors of a set must never be changed in place.
         """
         digest = hashlib.sha256(repr(self.subset).encode())
         for tensor in (self.vectors_KD, *(self.network[name] for name in sorted(self.network))):
@@ -67,39 +70,44 @@ class CheckpointSet:
         return digest.hexdigest()[:16]
 
     def first(self, k: int) -> "CheckpointSet":
-        """Return the first `k` checkpoints; all of them are the set itself.
+        """Return a set of the first `k` checkpoints; if `k` is the size of the set, return the set itself.
 
         Raises:
-            UserError: `k` is below 2, or above the number of checkpoints.
+            UserError: `k` is below 2 or above the number of checkpoints.
         """
         if k < 2:
-            raise UserError(f"task.param.k={k}: a distribution needs at least 2 checkpoints; give 2 or more")
+            raise UserError(
+                f"task.param.k={k} must be at least 2, because one checkpoint has no distribution; set task.param.k=2"
+            )
         if k > len(self):
             raise UserError(
-                f"task.param.k={k} checkpoints asked for, but {self.path or 'the set'} holds {len(self)}; "
-                f"give task.param.k={len(self)} or collect more"
+                f"task.param.k={k} is too large: {self.path or 'the set'} holds {len(self)} checkpoints; "
+                f"set task.param.k={len(self)} or collect more"
             )
         if k == len(self):
             return self
         return replace(self, vectors_KD=self.vectors_KD[:k], accuracy_K=self.accuracy_K[:k])
 
-    def require(self, settings: Mapping[str, Any]) -> None:
-        """Check that the set was made with these settings.
+    def require_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check that the set was collected with these settings.
 
         Raises:
-            UserError: The set was made with other settings; what differs is named.
+            UserError: The settings differ; the message names up to six differences.
         """
-        if differing := differences(self.settings, settings):
+        if differing := find_differences(self.settings, settings):
             raise UserError(
-                f"{self.path} was made with other settings ({describe(differing)}); "
-                "give the same ones, or task.param.path= of another file, or delete it"
+                f"{self.path} was collected with other settings ({describe_differences(differing)}); "
+                "set the same values, set task.param.path=FILE to another file, or delete this one"
             )
 
     def check_finite(self) -> None:
-        """Raise `UserError` for a number that is not finite, named by its checkpoint and tensor.
+        """Check that all vectors are finite.
 
-        A pass over all K × D numbers, so it is made where they enter or leave a file and nowhere else. It goes row by
-        row, since the vectors are memory-mapped and may be larger than the memory.
+        This reads all K × D numbers, so it runs only when a file is read or written. It reads row by row, because the
+        vectors are memory-mapped and may be larger than main memory.
+
+        Raises:
+            UserError: A number is NaN or infinite; the message names its checkpoint and parameter.
         """
         for row, vector_D in enumerate(self.vectors_KD):
             if torch.isfinite(vector_D).all():
@@ -107,11 +115,11 @@ class CheckpointSet:
             column = int((~torch.isfinite(vector_D)).nonzero()[0])
             raise UserError(
                 f"{self.path or 'the checkpoints'}: checkpoint {row} holds {vector_D[column].item()} in "
-                f"{self.subset.name_at(column)}; remove that checkpoint or collect again with a smaller learning rate"
+                f"{self.subset.find_name(column)}; remove this checkpoint or collect again with a smaller learning rate"
             )
 
     def save(self, path: Path) -> None:
-        """Write the set, whole or not at all.
+        """Write the set as one file.
 
         Raises:
             UserError: A number is not finite, or the file cannot be written.
@@ -125,10 +133,10 @@ class CheckpointSet:
         save_artifact(path, KIND, tensors, metadata=metadata)
 
     def save_history(self, path: Path) -> None:
-        """Write the subset through classifier training as npz, for the figure; nothing where it was not recorded."""
+        """Write `history_ED` as npz for a figure; do nothing if it was not recorded."""
         if self.history_ED is None:
             return
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 history_ED=self.history_ED.numpy(),
@@ -138,16 +146,16 @@ class CheckpointSet:
 
     @classmethod
     def load(cls, path: Path) -> "CheckpointSet":
-        """Read and check a checkpoints file.
+        """Load and check a checkpoints file.
 
         Raises:
-            UserError: The file is missing, damaged or foreign, or a number in it is not finite.
+            UserError: The file is missing, damaged or of another kind, or a number in it is not finite.
         """
         tensors, metadata = load_artifact(
-            path, KIND, hint="make them with python task_training.py, or say with task.param.path=FILE where they are"
+            path, KIND, hint="run python task_training.py, or set task.param.path=FILE to an existing file"
         )
         if missing := {"vectors", "accuracy", "subset", "settings", "provenance"} - tensors.keys() - metadata.keys():
-            raise UserError(f"{path} lacks {sorted(missing)}; collect again")
+            raise UserError(f"{path} lacks {', '.join(sorted(missing))}; collect the checkpoints again")
         network = {
             name.removeprefix(NETWORK_PREFIX): tensor
             for name, tensor in tensors.items()

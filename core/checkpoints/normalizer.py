@@ -1,4 +1,4 @@
-"""Bring vectors and latents to zero mean and unit variance, and back.
+"""Normalization of vectors and latents to zero mean and unit variance.
 
 K checkpoints · D numbers in one flattened subset · L numbers in one latent.
 """
@@ -12,9 +12,9 @@ SMALLEST_STD = 1e-6
 
 
 class Normalizer(nn.Module):
-    """An affine map with fixed coefficients, some columns in log space; saved with the generator.
+    """An affine map with fixed coefficients, saved with the generator.
 
-    Log space keeps what must be positive (running variances) positive after it was generated.
+    Running variances are normalized in log space, so that generated ones are always positive.
     """
 
     mean: Tensor
@@ -26,18 +26,18 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", mean_D)
         self.register_buffer("std", std_D)
         self.register_buffer("log", torch.zeros_like(mean_D, dtype=torch.bool) if log_D is None else log_D)
-        self.any_log = bool(self.log.any())  # asked once: asking a GPU at every batch would wait for it
+        self.any_log = bool(self.log.any())  # read once, because each read waits for the GPU
 
     @classmethod
     def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
-        """Return one mean and one std for each parameter tensor, averaged over the checkpoints (p-diff's choice)."""
+        """Return a map with one mean and one std per parameter tensor, averaged over the checkpoints (as in p-diff)."""
         log_D = subset.variances_D
         means, stds = [], []
         parts = zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes), strict=True)
-        for part_KS, log_S in parts:  # part by part, so that K × D need not exist twice
+        for part_KS, log_S in parts:  # one tensor at a time, to avoid a second copy of all K × D numbers
             part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
             std = part_KS.std(dim=1, correction=0).mean()
-            if std < SMALLEST_STD:  # a constant or single number varies, if at all, from checkpoint to checkpoint
+            if std < SMALLEST_STD:  # a constant tensor or a single number can only vary between checkpoints
                 std = part_KS.std(correction=0)
             means.append(part_KS.mean().expand(part_KS.shape[1]))
             stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))
@@ -45,29 +45,29 @@ class Normalizer(nn.Module):
 
     @classmethod
     def per_coordinate(cls, latents_KL: Tensor) -> "Normalizer":
-        """Return one mean and one std for each coordinate, over the checkpoints; used for latents."""
+        """Return a map with one mean and one std per coordinate, taken over the checkpoints; used for latents."""
         std_L = latents_KL.std(dim=0, correction=0)
         return cls(latents_KL.mean(dim=0), torch.where(std_L < SMALLEST_STD, torch.ones_like(std_L), std_L))
 
     @classmethod
     def identity(cls, width: int) -> "Normalizer":
-        """Return the map that changes nothing."""
+        """Return the identity map for vectors of `width` numbers."""
         return cls(torch.zeros(width), torch.ones(width))
 
-    def columns(self, part: slice) -> "Normalizer":
-        """Return the same map for some of the columns."""
+    def select_columns(self, part: slice) -> "Normalizer":
+        """Return the map of the columns in `part` alone."""
         return Normalizer(self.mean[part], self.std[part], self.log[part])
 
     def normalize(self, values_BD: Tensor) -> Tensor:
-        """Bring values to zero mean and unit variance."""
+        """Map values (B, D) to zero mean and unit variance."""
         return ((_to_log(values_BD, self.log) if self.any_log else values_BD) - self.mean) / self.std
 
     def unnormalize(self, values_BD: Tensor) -> Tensor:
-        """Undo `normalize`."""
+        """Map normalized values (B, D) back; the inverse of `normalize`."""
         values_BD = values_BD * self.std + self.mean
         return torch.where(self.log, values_BD.exp(), values_BD) if self.any_log else values_BD
 
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:
-    """Take the log of the columns kept in log space; a variance that has died out counts as tiny, not as 0."""
+    """Take the logarithm of the columns marked in `log_D`; clamp at 1e-12, because a dead channel has variance 0."""
     return torch.where(log_D, values_BD.clamp_min(1e-12).log(), values_BD)

@@ -1,4 +1,4 @@
-"""Which parameters are generated, and in which order: the one place that lists them.
+"""The parameter subset: the names, shapes and order of the parameters that are generated.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -12,43 +12,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 
 NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
 class ParameterSubset:
-    """The generated entries of a state dict, in the order in which they are flattened.
+    """The entries of a state dict that are generated, in the order in which they are flattened.
 
-    Stored inside every artifact. Entries are parameters and, for whole networks, BatchNorm running statistics.
+    Every artifact stores its subset. Entries are parameters and, for whole networks, BatchNorm running statistics.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
-        """Return the subset of `model` with these names, in the model's own order.
+    def from_model(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
+        """Return the subset of `model` with these names, in the order of its state dict.
 
         Raises:
-            UserError: The model does not have a name, or there is no name at all.
+            UserError: The model lacks a name, or `names` is empty.
         """
-        entries = floating_entries(model)
+        entries = get_floating_entries(model)
         if unknown := sorted(set(names) - entries.keys()):
-            raise UserError(f"the network has no parameter {unknown[0]!r}: {nearest(unknown[0], entries)}")
+            raise UserError(f"the network has no parameter {unknown[0]!r}; {suggest_names(unknown[0], entries)}")
         if not names:
-            raise UserError("the parameter subset is empty; choose last_norms, all, or globs that match something")
+            raise UserError(
+                "the parameter subset is empty; set task.param.subset to last_norms, all or a list of globs"
+            )
         ordered = tuple(name for name in entries if name in set(names))
         return cls(ordered, tuple(tuple(entries[name].shape) for name in ordered))
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "ParameterSubset":
-        """Undo `to_metadata`."""
+        """Return the subset that `to_metadata` described."""
         return cls(tuple(metadata["names"]), tuple(tuple(shape) for shape in metadata["shapes"]))
 
     def to_metadata(self) -> dict[str, Any]:
-        """JSON-ready form, for artifact headers."""
+        """Return names and shapes as values that fit into JSON, for artifact headers."""
         return asdict(self)
 
     @property
@@ -63,7 +65,7 @@ class ParameterSubset:
 
     @property
     def variances_D(self) -> Tensor:
-        """A mask (D,) of the running variances, which must stay positive."""
+        """A boolean mask (D,) of the running variances, which must stay positive."""
         return torch.cat(
             [
                 torch.full((size,), name.endswith("running_var"))
@@ -71,8 +73,12 @@ class ParameterSubset:
             ]
         )
 
-    def name_at(self, index: int) -> str:
-        """Return the entry that coordinate `index` of a flattened vector belongs to."""
+    def find_name(self, index: int) -> str:
+        """Return the name of the entry that holds coordinate `index` of a flattened vector.
+
+        Raises:
+            IndexError: `index` is not below D.
+        """
         for name, size in zip(self.names, self.sizes, strict=True):
             if index < size:
                 return name
@@ -80,66 +86,64 @@ class ParameterSubset:
         raise IndexError(index)
 
 
-def floating_entries(model: nn.Module) -> dict[str, Tensor]:
-    """Return the floating-point entries of the state dict, live: everything that can be generated."""
+def get_floating_entries(model: nn.Module) -> dict[str, Tensor]:
+    """Return all state-dict entries that can be generated: the floating-point ones, as live tensors, not copies."""
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
 
 
 def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2) -> ParameterSubset:
-    """Turn a configuration value into names.
+    """Return the subset that the setting `task.param.subset` selects.
 
     Args:
-        model: The network that has the parameters.
+        model: The network with the parameters.
         subset: "last_norms" (weight and bias of the last `count` normalization layers, the paper's choice),
-            "all" (every parameter and running statistic), or globs such as ["layer4.1.bn*.*"].
-        count: How many normalization layers `last_norms` takes.
+            "all" (every parameter and running statistic), or a list of globs such as ["layer4.1.bn*.*"].
+        count: The number of normalization layers that "last_norms" takes.
 
     Raises:
-        UserError: Nothing matches, or `subset` is none of these.
+        UserError: `subset` is invalid, a glob matches nothing, or the network has fewer than `count` layers.
     """
-    entries = floating_entries(model)
+    entries = get_floating_entries(model)
     if subset == "all":
-        return ParameterSubset.of(model, entries)
+        return ParameterSubset.from_model(model, entries)
     if subset == "last_norms":
-        norms = normalization_layers(model)
+        norms = find_normalization_layers(model)
         if not norms:
             raise UserError(
                 "task.param.subset=last_norms, but the network has no normalization layer with parameters; "
-                "give task.param.subset=all or a list of globs"
+                "set task.param.subset=all or a list of globs"
             )
         if not 1 <= count <= len(norms):
             raise UserError(
-                f"task.param.count={count}, but the network has {len(norms)} normalization layers with parameters; "
-                f"give 1 to {len(norms)}"
+                f"task.param.count={count} is invalid for a network with {len(norms)} normalization layers; "
+                f"set task.param.count to a number from 1 to {len(norms)}"
             )
-        return ParameterSubset.of(
+        return ParameterSubset.from_model(
             model,
             [f"{norm}.{name}" for norm in norms[-count:] for name, _ in model.get_submodule(norm).named_parameters()],
         )
     if isinstance(subset, str):
         raise UserError(
-            f'task.param.subset={subset!r}: expected last_norms, all, or a list of globs such as ["layer4.1.bn*.*"]'
+            f'task.param.subset={subset!r} must be last_norms, all or a list of globs such as ["layer4.1.bn*.*"]'
         )
-    names = {name for pattern in subset for name in matching_names(pattern, entries)}
-    return ParameterSubset.of(model, names)
+    names = {name for pattern in subset for name in find_matching_names(pattern, entries)}
+    return ParameterSubset.from_model(model, names)
 
 
-def matching_names(pattern: str, entries: Collection[str]) -> list[str]:
-    """Return the names that match one glob.
+def find_matching_names(pattern: str, entries: Collection[str]) -> list[str]:
+    """Return the names that match a glob.
 
     Raises:
-        UserError: None does.
+        UserError: No name matches.
     """
     matched = fnmatch.filter(entries, pattern)
     if not matched:
-        raise UserError(
-            f"task.param.subset: no parameter of the network matches {pattern!r}; {nearest(pattern, entries)}"
-        )
+        raise UserError(f"task.param.subset: no parameter matches {pattern!r}; {suggest_names(pattern, entries)}")
     return matched
 
 
-def normalization_layers(model: nn.Module) -> list[str]:
-    """Return the names of the normalization layers that have parameters, in the network's order."""
+def find_normalization_layers(model: nn.Module) -> list[str]:
+    """Return the names of the normalization layers that have parameters, in the order of the network."""
     return [
         name
         for name, module in model.named_modules()
@@ -149,18 +153,18 @@ def normalization_layers(model: nn.Module) -> list[str]:
 
 
 def flatten(model: nn.Module, subset: ParameterSubset) -> Tensor:
-    """Copy the subset out of `model` as one CPU vector of shape (D,), float32."""
-    entries = floating_entries(model)
+    """Return a copy of the subset of `model` as one float32 vector (D,) on the CPU."""
+    entries = get_floating_entries(model)
     parts = [entries[name].detach().reshape(-1).float().cpu() for name in subset.names]
-    # On a CPU each part aliases the live weights, which a snapshot must not follow: `cat` copies, also a single part.
+    # On a CPU each part shares memory with the live weights; `cat` copies them, even a single part.
     return torch.cat(parts)
 
 
 def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
-    """Return views into `vector_D` by parameter name, for `torch.func.functional_call`.
+    """Return views into `vector_D` (D,) by parameter name, for `torch.func.functional_call`.
 
     Raises:
-        UserError: The vector does not have D numbers.
+        UserError: `vector_D` does not have shape (D,).
     """
     if vector_D.shape != (subset.num_params,):
         raise UserError(

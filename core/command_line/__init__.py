@@ -1,1 +1,1 @@
-"""Everything that speaks Hydra or argparse: entry points, ranges of numbers, one policy for errors."""
+"""The command line: Hydra entry points, range checks of settings, and the handling of errors."""

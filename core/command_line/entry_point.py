@@ -1,4 +1,4 @@
-"""The start of both entry points: Hydra, the ranges, the machine, and the folder of each job of a multirun."""
+"""The start of both entry points: composing and checking the configuration, and choosing the device."""
 
 import functools
 import logging
@@ -12,68 +12,82 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
+from hydra.core.utils import env_override
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from core.command_line.composition_error import CONFIGS, explain_composition_error, is_group
 from core.command_line.ranges import check_ranges
-from core.command_line.run_command import mistakes_in_one_sentence
+from core.command_line.run_command import exit_on_mistake
 from core.runtime.errors import UserError
-from core.runtime.provenance import ROOT
 from core.runtime.quiet import quiet_lightning
 from core.runtime.trainer import PRECISIONS, TF32, pick_device
 
 log = logging.getLogger(__name__)
-CONFIGS = ROOT / "configs"
 
 
 def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
-    """Run `main(cfg)` under Hydra with configs/base.yaml; a file of a configuration group may be chosen with dots.
+    """Decorate `main(cfg)` to run under Hydra with configs/base.yaml, with checked settings and a chosen device.
 
-    The policy for errors is that of `mistakes_in_one_sentence`, where a configuration value that does not resolve, or
-    an argument that a class or Lightning's Trainer refuses, is a user's mistake, too.
+    A user's mistake ends the command with one line, as in `exit_on_mistake`. That includes invalid overrides, values
+    that cannot be resolved, and arguments that a class or Lightning's Trainer does not accept.
     """
+    composed = False
 
     @functools.wraps(main)
-    def explained(cfg: DictConfig) -> None:
+    def run_job(cfg: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         quiet_lightning()
-        with mistakes_in_one_sentence(OmegaConfBaseException, InstantiationException, MisconfigurationException):
+        with exit_on_mistake(OmegaConfBaseException, InstantiationException, MisconfigurationException):
             OmegaConf.resolve(cfg)
             check_ranges(cfg)
-            settle_machine(cfg.trainer)
+            configure_machine(cfg.trainer)
             main(cfg)
 
-    run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(explained)
+    run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="base")(run_job)
 
     @functools.wraps(main)
-    def started(cfg: DictConfig | None = None) -> None:
-        sys.argv[1:] = [with_slashes(word) for word in sys.argv[1:]]
-        run(cfg)
+    def start(cfg: DictConfig | None = None) -> None:
+        nonlocal composed
+        composed = False
+        sys.argv[1:] = [convert_group_override(word) for word in sys.argv[1:]]
+        try:
+            # With this variable Hydra raises its errors; without it, Hydra prints them over many lines and exits.
+            with env_override({"HYDRA_FULL_ERROR": "1"}):
+                run(cfg)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if composed:  # then `main` raised it, so it is a bug and keeps its traceback
+                raise
+            with exit_on_mistake():
+                raise UserError(explain_composition_error(error, sys.argv[1:])) from error
 
-    return started
+    return start
 
 
-def with_slashes(word: str) -> str:
-    """Return `task.model=vit_tiny` as Hydra's `task/model=vit_tiny`, where configs/task/model is a folder of choices.
+def convert_group_override(word: str) -> str:
+    """Return `task.model=vit_tiny` as `task/model=vit_tiny`, the form that Hydra needs for a choice from a group.
 
-    Lists of a multirun (`task.model=vit_tiny,resnet18`) too. Every other word stays as it is.
+    Only overrides of groups (folders of `CONFIGS`) are converted, also with several choices for a multirun
+    (`task.model=vit_tiny,resnet18`). All other words are returned unchanged.
     """
     name, _, choices = word.partition("=")
     is_choice = re.fullmatch(r"\w+(\.\w+)+", name) and re.fullmatch(r"[\w-]+(,[\w-]+)*", choices)
-    if is_choice and CONFIGS.joinpath(*name.split(".")).is_dir():
+    if is_choice and is_group(name.replace(".", "/")):
         return f"{name.replace('.', '/')}={choices}"
     return word
 
 
-def plain(section: DictConfig) -> dict[str, Any]:
-    """Return a section of the configuration as plain values, the only form in which it goes below the entry points."""
+def to_plain(section: DictConfig) -> dict[str, Any]:
+    """Return a section of the configuration as plain Python values, because other packages do not use OmegaConf."""
     return cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
 
 
-def sweep_suffix() -> str:
-    """Return the swept overrides of this job of a multirun (-m), so that jobs do not share a folder; else nothing."""
+def format_sweep_suffix() -> str:
+    """Return the swept overrides of this job of a multirun (-m) as a folder name; an empty string for a single run."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:
         return ""
@@ -82,51 +96,52 @@ def sweep_suffix() -> str:
     return ",".join(word for word in hydra_config.overrides.task if word.partition("=")[0] in swept).replace("/", ".")
 
 
-def settle_machine(trainer: DictConfig) -> None:
-    """Log the device and write it into the configuration, so that training, sampling and scoring share one choice.
+def configure_machine(trainer: DictConfig) -> None:
+    """Check the `trainer` section, choose the device, log it and write it into `trainer.accelerator`.
 
-    Left to itself, Lightning would also take accelerators that nothing here was tried on.
+    Training, sampling and scoring then use the same device. Lightning's own choice could be an accelerator on which
+    this code is untested.
 
     Raises:
-        UserError: The precision is unknown, there is no GPU though one is asked for or needed by 16 bits, or several
-            devices are asked for without trainer=ddp.
+        UserError: A value is invalid, a GPU is needed but not found, or several devices are set without trainer=ddp.
     """
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
-    if precision not in PRECISIONS:  # Lightning's others cast the whole network for good, which scoring cannot undo
+    if precision not in PRECISIONS:  # other modes of Lightning cast the network permanently, which scoring cannot undo
         raise UserError(
             f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}; set trainer.precision={TF32}"
         )
     if devices != "auto" and (type(devices) is not int or devices < 1):
         raise UserError(
-            f"trainer.devices={devices}: expected a number of devices or auto; set CUDA_VISIBLE_DEVICES to choose which"
+            f"trainer.devices={devices}: expected a number of devices or auto; "
+            "set CUDA_VISIBLE_DEVICES to choose which GPUs are used"
         )
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(
-            f"trainer.devices={devices}: expected 1; give trainer=ddp for several GPUs, "
-            "or set CUDA_VISIBLE_DEVICES to choose one"
+            f"trainer.devices={devices}: expected 1; set trainer=ddp to train on several GPUs, "
+            "or set CUDA_VISIBLE_DEVICES to choose one GPU"
         )
     on_gpu = pick_device(accelerator).type == "cuda"
     if accelerator in ("gpu", "cuda") and not on_gpu:
-        raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; give trainer=auto or trainer=cpu")
-    if "16" in str(precision) and not on_gpu:  # on some CPUs torch ends in "Illegal instruction", on others it is slow
+        raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; set trainer=auto or trainer=cpu")
+    if "16" in str(precision) and not on_gpu:  # on CPUs it is slow, or crashes with "Illegal instruction"
         raise UserError(f"trainer.precision={precision} needs a GPU; set trainer.precision={TF32}")
     if trainer.get("deterministic", False) not in (True, False, "warn"):
         raise UserError(f"trainer.deterministic={trainer.deterministic}: expected true, false or warn")
     if trainer.get("deterministic"):
-        be_deterministic(warn_only=trainer.deterministic == "warn")
+        use_deterministic_algorithms(warn_only=trainer.deterministic == "warn")
     if on_gpu:
         log.info("running on %s", torch.cuda.get_device_name())
     else:
         log.info(
             "running on the CPU (%d threads)%s",
             torch.get_num_threads(),
-            "" if accelerator == "cpu" else ": no GPU was found",
+            "" if accelerator == "cpu" else ", because no GPU was found",
         )
     trainer.accelerator = "cuda" if on_gpu else "cpu"
 
 
-def be_deterministic(*, warn_only: bool) -> None:
-    """Have torch use deterministic algorithms also outside of fits, since sampling and scoring have no Trainer."""
-    # cuBLAS repeats its sums only with a workspace of fixed size.
+def use_deterministic_algorithms(*, warn_only: bool) -> None:
+    """Set deterministic algorithms for the whole process, because sampling and scoring do not use the Trainer."""
+    # cuBLAS is deterministic only with a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=warn_only)

@@ -1,8 +1,7 @@
-"""The ranges of the numbers in the configuration, checked before anything starts: a mistake costs seconds.
+"""Range checks of all numbers in the configuration, made before any work starts.
 
-This is their only home, since the names are those of the command line: the rooms below, which may not import this one,
-take numbers of the configuration as given. Only classes that a file may rebuild (networks, the noise schedule) check
-their own arguments, and a set of checkpoints knows how many it can give.
+Other packages do not check these numbers again. The exceptions are classes that may also be built from a stored file
+(networks, the noise schedule) and the set of checkpoints, which knows how many it holds.
 """
 
 import math
@@ -17,18 +16,18 @@ from core.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`, both included unless `open`."""
+    """The values that a numeric setting may have: numbers from `least` to `most`, including both ends unless `open`."""
 
     least: float = -math.inf
     most: float = math.inf
     whole: bool = True
-    open: bool = False  # with both ends given
-    listed: bool = False  # a list of such numbers
-    optional: bool = False  # or null
-    words: tuple[str, ...] = ()  # or one of these
+    open: bool = False  # excludes both ends
+    listed: bool = False  # a list of numbers in the range
+    optional: bool = False  # also allows null
+    words: tuple[str, ...] = ()  # also allows these words
 
     def admits(self, value: Any) -> bool:
-        """Return whether a configuration value is in the range; true and false are no numbers."""
+        """Return whether a configuration value is in the range; true and false do not count as numbers."""
         if value is None or isinstance(value, str):
             return self.optional if value is None else value in self.words
         if self.listed:
@@ -41,7 +40,7 @@ class Range:
         return self.least < value < self.most if self.open else self.least <= value <= self.most
 
     def __str__(self) -> str:
-        """Return the range in words, for an error sentence."""
+        """Return the range in words, for error messages."""
         kind = "whole number" if self.whole else "number"
         words = f"a list of {kind}s" if self.listed else f"a {kind}"
         if math.isfinite(self.most):
@@ -54,7 +53,7 @@ class Range:
 ABSENT = object()
 WHOLE, COUNT, NOT_NEGATIVE = Range(), Range(1), Range(0, whole=False)
 
-RANGES: Mapping[str, Range] = {  # what no single stage could say better
+RANGES: Mapping[str, Range] = {
     "seed": WHOLE,
     "generation.num_models": COUNT,
     "generation.batch_size": COUNT,
@@ -97,10 +96,10 @@ RANGES: Mapping[str, Range] = {  # what no single stage could say better
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Check every number that the configuration has.
+    """Check every number in the configuration against `RANGES`.
 
     Raises:
-        UserError: One is out of its range, or is no number.
+        UserError: A value is outside its range or not a number.
     """
     for name, expected in RANGES.items():
         given = OmegaConf.select(cfg, name, default=ABSENT)

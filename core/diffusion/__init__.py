@@ -1,1 +1,1 @@
-"""Gaussian diffusion over latents: the training objective, and the loop over library samplers."""
+"""Gaussian diffusion over latents: the training objective, and sampling with schedulers of diffusers."""

@@ -1,6 +1,6 @@
-"""Gaussian diffusion: the DDPM training objective, and the reverse process over the schedulers of diffusers.
+"""Gaussian diffusion over latents: the DDPM training objective, and sampling with the schedulers of diffusers.
 
-B batch · L numbers in one latent · T timesteps.
+B batch · L numbers per latent · T timesteps, numbered from 0 (the papers count from 1).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,23 @@ from torch import Tensor, nn
 from core.runtime.errors import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_BL, t_B) -> predicted noise (B, L)
-MakeScheduler = Callable[..., Any]  # makes a scheduler of diffusers, whose common base class declares no steps
+MakeScheduler = Callable[..., Any]  # builds a scheduler of diffusers; their common base class does not declare `step`
 OnStep = Callable[[int, Tensor], None]  # (timestep, x_BL)
 
 
 class NoiseSchedule(nn.Module):
-    """Linear β from `beta_start` to `beta_end` over T steps.  Ho et al. 2020, §4.
+    """The linear noise schedule of DDPM (Ho et al. 2020, §4).
+
+    β_t rises linearly from `beta_start` at t = 0 to `beta_end` at t = T − 1. The forward process turns x_0 into
+    x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, where ε ~ N(0, I) and ᾱ_t = (1 − β_0) (1 − β_1) ⋯ (1 − β_t).
+
+    Args:
+        num_timesteps: T, at least 1.
+        beta_start: β_0.
+        beta_end: β_{T−1}.
 
     Raises:
-        UserError: The values are no increasing schedule inside (0, 1).
+        UserError: T is below 1, or 0 < `beta_start` ≤ `beta_end` < 1 does not hold.
     """
 
     sqrt_alphas_cumprod: Tensor
@@ -32,24 +40,41 @@ class NoiseSchedule(nn.Module):
         if num_timesteps < 1 or not 0 < beta_start <= beta_end < 1:
             raise UserError(
                 f"noise schedule with num_timesteps={num_timesteps}, beta_start={beta_start}, beta_end={beta_end}: "
-                "expected T >= 1 and 0 < start <= end < 1"
+                "expected num_timesteps >= 1 and 0 < beta_start <= beta_end < 1; set them under system.schedule"
             )
         self.num_timesteps, self.beta_start, self.beta_end = num_timesteps, beta_start, beta_end
-        # float64 while multiplying: a product of 1,000 factors in float32 loses digits
+        # In float64, because a product of 1,000 factors in float32 loses digits.
         betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
         alphas_cumprod = (1 - betas).cumprod(dim=0)
         self.register_buffer("sqrt_alphas_cumprod", alphas_cumprod.sqrt().float(), persistent=False)
         self.register_buffer("sqrt_one_minus_alphas_cumprod", (1 - alphas_cumprod).sqrt().float(), persistent=False)
 
     def q_sample(self, x_start_BL: Tensor, t_B: Tensor, noise_BL: Tensor) -> Tensor:
-        """Draw x_t ~ q(x_t | x_0).  Ho et al. 2020, Eq. 4."""
+        """Return x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4).
+
+        Args:
+            x_start_BL: x_0.
+            t_B: One timestep per sample.
+            noise_BL: ε ~ N(0, I).
+
+        Returns:
+            x_t, shape (B, L).
+        """
         return (
             self.sqrt_alphas_cumprod[t_B, None] * x_start_BL + self.sqrt_one_minus_alphas_cumprod[t_B, None] * noise_BL
         )
 
 
 def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tensor) -> Tensor:
-    """Return the simple ε loss, with one timestep for each sample.  Ho et al. 2020, Eq. 14."""
+    """Return the simple DDPM loss ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖² / L (Ho et al. 2020, Eq. 14).
+
+    Averaged over the batch, with one uniform timestep t and one noise ε ~ N(0, I) per sample.
+
+    Args:
+        denoiser: ε_θ.
+        schedule: Gives ᾱ_t.
+        x_start_BL: x_0, the latents to learn.
+    """
     t_B = torch.randint(schedule.num_timesteps, (len(x_start_BL),), device=x_start_BL.device)
     noise_BL = torch.randn_like(x_start_BL)
     return F.mse_loss(denoiser(schedule.q_sample(x_start_BL, t_B, noise_BL), t_B), noise_BL)
@@ -66,27 +91,31 @@ def denoise(
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Denoise x_T (B, L) to x_0, with one random generator per sample.
+    """Run the reverse process from x_T to x_0, both (B, L).
 
-    Every draw of sample i comes from generator i, so a sample does not depend on the batch that it is in
-    (Karras et al. 2022's `StackedRandomGenerator`).
+    Each step predicts the noise ε_θ(x_t, t), and the scheduler turns it into the next, less noisy x. All random numbers
+    of sample i come from generator i, so a sample does not depend on its batch (`StackedRandomGenerator` of Karras
+    et al. 2022).
 
     Args:
-        denoiser: Predicts the noise in x_t.
-        schedule: The schedule that the denoiser was trained with.
-        make_scheduler: A diffusers scheduler class with its own options bound; the schedule is bound here.
-        num_steps: Steps of the sampler, at most T.
-        x_BL: Standard normal numbers, x_T.
-        generators: One for each row of `x_BL`.
-        on_step: Called with (timestep, x_t) after each step, to record a trajectory.
+        denoiser: ε_θ.
+        schedule: The noise schedule that the denoiser was trained with.
+        make_scheduler: A scheduler class of diffusers with its options bound; the noise schedule is added here.
+        num_steps: Steps of the sampler, from 1 to T.
+        x_BL: x_T ~ N(0, I).
+        generators: One random generator for each row of `x_BL`.
+        on_step: Called as on_step(t, x_BL) after the step at timestep t, for example to record a trajectory.
+
+    Returns:
+        x_0, shape (B, L).
 
     Raises:
-        UserError: There are more steps than the schedule has.
+        UserError: `num_steps` is not between 1 and T.
     """
     if not 1 <= num_steps <= schedule.num_timesteps:
         raise UserError(
-            f"system.sampler.num_steps={num_steps}: expected 1 to {schedule.num_timesteps}, "
-            "the timesteps of the noise schedule"
+            f"system.sampler.num_steps={num_steps} must be between 1 and {schedule.num_timesteps}, "
+            "the value of system.schedule.num_timesteps; set system.sampler.num_steps"
         )
     scheduler = make_scheduler(
         num_train_timesteps=schedule.num_timesteps,
@@ -104,6 +133,6 @@ def denoise(
     return x_BL
 
 
-def standard_normal(latent_dim: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
-    """Draw x_T ~ N(0, I), shape (B, L): row i comes from generator i."""
+def draw_standard_normal(latent_dim: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """Draw x_T ~ N(0, I), shape (B, L), where row i comes from generator i."""
     return torch.stack([torch.randn(latent_dim, generator=generator) for generator in generators]).to(device)

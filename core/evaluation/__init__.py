@@ -1,1 +1,1 @@
-"""How models behave and how alike they are: score tables on disk, and measures over them."""
+"""Scores of models, stored as tables on disk, and measures of their quality and similarity."""

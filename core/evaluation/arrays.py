@@ -1,4 +1,4 @@
-"""Arrays in npz files, read without running code from them."""
+"""Reading of npz files without running code from them."""
 
 import zipfile
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from core.runtime.errors import UserError
 
 
 @contextmanager
-def reading_arrays(path: Path, *, content: str, advice: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """Open an npz file for the block.
+def open_arrays(path: Path, *, content: str, advice: str) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an npz file for the duration of a `with` block.
 
     Args:
-        path: of the file.
-        content: what the file holds, as the error names it.
-        advice: what to do where the file cannot be read.
+        path: the npz file.
+        content: name of what the file holds, used in errors.
+        advice: what to do if the file cannot be read, used in errors.
 
     Raises:
-        UserError: the file is missing or damaged, or the block asks for an array that it lacks.
+        UserError: the file is missing or damaged, or the block reads an array that is not in the file.
     """
     if not path.is_file():
-        raise UserError(f"there are no {content} in {path}; {advice}")
+        raise UserError(f"cannot read the {content} because {path} does not exist; {advice}")
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        # A file that holds one plain array cannot be entered as a context, which is a TypeError.
+        # np.load returns a plain array for an npy file, and using an array as a context raises a TypeError.
         raise UserError(f"cannot read the {content} in {path} ({error}); {advice}") from error

@@ -1,22 +1,22 @@
-"""Names and kinds of the sources of weights: which names are fixed, and what a stored name says."""
+"""Names and kinds of the sources of weights."""
 
 from enum import Enum
 
 ORIGINAL, ENSEMBLE, GENERATED, RECONSTRUCTED, FINETUNED = "original", "ensemble", "p_diff", "reconstructed", "finetuned"
 PROTOCOL_SOURCES = (ORIGINAL, ENSEMBLE, GENERATED)  # the columns of the paper's table
-AVERAGE, NOISED = "average", "noised"  # families: one source per group size or noise level
+AVERAGE, NOISED = "average", "noised"  # Families hold one source per group size or noise level.
 SOUP_PREFIX = "soup_"
 
 
 class Kind(Enum):
-    """How the weights of a source come about."""
+    """Origin of the weights of a source."""
 
     ORIGINAL = "original"  # the K checkpoints themselves
     GENERATED = "generated"  # drawn from the trained generator
-    FREE = "free"  # computed from the K checkpoints without any gradient
-    TRAINED = "trained"  # needs more training of every model
-    RECONSTRUCTED = "reconstructed"  # the checkpoints through the generator's encoder and decoder
-    SOUP = "soup"  # one average of models that their scores on validation chose
+    FREE = "free"  # computed from the K checkpoints without training
+    TRAINED = "trained"  # every model is trained further
+    RECONSTRUCTED = "reconstructed"  # the checkpoints, encoded and decoded by the generator
+    SOUP = "soup"  # one average of models chosen by their validation scores
 
 
 NAMED_KINDS = {
@@ -25,21 +25,24 @@ NAMED_KINDS = {
     RECONSTRUCTED: Kind.RECONSTRUCTED,
     FINETUNED: Kind.TRAINED,
 }
-CHOOSABLE = (Kind.ORIGINAL, Kind.GENERATED)  # sources of many models, of which a user picks or combines some
+CHOOSABLE = (Kind.ORIGINAL, Kind.GENERATED)  # A user picks or combines models of these sources.
 
 
-def kind_of(name: str) -> Kind:
-    """Return the kind of a source that a file stores under this name without saying its kind."""
+def infer_kind(name: str) -> Kind:
+    """Return the kind of a source from its name, for files that do not store the kind."""
     return Kind.SOUP if name.startswith(SOUP_PREFIX) else NAMED_KINDS.get(name, Kind.FREE)
 
 
-def soup_of(name: str) -> str:
-    """Return the name of the greedy soup of a source."""
+def name_soup(name: str) -> str:
+    """Return the name of the greedy soup made from this source."""
     return SOUP_PREFIX + name
 
 
-def family_and_number(name: str) -> tuple[str, float | None]:
-    """Split off the number that ends a name: ("noised", 0.05) of "noised_0.05", ("p_diff", None) of "p_diff"."""
+def split_number(name: str) -> tuple[str, float | None]:
+    """Split a trailing number off a name.
+
+    "noised_0.05" gives ("noised", 0.05), and "p_diff" gives ("p_diff", None).
+    """
     stem, _, number = name.rpartition("_")
     try:
         return stem, float(number)
@@ -47,6 +50,6 @@ def family_and_number(name: str) -> tuple[str, float | None]:
         return name, None
 
 
-def family_of(name: str) -> str:
-    """Return the name without its number, equal for sources that differ in that number only."""
-    return family_and_number(name)[0]
+def get_family(name: str) -> str:
+    """Return the name without its trailing number."""
+    return split_number(name)[0]

@@ -1,4 +1,4 @@
-"""Score tables: how M models of one source behave on one split.
+"""Score tables, which hold how M models of one source behave on each split.
 
 M models · N images · D numbers in one flattened subset.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from core.evaluation.arrays import reading_arrays
-from core.evaluation.kinds import Kind, kind_of
-from core.runtime.artifacts import replacing
+from core.evaluation.arrays import open_arrays
+from core.evaluation.kinds import Kind, infer_kind
+from core.runtime.artifacts import replace_atomically
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure by which models are compared."""
+    """Measure by which models are compared."""
 
     name: str
     unit: str
@@ -25,7 +25,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """Factor that turns the values into ones of which more is better."""
+        """Factor of 1 or -1 that makes higher values better."""
         return 1 if self.higher_is_better else -1
 
 
@@ -35,7 +35,7 @@ MAX_IOU = Metric("max_iou", "share of the images that either model gets wrong", 
 
 @dataclass(frozen=True)
 class Vote:
-    """All M models as one: the mean of their predicted probabilities."""
+    """Scores of the soft vote of all M models, which averages their predicted probabilities."""
 
     accuracy: float
     loss: float
@@ -46,39 +46,41 @@ class Vote:
 class Scores:
     """Behaviour of M models on one split."""
 
-    accuracy_M: np.ndarray  # the primary metric; an accuracy is in [0, 1]
+    accuracy_M: np.ndarray  # values of the primary metric; an accuracy is in [0, 1]
     loss_M: np.ndarray  # mean negative log-likelihood in nats
-    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None for tasks without a right and wrong per item
-    ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None where it is not defined
+    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task defines no right or wrong per item
+    ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
     vote: Vote | None = None
-    metric: Metric = ACCURACY  # what `accuracy_M` holds
+    metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
 
     @property
-    def goodness_M(self) -> np.ndarray:
-        """The primary metric, turned around where less of it is better (M,)."""
+    def quality_M(self) -> np.ndarray:
+        """Primary metric (M,), negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.accuracy_M
 
-    def known_wrong(self) -> np.ndarray:
-        """Return which items each model gets wrong (M, N).
+    def require_wrong(self) -> np.ndarray:
+        """Return a mask of the items that each model gets wrong (M, N).
 
         Raises:
-            ValueError: the task has no right and wrong per item.
+            ValueError: the task defines no right or wrong per item.
         """
         if self.wrong_MN is None:
-            raise ValueError("these scores do not say which items are wrong; score a task that has such")
+            raise ValueError(
+                "wrong_MN is None, so it is unknown which items are wrong; score a task that fills wrong_MN"
+            )
         return self.wrong_MN
 
-    def ranking(self) -> np.ndarray:
-        """Return the models from the best to the worst by the primary metric; the lowest loss first among equals."""
-        return np.lexsort((self.loss_M, -self.goodness_M))
+    def rank(self) -> np.ndarray:
+        """Return the indices of the models (M,) from best to worst by the primary metric; lower loss breaks ties."""
+        return np.lexsort((self.loss_M, -self.quality_M))
 
-    def best(self) -> int:
-        """Return the model that a user would pick on this split."""
-        return int(self.ranking()[0])
+    def pick_best(self) -> int:
+        """Return the index of the best model by the primary metric."""
+        return int(self.rank()[0])
 
-    def least_loss(self) -> int:
-        """Return the model of the lowest loss on this split; the best by the primary metric among equals."""
-        return int(np.lexsort((-self.goodness_M, self.loss_M))[0])
+    def pick_least_loss(self) -> int:
+        """Return the index of the model with the lowest loss; the primary metric breaks ties."""
+        return int(np.lexsort((-self.quality_M, self.loss_M))[0])
 
 
 ScoreFn = Callable[[Tensor], Scores]  # vectors (M, D) on the CPU -> their scores
@@ -86,23 +88,23 @@ ScoreFn = Callable[[Tensor], Scores]  # vectors (M, D) on the CPU -> their score
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One source: its vectors and their scores by split ("val", "test")."""
+    """Vectors of one source and their scores by split ("train", "val", "test")."""
 
     source: str
     vectors_MD: np.ndarray
     scores: dict[str, Scores]
-    identity: str  # of everything the numbers depend on; a table is reused only under the same one
-    seconds: float  # that scoring took
-    latents_ML: np.ndarray | None = None  # standardized, from the generator's encoder
-    stored_kind: Kind | None = None  # None where the table is from a version that did not store it
+    identity: str  # digest of everything the numbers depend on; a table is reused only if it is equal
+    seconds: float  # duration of scoring
+    latents_ML: np.ndarray | None = None  # standardized latents from the generator's encoder
+    stored_kind: Kind | None = None  # None in tables of earlier versions, which did not store it
 
     @property
     def kind(self) -> Kind:
-        """The stored kind, else the one that the name says."""
-        return self.stored_kind or kind_of(self.source)
+        """Stored kind, or the kind inferred from the name if none is stored."""
+        return self.stored_kind or infer_kind(self.source)
 
     def save(self, path: Path) -> None:
-        """Write one npz, whole or not at all; wrong-image masks are packed to bits."""
+        """Write one npz atomically; masks of wrong images are packed into bits."""
         arrays = {
             "identity": np.array(self.identity),
             "seconds": np.array(self.seconds),
@@ -126,17 +128,17 @@ class ScoreTable:
                 arrays[f"{split}/vote"] = np.array(astuple(scores.vote))
             if scores.metric != ACCURACY:
                 arrays |= {f"{split}/metric/{name}": np.array(value) for name, value in vars(scores.metric).items()}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # no array here is named like an option of savez
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # No array has the name of an option of savez.
 
     @classmethod
     def load(cls, path: Path) -> "ScoreTable":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            UserError: missing or damaged.
+            UserError: the file is missing or damaged.
         """
-        with reading_arrays(path, content="scores", advice="delete the file and run again") as file:
+        with open_arrays(path, content="scores", advice="delete the file and run again") as file:
             return cls(
                 path.stem,
                 file["vectors"],

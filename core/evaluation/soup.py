@@ -1,4 +1,4 @@
-"""A greedy soup: average the weights of models as long as that does not hurt on validation.
+"""Greedy soups: averages of the weights of models, extended while the validation score does not drop.
 
 M models · D numbers in one flattened subset.
 """
@@ -9,18 +9,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from core.evaluation.kinds import GENERATED, ORIGINAL, Kind, soup_of
+from core.evaluation.kinds import GENERATED, ORIGINAL, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.sources import Source
 
 
-def soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: int) -> list[Source]:
-    """Return the greedy soups of the originals and of the generated models.
+def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: int) -> list[Source]:
+    """Return the greedy soups of the originals and of the generated models as sources.
 
     Args:
-        tables: by source; each soup is made once the table that it needs is in there.
-        score_fn: on validation.
-        num_candidates: how many models a soup tries at most.
+        tables: score tables by source. A table may be added later, but before the `make` of its soup is called.
+        score_fn: scores vectors on validation.
+        num_candidates: maximum number of models that a soup tries.
     """
 
     def make(source: str) -> Tensor:
@@ -29,26 +29,27 @@ def soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: i
         return greedy_soup(vectors_MD, table.scores["val"], score_fn, num_candidates=num_candidates)
 
     return [
-        Source(soup_of(name), Kind.SOUP, partial(make, name), ("val", "test"), needs_generator=name == GENERATED)
+        Source(name_soup(name), Kind.SOUP, partial(make, name), ("val", "test"), needs_generator=name == GENERATED)
         for name in (ORIGINAL, GENERATED)
     ]
 
 
 def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, *, num_candidates: int) -> Tensor:
-    """Return one model (1, D), after Recipe 1 of Wortsman et al. 2022.
+    """Return one averaged model (1, D), after Recipe 1 of Wortsman et al. 2022.
 
-    From the best on validation down, a model joins the average if the primary metric on validation gets no worse.
+    Models are tried in order of their validation score, best first. A model joins the average if the primary metric of
+    the average on validation does not get worse.
 
     Args:
         vectors_MD: the models.
-        val: the scores of `vectors_MD` on validation.
-        score_fn: on validation.
-        num_candidates: how many models are tried at most.
+        val: scores of `vectors_MD` on validation.
+        score_fn: scores vectors on validation.
+        num_candidates: maximum number of models that are tried.
     """
-    order = val.ranking()[:num_candidates].tolist()
-    soup, best = [order[0]], val.goodness_M[order[0]]
+    order = val.rank()[:num_candidates].tolist()
+    soup, best = [order[0]], val.quality_M[order[0]]
     for candidate in order[1:]:
-        goodness = score_fn(vectors_MD[[*soup, candidate]].mean(dim=0, keepdim=True)).goodness_M[0]
-        if goodness >= best:
-            soup, best = [*soup, candidate], goodness
+        quality = score_fn(vectors_MD[[*soup, candidate]].mean(dim=0, keepdim=True)).quality_M[0]
+        if quality >= best:
+            soup, best = [*soup, candidate], quality
     return torch.mean(vectors_MD[soup], dim=0, keepdim=True)

@@ -1,4 +1,4 @@
-"""Every source of weights that is scored, built from the checkpoints and the generator alone.
+"""All sources of weights that are scored, made from the checkpoints and the generator.
 
 K checkpoints · M models · D numbers in one flattened subset.
 """
@@ -15,36 +15,36 @@ from core.generation import baselines
 from core.generation.generator import WeightGenerator
 from core.runtime.seeding import generator_for
 
-EVERY_SPLIT = ("train", "val", "test")  # for the sources among which a model is chosen
+EVERY_SPLIT = ("train", "val", "test")  # Selection of one model of a source needs all splits.
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How many models of each baseline are scored, and how they are made: the `evaluation` configuration."""
+    """Number of models of each baseline and how they are made: the `evaluation` section of the configuration."""
 
-    num_baselines: int = 50
-    noise: Sequence[float] = (0.05,)
-    average_of: int = 16
-    finetune_steps: int = 5
-    num_train_images: int = 200  # whose loss is one of the ways to choose a model
-    soup_candidates: int = 50  # models, from the best on validation down, that a greedy soup tries
-    num_trajectories: int = 4  # reverse processes whose accuracy is followed
+    num_baselines: int = 50  # models of each baseline that is drawn at random
+    noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
+    average_of: int = 16  # checkpoints in each average; less if there are few checkpoints
+    finetune_steps: int = 5  # training steps of the finetuned baseline
+    num_train_images: int = 200  # images of the train split, whose loss can choose a model
+    soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
+    num_trajectories: int = 4  # reverse processes whose accuracy is recorded
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of models with one origin."""
+    """Set of models with a common origin."""
 
     name: str
     kind: Kind
-    make: Callable[[], Tensor]  # the vectors (M, D)
-    splits: tuple[str, ...] = ("test",)  # on which it is scored
-    needs_generator: bool = False  # else every generator of the same checkpoints is compared with the same models
+    make: Callable[[], Tensor]  # returns the vectors (M, D)
+    splits: tuple[str, ...] = ("test",)  # splits on which the source is scored
+    needs_generator: bool = False  # If False, all runs over the same checkpoints share its scores.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Everything that this package makes sources from."""
+    """Inputs from which all sources are made."""
 
     checkpoints: CheckpointSet
     generator: WeightGenerator
@@ -53,12 +53,12 @@ class Material:
     seed: int
 
 
-def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
-    """Return all sources but the soups; each draws from a random generator of its own when it is made.
+def list_sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[Source]:
+    """Return all sources except the soups; each source draws from its own random generator when it is made.
 
     Args:
-        material: what they are made from.
-        finetune: trains vectors (M, D) on; it needs images, which this package never sees.
+        material: inputs from which the sources are made.
+        finetune: trains vectors (M, D) further and returns them. It is passed in because it needs images.
     """
     vectors_KD, options, seed = material.checkpoints.vectors_KD, material.options, material.seed
     return [
@@ -71,7 +71,7 @@ def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[So
             lambda: material.generator.reconstruct(vectors_KD),
             needs_generator=True,
         ),
-        *free_baselines(material.checkpoints, options, seed),
+        *list_free_baselines(material.checkpoints, options, seed),
         Source(
             FINETUNED,
             Kind.TRAINED,
@@ -82,23 +82,24 @@ def sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> list[So
     ]
 
 
-def free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed: int) -> list[Source]:
-    """Return what draws many models from the checkpoints without any training."""
+def list_free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed: int) -> list[Source]:
+    """Return the sources that draw many models from the checkpoints without training."""
     vectors_KD, subset, count = checkpoints.vectors_KD, checkpoints.subset, options.num_baselines
-    group = min(options.average_of, max(2, len(checkpoints) // 2))  # means of nearly all K would be the ensemble again
+    # At most half of the checkpoints, because the mean of nearly all of them is the same as the ensemble.
+    group = min(options.average_of, max(2, len(checkpoints) // 2))
 
-    def drawn(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
+    def draw(baseline: Callable[..., Tensor], name: str, *arguments: object) -> Tensor:
         vectors_MD = baseline(vectors_KD, *arguments, num_models=count, generator=generator_for(seed, name))
-        return baselines.without_negative_variances(vectors_MD, subset)
+        return baselines.clamp_variances(vectors_MD, subset)
 
     noised = {f"{NOISED}_{sigma:g}": sigma for sigma in options.noise}
     makers: dict[str, Callable[[], Tensor]] = {
-        **{name: partial(drawn, baselines.noised, name, subset, sigma) for name, sigma in noised.items()},
+        **{name: partial(draw, baselines.noised, name, subset, sigma) for name, sigma in noised.items()},
         f"{AVERAGE}_{group}": lambda: baselines.average(
             vectors_KD, group, num_models=count, generator=generator_for(seed, AVERAGE)
         ),
         "interpolated": lambda: baselines.interpolated(vectors_KD, count, generator_for(seed, "interpolated")),
-        "gaussian": partial(drawn, baselines.gaussian, "gaussian"),
-        "gaussian_full": partial(drawn, baselines.gaussian_full, "gaussian_full"),
+        "gaussian": partial(draw, baselines.gaussian, "gaussian"),
+        "gaussian_full": partial(draw, baselines.gaussian_full, "gaussian_full"),
     }
     return [Source(name, Kind.FREE, make) for name, make in makers.items()]

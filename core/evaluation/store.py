@@ -1,4 +1,4 @@
-"""Score tables on disk under the identity of everything that they depend on, so that none is scored twice."""
+"""Storage of score tables on disk, so that an unchanged source is not scored twice."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -13,33 +13,33 @@ from core.evaluation.scores import ScoreTable
 from core.evaluation.sources import Source
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
-from core.runtime.settings import digest
+from core.runtime.settings import hash_settings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Digests of everything that the numbers of a table depend on."""
+    """Digests of all settings and files that the numbers of a table depend on."""
 
-    run: str
-    shared: str  # the same without the generator
+    run: str  # for tables of one run
+    shared: str  # without the generator, for tables that runs over the same checkpoints share
 
     @classmethod
-    def of(cls, common: Mapping[str, Any], generator: Mapping[str, Any]) -> "Identity":
-        """Return the identities of settings that all sources depend on, and of those that the generator adds."""
-        return cls(digest({**common, **generator}), digest(common))
+    def from_settings(cls, common: Mapping[str, Any], generator: Mapping[str, Any]) -> "Identity":
+        """Return the digests of the settings of all sources (`common`) and of the settings of the generator."""
+        return cls(hash_settings({**common, **generator}), hash_settings(common))
 
 
 class ScoreStore:
-    """Score tables of one run, and those that every run over the same checkpoints shares.
+    """Score tables of one run, and tables that all runs over the same checkpoints share.
 
     Args:
-        run: whose folder keeps all tables.
-        identity: of the tables asked for now; a stored one is only given back under the same identity.
-        encode: vectors (M, D) to standardized latents (M, L) of the run's generator, which shared tables leave out.
-        checkpoints: their file, beside which shared tables lie; None shares nothing.
-        reuse: whether `get` looks for stored tables at all.
+        run: run directory that stores all tables.
+        identity: identity of the requested tables; a stored table with another identity is ignored.
+        encode: maps vectors (M, D) to standardized latents (M, L) of the generator; shared tables have no latents.
+        checkpoints: checkpoints file, next to which shared tables are stored; None turns sharing off.
+        reuse: whether `get` reads stored tables; if False, it always returns None.
     """
 
     def __init__(
@@ -55,36 +55,36 @@ class ScoreStore:
         self.checkpoints, self.reuse = checkpoints, reuse
 
     def get(self, source: Source) -> ScoreTable | None:
-        """Return the stored table of a source, also one that another run shares; None where it has to be scored."""
+        """Return the stored or shared table of a source, or None if the source must be scored."""
         if not self.reuse:
             return None
-        if (own := stored_table(self.run.scores(source.name), self.identity.run)) is not None:
+        if (own := read_table(self.run.scores(source.name), self.identity.run)) is not None:
             return own
-        shared = self._shared(source)
-        known = stored_table(shared, self.identity.shared) if shared else None
-        return self._keep(known) if known is not None else None
+        shared = self._shared_path(source)
+        found = read_table(shared, self.identity.shared) if shared else None
+        return self._save_to_run(found) if found is not None else None
 
     def put(self, source: Source, table: ScoreTable) -> ScoreTable:
-        """Save a table that was just scored, and return it as it is kept."""
-        kept = self._keep(replace(table, stored_kind=source.kind))
-        if shared := self._shared(source):
-            replace(kept, identity=self.identity.shared, latents_ML=None).save(shared)
-        return kept
+        """Save a newly scored table and return it with its identity, kind and latents."""
+        saved = self._save_to_run(replace(table, stored_kind=source.kind))
+        if shared := self._shared_path(source):
+            replace(saved, identity=self.identity.shared, latents_ML=None).save(shared)
+        return saved
 
-    def _keep(self, table: ScoreTable) -> ScoreTable:
+    def _save_to_run(self, table: ScoreTable) -> ScoreTable:
         latents_ML = self.encode(torch.from_numpy(table.vectors_MD)).numpy()
-        kept = replace(table, identity=self.identity.run, latents_ML=latents_ML)
-        kept.save(self.run.scores(table.source))
-        return kept
+        saved = replace(table, identity=self.identity.run, latents_ML=latents_ML)
+        saved.save(self.run.scores(table.source))
+        return saved
 
-    def _shared(self, source: Source) -> Path | None:
+    def _shared_path(self, source: Source) -> Path | None:
         if source.needs_generator or self.checkpoints is None:
             return None
         return self.run.shared_scores(self.checkpoints, self.identity.shared, source.name)
 
 
-def stored_table(path: Path, identity: str) -> ScoreTable | None:
-    """Return the saved table, if it is there, whole, and of this identity."""
+def read_table(path: Path, identity: str) -> ScoreTable | None:
+    """Return the table in a file, or None if the file is missing, damaged or has another identity."""
     if not path.is_file():
         return None
     try:

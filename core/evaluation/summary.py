@@ -1,4 +1,4 @@
-"""The numbers of metrics.json: the table over sources, the two protocols, choosing a model, and combining models."""
+"""Numbers of metrics.json: the table of sources, both protocols, selection of a model and combination of models."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,100 +6,100 @@ from typing import Any
 
 import numpy as np
 
-from core.evaluation.intervals import Bootstrap, interval
-from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, soup_of
+from core.evaluation.intervals import Bootstrap, percentile_interval
+from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable
 
 RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split, rule)
-    "val_accuracy": ("val", Scores.best),
-    "val_loss": ("val", Scores.least_loss),
-    "train_loss": ("train", Scores.least_loss),
-    "test_accuracy": ("test", Scores.best),
+    "val_accuracy": ("val", Scores.pick_best),
+    "val_loss": ("val", Scores.pick_least_loss),
+    "train_loss": ("train", Scores.pick_least_loss),
+    "test_accuracy": ("test", Scores.pick_best),
 }
 
 
-def summary(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
-    """Return the content of metrics.json, without the seconds and the verdict.
+def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """Return the content of metrics.json without the seconds and the verdict.
 
-    `paper_protocol` reports the best model *on test*, as the paper does: an optimistic number, since test chose the
-    model. `held_out_protocol` chooses on validation and reports that model's test accuracy.
+    `paper_protocol` reports the test accuracy of the model that is best *on test*, as the paper does. This number is
+    optimistic, because the test images choose the model. `held_out_protocol` chooses the model on validation.
 
     Args:
-        tables: by source.
-        bootstrap: over these tables, to share its draws with the verdict; made here if it is not given.
+        tables: score tables by source.
+        bootstrap: bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
     """
     original, bootstrap = tables[ORIGINAL], bootstrap or Bootstrap(tables)
-    spacing = spacing_of(original)
+    spacing = measure_spacing(original)
     best, held_out = {}, {}
     for source in PROTOCOL_SOURCES:
         test, val = tables[source].scores["test"], tables[source].scores["val"]
-        best[source] = float(test.accuracy_M[test.best()])
-        held_out[source] = float(test.accuracy_M[val.best()])
+        best[source] = float(test.accuracy_M[test.pick_best()])
+        held_out[source] = float(test.accuracy_M[val.pick_best()])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
-        "table": [table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
+        "table": [make_table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
         "paper_protocol": best,
         "held_out_protocol": held_out,
-        "selection": selection(tables),
-        "combination": combination(tables),
+        "selection": measure_selections(tables),
+        "combination": measure_combinations(tables),
     }
 
 
-def table_row(
+def make_table_row(
     table: ScoreTable, original: ScoreTable, *, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
-    """Compare one source with the originals, on test.
+    """Return the measures of one source on test, some of them relative to the originals.
 
-    A measure that has no meaning for the source, or is not finite, is absent.
+    A measure is absent if it is not defined for the source or not finite.
 
     Args:
-        table: of the source.
-        original: of the originals.
-        spacing: of the originals, with which their distances are compared.
-        bootstrap: for the interval of the mean accuracy.
+        table: score table of the source.
+        original: score table of the originals.
+        spacing: spacing of the originals, which scales distances to them; None leaves scaled distances out.
+        bootstrap: bootstrap for the interval of the mean accuracy; None leaves the interval out.
     """
     same = table.source == original.source
     scores, reference = table.scores["test"], original.scores["test"]
     row: dict[str, Any] = {"source": table.source, **summarize(scores.accuracy_M, scores.metric)}
     if bootstrap is not None and bootstrap.varies(table.source):
-        row["accuracy_interval"] = interval(bootstrap.accuracy(table.source))
-    row |= known(loss_mean=scores.loss_M.mean(), ece_mean=None if scores.ece_M is None else scores.ece_M.mean())
-    alone = len(scores.accuracy_M) == 1
-    if same and alone:
+        row["accuracy_interval"] = percentile_interval(bootstrap.draw_accuracy(table.source))
+    row |= keep_finite(loss_mean=scores.loss_M.mean(), ece_mean=None if scores.ece_M is None else scores.ece_M.mean())
+    single = len(scores.accuracy_M) == 1
+    if same and single:
         return row
     if scores.wrong_MN is not None:
-        row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.known_wrong(), same=same).mean())
-        if not alone:
+        row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.require_wrong(), same=same).mean())
+        if not single:
             row["within_iou_mean"] = within_iou(scores.wrong_MN)
-    return row | distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)
+    return row | measure_distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)
 
 
-def distances(min_l2_M: np.ndarray, spacing: Spacing | None, same: bool) -> dict[str, float]:
-    """Return the distance to the nearest original: plain, in units of the originals' spacing, and as a share.
+def measure_distances(min_l2_M: np.ndarray, spacing: Spacing | None, same: bool) -> dict[str, float]:
+    """Return the mean distance to the nearest original, plain and relative to the spacing, and the near-copies.
 
-    The share of near-copies is measured with the originals' own smallest distance, so it says nothing about them.
+    The share of near-copies is left out for the originals (`same`), because their own distances define a near-copy.
     """
     if spacing is None:
-        return known(min_l2_mean=min_l2_M.mean())
+        return keep_finite(min_l2_mean=min_l2_M.mean())
     relative = min_l2_M.mean() / spacing.mean if spacing.mean else None
-    return known(
+    return keep_finite(
         min_l2_mean=min_l2_M.mean(),
         min_l2_relative_mean=relative,
         near_copies=None if same else near_copies(min_l2_M, spacing),
     )
 
 
-def spacing_of(original: ScoreTable) -> Spacing | None:
-    """Return the spacing of the originals; None where there is only one."""
-    return Spacing.of(original.vectors_MD) if len(original.vectors_MD) > 1 else None
+def measure_spacing(original: ScoreTable) -> Spacing | None:
+    """Return the spacing of the originals, or None if there is only one."""
+    return Spacing.measure(original.vectors_MD) if len(original.vectors_MD) > 1 else None
 
 
-def selection(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
-    """Return the test accuracy of the one model that each rule picks; the last is the paper's, which uses test itself.
+def measure_selections(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
+    """Return the test accuracy of the model that each rule of `RULES` picks, one row per source and rule.
 
-    The lowest loss on train is what a user without any held-out images could go by. A rule whose split was not
-    scored has no row.
+    The rule `train_loss` needs no held-out images. The rule `test_accuracy` is the paper's and picks on the test images
+    themselves. A rule has no row if its split was not scored.
     """
     rows = []
     for source, table in tables.items():
@@ -114,39 +114,40 @@ def selection(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
     return rows
 
 
-def combination(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
-    """Measure several models of one source used together, on test, beside the one chosen by validation accuracy.
+def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
+    """Return test scores of several models of one source used together, next to the best model on validation.
 
-    `n_models` is how many models were voting or averaged; absent for a greedy soup, whose table does not tell. The
-    mean of weights is the `ensemble` table: the mean of all originals. A combination that was not scored has no row.
+    `n_models` counts the models that vote or are averaged. It is absent for a greedy soup, whose table does not store
+    it. "mean of weights" is the source `ensemble`, the mean of all originals. A combination has no row if it was not
+    scored.
     """
     rows: list[dict[str, Any]] = []
     for source, table in tables.items():
         if table.kind not in CHOOSABLE:
             continue
         test, count = table.scores["test"], len(table.vectors_MD)
-        chosen = one_model(test, table.scores["val"].best())
+        chosen = measure_model(test, table.scores["val"].pick_best())
         rows.append({"source": source, "method": "one model", "n_models": 1, **chosen})
         if test.vote is not None:
-            vote = known(accuracy=test.vote.accuracy, loss=test.vote.loss, ece=test.vote.ece)
+            vote = keep_finite(accuracy=test.vote.accuracy, loss=test.vote.loss, ece=test.vote.ece)
             rows.append({"source": source, "method": "soft vote", "n_models": count, **vote})
-        if (soup := tables.get(soup_of(source))) is not None:
-            rows.append({"source": source, "method": "greedy soup", **one_model(soup.scores["test"], 0)})
+        if (soup := tables.get(name_soup(source))) is not None:
+            rows.append({"source": source, "method": "greedy soup", **measure_model(soup.scores["test"], 0)})
         if table.kind is Kind.ORIGINAL:
-            mean = one_model(tables[ENSEMBLE].scores["test"], 0)
+            mean = measure_model(tables[ENSEMBLE].scores["test"], 0)
             rows.append({"source": source, "method": "mean of weights", "n_models": count, **mean})
     return rows
 
 
-def one_model(scores: Scores, index: int) -> dict[str, float]:
+def measure_model(scores: Scores, index: int) -> dict[str, float]:
     """Return accuracy, loss and calibration error of one model."""
-    return known(
+    return keep_finite(
         accuracy=scores.accuracy_M[index],
         loss=scores.loss_M[index],
         ece=None if scores.ece_M is None else scores.ece_M[index],
     )
 
 
-def known(**measures: float | None) -> dict[str, float]:
-    """Keep the measures that were computed and are finite, as JSON numbers: a diverged model has no loss to report."""
+def keep_finite(**measures: float | None) -> dict[str, float]:
+    """Return the measures that are neither None nor infinite nor NaN as JSON numbers; a diverged model has no loss."""
     return {name: float(value) for name, value in measures.items() if value is not None and math.isfinite(value)}

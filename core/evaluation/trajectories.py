@@ -1,4 +1,4 @@
-"""Accuracy of a model while it is being generated, along the reverse process (p-diff, Fig. 5b).
+"""Accuracy of models while they are generated, along the reverse process (p-diff, Fig. 5b).
 
 T trajectories · S recorded steps · D numbers in one flattened subset.
 """
@@ -10,46 +10,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.evaluation.scores import ScoreFn
 from core.generation.generator import WeightGenerator
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 from core.runtime.errors import UserError
 
-RECORDED_STEPS = 12  # evenly over the sampler's steps, the first and the last among them
+RECORDED_STEPS = 12  # spread evenly over the sampler's steps, including the first and the last
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Accuracy on validation of the decoded x_t."""
+    """Validation accuracy of the decoded x_t at each recorded step."""
 
-    timesteps_S: np.ndarray  # as recorded, from noise to weights
+    timesteps_S: np.ndarray  # in the order of sampling, from noise to weights
     accuracy_TS: np.ndarray  # in [0, 1]
 
     def save(self, path: Path) -> None:
-        """Write one npz, whole or not at all."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        """Write one npz atomically."""
+        with replace_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, timesteps_S=self.timesteps_S, accuracy_TS=self.accuracy_TS)
 
     @classmethod
     def load(cls, path: Path) -> "Trajectories":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file is missing or damaged, or its arrays do not fit each other.
+            UserError: the file is missing or damaged, or the shapes of its arrays do not match.
         """
-        with reading_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
+        with open_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
             timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
         if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
             raise UserError(
-                f"{path} holds timesteps {timesteps_S.shape} for accuracies {accuracy_TS.shape}, which do not fit; "
-                "run train_p_diff.py mode=test again"
+                f"{path} has timesteps_S of shape {timesteps_S.shape} and accuracy_TS of shape {accuracy_TS.shape}, "
+                "which must be (S,) and (T, S) with S and T at least 1; run train_p_diff.py mode=test again"
             )
         return cls(timesteps_S, accuracy_TS)
 
 
-def follow(generator: WeightGenerator, score_fn: ScoreFn, *, seed: int, num_trajectories: int) -> Trajectories:
-    """Generate the first models of a seed again and score what they would decode to on the way."""
+def record_trajectories(
+    generator: WeightGenerator, score_fn: ScoreFn, *, seed: int, num_trajectories: int
+) -> Trajectories:
+    """Generate the first models of a seed again and score the decoded x_t at some steps on the way."""
     steps: list[tuple[int, Tensor]] = []
     generator.sample(
         seed, range(num_trajectories), batch_size=num_trajectories, on_step=lambda t, x_TL: steps.append((t, x_TL))

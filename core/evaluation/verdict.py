@@ -1,6 +1,7 @@
-"""The verdict of the audit as data: is a generated model better, and is it new, than what needs no generative model?
+"""The verdict as data: how p_diff compares with baselines that need no generative model.
 
-Numbers are of test, accuracies in [0, 1]. The JSON of metrics.json is written and read here and nowhere else.
+All numbers are measured on the test split, and accuracies are in [0, 1]. Only this file defines how metrics.json stores
+the verdict.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from core.evaluation.kinds import GENERATED, ORIGINAL
 
 
 class Decision(StrEnum):
-    """What the interval of a difference says; better means more accurate, or newer."""
+    """Result of a comparison on one axis, where better means more accurate or newer."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -20,7 +21,7 @@ class Decision(StrEnum):
 
 
 class Outcome(StrEnum):
-    """One word for both axes of a comparison."""
+    """Result of a comparison on both axes together."""
 
     DOMINATES = "dominates"
     IS_DOMINATED = "is dominated"
@@ -29,7 +30,7 @@ class Outcome(StrEnum):
 
 
 class Novelty(StrEnum):
-    """How new p_diff is, measured against the most accurate average of checkpoints."""
+    """Novelty of p_diff relative to the most accurate average of checkpoints."""
 
     MEMORIZED = "memorized"
     CLOSER = "closer than an average"
@@ -40,23 +41,23 @@ class Novelty(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean of one source minus that of another."""
+    """Mean of one source minus the mean of another."""
 
     value: float
-    interval: tuple[float, float] | None  # of 95 %; None where there is nothing to resample
+    interval: tuple[float, float] | None  # 95% interval; None if nothing can be resampled
     decision: Decision
 
     def to_json(self, prefix: str = "") -> dict[str, Any]:
-        """Return the entries of metrics.json, each name after `prefix`."""
+        """Return the entries of metrics.json, each key starting with `prefix`."""
         ends = {f"{prefix}interval": list(self.interval)} if self.interval is not None else {}
         return {f"{prefix}difference": self.value, **ends, f"{prefix}is": self.decision.value}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], prefix: str = "") -> "Difference":
-        """Read what `to_json` wrote.
+        """Read the entries that `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: the row is not of this format.
+            KeyError, TypeError, ValueError: the row has another format.
         """
         low_high = row.get(f"{prefix}interval")
         interval = None if low_high is None else (float(low_high[0]), float(low_high[1]))
@@ -65,36 +66,36 @@ class Difference:
 
 @dataclass(frozen=True)
 class Standing:
-    """One source on both axes; an IoU that was not measured is None."""
+    """Position of one source on both axes."""
 
     source: str
     n: int
     accuracy_mean: float
-    max_iou_mean: float | None = None  # mean over models of the largest IoU with an original
+    max_iou_mean: float | None = None  # mean over models of the largest IoU with an original; None if not measured
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entries of metrics.json, without the name."""
+        """Return the entries of metrics.json without the name of the source."""
         iou = {"max_iou_mean": self.max_iou_mean} if self.max_iou_mean is not None else {}
         return {"n": self.n, "accuracy_mean": self.accuracy_mean, **iou}
 
     @classmethod
     def from_json(cls, source: str, row: Mapping[str, Any]) -> "Standing":
-        """Read what `to_json` wrote."""
+        """Read the entries that `to_json` returned."""
         return cls(source, row["n"], row["accuracy_mean"], row.get("max_iou_mean"))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """p_diff against one baseline, on each axis p_diff minus the baseline."""
+    """Comparison of p_diff with one baseline; each difference is p_diff minus the baseline."""
 
     baseline: Standing
     accuracy: Difference
-    max_iou: Difference | None  # None where it was not measured
+    max_iou: Difference | None  # None if not measured
 
     @property
     def outcome(self) -> Outcome:
-        """The word for all axes that were measured."""
-        return outcome(*(axis.decision for axis in (self.accuracy, self.max_iou) if axis is not None))
+        """Result on all measured axes together."""
+        return decide_outcome(*(axis.decision for axis in (self.accuracy, self.max_iou) if axis is not None))
 
     def to_json(self) -> dict[str, Any]:
         """Return the row of metrics.json."""
@@ -103,14 +104,14 @@ class Comparison:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Comparison":
-        """Read what `to_json` wrote."""
+        """Read the row that `to_json` returned."""
         max_iou = Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None
         return cls(Standing.from_json(row["baseline"], row), Difference.from_json(row, "accuracy_"), max_iou)
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """Gain of p_diff over the originals, gain of averaging them, and the difference of the two gains."""
+    """Gain of p_diff over the originals, gain of averaging the originals, and the difference of the two gains."""
 
     source: str
     p_diff_gain: Difference
@@ -128,36 +129,39 @@ class Averaging:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Averaging":
-        """Read what `to_json` wrote."""
+        """Read the row that `to_json` returned."""
         gains = (Difference.from_json(row[name]) for name in ("p_diff_gain", "average_gain", "gain_difference"))
         return cls(row["source"], *gains)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything said of p_diff against each baseline."""
+    """All comparisons of p_diff with its baselines."""
 
     p_diff: Standing
     comparisons: tuple[Comparison, ...]
     averaging: tuple[Averaging, ...]
     best_average: str  # the most accurate average of checkpoints
-    near_copies: Mapping[str, float]  # share of near-copies by source; empty where there is one original
+    near_copies: Mapping[str, float]  # share of near-copies by source; empty if there is only one original
     variance_kept: float | None = None  # share of the originals' variance that the autoencoder keeps
 
-    def against(self, baseline: str) -> Comparison:
+    def get_comparison(self, baseline: str) -> Comparison:
         """Return the comparison with this baseline."""
         return next(comparison for comparison in self.comparisons if comparison.baseline.source == baseline)
 
     @property
     def novelty(self) -> Novelty | None:
-        """How new p_diff is; None where nothing tells.
+        """Novelty of p_diff; None if neither errors nor distances decide it.
 
-        An average is no copy of anyone, yet nothing but the originals is in it: what is to count as new must repeat the
-        originals' errors less than that. Near-copies tell of copying where averages are not as near to an original as
-        p_diff is (see `metrics.near_copies`). Where they are, as among independent trainings, which all lie far from
-        each other, errors have to tell: repeated more than by an average, and no less than by another original.
+        An average of originals copies no single original, but it contains nothing new either. So p_diff is newer only
+        if it repeats the errors of the originals less than the average does.
+
+        A high share of near-copies (see `metrics.near_copies`) means that p_diff copies originals, provided that most
+        averages are not near-copies themselves. Averages can be near-copies if the originals lie far from each other,
+        for example after independent trainings. The errors then decide instead: p_diff copies if it repeats them more
+        than the average does, and not less than another original does.
         """
-        average, original = (self.against(name).max_iou for name in (self.best_average, ORIGINAL))
+        average, original = (self.get_comparison(name).max_iou for name in (self.best_average, ORIGINAL))
         errors = None if average is None else average.decision
         errs_like_a_copy = errors is Decision.WORSE and not (original and original.decision is Decision.BETTER)
         averages_are_far = self.near_copies.get(self.best_average, 0) <= 0.5
@@ -171,7 +175,7 @@ class Verdict:
         return None if errors is None else by_errors[errors]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the `verdict` of metrics.json, without its sentences."""
+        """Return the `verdict` of metrics.json without its sentences."""
         novelty, kept = self.novelty, self.variance_kept
         return {
             "p_diff": self.p_diff.to_json(),
@@ -185,10 +189,10 @@ class Verdict:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Verdict":
-        """Read what `to_json` wrote.
+        """Read the content that `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: the content is not of this format.
+            KeyError, TypeError, ValueError: the content has another format.
         """
         return cls(
             p_diff=Standing.from_json(GENERATED, content["p_diff"]),
@@ -200,8 +204,8 @@ class Verdict:
         )
 
 
-def outcome(*axes: Decision) -> Outcome:
-    """Return one word for all axes; an axis that was not measured is not among them."""
+def decide_outcome(*axes: Decision) -> Outcome:
+    """Return the result over the decisions of all measured axes."""
     better, worse = Decision.BETTER in axes, Decision.WORSE in axes
     if better and worse:
         return Outcome.TRADE_OFF

@@ -1,1 +1,1 @@
-"""Where new parameter vectors come from: the trained generator, and the baselines it is compared with."""
+"""Sources of new parameter vectors: the trained generator, and the baselines that it is compared with."""

@@ -1,6 +1,6 @@
-"""What scoring, export and reports ask of a generator, whatever it is inside.
+"""The interface of every generator of weights, as scoring, export and reports use it.
 
-M generated models · D numbers in one flattened subset.
+M generated models · B batch · D parameters per vector · L numbers per latent.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from core.checkpoints.subset import ParameterSubset
 from core.runtime.artifacts import save_artifact
 
 KIND = "generator"
-Progress = Callable[[Iterable[Sequence[int]]], Iterable[Sequence[int]]]
-OnStep = Callable[[int, Tensor], None]
+Progress = Callable[[Iterable[Sequence[int]]], Iterable[Sequence[int]]]  # wraps batches of model numbers, as tqdm does
+OnStep = Callable[[int, Tensor], None]  # (timestep, state of the batch)
 
 
 class WeightGenerator(nn.Module, ABC):
     """A source of new parameter vectors, fitted to checkpoints.
 
-    Its tensors are parameters and buffers, so that one file and one fingerprint serve every kind. To add a kind,
-    derive from this class, name it in `core.generation.generator_file`, and fit it in `core.training`.
+    All tensors of a generator are parameters or buffers, so that `save` and `fingerprint` work for every kind. To add
+    a kind, derive from this class, name it in `core.generation.generator_file`, and fit it in `core.training`.
 
     Args:
-        recipes: Plain values that say how to build what the tensors fill.
+        recipes: The class and the arguments of every network inside, as plain values.
         subset: The generated parameters.
         trained_on: "fingerprint" and "k" of the checkpoints, and "seed" and "seconds" of the training.
     """
 
-    kind: ClassVar[str]  # in its file
+    kind: ClassVar[str]  # the name of this kind of generator in a generator file
 
     def __init__(self, *, recipes: Mapping[str, Any], subset: ParameterSubset, trained_on: Mapping[str, Any]):
         super().__init__()
@@ -43,7 +43,7 @@ class WeightGenerator(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_file(cls, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Self:
-        """Return the generator that `save` wrote, from the tensors and the metadata of its file."""
+        """Rebuild the generator that `save` wrote from the tensors and the metadata of its file."""
 
     @abstractmethod
     def sample(
@@ -57,32 +57,32 @@ class WeightGenerator(nn.Module, ABC):
     ) -> Tensor:
         """Generate vectors (M, D) on the CPU, one for each index.
 
-        Model `i` of a seed is the same vector (to float rounding) in any batch, on any device.
+        Model `i` of a seed is the same vector (to float rounding) in any batch and on any device.
 
         Args:
-            seed: Decides every draw, together with the index.
-            indices: The numbers of the models.
+            seed: Decides all random numbers of model `i`, together with `i`.
+            indices: The numbers `i` of the M models.
             batch_size: Models generated at once.
-            progress: Wraps the batches, to show how many are done.
-            on_step: Called with (timestep, state of the batch) where models arise in steps; `decode` turns such a
-                state into vectors.
+            progress: Wraps the iterable of batches, to show a progress bar.
+            on_step: Called as on_step(timestep, state of the batch) after each step, if `has_steps`; `decode` turns
+                the state into vectors.
 
         Raises:
-            UserError: There is no index, or the batch size is below 1.
+            UserError: `indices` is empty, or `batch_size` is below 1.
         """
 
     @property
     def has_steps(self) -> bool:
-        """Whether models arise in steps that `on_step` sees."""
+        """Whether models are generated in steps, so that `sample` calls `on_step`."""
         return False
 
     def decode(self, state: Tensor) -> Tensor:
-        """Return the vectors (B, D) that a state seen by `on_step` would decode to."""
+        """Decode a state that `on_step` was called with to vectors (B, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no steps")
 
     @property
     def has_encoder(self) -> bool:
-        """Whether `encode` and `reconstruct` can be asked for."""
+        """Whether `encode` and `reconstruct` are implemented."""
         return False
 
     def encode(self, vectors_MD: Tensor) -> Tensor:
@@ -90,16 +90,16 @@ class WeightGenerator(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no encoder")
 
     def reconstruct(self, vectors_MD: Tensor) -> Tensor:
-        """Return vectors (M, D) after encoding and decoding, (M, D) on the CPU."""
+        """Encode and decode parameter vectors, (M, D) to (M, D) on the CPU."""
         raise NotImplementedError(f"{type(self).__name__} has no encoder")
 
     def use_sampler(self, sampler: Mapping[str, Any] | None) -> Self:
-        """Sample with another sampler than the one trained with, where there is a choice; return the generator."""
+        """Choose the sampler of `sample`, and return the generator; without effect on generators that have none."""
         return self
 
     @property
     def fingerprint(self) -> str:
-        """The identity of the trained tensors and the recipes, the sampler among them."""
+        """A hash of the trained tensors and the recipes; the recipes include the sampler."""
         digest = hashlib.sha256(json.dumps(self.recipes, sort_keys=True).encode())
         for tensor in self.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -107,11 +107,11 @@ class WeightGenerator(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """The place of the tensors."""
+        """The device that holds the tensors."""
         return next(chain(self.parameters(), self.buffers())).device
 
     def save(self, path: Path) -> None:
-        """Write the generator, whole or not at all."""
+        """Write the generator file; if writing fails, an existing file stays as it was."""
         metadata = {
             "generator": self.kind,
             "recipes": self.recipes,

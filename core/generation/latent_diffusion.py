@@ -1,6 +1,6 @@
-"""p-diff's generator: noise -> latent -> vector, by a diffusion model over the latents of an autoencoder.
+"""p-diff's generator: a diffusion model turns noise into latents, and an autoencoder decodes them to parameter vectors.
 
-M generated models · B batch · D numbers in one flattened subset · L numbers in one latent.
+M generated models · B batch · D parameters per vector · L numbers per latent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,29 +11,33 @@ from torch import Tensor, nn
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, standard_normal
+from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, draw_standard_normal
 from core.generation.generator import OnStep, Progress, WeightGenerator
 from core.generation.recipes import Recipe, build
 from core.networks.autoencoder import Autoencoder
 from core.runtime.errors import UserError
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import generator_for
 
-MOST_ROWS = 200  # vectors in one pass of the autoencoder
-NUMBERS_AT_ONCE = 20_000_000  # of these vectors together: 80 MB of float32
+MAX_VECTORS_PER_PASS = 200  # of the autoencoder
+MAX_NUMBERS_PER_PASS = 20_000_000  # in the vectors of one pass: 80 MB of float32
 
 
 class LatentDiffusionGenerator(WeightGenerator):
-    """An autoencoder of vectors and a denoiser of its latents (p-diff).
+    """The generator of p-diff: an autoencoder of parameter vectors, and a denoiser of its latents.
+
+    The denoiser turns x_T ~ N(0, I) into a standardized latent x_0. The new vector is that latent after undoing the
+    latent normalizer, decoding, and undoing the normalizer. Without a denoiser, x_0 itself is drawn from N(0, I), the
+    prior of a VAE.
 
     Args:
         recipes: "autoencoder", "denoiser", "schedule" and "sampler", each as plain values; "denoiser" and "sampler"
             are None without a denoiser.
         subset: The generated parameters.
         normalizer: Applied to vectors before they are encoded.
-        latent_normalizer: Applied to latents before they are diffused.
-        autoencoder: Encodes and decodes.
-        denoiser: None where the latents are drawn from N(0, I) itself, as a VAE's are.
+        latent_normalizer: Applied to latents, so that the diffusion sees standardized ones.
+        autoencoder: Maps normalized vectors to latents and back.
+        denoiser: Predicts the noise in standardized latents, or None.
         trained_on: "fingerprint" and "k" of the checkpoints, and "seed" and "seconds" of the training.
     """
 
@@ -58,15 +62,15 @@ class LatentDiffusionGenerator(WeightGenerator):
 
     @classmethod
     def from_file(cls, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Self:
-        """Return the generator that `save` wrote, built from the recipes of its file."""
+        """Rebuild the generator that `save` wrote from the tensors and the recipes of its file."""
         recipes, subset = metadata["recipes"], ParameterSubset.from_metadata(metadata["subset"])
         autoencoder = build(recipes["autoencoder"], num_params=subset.num_params)
         has_denoiser = bool(recipes["denoiser"])
         generator = cls(
             recipes=recipes,
             subset=subset,
-            normalizer=_normalizer(state, "normalizer"),
-            latent_normalizer=_normalizer(state, "latent_normalizer"),
+            normalizer=_rebuild_normalizer(state, "normalizer"),
+            latent_normalizer=_rebuild_normalizer(state, "latent_normalizer"),
             autoencoder=autoencoder,
             denoiser=build(recipes["denoiser"], latent_dim=autoencoder.latent_dim) if has_denoiser else None,
             trained_on=metadata["trained_on"],
@@ -76,21 +80,24 @@ class LatentDiffusionGenerator(WeightGenerator):
 
     @property
     def has_encoder(self) -> bool:
-        """Always true."""
+        """True, since there always is an autoencoder."""
         return True
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is a denoiser, whose steps `on_step` sees."""
+        """Whether there is a denoiser, so that `sample` calls `on_step`."""
         return self.denoiser is not None
 
     @property
-    def _rows_at_once(self) -> int:
-        """How many vectors of D numbers are encoded or decoded together."""
-        return min(MOST_ROWS, max(1, NUMBERS_AT_ONCE // self.subset.num_params))
+    def _vectors_per_pass(self) -> int:
+        """The number of vectors that the autoencoder encodes or decodes together; it bounds their memory."""
+        return min(MAX_VECTORS_PER_PASS, max(1, MAX_NUMBERS_PER_PASS // self.subset.num_params))
 
     def use_sampler(self, sampler: Recipe | None) -> Self:
-        """Sample with another sampler than the one trained with; without a denoiser there is none to choose."""
+        """Choose the sampler of `sample`, and return the generator; None keeps the present one.
+
+        Without a denoiser there is no sampler, and the argument is ignored.
+        """
         if self.denoiser is None:
             self.recipes["sampler"] = None
         elif sampler is not None:
@@ -98,7 +105,7 @@ class LatentDiffusionGenerator(WeightGenerator):
         return self
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def sample(
         self,
         seed: int,
@@ -108,21 +115,21 @@ class LatentDiffusionGenerator(WeightGenerator):
         progress: Progress = iter,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Generate vectors as `WeightGenerator.sample` says; a state that `on_step` sees is x_t (B, L)."""
+        """Generate vectors (M, D) as described in `WeightGenerator.sample`; `on_step` gets the latents x_t (B, L)."""
         if not len(indices) or batch_size < 1:
             raise UserError(
-                f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: expected at least 1 of each"
+                f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: set both to at least 1"
             )
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         vectors: list[Tensor] = []
         for batch in progress(batches):
             latents_BL = self._sample_latents([generator_for(seed, "generate", index) for index in batch], on_step)
-            vectors += [self.decode(part).cpu() for part in latents_BL.split(self._rows_at_once)]
+            vectors += [self.decode(part).cpu() for part in latents_BL.split(self._vectors_per_pass)]
         return torch.cat(vectors)
 
     def _sample_latents(self, generators: Sequence[torch.Generator], on_step: OnStep | None) -> Tensor:
-        """Return standardized latents (B, L), one per random generator."""
-        x_BL = standard_normal(self.autoencoder.latent_dim, generators, self.device)
+        """Draw standardized latents (B, L), one per random generator."""
+        x_BL = draw_standard_normal(self.autoencoder.latent_dim, generators, self.device)
         if self.denoiser is None:
             return x_BL
         sampler = self.recipes["sampler"]
@@ -137,27 +144,27 @@ class LatentDiffusionGenerator(WeightGenerator):
         )
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Turn standardized latents (B, L) into parameter vectors (B, D)."""
+        """Decode standardized latents (B, L) to parameter vectors (B, D)."""
         return self.normalizer.unnormalize(self.autoencoder.decode(self.latent_normalizer.unnormalize(latents_BL)))
 
     @torch.no_grad()
-    @float32_products()
+    @set_float32_precision()
     def encode(self, vectors_MD: Tensor) -> Tensor:
         """Return the standardized latents (M, L) of parameter vectors (M, D), on the CPU."""
         latents: list[Tensor] = []
-        for batch in vectors_MD.split(self._rows_at_once):
+        for batch in vectors_MD.split(self._vectors_per_pass):
             encoded_BL = self.autoencoder.encode(self.normalizer.normalize(batch.to(self.device)))
             latents.append(self.latent_normalizer.normalize(encoded_BL).cpu())
         return torch.cat(latents)
 
     def reconstruct(self, vectors_MD: Tensor) -> Tensor:
-        """Encode and decode vectors, (M, D) to (M, D) on the CPU."""
+        """Encode and decode parameter vectors, (M, D) to (M, D) on the CPU."""
         latents_ML = self.encode(vectors_MD).to(self.device)
-        return torch.cat([self.decode(batch).cpu() for batch in latents_ML.split(self._rows_at_once)])
+        return torch.cat([self.decode(batch).cpu() for batch in latents_ML.split(self._vectors_per_pass)])
 
 
-def _normalizer(state: Mapping[str, Tensor], name: str) -> Normalizer:
-    """Return one of the normalizers in the tensors of a file."""
+def _rebuild_normalizer(state: Mapping[str, Tensor], name: str) -> Normalizer:
+    """Rebuild the normalizer called `name` from the tensors of a generator file."""
     return Normalizer(state[f"{name}.mean"], state[f"{name}.std"], state[f"{name}.log"])

@@ -1,4 +1,4 @@
-"""How a file says what its tensors fill: the name of a class and plain arguments, so that no file makes code run."""
+"""Recipes: the class and the plain arguments of a network, as files store them. Building one runs no code of a file."""
 
 import re
 from collections.abc import Mapping
@@ -10,37 +10,46 @@ from hydra.utils import instantiate
 from core.runtime.errors import UserError
 
 Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
-# A file may come from elsewhere, so it may only name these; anything else could be any function of any package.
+# A file may come from anywhere, and without this pattern it could call any function of any installed package.
 TRUSTED = re.compile(r"core\.networks\.\w+\.\w+|diffusers\.\w+Scheduler")
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise `UserError` unless a recipe names a class that a file may name, and plain arguments.
+    """Check that a recipe names a class of `TRUSTED` and has plain arguments only.
 
-    `tasks.networks.recipes` has a rule of its own: there a file names no class at all, and what must be kept out are
-    arguments that make timm read other files.
+    `tasks.networks.recipes` follows another rule, because its files name no class: it refuses arguments that make timm
+    read other files.
+
+    Raises:
+        UserError: The class is not trusted, or an argument is not plain.
     """
     target = recipe.get("_target_")
     if not TRUSTED.fullmatch(str(target)) or not all(map(is_plain, recipe.values())):
         raise UserError(
-            f"{target} is not a network of core.networks or a scheduler of diffusers with plain arguments; "
-            "put your own class into core/networks"
+            f"_target_={target} must be a class in core.networks or a scheduler of diffusers, and its arguments must "
+            "be numbers, strings or lists; put a class of your own into core/networks"
         )
 
 
 def build(recipe: Recipe, **sizes: int) -> Any:
-    """Instantiate a checked recipe.
+    """Check a recipe and build its object.
+
+    Args:
+        recipe: The class and its arguments.
+        **sizes: Further arguments, which depend on the data.
 
     Raises:
-        UserError: The recipe may not be built, or there is no such class, or the class refuses the arguments.
+        UserError: `check_recipe` refuses the recipe, the class does not exist, or it refuses its arguments.
     """
     check_recipe(recipe)
     try:
-        return instantiate(recipe, **sizes, _recursive_=False)  # else Hydra would also call whatever a list in it names
+        return instantiate(recipe, **sizes, _recursive_=False)  # or Hydra would call the classes inside of lists
     except InstantiationException as error:
-        raise UserError(f"{recipe['_target_']} cannot be made: {error.__cause__ or error}") from error
+        raise UserError(
+            f"_target_={recipe['_target_']} cannot be built ({error.__cause__ or error}); correct its arguments"
+        ) from error
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is a number, a string or a list of such."""
+    """Return whether a value is a number, a string, None, or a list of plain values."""
     return all(map(is_plain, value)) if isinstance(value, (list, tuple)) else not isinstance(value, Mapping)

@@ -1,1 +1,1 @@
-"""Networks over flat vectors: parameter autoencoders and latent denoisers. They know tensors, nothing else."""
+"""Networks over flat vectors: parameter autoencoders and latent denoisers. They know tensors only."""

@@ -1,7 +1,6 @@
-"""Parameter autoencoders: a flattened subset of D numbers <-> a latent of L numbers.
+"""Parameter autoencoders: they map a vector of D parameters to a latent of L numbers and back.
 
-K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent · C channels · S length of a
-feature map.
+K checkpoints · B batch · D parameters per vector · L numbers per latent · C channels · S length of a feature map.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +14,27 @@ from torch import Tensor, nn
 from core.networks.blocks import conv_block, upsampling_block
 from core.runtime.errors import UserError
 
-Columns = Callable[[slice], Tensor]  # columns of the K normalized vectors (K, columns): K × D need not exist twice
+# Returns the given columns of the K normalized vectors, (K, columns); a tensor would be a second copy of K × D numbers.
+Columns = Callable[[slice], Tensor]
 
 
 class Autoencoder(nn.Module):
-    """The interface of every parameter autoencoder, as training and generation use it.
+    """The interface of every parameter autoencoder.
+
+    Training adds Gaussian noise to the normalized vector v and to its latent z (p-diff, Eq. 3):
+
+        z = encode(v + σ_V ξ_V),   v' = decode(z + σ_Z ξ_Z),   ξ_V, ξ_Z ~ N(0, I),
+
+    and minimizes the squared error ‖v' − v‖² / D to the vector without noise (p-diff, Eq. 4).
 
     Args:
         num_params: D.
-        latent_dim: L.
-        input_noise: σ_V, the std of the Gaussian added to the (normalized) vector while training.
-        latent_noise: σ_Z, the std of the Gaussian added to the latent while training.
+        latent_dim: L, at least 1.
+        input_noise: σ_V, the standard deviation of the noise on the vector.
+        latent_noise: σ_Z, the standard deviation of the noise on the latent.
 
     Raises:
-        UserError: There is no latent, or a noise is negative.
+        UserError: `latent_dim` is below 1, or a noise is negative.
     """
 
     def __init__(self, num_params: int, latent_dim: int, *, input_noise: float = 0.001, latent_noise: float = 0.1):
@@ -36,44 +42,50 @@ class Autoencoder(nn.Module):
         if latent_dim < 1 or min(input_noise, latent_noise) < 0:
             raise UserError(
                 f"autoencoder with latent_dim={latent_dim}, input_noise={input_noise}, latent_noise={latent_noise}: "
-                "give a latent_dim of at least 1 and noises of 0 or more"
+                "latent_dim must be at least 1 and both noises at least 0; set them under system.autoencoder"
             )
         self.num_params, self.latent_dim = num_params, latent_dim
         self.input_noise, self.latent_noise = input_noise, latent_noise
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Turn normalized vectors (B, D) into latents (B, L)."""
+        """Map normalized vectors (B, D) to latents (B, L)."""
         raise NotImplementedError
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Turn latents (B, L) into normalized vectors (B, D)."""
+        """Map latents (B, L) to normalized vectors (B, D)."""
         raise NotImplementedError
 
     def adapt(self, columns: Columns, num_vectors: int) -> Tensor | None:
-        """Compute from the K = `num_vectors` vectors all that needs no gradient; called once, before training.
+        """Compute everything that depends on the vectors but needs no gradient, such as principal components.
+
+        Called once, before training.
+
+        Args:
+            columns: Returns columns of the K normalized vectors.
+            num_vectors: K.
 
         Returns:
-            The rows (K, …) that `training_loss` is to be given; None where they are the normalized vectors themselves.
+            The rows (K, …) that `training_loss` takes, or None if it takes the normalized vectors (K, D) themselves.
         """
         return None
 
     def forward(self, vectors_BD: Tensor) -> Tensor:
-        """Return dec(enc(v + ξ_V) + ξ_Z), with the noises only while training, like dropout (p-diff, Eq. 3)."""
+        """Reconstruct vectors, (B, D) to (B, D); both noises are added in training mode only, as dropout would be."""
         if not self.training:
             return self.decode(self.encode(vectors_BD))
         latents_BL = self.encode(vectors_BD + self.input_noise * torch.randn_like(vectors_BD))
         return self.decode(latents_BL + self.latent_noise * torch.randn_like(latents_BL))
 
     def training_loss(self, vectors_BD: Tensor) -> Tensor:
-        """Return the squared error against the clean vector, averaged over its D numbers (p-diff, Eq. 4)."""
+        """Return ‖v' − v‖² / D, averaged over the batch (p-diff, Eq. 4)."""
         return F.mse_loss(self(vectors_BD), vectors_BD)
 
 
 class ConvStack(Autoencoder):
-    """Stacked strided 1D convolutions from a feature map down to one latent vector, and back.
+    """Strided 1D convolutions from a feature map down to one latent, and transposed convolutions back.
 
-    Each layer halves the length; a linear layer joins the last feature map to the latent. Any length works: maps are
-    padded with zeros to a multiple of 2^layers and cut again.
+    Each layer halves the length, and linear layers connect the last feature map with the latent. Any length works:
+    feature maps are padded with zeros to a multiple of 2^layers, and the decoded map is cropped.
 
     Args:
         in_channels: Channels of the outermost feature map.
@@ -83,7 +95,7 @@ class ConvStack(Autoencoder):
         **options: The arguments of `Autoencoder`.
 
     Raises:
-        UserError: The kernel is even, or there is no layer.
+        UserError: `channels` is empty, or `kernel_size` is even.
     """
 
     def __init__(self, *, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
@@ -91,7 +103,7 @@ class ConvStack(Autoencoder):
         if not channels or kernel_size % 2 == 0:
             raise UserError(
                 f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}: "
-                "give at least one channel and an odd kernel"
+                "expected at least one channel and an odd kernel; set them under system.autoencoder"
             )
         last_length = -(-length // 2 ** len(channels))
         self.length, self.padded_length = length, last_length * 2 ** len(channels)
@@ -105,27 +117,30 @@ class ConvStack(Autoencoder):
         self.decoder = nn.Sequential(*(upsampling_block(a, b, kernel_size) for a, b in pairwise(mirrored)))
         self.to_vector = nn.Conv1d(channels[0], in_channels, kernel_size, padding=kernel_size // 2)
 
-    def features(self, map_BCS: Tensor) -> Tensor:
-        """Return the last feature map, flat: (B, C, S) to (B, C' · S / 2^layers)."""
+    def encode_map(self, map_BCS: Tensor) -> Tensor:
+        """Encode a feature map (B, C, S) to the flattened last one, (B, C' · ⌈S / 2^layers⌉), as `to_latent` takes it.
+
+        C' is the last number of channels.
+        """
         return self.encoder(F.pad(map_BCS, (0, self.padded_length - self.length))).flatten(1)
 
-    def expand(self, latents_BL: Tensor) -> Tensor:
-        """Return the feature map before `to_vector`, (B, C, S) with the padding still on, of latents (B, L)."""
+    def decode_map(self, latents_BL: Tensor) -> Tensor:
+        """Decode latents (B, L) to the feature map that `to_vector` takes, (B, channels[0], padded length)."""
         return self.decoder(self.from_latent(latents_BL).unflatten(1, self.feature_shape))
 
 
 class ConvAutoencoder(ConvStack):
-    """The paper's autoencoder: the vector is one channel of length D (p-diff, §3.2).
+    """The autoencoder of p-diff (§3.2), which reads a vector as one channel of length D.
 
     Args:
         num_params: D.
         channels: Output channels of each encoder layer; the decoder mirrors them.
         kernel_size: An odd number.
         latent_dim: L.
-        **options: The other arguments of `Autoencoder`.
+        **options: `input_noise` and `latent_noise` of `Autoencoder`.
 
     Raises:
-        UserError: The kernel is even, there is no layer, or a noise is negative.
+        UserError: `channels` is empty, `kernel_size` is even, `latent_dim` is below 1, or a noise is negative.
     """
 
     def __init__(
@@ -148,22 +163,30 @@ class ConvAutoencoder(ConvStack):
         )
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Turn normalized vectors (B, D) into latents (B, L)."""
-        return self.to_latent(self.features(vectors_BD[:, None, :]))
+        """Map normalized vectors (B, D) to latents (B, L)."""
+        return self.to_latent(self.encode_map(vectors_BD[:, None, :]))
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Turn latents (B, L) into normalized vectors (B, D)."""
-        return self.to_vector(self.expand(latents_BL))[:, 0, : self.length]
+        """Map latents (B, L) to normalized vectors (B, D)."""
+        return self.to_vector(self.decode_map(latents_BL))[:, 0, : self.length]
 
 
 class VariationalAutoencoder(ConvAutoencoder):
-    """The same network as a VAE, whose prior N(0, I) is sampled instead of a diffusion (p-diff's comparison).
+    """The convolutional autoencoder as a VAE: new latents are drawn from its prior N(0, I), without a diffusion model.
+
+    The p-diff paper compares diffusion with a VAE. The encoder gives the posterior q(z | v) = N(μ(v), diag σ²(v)), and
+    `encode` returns its mean μ(v). The loss per parameter is (Higgins et al. 2017, Eq. 4)
+
+        ‖decode(z) − v‖² / D + β KL(q(z | v) ‖ N(0, I)) / D,   z ~ q(z | v),
+        KL = ½ Σ_l (μ_l² + σ_l² − 1 − log σ_l²)   (Kingma & Welling 2014, Appendix B).
+
+    With β = 1 it is the negative ELBO of a Gaussian decoder with variance 1/2 (Kingma & Welling 2014, Eq. 10). During
+    training the encoder reads v + σ_V ξ_V, as in `Autoencoder`.
 
     Args:
         num_params: D.
-        kl_weight: β of the KL term; with 1 the loss is the negative ELBO per number of a decoder with variance 1/2.
-            Higgins et al. 2017, Eq. 4; Kingma & Welling 2014, Eq. 10.
-        **options: The arguments of `ConvAutoencoder`, except for `latent_noise`, which the posterior learns here.
+        kl_weight: β.
+        **options: The arguments of `ConvAutoencoder`, except for `latent_noise`, which the posterior replaces.
     """
 
     def __init__(self, num_params: int, kl_weight: float = 1.0, **options: Any):
@@ -172,8 +195,8 @@ class VariationalAutoencoder(ConvAutoencoder):
         self.to_log_variance = nn.Linear(self.to_latent.in_features, self.latent_dim)
 
     def training_loss(self, vectors_BD: Tensor) -> Tensor:
-        """Return the squared error of a draw from the posterior + β KL(posterior ‖ N(0, I)), both per number."""
-        features_BF = self.features((vectors_BD + self.input_noise * torch.randn_like(vectors_BD))[:, None, :])
+        """Return the loss of the class, for one draw of z per vector, averaged over the batch."""
+        features_BF = self.encode_map((vectors_BD + self.input_noise * torch.randn_like(vectors_BD))[:, None, :])
         mean_BL, log_variance_BL = self.to_latent(features_BF), self.to_log_variance(features_BF)
         latents_BL = mean_BL + (log_variance_BL / 2).exp() * torch.randn_like(mean_BL)
         kl_B = (mean_BL.square() + log_variance_BL.exp() - 1 - log_variance_BL).sum(dim=1) / 2

@@ -1,6 +1,8 @@
-"""Denoisers ε_θ(x_t, t) over latents: both map (B, L) and (B,) to (B, L).
+"""Denoisers ε_θ(x_t, t): networks that predict the noise in a noised latent.
 
-B batch · L numbers in one latent · H hidden width.
+Each maps latents x_t (B, L) and timesteps t (B,) to noise (B, L).
+
+B batch · L numbers per latent · H hidden width.
 """
 
 from collections.abc import Sequence
@@ -13,18 +15,19 @@ from core.runtime.errors import UserError
 
 
 class ConvDenoiser(nn.Module):
-    """The paper's U-shape of 1D convolutions over the latent, read as one channel of length L.
+    """p-diff's U-shaped network of 1D convolutions, which reads a latent as one channel of length L.
 
-    Channels rise and fall, the length stays; the timestep embedding, as long as the latent, is added before every
-    layer, and each falling layer also receives the output of its rising twin.
+    The number of channels rises and then falls, while the length stays L. The timestep embedding, also of length L, is
+    added to the input of every layer. Each falling layer except the first also adds the output of the rising layer
+    with the same number of channels to its input (a skip connection).
 
     Args:
         latent_dim: L.
-        channels: An even number of rising then falling widths, without the input's single channel; the last is 1.
+        channels: Output channels of each layer: an even count of widths that rise, then fall alike, and end in 1.
         kernel_size: An odd number.
 
     Raises:
-        UserError: The channels do not mirror each other, or the kernel is even.
+        UserError: `channels` does not fall as it rises, or `kernel_size` is even.
     """
 
     def __init__(
@@ -34,24 +37,24 @@ class ConvDenoiser(nn.Module):
         widths = [1, *channels]
         if not channels or widths != widths[::-1] or len(channels) % 2 or kernel_size % 2 == 0:
             raise UserError(
-                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: give channels that rise and fall "
-                "alike and end in 1, for example [64, 128, 64, 1], and an odd kernel"
+                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: expected channels that rise, "
+                "fall alike and end in 1, such as [64, 128, 64, 1], and an odd kernel; set them under system.denoiser"
             )
         self.latent_dim = latent_dim
         half = len(channels) // 2
         blocks = [conv_block(a, b, kernel_size) for a, b in pairwise(widths[:-1])]
-        last = nn.Conv1d(widths[-2], 1, kernel_size, padding=kernel_size // 2)  # ε is unbounded: no activation
+        last = nn.Conv1d(widths[-2], 1, kernel_size, padding=kernel_size // 2)  # no activation, since ε is unbounded
         self.rising = nn.ModuleList(blocks[:half])
         self.falling = nn.ModuleList([*blocks[half:], last])
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
-        """Predict the noise in x_t; every sample has its own timestep."""
+        """Predict the noise (B, L) in x_t (B, L), with one timestep per sample (B,)."""
         time_B1L = sinusoidal_embedding(t_B, self.latent_dim)[:, None, :]
         features, skips = x_BL[:, None, :], []
         for layer in self.rising:
             features = layer(features + time_B1L)
             skips.append(features)
-        skips.pop()  # the bottom is the input of the first falling layer itself
+        skips.pop()  # the deepest output already is the input of the first falling layer
         for index, layer in enumerate(self.falling):
             if index:
                 features = features + skips.pop()
@@ -60,11 +63,12 @@ class ConvDenoiser(nn.Module):
 
 
 class MLPDenoiser(nn.Module):
-    """A residual MLP over the latent: a fraction of the paper denoiser's cost, for CPUs and small latents.
+    """A residual MLP over the latent, much cheaper than `ConvDenoiser`; for CPUs and small latents.
 
-    It predicts ε as x_t plus a correction. The latents of K checkpoints span far fewer directions than L; in all the
-    others x_t is nothing but scaled noise, and a network that has to learn this identity lets errors grow there
-    during sampling (samples 6 times as long as the latents they imitate, on digits, without the sum).
+    It predicts ε_θ(x_t, t) = x_t + correction(x_t, t), where the correction starts at 0. The latents of K checkpoints
+    span far fewer than L directions, and along all other directions x_t consists of noise alone. A network without
+    the sum has to learn this identity, and its errors grow during sampling: on the digits task, the norm of its samples
+    was 6 times that of the latents.
 
     Args:
         latent_dim: L.
@@ -92,7 +96,7 @@ class MLPDenoiser(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
-        """Predict the noise in x_t; every sample has its own timestep."""
+        """Predict the noise (B, L) in x_t (B, L), with one timestep per sample (B,)."""
         time_BH = self.embed_time(sinusoidal_embedding(t_B, self.hidden_dim))
         hidden_BH = self.project_in(x_BL)
         for block in self.blocks:

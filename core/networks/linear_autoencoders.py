@@ -1,7 +1,8 @@
-"""Autoencoders built on principal components, which need no gradient: PCA alone, and PCA by chunks under convolutions.
+"""Autoencoders built on principal components: PCA alone, and PCA of small chunks followed by convolutions.
 
-K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent · N chunks of S numbers, R codes
-each.
+Principal components need no gradient; `adapt` computes them once.
+
+K checkpoints · B batch · D parameters per vector · L numbers per latent · N chunks of S numbers, with R codes each.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,20 @@ from torch import Tensor, nn
 from core.networks.autoencoder import Autoencoder, Columns, ConvStack
 from core.runtime.errors import UserError
 
-NUMBERS_AT_ONCE = 2**22  # of the K vectors, while the Gram matrix or the components are computed
-SMALLEST_SPREAD = 1e-5  # relative to the largest: below, a direction is rounding error
+MAX_NUMBERS_PER_PASS = 2**22  # bounds the part of the K vectors that `adapt` holds normalized in memory
+MIN_RELATIVE_STD = 1e-5  # of a direction, relative to the largest one; below, the direction is rounding error
 
 
 class PCAAutoencoder(Autoencoder):
-    """The best linear autoencoder: projection on the first L principal components of the K vectors.
+    """Projection on the first L principal components of the K vectors: the linear autoencoder with the least error.
 
-    Computed from the K × K Gram matrix, so D × D is never formed. With L ≥ K − 1 the K vectors are reproduced exactly;
-    components beyond K − 1 stay zero.
+    With the mean c of the vectors and the components as the rows of U (L, D),
+
+        encode(v) = U (v − c),   decode(z) = c + Uᵀ z.
+
+    The D × D covariance is never formed. For the centered vectors X (K, D), an eigenvector w of the K × K Gram matrix
+    X Xᵀ with eigenvalue λ gives the component u = Xᵀ w / √λ. If L ≥ K − 1, the K vectors are reproduced exactly, and
+    components beyond K − 1 are zero.
     """
 
     center: Tensor
@@ -34,41 +40,46 @@ class PCAAutoencoder(Autoencoder):
         self.register_buffer("components", torch.zeros(latent_dim, num_params))  # orthonormal rows
 
     def adapt(self, columns: Columns, num_vectors: int) -> None:
-        """Find the components of the K vectors."""
-        at_once = max(1, NUMBERS_AT_ONCE // num_vectors)
-        parts = [slice(start, min(start + at_once, self.num_params)) for start in range(0, self.num_params, at_once)]
+        """Compute the mean and the principal components of the K vectors."""
+        width = max(1, MAX_NUMBERS_PER_PASS // num_vectors)
+        parts = [slice(start, min(start + width, self.num_params)) for start in range(0, self.num_params, width)]
         gram_KK = torch.zeros(num_vectors, num_vectors, dtype=torch.float64, device=self.center.device)
         for part in parts:
             values = columns(part)
             self.center[part] = values.mean(dim=0)
             centered = values - self.center[part]
             gram_KK = gram_KK + (centered @ centered.T).double()
-        variance_K, left_KK = torch.linalg.eigh(gram_KK)  # ascending
-        kept = (variance_K.sqrt() > SMALLEST_SPREAD * variance_K[-1].sqrt()).nonzero()[:, 0].flip(0)[: self.latent_dim]
-        weights_LK = (left_KK[:, kept] / variance_K[kept].sqrt()).T.float()
+        eigenvalues_K, eigenvectors_KK = torch.linalg.eigh(gram_KK)  # ascending
+        # Rounding may leave a small eigenvalue negative: its root is NaN, for which the comparison is false.
+        varies_K = eigenvalues_K.sqrt() > MIN_RELATIVE_STD * eigenvalues_K[-1].sqrt()
+        kept = varies_K.nonzero()[:, 0].flip(0)[: self.latent_dim]
+        weights_LK = (eigenvectors_KK[:, kept] / eigenvalues_K[kept].sqrt()).T.float()
         for part in parts:
             self.components[: len(kept), part] = weights_LK @ (columns(part) - self.center[part])
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Turn normalized vectors (B, D) into latents (B, L)."""
+        """Map normalized vectors (B, D) to latents (B, L)."""
         return (vectors_BD - self.center) @ self.components.T
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Turn latents (B, L) into normalized vectors (B, D)."""
+        """Map latents (B, L) to normalized vectors (B, D)."""
         return self.center + latents_BL @ self.components
 
 
 class ChunkedAutoencoder(ConvStack):
-    """For large D: convolutions over the principal components of small chunks instead of over single numbers.
+    """Convolutions over the principal components of small chunks of the vector; for large D.
 
-    Neighbouring weights have little in common, so convolutions that read them one by one must grow with D to tell
-    them apart. Here the vector is cut into N chunks of S numbers; the R principal components of each chunk over the K
-    checkpoints, computed once, turn it into R codes. Convolutions shared by all chunks join the codes to one latent; a
-    learned position embedding tells the chunks apart. With channels ending in C and h halvings, memory is R numbers per
-    parameter for the components, and C · L / (S · 2^h) for each linear layer; activations are R / S of a batch.
+    Neighboring parameters have little in common, so convolutions over single parameters need more channels the larger
+    D is. Here the vector is cut into N = ⌈D / S⌉ chunks of S numbers, and each chunk becomes R codes: its coordinates
+    along its first R principal components over the K checkpoints, scaled to unit variance. Convolutions that all chunks
+    share map the codes to one latent and back, and a learned position embedding tells them which chunk they read.
 
-    The components of a chunk are orthonormal, so the squared error splits into one of the codes and one that no
-    training changes: training sees codes only, K × N × R numbers in all.
+    The components of a chunk are orthonormal. The squared error of a vector is therefore the squared error of its codes
+    (times their variance) plus a part outside the components, which training cannot change. So training reads the
+    codes only, K × N × R numbers.
+
+    Memory per parameter is R numbers for the components, and C · L / (S · 2^h) numbers for each of the two linear
+    layers, with C channels in the last of h layers. A batch of codes has R / S times the size of its vectors.
 
     Args:
         num_params: D.
@@ -80,7 +91,7 @@ class ChunkedAutoencoder(ConvStack):
         **options: The other arguments of `Autoencoder`.
 
     Raises:
-        UserError: There are more codes than numbers in a chunk, or `ConvStack` refuses its arguments.
+        UserError: `rank` is not between 1 and `chunk_size`, or an argument of `ConvStack` is invalid.
     """
 
     center: Tensor
@@ -99,7 +110,10 @@ class ChunkedAutoencoder(ConvStack):
         **options: Any,
     ):
         if not 1 <= rank <= chunk_size:
-            raise UserError(f"autoencoder with rank={rank}, chunk_size={chunk_size}: expected 1 <= rank <= chunk_size")
+            raise UserError(
+                f"autoencoder with rank={rank}, chunk_size={chunk_size}: rank must be between 1 and chunk_size; "
+                "set them under system.autoencoder"
+            )
         num_chunks = -(-num_params // chunk_size)
         super().__init__(
             in_channels=rank,
@@ -118,77 +132,86 @@ class ChunkedAutoencoder(ConvStack):
         self.decoder_position = nn.Parameter(0.02 * torch.randn(channels[0], self.padded_length))
 
     def adapt(self, columns: Columns, num_vectors: int) -> Tensor:
-        """Find the components of every chunk and return the codes of the K vectors, (K, R, N)."""
+        """Compute the mean and the components of every chunk, and return the codes of the K vectors, (K, R, N)."""
         codes = []
-        chunks_at_once = max(1, NUMBERS_AT_ONCE // (num_vectors * self.chunk_size))
-        for first in range(0, self.num_chunks, chunks_at_once):
-            last = min(first + chunks_at_once, self.num_chunks)
+        chunks_per_pass = max(1, MAX_NUMBERS_PER_PASS // (num_vectors * self.chunk_size))
+        for first in range(0, self.num_chunks, chunks_per_pass):
+            last = min(first + chunks_per_pass, self.num_chunks)
             part = slice(first * self.chunk_size, min(last * self.chunk_size, self.num_params))
             values = columns(part)
             self.center[part] = values.mean(dim=0)
-            centered_NKS = self._chunks(values - self.center[part])
-            components_NSR, spread_NR = principal_components(centered_NKS, self.components.shape[2])
+            centered_NKS = self._cut_into_chunks(values - self.center[part])
+            components_NSR, spread_NR = compute_principal_components(centered_NKS, self.components.shape[2])
             self.components[first:last], self.spread[first:last] = components_NSR, spread_NR
-            codes.append(self._standardized(centered_NKS @ components_NSR, spread_NR))
+            codes.append(self._standardize(centered_NKS @ components_NSR, spread_NR))
         return torch.cat(codes, dim=2)
 
-    def _chunks(self, values_BP: Tensor) -> Tensor:
-        """Cut columns (B, P) into chunks (N, B, S); the last is filled with zeros."""
+    def _cut_into_chunks(self, values_BP: Tensor) -> Tensor:
+        """Cut P columns (B, P) into chunks (⌈P / S⌉, B, S), padding the last one with zeros."""
         return (
             F.pad(values_BP, (0, -values_BP.shape[1] % self.chunk_size))
             .unflatten(1, (-1, self.chunk_size))
             .transpose(0, 1)
         )
 
-    def _standardized(self, codes_NBR: Tensor, spread_NR: Tensor) -> Tensor:
-        """Return codes of unit variance as a feature map (B, R, N); a direction that does not vary gives zeros."""
+    def _standardize(self, codes_NBR: Tensor, spread_NR: Tensor) -> Tensor:
+        """Scale codes to unit variance, as a feature map (B, R, N); a direction that does not vary gives zeros."""
         return torch.where(spread_NR > 0, codes_NBR.permute(1, 0, 2) / spread_NR, 0).transpose(1, 2)
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
-        """Turn normalized vectors (B, D) into latents (B, L)."""
-        codes_NBR = self._chunks(vectors_BD - self.center) @ self.components
-        return self._compress(self._standardized(codes_NBR, self.spread))
+        """Map normalized vectors (B, D) to latents (B, L)."""
+        codes_NBR = self._cut_into_chunks(vectors_BD - self.center) @ self.components
+        return self._encode_codes(self._standardize(codes_NBR, self.spread))
 
-    def _compress(self, codes_BRN: Tensor) -> Tensor:
-        return self.to_latent(self.features(codes_BRN + self.encoder_position))
+    def _encode_codes(self, codes_BRN: Tensor) -> Tensor:
+        """Map standardized codes (B, R, N) to latents (B, L)."""
+        return self.to_latent(self.encode_map(codes_BRN + self.encoder_position))
 
-    def _codes(self, latents_BL: Tensor) -> Tensor:
-        return self.to_vector(self.expand(latents_BL) + self.decoder_position)[:, :, : self.num_chunks]
+    def _decode_codes(self, latents_BL: Tensor) -> Tensor:
+        """Map latents (B, L) to standardized codes (B, R, N)."""
+        return self.to_vector(self.decode_map(latents_BL) + self.decoder_position)[:, :, : self.num_chunks]
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        """Turn latents (B, L) into normalized vectors (B, D)."""
-        codes_NBR = (self._codes(latents_BL) * self.spread.T).permute(2, 0, 1)
+        """Map latents (B, L) to normalized vectors (B, D)."""
+        codes_NBR = (self._decode_codes(latents_BL) * self.spread.T).permute(2, 0, 1)
         centered_BNS = (codes_NBR @ self.components.transpose(1, 2)).transpose(0, 1)
         return self.center + centered_BNS.flatten(1)[:, : self.num_params]
 
     def training_loss(self, codes_BRN: Tensor) -> Tensor:
-        """Return the part of `Autoencoder.training_loss` that training can change, from the codes (B, R, N).
+        """Return the part of `Autoencoder.training_loss` that training can change, from standardized codes (B, R, N).
 
-        Gaussian noise on a vector is Gaussian noise on its codes, of the same σ before they are standardized.
+        With the standard deviation s of each code over the K vectors, this is Σ s² (codes' − codes)² / D, averaged over
+        the batch. Noise N(0, σ_V²) on a vector is noise N(0, σ_V²) along each of its orthonormal components, and so
+        N(0, σ_V² / s²) on the standardized codes.
         """
         noise_BRN = torch.where(self.spread > 0, self.input_noise / self.spread, 0).T * torch.randn_like(codes_BRN)
-        latents_BL = self._compress(codes_BRN + noise_BRN)
-        error_BRN = self._codes(latents_BL + self.latent_noise * torch.randn_like(latents_BL)) - codes_BRN
+        latents_BL = self._encode_codes(codes_BRN + noise_BRN)
+        error_BRN = self._decode_codes(latents_BL + self.latent_noise * torch.randn_like(latents_BL)) - codes_BRN
         return (error_BRN * self.spread.T).square().sum() / (len(codes_BRN) * self.num_params)
 
 
-def principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the first `rank` principal components of every chunk (N, S, R), and the std along each (N, R).
+def compute_principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the first R = `rank` principal components of every chunk (N, S, R), and the std along each (N, R).
 
     Both hold zeros beyond the rank of the data.
+
+    Args:
+        centered_NKS: K vectors per chunk, with zero mean over K.
+        rank: R.
     """
     _, num_vectors, chunk_size = centered_NKS.shape
-    gram = (
+    gram = (  # the smaller of S × S and K × K: both have the same positive eigenvalues
         centered_NKS.transpose(1, 2) @ centered_NKS
         if chunk_size <= num_vectors
         else centered_NKS @ centered_NKS.transpose(1, 2)
     )
-    variance, vectors = torch.linalg.eigh(gram)  # ascending
-    variance, vectors = variance.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank]
-    if chunk_size > num_vectors:  # from the K × K Gram matrix: components are combinations of the vectors
-        vectors = centered_NKS.transpose(1, 2) @ vectors / variance.clamp_min(1e-30).sqrt()[:, None, :]
-    varies = variance.clamp_min(0).sqrt() > 100 * SMALLEST_SPREAD * variance[:, :1].clamp_min(0).sqrt()
+    eigenvalues, vectors = torch.linalg.eigh(gram)  # ascending
+    eigenvalues, vectors = eigenvalues.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank]
+    if chunk_size > num_vectors:  # an eigenvector w of the K × K matrix gives the component Xᵀ w / √λ
+        vectors = centered_NKS.transpose(1, 2) @ vectors / eigenvalues.clamp_min(1e-30).sqrt()[:, None, :]
+    stds = eigenvalues.clamp_min(0).sqrt()  # times √K
+    varies = stds > 100 * MIN_RELATIVE_STD * stds[:, :1]  # 100: float32, unlike in `PCAAutoencoder`
     components = torch.where(varies[:, None, :], vectors, 0)
-    spread = torch.where(varies, (variance.clamp_min(0) / num_vectors).sqrt(), 0)
-    missing = rank - components.shape[2]  # fewer vectors than components asked for
+    spread = torch.where(varies, (eigenvalues.clamp_min(0) / num_vectors).sqrt(), 0)
+    missing = rank - components.shape[2]  # positive if there are fewer vectors or numbers than components
     return F.pad(components, (0, missing)), F.pad(spread, (0, missing))

@@ -1,1 +1,1 @@
-"""Generated models as files for others: state dicts and their model card."""
+"""Export of generated models as state dicts with a model card."""

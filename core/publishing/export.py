@@ -1,4 +1,4 @@
-"""Generated vectors as whole networks: full state dicts that load without this project, and their model card.
+"""Export of generated vectors as full state dicts, which load without this project, and their model card.
 
 M generated models · D numbers in one flattened subset.
 """
@@ -15,37 +15,37 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
-from core.publishing.model_card import Description, model_card
+from core.publishing.model_card import Description, write_model_card
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
-HUB_NAME = "model.safetensors"  # what timm and the Hugging Face Hub look for
+HUB_NAME = "model.safetensors"  # the file name that timm and the Hugging Face Hub expect
 
 
 def export(
     vectors_MD: Tensor, checkpoints: CheckpointSet, network: Description, *, run: RunDirectory, seed: int
 ) -> None:
-    """Write generated models into a run, with a model card that says how to load them and what was measured.
+    """Write generated models into a run, with a model card that shows how to load them and how good they are.
 
     Args:
         vectors_MD: The generated vectors.
-        checkpoints: The set that the generator was trained on.
-        network: What the card says of the network.
-        run: The directory of the run; metrics.json is read where it is there.
+        checkpoints: The checkpoints that the generator was trained on.
+        network: The description of the network for the card.
+        run: The run directory; the card shows its metrics.json if it exists.
         seed: The seed that the vectors were generated with.
     """
-    card = model_card(
+    card = write_model_card(
         checkpoints,
         network,
-        files=(file_name(0, len(vectors_MD)), file_name(len(vectors_MD) - 1, len(vectors_MD))),
+        files=(name_file(0, len(vectors_MD)), name_file(len(vectors_MD) - 1, len(vectors_MD))),
         seed=seed,
         metrics=read_json(run.metrics) if run.metrics.is_file() else None,
     )
-    beside = {"README.md": card}
+    texts = {"README.md": card}
     if network.config:
-        beside["config.json"] = json.dumps(network.config, indent=2) + "\n"
-    export_models(vectors_MD, checkpoints, run.generated, seed=seed, beside=beside, hub=network.config is not None)
+        texts["config.json"] = json.dumps(network.config, indent=2) + "\n"
+    export_models(vectors_MD, checkpoints, run.generated, seed=seed, texts=texts, hub=network.config is not None)
 
 
 def export_models(
@@ -54,21 +54,21 @@ def export_models(
     folder: Path,
     *,
     seed: int,
-    beside: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     hub: bool = False,
 ) -> None:
-    """Write one safetensors state dict per vector into `folder`, replacing an earlier export as a whole.
+    """Write one safetensors state dict per vector into `folder`, replacing the whole folder of an earlier export.
 
     Args:
         vectors_MD: The generated vectors.
-        checkpoints: The set that they belong to, with the network around them.
+        checkpoints: The checkpoints, which hold the other parameters of the network.
         folder: The folder of the export.
-        seed: Recorded in each file.
-        beside: Texts by file name, written into the same folder.
-        hub: Give the first model a second name, `HUB_NAME`.
+        seed: The seed of generation, which each file records.
+        texts: Text files to write into the same folder, by file name.
+        hub: Whether to store the first model also under the name `HUB_NAME`.
 
     Raises:
-        UserError: The models would not fit on the disk, or the folder is not writable.
+        UserError: The disk is too small for the models, or the folder is not writable.
     """
     new = folder.with_name(folder.name + ".new")
     try:
@@ -80,43 +80,47 @@ def export_models(
             state = {**checkpoints.network, **unflatten(vector_D, checkpoints.subset)}
             save_file(
                 {name: tensor.contiguous() for name, tensor in state.items()},
-                new / file_name(index, len(vectors_MD)),
+                new / name_file(index, len(vectors_MD)),
                 {"source": "p_diff", "seed": str(seed), "index": str(index)},
             )
-        for name, text in (beside or {}).items():
+        for name, text in (texts or {}).items():
             (new / name).write_text(text)
         if hub:
-            give_second_name(new / file_name(0, len(vectors_MD)), new / HUB_NAME)
+            link_or_copy(new / name_file(0, len(vectors_MD)), new / HUB_NAME)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot write the generated models to {folder} ({reason}); choose another output_dir"
+            f"cannot write the generated models to {folder} ({reason}). Set output_dir to a writable folder."
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def file_name(index: int, count: int) -> str:
-    """Return the name of model `index` of `count`; names sort."""
+def name_file(index: int, count: int) -> str:
+    """Return the file name of model `index` of `count`, padded with zeros so that names sort by index."""
     return f"{index:0{max(3, len(str(count - 1)))}}.safetensors"
 
 
 def check_space(num_models: int, checkpoints: CheckpointSet, folder: Path) -> None:
-    """Raise `UserError` where that many whole networks would not fit on the disk."""
+    """Check that the disk has space for this many full networks.
+
+    Raises:
+        UserError: The disk has too little free space.
+    """
     needed = num_models * sum(tensor.nbytes for tensor in checkpoints.network.values())
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise UserError(
-            f"{num_models} whole networks take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB "
-            "free; give a smaller generation.num_models"
+            f"{num_models} exported networks need {needed / 1e9:.1f} GB, but {folder.parent} has only "
+            f"{free / 1e9:.1f} GB free. Set a smaller generation.num_models or generation.num_exported."
         )
 
 
-def give_second_name(path: Path, name: Path) -> None:
-    """Link a file, which takes no second copy of the data; copy it where the file system has no links."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create `target` as a hard link to `source`, or as a copy if the file system has no hard links."""
     try:
-        os.link(path, name)
+        os.link(source, target)
     except OSError:
-        shutil.copyfile(path, name)
+        shutil.copyfile(source, target)

@@ -1,1 +1,1 @@
-"""What people read: tables from the numbers on disk. Nothing here trains or scores."""
+"""Tables, figures, sentences and the report page, all made from the files of a run. Nothing here trains or scores."""

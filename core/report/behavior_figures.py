@@ -1,120 +1,140 @@
-"""Figures of the behavior of models and of their distance to the originals.
+"""Figures of how models behave on test images, and of their distance to the originals.
 
-M models · S all models that a matrix shows.
+M models · S all models in a matrix, or recorded steps · T trajectories.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from core.evaluation.kinds import GENERATED
-from core.report.style import figure, legend_below, plain_log_ticks, source_styles, styled
+from core.report.point_labels import label_points
+from core.report.style import (
+    FOREMOST,
+    WEIGHT_COLORS,
+    add_legend_below,
+    make_figure,
+    source_styles,
+    styled,
+    use_plain_log_ticks,
+)
+
+BACKGROUND = "#b5b5b5"  # models of the sources that a figure does not put in front
+RIDGE_HEIGHT = 0.85  # of 1 per row
 
 
 @styled
-def accuracy_vs_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.ndarray]) -> Figure:
-    """Draw each model as a dot and each source's mean as a large marker (the paper's Figures 3 to 5).
+def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.ndarray]) -> Figure:
+    """Draw each model as a dot and the mean of each source as a labeled marker (the paper's Figures 3 to 5).
+
+    Only the originals and the generated models have dots of their source's color and shape.
 
     Args:
         accuracy: (M,) in [0, 1], by source.
         iou: maximum IoU with an original (M,), by source.
     """
-    drawn = figure(5.4)
+    drawn = make_figure(5.0)
     axes = drawn.subplots()
     styles = source_styles(accuracy)
     for source, accuracy_M in accuracy.items():
         color, marker = styles[source]
         if len(accuracy_M) > 1:
-            axes.scatter(iou[source], 100 * accuracy_M, s=9, color=color, alpha=0.35, linewidths=0, rasterized=True)
-    for source, accuracy_M in accuracy.items():
+            foremost = source in FOREMOST
+            axes.scatter(
+                iou[source],
+                100 * accuracy_M,
+                s=9 if foremost else 6,
+                color=color if foremost else BACKGROUND,
+                marker=marker if foremost else "o",
+                alpha=0.35,
+                linewidths=0,
+                rasterized=True,
+                zorder=3 if foremost else 2,
+            )
+    means = {source: (float(iou[source].mean()), 100 * float(accuracy[source].mean())) for source in accuracy}
+    for source, (x, y) in means.items():
         color, marker = styles[source]
-        size = 150 if marker == "*" else 65
         axes.scatter(
-            iou[source].mean(),
-            100 * accuracy_M.mean(),
-            s=size,
+            x,
+            y,
+            s=150 if marker == "*" else 65,
             color=color,
             marker=marker,
             edgecolors="white",
             linewidths=0.9,
-            zorder=4,
+            zorder=5,
             label=source,
         )
-    axes.set(xlabel="maximum IoU with an original (lower: newer)", ylabel="test accuracy (%)")
+    axes.set(xlabel="maximum IoU with an original (← newer)", ylabel="test accuracy (%, higher is better)")
     axes.margins(0.06)
-    legend_below(drawn, axes)
+    label_points(drawn, axes, means)
     return drawn
 
 
 @styled
-def ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str] | None = None) -> Figure:
-    """Draw one histogram per source on a shared scale, one above the other; a lone model is a line.
+def draw_ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float, str] | None = None) -> Figure:
+    """Draw one histogram per source on a shared scale, one above the other. A single model is a line.
 
     Args:
         values: (M,) by source.
-        label: of the horizontal axis.
-        mark: a value that all are compared with, and what it is.
+        label: label of the horizontal axis.
+        mark: a value to compare with, and its label.
     """
-    drawn = figure(1.4 + 0.36 * len(values))
+    drawn = make_figure(1.4 + 0.36 * len(values))
     axes = drawn.subplots()
     styles = source_styles(values)
-    edges, scale = bins(np.concatenate([*values.values(), *([[mark[0]]] if mark else [])]))
-    upwards = list(values)[::-1]  # the first source stands at the top
+    edges, scale = choose_bins(np.concatenate([*values.values(), *([[mark[0]]] if mark else [])]))
+    upwards = list(values)[::-1]  # so that the first source stands at the top
     for row, source in enumerate(upwards):
         values_M = values[source]
         color = styles[source][0]
         if len(values_M) > 1:
             counts = np.histogram(values_M, edges)[0]
-            axes.stairs(
-                row + 0.85 * counts / counts.max(), edges, baseline=row, fill=True, color=color, alpha=0.85, zorder=3
-            )
-        axes.plot(
-            [np.median(values_M)] * 2,
-            [row, row + 0.85],
-            color=color if len(values_M) == 1 else "black",
-            lw=2.2 if len(values_M) == 1 else 1,
-            zorder=4,
-        )
+            tops = row + RIDGE_HEIGHT * counts / counts.max()
+            axes.stairs(tops, edges, baseline=row, fill=True, color=color, alpha=0.85, zorder=3)
+        (median,) = axes.plot([np.median(values_M)] * 2, [row, row + RIDGE_HEIGHT], color="black", lw=1.4, zorder=4)
+        median.set_path_effects([Stroke(linewidth=3.4, foreground="white"), Normal()])  # visible on dark histograms
         axes.axhline(row, color="#bbbbbb", lw=0.8)
     if mark:
         axes.axvline(mark[0], color="#b2182b", ls="--", lw=1.3, zorder=2, label=mark[1])
-        legend_below(drawn, axes, columns=1)
+        add_legend_below(drawn, axes, columns=1)
     axes.set(xlabel=label, xscale=scale, ylim=(-0.1, len(values)), yticks=np.arange(len(values)) + 0.3)
     axes.set_yticklabels(upwards)
     if scale == "log":
-        plain_log_ticks(axes.xaxis)
+        use_plain_log_ticks(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     return drawn
 
 
-def bins(pooled: np.ndarray, count: int = 64) -> tuple[np.ndarray, str]:
-    """Return edges and the name of the scale: "log" where the values span more than a factor of 30 and none is 0."""
+def choose_bins(pooled: np.ndarray, count: int = 64) -> tuple[np.ndarray, str]:
+    """Return bin edges and the scale: "log" if all values are positive and span more than a factor of 30."""
     low, high = float(pooled.min()), float(pooled.max())
     if low > 0 and high / low > 30:
         return np.geomspace(low / 1.05, high * 1.05, count + 1), "log"
-    margin = 0.02 * (high - low) or 0.01 * max(1.0, abs(high))  # all equal: still a scale
+    margin = 0.02 * (high - low) or 0.01 * max(1.0, abs(high))  # Equal values need a margin, too.
     return np.linspace(low - margin, high + margin, count + 1), "linear"
 
 
 @styled
-def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int]) -> Figure:
-    """Draw the IoU of every pair of models, in blocks of one source each.
+def draw_iou_matrix(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int]) -> Figure:
+    """Draw the IoU of every pair of models, with one block per pair of sources.
 
     Args:
         iou_SS: in [0, 1], models in the order of `sources`.
         sources: names of the blocks.
-        sizes: how many models each source has.
+        sizes: number of models of each source.
     """
-    drawn = figure(5.0)
+    drawn = make_figure(5.0)
     axes = drawn.subplots()
     off_diagonal = iou_SS[~np.eye(len(iou_SS), dtype=bool)]
     shown = axes.imshow(
         iou_SS,
-        cmap="cividis",
+        cmap=WEIGHT_COLORS,
         vmin=float(np.quantile(off_diagonal, 0.005)),
         vmax=float(np.quantile(off_diagonal, 0.995)),
         aspect="auto",
@@ -129,26 +149,27 @@ def iou_heat_map(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[int
     axes.set_yticks(centers, sources)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    drawn.colorbar(shown, ax=axes, label="IoU of wrong test images", fraction=0.05, extend="both")
+    drawn.colorbar(shown, ax=axes, label="IoU of wrong test images (bright: alike)", fraction=0.05, extend="both")
     return drawn
 
 
 @styled
-def accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarray) -> Figure:
+def draw_accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarray) -> Figure:
     """Draw one thin line per trajectory and their mean, from noise (left) to weights (right; the paper's Figure 5b).
 
     Args:
-        timesteps_S: of the recorded steps.
-        accuracy_TS: on validation, in [0, 1].
+        timesteps_S: recorded timesteps.
+        accuracy_TS: validation accuracy in [0, 1].
     """
-    drawn = figure(4.0)
+    drawn = make_figure(4.0)
     axes = drawn.subplots()
     color = source_styles([GENERATED])[GENERATED][0]
     for number, accuracy_S in enumerate(accuracy_TS):
-        axes.plot(timesteps_S, 100 * accuracy_S, color=color, alpha=0.35, lw=1, label=None if number else "one model")
-    axes.plot(timesteps_S, 100 * accuracy_TS.mean(axis=0), color="black", lw=2.2, label=f"mean of {len(accuracy_TS)}")
+        axes.plot(timesteps_S, 100 * accuracy_S, color=color, alpha=0.5, lw=1, label=None if number else "one model")
+    mean_S = 100 * accuracy_TS.mean(axis=0)
+    axes.plot(timesteps_S, mean_S, color="black", lw=2.2, marker="o", ms=5, label=f"mean of {len(accuracy_TS)} models")
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="timestep of the reverse diffusion (noise → weights)", ylabel="validation accuracy (%)")
-    legend_below(drawn, axes)
+    add_legend_below(drawn, axes)
     return drawn

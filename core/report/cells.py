@@ -1,16 +1,16 @@
-"""Numbers for people to read: cells, tables of cells, Markdown and CSV."""
+"""Cells, tables of cells, and their formats: numbers as text, Markdown and CSV."""
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 ABSENT = "–"
 
 
 class Cell(NamedTuple):
-    """What is shown, and what a column is ordered by; a cell without a value is last in either order."""
+    """The text of a cell, and the value that its column is sorted by. Cells without a value come last."""
 
     text: str
     value: float | str | None = None
@@ -18,7 +18,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """A header, and one sentence that explains it where there is room."""
+    """A header and its explanation, which is shown under the table."""
 
     label: str
     explanation: str = ""
@@ -26,33 +26,48 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, and rows of as many cells; the first cell names its row."""
+    """Columns, and rows with one cell per column. The first cell names its row."""
 
     columns: list[Column]
     rows: list[list[Cell]]
+    row_terms: Mapping[str, str] = field(default_factory=dict)  # explanations of names in the rows
+
+    @property
+    def column_terms(self) -> dict[str, str]:
+        """Explanations of the columns that have one, by header."""
+        return {column.label: column.explanation for column in self.columns if column.explanation}
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
         return markdown([column.label for column in self.columns], [[cell.text for cell in row] for row in self.rows])
 
+    def legend_markdown(self) -> str:
+        """Return the explanations of rows and columns as a Markdown list."""
+        terms = [*self.row_terms.items(), *self.column_terms.items()]
+        return "\n".join(f"- **{term}**: {explanation}" for term, explanation in terms)
 
-def percent(value: float | None) -> str:
-    """Show an accuracy in [0, 1] as percent with two decimals; absent is a dash."""
+    def explained_markdown(self) -> str:
+        """Return the table in Markdown with its explanations below."""
+        return "\n\n".join(part for part in (self.markdown(), self.legend_markdown()) if part)
+
+
+def format_percent(value: float | None) -> str:
+    """Format an accuracy in [0, 1] as percent with two decimals; None is a dash."""
     return ABSENT if value is None else f"{100 * value:.2f}"
 
 
-def number(value: float | None, decimals: int = 3) -> str:
-    """Show a number, or a dash where the measure has no meaning for that source."""
+def format_number(value: float | None, decimals: int = 3) -> str:
+    """Format a number; None is a dash."""
     return ABSENT if value is None else f"{value:.{decimals}f}"
 
 
-def signed(value: float | None, scale: float = 1, decimals: int = 3) -> str:
-    """Show a difference with its sign; minus is the character of that name, plus is always written."""
+def format_signed(value: float | None, scale: float = 1, decimals: int = 3) -> str:
+    """Format a difference with its sign. Plus is always written, and minus is the character U+2212."""
     return ABSENT if value is None else f"{scale * value:+.{decimals}f}".replace("-", "−")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, padded so that it also reads well in a terminal; the first column is left-aligned."""
+    """Return a Markdown table, padded so that it also reads well in a terminal. The first column is left-aligned."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -63,8 +78,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as CSV; None is an empty field."""
+def format_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return the rows as CSV; None is an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

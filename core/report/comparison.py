@@ -1,142 +1,47 @@
-"""Many runs side by side: the paper's Table 1 shape, and which settings were swept."""
+"""The comparison of several runs: a table in the shape of the paper's Table 1, and one figure per swept setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
-from core.report.cells import ABSENT, Cell, Column, Table, csv_text, number, percent
-from core.report.published import from_paper
-from core.report.run_files import RunFiles, read_config, read_metrics
+from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_number, format_percent
+from core.report.compared_runs import CLASS, ComparedRun, differing_settings, group_runs, is_number, swept_settings
+from core.report.published import find_paper_accuracies
 from core.report.style import save
-from core.report.sweep_figure import Point, sweep_figure
-from core.runtime.artifacts import replacing
-from core.runtime.errors import UserError
-from core.runtime.run_directory import RunDirectory
-from core.runtime.settings import flatten
+from core.report.sweep_figure import Point, draw_sweep
+from core.runtime.artifacts import replace_atomically
 
-# These settings say where and how a run was made, not what. The kind of collecting follows from its section.
-NO_SETTING = (
-    "mode",
-    "output_dir",
-    "task.param.path",
-    "task.collect.kind",
-    "task.data.root",
-    "task.data.num_workers",
+CHOSEN_HELD_OUT = "of the one with the best accuracy on validation images, which are held out from training and test"
+COLUMNS = {
+    "original_best": Column("original %", "test accuracy of the best checkpoint on test, as in the paper"),
+    "ensemble_best": Column("ensemble %", "test accuracy of one model, the mean of all checkpoints' weights"),
+    "p_diff_best": Column("p_diff %", "test accuracy of the best generated model on test, as in the paper"),
+    "original_mean": Column("original mean %", "mean test accuracy of the checkpoints"),
+    "p_diff_mean": Column("p_diff mean %", "mean test accuracy of the generated models"),
+    "original_held_out": Column("original held out %", f"of the checkpoints, the test accuracy {CHOSEN_HELD_OUT}"),
+    "ensemble_held_out": Column("ensemble held out %", "equals ensemble %, because there is one model to choose from"),
+    "p_diff_held_out": Column("p_diff held out %", f"of the generated models, the test accuracy {CHOSEN_HELD_OUT}"),
+    "p_diff_max_iou": Column(
+        "p_diff max IoU",
+        "share of wrong test images that a generated model has in common with its most similar checkpoint, mean over "
+        "models; lower is newer, and 1 means the same errors",
+    ),
+}
+SWEEP_CAPTION = (
+    "Above: accuracy. Filled markers on solid lines are the mean of the generated models, open markers on dotted lines "
+    "the best of them on test, half-filled markers on dashed lines the mean of the checkpoints. Below: the share of "
+    "errors that generated models have in common with their most similar checkpoint (max IoU). Small dots are single "
+    "runs with the same value.\n\n**Good:** filled markers above half-filled ones, at a low max IoU. **Bad:** filled "
+    "markers below half-filled ones, or a max IoU near 1, which means copies."
 )
-NOT_COMPARED = ("trainer.", "logger.", "experiment")
-CLASS = "._target_"  # ends the name of a setting that says which class a section configures
-SEEDS = "seed"  # settings of this last name are repetitions of a run, not a sweep
+PAPER_COLUMN = Column(
+    "paper: original / ensemble / p_diff", "published best test accuracies for this data set and architecture"
+)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One run: its files, its settings by dotted name, and its rows of metrics.json by source."""
-
-    files: RunFiles
-    settings: dict[str, Any]
-    rows: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, files: RunFiles) -> Self:
-        """Return a run by its files, with the settings that say what was run."""
-        settings = {
-            name: value
-            for name, value in flatten(files.config)
-            if name not in NO_SETTING and not name.startswith(NOT_COMPARED)
-        }
-        return cls(files, settings, {row["source"]: row for row in files.metrics["table"]})
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """What the paper's table has a row for: data set and architecture."""
-        return str(self.files.dataset), str(self.files.model)
-
-
-def read_compared(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
-    """Return the runs in the order of their swept numbers, else as given, and why each other folder is left out."""
-    compared, problems = [], []
-    for folder in dict.fromkeys(folders):
-        try:
-            layout = RunDirectory(folder)
-            files = RunFiles(folder, read_metrics(layout.metrics), config=read_config(layout.config))
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        if not (files.dataset and files.model):
-            problems.append(f"{layout.config} names no task.data.dataset and task.model.name")
-            continue
-        compared.append(Compared.of(files))
-    return in_order(compared), problems
-
-
-def in_order(compared: Sequence[Compared]) -> list[Compared]:
-    """Sort the runs of each data set and architecture by the settings that set them apart.
-
-    Numbers are sorted by their size; other values keep the order in which the runs were given.
-    """
-    names = sorted(differing(compared), key=lambda name: name.endswith(SEEDS))  # repetitions stand together
-    ordered: list[Compared] = []
-    for group in groups(compared).values():
-        given = {name: [repr(run.settings.get(name)) for run in group] for name in names}
-        places = [[place(run, name, given[name]) for name in names] for run in group]
-        ordered += [group[index] for index in sorted(range(len(group)), key=places.__getitem__)]
-    return ordered
-
-
-def place(run: Compared, name: str, given: Sequence[str]) -> float:
-    """Return where a run stands by one setting: its number, else the first run that was given with the same value."""
-    value = run.settings.get(name)
-    if isinstance(value, (int, float)) and is_number(value):
-        return float(value)
-    return given.index(repr(value))
-
-
-def differing(compared: Sequence[Compared]) -> list[str]:
-    """Name the settings that differ among the runs of one data set and architecture.
-
-    Between groups, most settings follow from the data set or the architecture, and say nothing new. Nor do those of one
-    class where other runs have another: there, the class is the setting. Of settings that follow one another through
-    all runs, one stands for all: the first number, else the first.
-    """
-    names: dict[str, None] = {}
-    for group in groups(compared).values():
-        for name in dict.fromkeys(name for run in group for name in run.settings):
-            alike: dict[tuple[Any, ...], set[str]] = {}
-            for run in group:
-                alike.setdefault(classes_around(run, name), set()).add(repr(run.settings.get(name)))
-            if any(len(values) > 1 for values in alike.values()):
-                names[name] = None
-    standing: dict[tuple[Any, ...], str] = {}
-    for name in sorted(names, key=lambda name: not any(is_number(run.settings.get(name)) for run in compared)):
-        standing.setdefault(changes(compared, name), name)
-    return [name for name in names if name in standing.values()]
-
-
-def changes(compared: Sequence[Compared], name: str) -> tuple[Any, ...]:
-    """Return where a setting changes: equal for settings that follow one another. A seed stands for seeds only."""
-    values = [repr(run.settings.get(name)) for run in compared]
-    return name.endswith(SEEDS), *map(values.index, values)
-
-
-def classes_around(run: Compared, name: str) -> tuple[Any, ...]:
-    """Return the class of each section that the setting is in; of one that is null, that it is."""
-    parts = name.removesuffix(CLASS).split(".")
-    sections = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return tuple((run.settings.get(section + CLASS), section in run.settings) for section in sections)
-
-
-def groups(compared: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:
-    """Return the runs of each data set and architecture."""
-    found: dict[tuple[str, str], list[Compared]] = {}
-    for run in compared:
-        found.setdefault(run.group, []).append(run)
-    return found
-
-
-def numbers_of(run: Compared) -> dict[str, float | None]:
-    """Return the columns of the comparison by a name for CSV; accuracies in [0, 1], None where there is none."""
+def read_numbers(run: ComparedRun) -> dict[str, float | None]:
+    """Return the numbers of a run by the names in `COLUMNS`, accuracies in [0, 1], None for a missing one."""
     best, held_out = run.files.metrics["paper_protocol"], run.files.metrics["held_out_protocol"]
     original, p_diff = run.rows.get(ORIGINAL, {}), run.rows.get(GENERATED, {})
     return {
@@ -148,34 +53,21 @@ def numbers_of(run: Compared) -> dict[str, float | None]:
     }
 
 
-COLUMNS = {
-    "original_best": Column("original %", "The best on test, as in the paper"),
-    "ensemble_best": Column("ensemble %"),
-    "p_diff_best": Column("p_diff %", "The best on test, as in the paper"),
-    "original_mean": Column("original mean %"),
-    "p_diff_mean": Column("p_diff mean %"),
-    **{f"{source}_held_out": Column(f"{source} held out %") for source in PROTOCOL_SOURCES},
-    "p_diff_max_iou": Column("p_diff max IoU"),
-}
-
-
-def comparison_table(compared: Sequence[Compared]) -> Table:
-    """Return a row per run: its name, what sets it apart, its numbers, and the paper's own where there are any."""
-    apart, published = differing(compared), [from_paper(run.files) for run in compared]
+def build_table(runs: Sequence[ComparedRun]) -> Table:
+    """Return one row per run: its name, the settings that differ, its numbers, and the paper's numbers if any."""
+    differing, published = differing_settings(runs), [find_paper_accuracies(run.files) for run in runs]
     columns = [
         Column("data set, model"),
-        *(Column(name.removesuffix(CLASS)) for name in apart),
-        *(COLUMNS[name] for name in numbers_of(compared[0])),
+        *(Column(name.removesuffix(CLASS)) for name in differing),
+        *COLUMNS.values(),
     ]
     if any(published):
-        columns.append(Column("paper: original / ensemble / p_diff"))
+        columns.append(PAPER_COLUMN)
     rows = []
-    for run, paper in zip(compared, published, strict=True):
-        label = ", ".join(run.group)
-        cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in apart)]
-        cells += [
-            Cell((number if name.endswith("iou") else percent)(value), value) for name, value in numbers_of(run).items()
-        ]
+    for run, paper in zip(runs, published, strict=True):
+        label, numbers = ", ".join(run.group), read_numbers(run)
+        cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in differing)]
+        cells += [number_cell(name, numbers[name]) for name in COLUMNS]
         if any(published):
             shown = [" / ".join(f"{100 * row[source]:.1f}" for source in PROTOCOL_SOURCES) for row in paper.values()]
             cells.append(Cell("; ".join(shown) or ABSENT))
@@ -183,8 +75,13 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
     return Table(columns, rows)
 
 
+def number_cell(name: str, value: float | None) -> Cell:
+    """Return the cell of one number: an IoU as it is, an accuracy in percent."""
+    return Cell((format_number if name.endswith("iou") else format_percent)(value), value)
+
+
 def setting_cell(name: str, value: Any) -> Cell:
-    """Return a setting: a class without its package, a list without its brackets, an absent one as a dash."""
+    """Return the cell of one setting: a class without its package, a list without brackets, None as a dash."""
     if value is None:
         return Cell(ABSENT)
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -192,72 +89,70 @@ def setting_cell(name: str, value: Any) -> Cell:
     return Cell(text, text)
 
 
-def comparison_csv(compared: Sequence[Compared]) -> str:
-    """Return the same as CSV at full precision, with the folder of each run."""
-    apart = differing(compared)
-    header = ["run", "dataset", "model", *apart, *numbers_of(compared[0])]
-    return csv_text(
-        header,
+def format_comparison_csv(runs: Sequence[ComparedRun]) -> str:
+    """Return the table as CSV at full precision, with the folder of each run."""
+    differing = differing_settings(runs)
+    return format_csv(
+        ["run", "dataset", "model", *differing, *COLUMNS],
         [
-            [run.files.path, *run.group, *(run.settings.get(name) for name in apart), *numbers_of(run).values()]
-            for run in compared
+            [
+                run.files.path,
+                *run.group,
+                *(run.settings.get(name) for name in differing),
+                *(read_numbers(run)[name] for name in COLUMNS),
+            ]
+            for run in runs
         ],
     )
 
 
-def write_comparison(compared: Sequence[Compared], folder: Path) -> Iterator[Path]:
-    """Write compare.md, compare.csv, and sweep_<setting>.png and .svg; yields what was written."""
-    for name, text in (
-        ("compare.md", comparison_table(compared).markdown() + "\n"),
-        ("compare.csv", comparison_csv(compared)),
-    ):
-        with replacing(folder / name) as temporary:
+def write_comparison(runs: Sequence[ComparedRun], folder: Path) -> Iterator[Path]:
+    """Write compare.md, compare.csv, and sweep_<setting>.png and .svg; yield the path of each file."""
+    parts = [build_table(runs).explained_markdown()]
+    for name in swept_settings(runs):
+        short = name.removesuffix(CLASS)
+        files = save(draw_sweep(short, build_lines(runs, name)), folder, f"sweep_{short}")
+        parts += [f"## {short}", f"![Accuracy and max IoU over {short}]({files['svg'].name})", SWEEP_CAPTION]
+        yield from files.values()
+    for name, text in (("compare.md", "\n\n".join(parts) + "\n"), ("compare.csv", format_comparison_csv(runs))):
+        with replace_atomically(folder / name) as temporary:
             temporary.write_text(text)
         yield folder / name
-    for name in swept(compared):
-        short = name.removesuffix(CLASS)
-        yield from save(sweep_figure(short, lines(compared, name)), folder, f"sweep_{short}").values()
 
 
-def swept(compared: Sequence[Compared]) -> list[str]:
-    """Name the settings that runs differ in on purpose; seeds are repetitions instead."""
-    return [name for name in differing(compared) if not name.endswith(SEEDS)]
+def build_lines(runs: Sequence[ComparedRun], name: str) -> Mapping[str, list[Point]]:
+    """Return the points of a figure over one setting, with one line per combination of the other settings.
 
-
-def is_number(value: Any) -> bool:
-    """Tell whether a setting is a number; a switch is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def lines(compared: Sequence[Compared], name: str) -> Mapping[str, list[Point]]:
-    """Group runs into one line per combination of the other settings, for a plot over one setting.
-
-    Values are numbers if all of them are, else words.
+    The values on the axis are numbers if all values of the setting are numbers, else words.
     """
-    others = [other for other in swept(compared) if other != name]
-    numeric = all(is_number(run.settings[name]) for run in compared if run.settings.get(name) is not None)
-    found: dict[str, list[Point]] = {}
-    for group, runs in groups(compared).items():
+    others = [other for other in swept_settings(runs) if other != name]
+    numeric = all(is_number(run.settings[name]) for run in runs if run.settings.get(name) is not None)
+    lines: dict[str, list[Point]] = {}
+    for group, members in group_runs(runs).items():
         values = {
             run.files.path: run.settings.get(name) if numeric else setting_cell(name, run.settings.get(name)).text
-            for run in runs
+            for run in members
         }
         if len(set(values.values())) < 2:
             continue
-        apart = [other for other in others if len({repr(run.settings.get(other)) for run in runs}) > 1]
-        for run in runs:
+        differing = [other for other in others if len({repr(run.settings.get(other)) for run in members}) > 1]
+        for run in members:
             if (value := values[run.files.path]) is not None:
-                shown = (
+                settings = (
                     f"{other.removesuffix(CLASS)}={setting_cell(other, run.settings.get(other)).text}"
-                    for other in apart
+                    for other in differing
                 )
-                numbers = numbers_of(run)
-                point = Point(
-                    value,
-                    numbers["p_diff_mean"],
-                    numbers["p_diff_best"],
-                    numbers["original_mean"],
-                    numbers["p_diff_max_iou"],
-                )
-                found.setdefault(", ".join([*group, *shown]), []).append(point)
-    return found
+                lines.setdefault(", ".join([*group, *settings]), []).append(make_point(run, value))
+    return lines
+
+
+def make_point(run: ComparedRun, value: float | str) -> Point:
+    """Return a run as a point of a figure at this value of the swept setting."""
+    numbers = read_numbers(run)
+    return Point(
+        value,
+        p_diff_mean=numbers["p_diff_mean"],
+        p_diff_best=numbers["p_diff_best"],
+        original_mean=numbers["original_mean"],
+        max_iou=numbers["p_diff_max_iou"],
+    )

@@ -1,6 +1,7 @@
-"""Published numbers of the paper and its logs for the same data set and architecture.
+"""Published numbers of the paper for the same data set and architecture.
 
-published/paper.csv: the paper's tables (best accuracy in percent); published/logs.csv: its result logs (fractions).
+`published/paper.csv` holds the paper's tables (best accuracy in percent), `published/logs.csv` the result logs that the
+paper's authors released (fractions).
 """
 
 import csv
@@ -11,63 +12,67 @@ from pathlib import Path
 from typing import Any
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
-from core.report.cells import Cell, Column, Table, number, percent
+from core.report.cells import ABSENT, Cell, Column, Table, format_number, format_percent
 from core.report.run_files import RunFiles
 
 FOLDER = Path(__file__).with_name("published")
 ALIASES = {"oxfordiiitpet": "pets", "oxfordpets": "pets", "imagenet1k": "imagenet", "flowers": "flowers102"}
 
 
-def plain(name: str) -> str:
-    """Return the same for "CIFAR-100" and "cifar100", for "ViT-Tiny" and "vit_tiny_patch16_224.augreg"."""
+def normalize_name(name: str) -> str:
+    """Return one spelling for "CIFAR-100" and "cifar100", for "ViT-Tiny" and "vit_tiny_patch16_224.augreg"."""
     letters = re.sub(r"[^a-z0-9]", "", re.sub(r"(_patch\d+)?(_\d{3})?(\..*)?$", "", name.lower()))
     return ALIASES.get(letters, letters)
 
 
 @cache
-def rows_of(file: str) -> tuple[Mapping[str, str], ...]:
+def read_rows(file: str) -> tuple[Mapping[str, str], ...]:
     """Return the rows of one of the CSV files."""
     with (FOLDER / file).open(newline="") as lines:
         return tuple(csv.DictReader(lines))
 
 
-def same_setting(run: RunFiles, file: str) -> list[Mapping[str, str]]:
-    """Return the rows of a file with this run's data set and architecture."""
+def find_rows(run: RunFiles, file: str) -> list[Mapping[str, str]]:
+    """Return the rows of a file that have this run's data set and architecture."""
     if not (run.dataset and run.model):
         return []
-    wanted = plain(run.dataset), plain(run.model)
-    return [row for row in rows_of(file) if (plain(row["dataset"]), plain(row["architecture"])) == wanted]
+    wanted = normalize_name(run.dataset), normalize_name(run.model)
+    return [
+        row
+        for row in read_rows(file)
+        if (normalize_name(row["dataset"]), normalize_name(row["architecture"])) == wanted
+    ]
 
 
-def from_paper(run: RunFiles) -> dict[str, Mapping[str, float]]:
-    """Return {version: {"original", "ensemble", "p_diff"}}, best accuracies in [0, 1] of the paper's tables."""
-    rows = [row for row in same_setting(run, "paper.csv") if row["subset"] == subset_kind(run)]
+def find_paper_accuracies(run: RunFiles) -> dict[str, Mapping[str, float]]:
+    """Return {version: {"original", "ensemble", "p_diff"}}, best accuracies in [0, 1] from the paper's tables."""
+    rows = [row for row in find_rows(run, "paper.csv") if row["subset"] == subset_kind(run)]
     return {f"paper, {row['version']}": {name: float(row[name]) / 100 for name in PROTOCOL_SOURCES} for row in rows}
 
 
 def subset_kind(run: RunFiles) -> str:
-    """Name the generated subset as the paper's tables do.
+    """Return the generated subset as the paper's tables name it.
 
-    The paper generates the last norm layers, or all parameters of small networks; it has no table for other choices.
+    The paper generates the last norm layers, or all parameters of small networks. It has no table for other subsets.
     """
-    subset = run.config.get("task", {}).get("param", {}).get("subset", "last_norms")
+    subset = run.task_setting("param", "subset") or "last_norms"
     return subset if isinstance(subset, str) else "a list"
 
 
-def from_logs(run: RunFiles) -> dict[str, Mapping[str, str]]:
-    """Return {label: row} of the logs: the main table's row, and that of the ablation over K where its K is ours."""
-    k = run.config.get("task", {}).get("param", {}).get("k")
+def find_log_rows(run: RunFiles) -> dict[str, Mapping[str, str]]:
+    """Return {label: row} of the authors' logs: the main table's row, and the ablation over K at this run's K."""
+    k = run.task_setting("param", "k")
     category = {"last_norms": "main", "all": "full"}.get(subset_kind(run))
-    rows = [row for row in same_setting(run, "logs.csv") if row["category"] == category]
-    known = {row["num_checkpoint"] for row in rows}  # the ablation repeats the main table's row for its K
+    rows = [row for row in find_rows(run, "logs.csv") if row["category"] == category]
+    known = {row["num_checkpoint"] for row in rows}  # The ablation repeats the main table's row for its K.
     if category == "main" and str(k) not in known:
-        rows += [row for row in same_setting(run, "logs.csv") if row["tag"] == f"numberckpt_{k}"]
+        rows += [row for row in find_rows(run, "logs.csv") if row["tag"] == f"numberckpt_{k}"]
     return {f"its logs, {row['tag']}": row for row in rows}
 
 
-def beside_ours(run: RunFiles) -> Table | None:
-    """Return published numbers for this data set and architecture under our own; None where nothing was published."""
-    paper, logs = from_paper(run), from_logs(run)
+def build_published_table(run: RunFiles) -> Table | None:
+    """Return this run's numbers above the published ones; None if nothing was published for its setting."""
+    paper, logs = find_paper_accuracies(run), find_log_rows(run)
     if not (paper or logs):
         return None
     by_source = {row["source"]: row for row in run.metrics["table"]}
@@ -96,22 +101,28 @@ def beside_ours(run: RunFiles) -> Table | None:
         values[name] |= {ours: float(row[theirs]) for ours, theirs in fields.items()}
     return Table(
         [Column("from"), *(column for _, column, _ in PUBLISHED)],
-        [[Cell(name, name), *cells(row)] for name, row in values.items()],
+        [[Cell(name, name), *published_cells(row)] for name, row in values.items()],
     )
 
 
-def cells(values: Mapping[str, Any]) -> list[Cell]:
-    """Return one row of the table of published numbers."""
-    return [Cell("–" if values.get(key) is None else show(values[key]), values.get(key)) for key, _, show in PUBLISHED]
+def published_cells(values: Mapping[str, Any]) -> list[Cell]:
+    """Return the cells of one row, a dash where a number was not published."""
+    return [
+        Cell(ABSENT if values.get(key) is None else show(values[key]), values.get(key)) for key, _, show in PUBLISHED
+    ]
 
 
 PUBLISHED = (
-    ("k", Column("K", "Checkpoints"), str),
-    ("m", Column("M", "Generated models"), str),
-    ("original_best", Column("original best %"), percent),
-    ("ensemble_best", Column("ensemble %"), percent),
-    ("p_diff_best", Column("p_diff best %"), percent),
-    ("original_mean", Column("original mean %"), percent),
-    ("p_diff_mean", Column("p_diff mean %"), percent),
-    ("max_iou", Column("p_diff max IoU"), number),
+    ("k", Column("K", "number of checkpoints"), str),
+    ("m", Column("M", "number of generated models"), str),
+    ("original_best", Column("original best %", "test accuracy of the best checkpoint on test"), format_percent),
+    ("ensemble_best", Column("ensemble %", "test accuracy of the mean of all checkpoints"), format_percent),
+    ("p_diff_best", Column("p_diff best %", "test accuracy of the best generated model on test"), format_percent),
+    ("original_mean", Column("original mean %", "mean test accuracy of the checkpoints"), format_percent),
+    ("p_diff_mean", Column("p_diff mean %", "mean test accuracy of the generated models"), format_percent),
+    (
+        "max_iou",
+        Column("p_diff max IoU", "errors that a generated model shares with its most similar checkpoint, 1 means all"),
+        format_number,
+    ),
 )

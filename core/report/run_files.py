@@ -1,4 +1,4 @@
-"""Everything a report reads from a run's folder; what cannot be read is named, and the rest is still there."""
+"""The files of a run's folder as typed values. A file that cannot be read is reported, and the report uses the rest."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from omegaconf import OmegaConf
 
-from core.evaluation.arrays import reading_arrays
+from core.evaluation.arrays import open_arrays
 from core.evaluation.kinds import ORIGINAL
 from core.evaluation.scores import ScoreTable
 from core.evaluation.trajectories import Trajectories
@@ -26,10 +26,10 @@ PROTOCOL_KEYS = ("paper_protocol", "held_out_protocol")
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """The subset at the start of classifier training and after each epoch, E times in all."""
+    """Values of the parameter subset at the start of classifier training and after each epoch (E, D)."""
 
     history_ED: np.ndarray
-    names: list[str]  # of the parameter tensors, in the order in which they are flattened
+    names: list[str]  # names of the parameter tensors, in the order in which they are flattened
     sizes: list[int]
 
 
@@ -39,7 +39,7 @@ class RunFiles:
 
     path: Path
     metrics: dict[str, Any]
-    verdict: Verdict | None = None  # parsed from the metrics
+    verdict: Verdict | None = None  # parsed from `metrics`
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, ScoreTable] = field(default_factory=dict)
@@ -48,12 +48,12 @@ class RunFiles:
     problems: list[str] = field(default_factory=list)
 
     def note(self, problem: str) -> None:
-        """Name a problem in the log and on the page, which may be read where the run's folder is not."""
+        """Report a problem in the log and on the page. The page shows paths relative to the run's folder."""
         self.problems.append(problem.replace(f"{self.path}/", ""))
         log.warning("%s", problem)
 
     def attempt(self, read: Callable[[Path], Content], path: Path) -> Content | None:
-        """Return what `read` makes of a file, or note why it cannot be read."""
+        """Return `read(path)`; if that fails with a UserError, note the problem and return None."""
         try:
             return read(path)
         except UserError as error:
@@ -62,23 +62,28 @@ class RunFiles:
 
     @property
     def dataset(self) -> str | None:
-        """The data set's name, where config.yaml is there."""
-        return self._setting("data", "dataset")
+        """Name of the data set; None if config.yaml is missing."""
+        return self.task_setting("data", "dataset")
 
     @property
     def model(self) -> str | None:
-        """The classifier's name, where config.yaml is there."""
-        return self._setting("model", "name")
+        """Name of the classifier; None if config.yaml is missing."""
+        return self.task_setting("model", "name")
 
     @property
     def title(self) -> str:
-        """The run in a few words: data set, model, K; the folder's name where they are unknown."""
-        k = self._setting("param", "k")
+        """Data set, model and K in a few words; the folder's name if config.yaml is missing."""
+        k = self.task_setting("param", "k")
         known = [str(word) for word in (self.dataset, self.model, k and f"K = {k}") if word]
         return ", ".join(known) if self.dataset else self.path.resolve().name
 
-    def _setting(self, *names: str) -> Any:
-        value: Any = self.config.get("task")
+    def task_setting(self, *names: str) -> Any:
+        """Return one setting of the `task` section, None if it is missing."""
+        return self.setting("task", *names)
+
+    def setting(self, *names: str) -> Any:
+        """Return one setting of config.yaml, None if it is missing."""
+        value: Any = self.config
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         return value
@@ -88,35 +93,35 @@ def read_metrics(path: Path) -> dict[str, Any]:
     """Read metrics.json of a run.
 
     Raises:
-        UserError: there is none, or it is not what train_p_diff.py writes.
+        UserError: the file is missing, damaged, or lacks a part that the report needs.
     """
     if not path.is_file():
         raise UserError(
-            f"there is no {path.name} in {path.parent}; "
-            "point to the output_dir of a run of train_p_diff.py that was scored"
+            f"{path.name} not found in {path.parent}. "
+            "Use the output_dir of a run of train_p_diff.py that was scored (mode=train or mode=test)"
         )
     metrics = read_json(path)
-    if (lacking := lacking_in(metrics)) is not None:
-        raise UserError(f"{path} is not the metrics of a run ({lacking}); run train_p_diff.py mode=test again")
+    if (defect := find_defect(metrics)) is not None:
+        raise UserError(f"{path} is invalid: {defect}. Run train_p_diff.py mode=test to write it again")
     return metrics
 
 
-def lacking_in(metrics: Any) -> str | None:
-    """Name the first thing that keeps the content from being the metrics of a run; None where nothing does."""
+def find_defect(metrics: Any) -> str | None:
+    """Return the first reason why the content cannot be the metrics of a run, None if it can."""
     if not isinstance(metrics, dict) or not isinstance(metrics.get("table"), list) or not metrics["table"]:
-        return "it holds no table of sources"
+        return "the list `table` of sources is missing"
     for row in metrics["table"]:
         if not isinstance(row, dict) or not set(ROW_KEYS) <= row.keys():
-            return f"a row of its table lacks one of {', '.join(ROW_KEYS)}"
-    without = [key for key in PROTOCOL_KEYS if not isinstance(metrics.get(key), dict)]
-    return f"it holds no {without[0]}" if without else None
+            return f"each row of `table` must hold {', '.join(ROW_KEYS)}"
+    missing = [key for key in PROTOCOL_KEYS if not isinstance(metrics.get(key), dict)]
+    return f"{missing[0]} is missing" if missing else None
 
 
 def read_verdict(metrics: dict[str, Any], path: Path) -> Verdict | None:
-    """Parse the verdict of metrics.json; None where the run was scored without one.
+    """Parse the verdict of metrics.json; None if it holds none.
 
     Raises:
-        UserError: it is not of today's format.
+        UserError: the verdict has another format.
     """
     if "verdict" not in metrics:
         return None
@@ -124,7 +129,8 @@ def read_verdict(metrics: dict[str, Any], path: Path) -> Verdict | None:
         return Verdict.from_json(metrics["verdict"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(
-            f"cannot read the verdict in {path} ({type(error).__name__}: {error}); run train_p_diff.py mode=test again"
+            f"cannot read the verdict in {path} ({type(error).__name__}: {error}). "
+            "Run train_p_diff.py mode=test to write it again"
         ) from error
 
 
@@ -132,19 +138,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run as plain values.
 
     Raises:
-        UserError: missing, or no YAML mapping.
+        UserError: the file is missing or does not hold a YAML mapping.
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # of the file system, of OmegaConf, and of the YAML parser below it
-        raise UserError(f"cannot read {path} ({' '.join(str(error).split())})") from error
+    except Exception as error:  # from the file system, OmegaConf or its YAML parser
+        raise UserError(f"cannot read the settings in {path} ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
-        raise UserError(f"cannot read {path} (it holds no settings)")
+        raise UserError(f"cannot read the settings in {path} (expected a YAML mapping)")
     return {str(name): value for name, value in config.items()}
 
 
 def read_run(path: Path) -> RunFiles:
-    """Read a run's folder; only metrics.json has to be there.
+    """Read a run's folder. Only metrics.json is required; problems with the other files are noted in the result.
 
     Raises:
         UserError: metrics.json is missing or damaged.
@@ -158,57 +164,74 @@ def read_run(path: Path) -> RunFiles:
         table = run.attempt(read_scores, layout.scores(row["source"]))
         if table is not None:
             run.tables[row["source"]] = table
-    drop_what_does_not_fit(run)
-    run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
-    run.training_history = run.attempt(read_history, layout.training_history)
+    drop_mismatched_tables(run)
+    # A VAE has no reverse process, and imported checkpoints have no training history: neither file is missing then.
+    if layout.trajectories.is_file() or run.setting("system", "sampler"):
+        run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
+    if layout.training_history.is_file():
+        run.training_history = run.attempt(read_history, layout.training_history)
     return run
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"cannot read {path}: it holds no object")
+        raise UserError(f"cannot read {path}: expected a JSON object")
     return content
 
 
 def read_scores(path: Path) -> ScoreTable:
-    """Read one source's table; it must hold scores on test."""
+    """Read the scores of one source.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds no scores on test images.
+    """
     if not path.is_file():
-        raise UserError(f"there is no {path}; the source {path.stem} is missing from the figures")
+        raise UserError(f"{path} not found, so {path.stem} is missing from the figures")
     table = ScoreTable.load(path)
     if "test" not in table.scores:
-        raise UserError(f"{path} holds no scores on test; the source {path.stem} is missing from the figures")
+        raise UserError(f"{path} holds no scores on test images, so {path.stem} is missing from the figures")
     return table
 
 
-def drop_what_does_not_fit(run: RunFiles) -> None:
-    """Leave out, and name, tables that cannot be compared with the others: other D or N tell files of another run."""
+def drop_mismatched_tables(run: RunFiles) -> None:
+    """Drop tables whose D or N differ from the originals' table, since they belong to another run; note each one."""
     reference = run.tables.get(ORIGINAL)
     if reference is None:
         return
     for source, table in list(run.tables.items()):
-        if shape(table) != shape(reference):
+        if table_shape(table) != table_shape(reference):
             run.note(
-                f"the scores of {source} have (D, N) = {shape(table)}, those of original {shape(reference)}: "
-                f"{source} is missing from the figures"
+                f"the scores of {source} have (D, N) = {table_shape(table)}, but the scores of original have "
+                f"{table_shape(reference)}, so {source} is missing from the figures"
             )
             del run.tables[source]
 
 
-def shape(table: ScoreTable) -> tuple[int, int | None]:
-    """Return (D, N) of a table; N is None for tasks without a right and wrong per image."""
+def table_shape(table: ScoreTable) -> tuple[int, int | None]:
+    """Return (D, N) of a table; N is None for tasks that do not say which images are wrong."""
     wrong_MN = table.scores["test"].wrong_MN
     return table.vectors_MD.shape[1], None if wrong_MN is None else wrong_MN.shape[1]
 
 
 def read_history(path: Path) -> TrainingHistory:
-    """Read the subset through classifier training."""
-    with reading_arrays(path, content="training history", advice="run train_p_diff.py mode=test again") as file:
+    """Read the values of the parameter subset during classifier training.
+
+    Raises:
+        UserError: the file is missing or damaged, or its arrays do not fit each other.
+    """
+    with open_arrays(
+        path, content="training history", advice="run train_p_diff.py mode=test to write it again"
+    ) as file:
         history_ED, names, sizes = file["history_ED"], file["names"], file["sizes"]
     if history_ED.ndim != 2 or len(names) != len(sizes) or sizes.sum() != history_ED.shape[1] or history_ED.size == 0:
         raise UserError(
-            f"the history {history_ED.shape} in {path} does not fit its tensors of sizes {sizes.tolist()}; "
-            "run train_p_diff.py mode=test again"
+            f"{path} holds a history of shape {history_ED.shape} for tensors of sizes {sizes.tolist()}. "
+            "Run train_p_diff.py mode=test to write it again"
         )
     return TrainingHistory(history_ED, [str(name) for name in names], [int(size) for size in sizes])

@@ -1,114 +1,156 @@
-"""The verdict in plain English: each sentence is worded from its numbers."""
+"""The verdict in plain English: each statement is made from its numbers."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.kinds import (
+    AVERAGE,
+    ENSEMBLE,
+    FINETUNED,
+    GENERATED,
+    NOISED,
+    ORIGINAL,
+    RECONSTRUCTED,
+    split_number,
+)
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
+from core.report.cells import format_signed
 
-NOVELTY = {
-    Novelty.MEMORIZED: "it is memorized rather than new",
-    Novelty.CLOSER: "it is not new, it repeats the errors of an original more than such an average does",
-    Novelty.AS_CLOSE: "it is no newer than such an average",
-    Novelty.NEAR_COPIES: "its weights are near-copies of originals, "
-    "although it repeats their errors less than such an average does",
-    Novelty.NEWER: "it is newer than such an average",
-    None: "whether it is new was not measured",
-}
 ANSWERS = {
-    Decision.BETTER: "Yes, a generated model beats an average of checkpoints",
-    Decision.WORSE: "No, a generated model falls short of an average of checkpoints",
-    Decision.UNDECIDED: "No, a generated model does not measurably beat an average of checkpoints",
+    Decision.BETTER: "Yes, the generated models (p_diff) are more accurate than averages of checkpoints",
+    Decision.WORSE: "No, the generated models (p_diff) are less accurate than averages of checkpoints",
+    Decision.UNDECIDED: "No, the generated models (p_diff) are not measurably more accurate "
+    "than averages of checkpoints",
 }
-LEAST_KEPT = 0.5  # of the originals' variance; an autoencoder that loses more leaves diffusion little to learn
+NOVELTY = {
+    Novelty.MEMORIZED: "They are memorized, not new: most of them are near-copies of a checkpoint.",
+    Novelty.CLOSER: "They are not new: they repeat the errors of a checkpoint more than averages do.",
+    Novelty.AS_CLOSE: "They are not measurably newer than averages.",
+    Novelty.NEAR_COPIES: "Most of them are near-copies of a checkpoint in their weights, "
+    "although they repeat its errors less than averages do.",
+    Novelty.NEWER: "They are newer than averages: they repeat the errors of a checkpoint less.",
+    None: "Whether they are new was not measured.",
+}
+MEANINGS = {
+    ORIGINAL: "the checkpoints themselves",
+    ENSEMBLE: "the mean of all checkpoints",
+    RECONSTRUCTED: "the checkpoints, encoded and decoded",
+    FINETUNED: "checkpoints trained for a few more steps",
+    "interpolated": "points between two random checkpoints",
+    "gaussian": "samples of a Gaussian with diagonal covariance",
+    "gaussian_full": "samples of a Gaussian with full covariance",
+}
+FAMILY_MEANINGS = {
+    AVERAGE: "the mean of {:g} random checkpoints",
+    NOISED: "checkpoints plus noise of {:g} times each tensor's standard deviation",
+}
+LEAST_KEPT = 0.5  # An autoencoder that keeps a smaller share of the checkpoints' variance leaves little to learn.
 
 
-def worded(verdict: Verdict) -> dict[str, Any]:
-    """Return the `verdict` of metrics.json: its numbers, its sentences, and a caution where there is one."""
-    said = caution(verdict)
-    return {**verdict.to_json(), **({"caution": said} if said else {}), "sentences": sentences(verdict)}
-
-
-def sentences(verdict: Verdict) -> list[str]:
-    """Return 3 to 6 sentences; the first says whether a generated model beats an average, and is new or memorized."""
-    said = [headline(verdict), gains(verdict), nearness(verdict), strongest(verdict), caution(verdict)]
-    return [sentence for sentence in [*said, outcomes(verdict)] if sentence]
-
-
-def headline(verdict: Verdict) -> str:
-    """Answer whether a generated model is better than an average of checkpoints, and new or memorized.
-
-    Checkpoints of independent trainings cannot be averaged: better than their average is then not yet good.
-    """
-    average, original = verdict.against(verdict.best_average), verdict.against(ORIGINAL)
-    evidence = f" ({max_ious(verdict.p_diff, average)})" if average.max_iou else ""
-    loss = ""
-    if average.accuracy.decision is Decision.BETTER and original.accuracy.decision is Decision.WORSE:
-        loss = f" but falls short of the originals ({points(original.accuracy)})"
-    answer = f"{ANSWERS[average.accuracy.decision]} ({points(average.accuracy)}, against {average.baseline.source})"
-    return f"{answer}{loss}, and {NOVELTY[verdict.novelty]}{evidence}."
-
-
-def gains(verdict: Verdict) -> str:
-    """Word the gain over the originals beside that of averaging them."""
-    row = next(row for row in verdict.averaging if row.source == verdict.best_average)
-    verb = {
-        Decision.BETTER: "gains on the originals",
-        Decision.WORSE: "loses against the originals",
-        Decision.UNDECIDED: "neither gains nor loses measurably against the originals",
+def word_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Return the `verdict` of metrics.json: its numbers, its statements, and a caution if one is needed."""
+    caution = write_caution(verdict)
+    return {
+        **verdict.to_json(),
+        **({"caution": caution} if caution else {}),
+        "sentences": write_statements(verdict),
     }
-    relation = {
-        Decision.BETTER: "better than",
-        Decision.WORSE: "worse than",
-        Decision.UNDECIDED: "not measurably different from",
+
+
+def write_statements(verdict: Verdict) -> list[str]:
+    """Return 3 to 6 statements of a few sentences each; the first is the headline."""
+    statements = [
+        write_headline(verdict),
+        write_gains(verdict),
+        write_similarity(verdict),
+        write_strongest_baseline(verdict),
+        write_caution(verdict),
+        write_outcomes(verdict),
+    ]
+    return [statement for statement in statements if statement]
+
+
+def write_headline(verdict: Verdict) -> str:
+    """Say whether generated models are more accurate than an average of checkpoints, and whether they are new.
+
+    The average of independently trained checkpoints can be worthless. The headline therefore adds if generated models
+    beat the average but not the checkpoints.
+    """
+    average, original = verdict.get_comparison(verdict.best_average), verdict.get_comparison(ORIGINAL)
+    answer = f"{ANSWERS[average.accuracy.decision]}: {format_points(average.accuracy)}"
+    sentences = [f"{answer} compared with {explain(average.baseline.source)}."]
+    if average.accuracy.decision is Decision.BETTER and original.accuracy.decision is Decision.WORSE:
+        sentences.append(
+            f"But they are less accurate than the checkpoints themselves: {format_points(original.accuracy)}."
+        )
+    sentences.append(NOVELTY[verdict.novelty])
+    if average.max_iou:
+        overlap = format_max_iou(verdict.p_diff, average)
+        sentences.append(f"The overlap of errors with the most similar checkpoint (max IoU) is {overlap}.")
+    return " ".join(sentences)
+
+
+def write_gains(verdict: Verdict) -> str:
+    """Compare the gain of p_diff over the checkpoints with the gain of averaging them."""
+    row = next(row for row in verdict.averaging if row.source == verdict.best_average)
+    change = {
+        Decision.BETTER: "a gain",
+        Decision.WORSE: "a loss",
+        Decision.UNDECIDED: "no measurable change",
+    }
+    conclusion = {
+        Decision.BETTER: "p_diff does better than averaging",
+        Decision.WORSE: "p_diff does worse than averaging",
+        Decision.UNDECIDED: "The two are not measurably different",
     }[row.gain_difference.decision]
     return (
-        f"p_diff {verb[row.p_diff_gain.decision]} ({points(row.p_diff_gain)}), "
-        f"and {row.source} {verb[row.average_gain.decision]} ({points(row.average_gain)}): "
-        f"the change by p_diff is {relation} that by averaging ({points(row.gain_difference)})."
+        f"Compared with the checkpoints, p_diff shows {change[row.p_diff_gain.decision]} in accuracy: "
+        f"{format_points(row.p_diff_gain)}. "
+        f"Averaging the checkpoints ({row.source}) shows {change[row.average_gain.decision]}: "
+        f"{format_points(row.average_gain)}. "
+        f"{conclusion}: {format_points(row.gain_difference)}."
     )
 
 
-def nearness(verdict: Verdict) -> str:
-    """Word how near the originals p_diff is, in errors and in weights."""
-    parts, original, near = [], verdict.against(ORIGINAL), verdict.near_copies
+def write_similarity(verdict: Verdict) -> str:
+    """Say how similar generated models are to the checkpoints, in errors and in weights."""
+    sentences, original, near = [], verdict.get_comparison(ORIGINAL), verdict.near_copies
     if original.max_iou:
         relation = {
             Decision.BETTER: "less than",
             Decision.WORSE: "more than",
-            Decision.UNDECIDED: "about as much as",
+            Decision.UNDECIDED: "neither measurably more nor less than",
         }[original.max_iou.decision]
-        parts.append(
-            f"a generated model repeats the errors of its nearest original {relation} another original does "
-            f"({max_ious(verdict.p_diff, original)})"
+        sentences.append(
+            f"In errors, generated models resemble their nearest checkpoint {relation} "
+            f"checkpoints resemble their nearest neighbor. Max IoU is {format_max_iou(verdict.p_diff, original)}."
         )
     if near:
-        averages = [f"{100 * share:.0f} % of {source}" for source, share in near.items() if source != GENERATED]
-        parts.append(
-            f"{100 * near[GENERATED]:.0f} % of the generated models ({' and '.join(averages)}) "
-            "lie nearer to an original than any two originals lie to each other"
+        averages = [f"{100 * share:.0f}% of {source}" for source, share in near.items() if source != GENERATED]
+        sentences.append(
+            "In weights, a near-copy is closer to a checkpoint than any two checkpoints are to each other. "
+            f"Near-copies make up {100 * near[GENERATED]:.0f}% of p_diff, against {' and '.join(averages)}."
         )
-    text = "; ".join(parts)
-    return text and f"{text[0].upper()}{text[1:]}."
+    return " ".join(sentences)
 
 
-def strongest(verdict: Verdict) -> str:
-    """Name the baseline that is hardest to beat in accuracy."""
+def write_strongest_baseline(verdict: Verdict) -> str:
+    """Name the baseline of the highest accuracy and compare p_diff with it."""
     row = max(verdict.comparisons, key=lambda comparison: comparison.baseline.accuracy_mean)
-    ending = {
+    conclusion = {
         Decision.BETTER: "p_diff is more accurate",
         Decision.WORSE: "p_diff is less accurate",
-        Decision.UNDECIDED: "p_diff cannot be told from it",
+        Decision.UNDECIDED: "The difference is not measurable",
     }[row.accuracy.decision]
-    theirs, ours = (f"{100 * standing.accuracy_mean:.2f} %" for standing in (row.baseline, verdict.p_diff))
+    baseline, p_diff = (f"{100 * standing.accuracy_mean:.2f}%" for standing in (row.baseline, verdict.p_diff))
     return (
-        f"The most accurate baseline is {row.baseline.source} ({theirs} against {ours} of p_diff), "
-        f"and {ending}: {points(row.accuracy)}."
+        f"The most accurate baseline is {explain(row.baseline.source)}. It reaches a mean test accuracy of {baseline}, "
+        f"and p_diff reaches {p_diff}. {conclusion}: {format_points(row.accuracy)}."
     )
 
 
-def outcomes(verdict: Verdict) -> str:
-    """Sum up all baselines, on both axes."""
+def write_outcomes(verdict: Verdict) -> str:
+    """Count the baselines by the outcome of their comparison with p_diff."""
     by_outcome: dict[Outcome, list[str]] = {}
     for comparison in verdict.comparisons:
         by_outcome.setdefault(comparison.outcome, []).append(comparison.baseline.source)
@@ -118,50 +160,68 @@ def outcomes(verdict: Verdict) -> str:
         Outcome.TRADE_OFF: "is in a trade-off with",
         Outcome.TIE: "ties with",
     }
-    said = [f"{phrase} {listed(by_outcome[name])}" for name, phrase in phrases.items() if name in by_outcome]
-    axes = "accuracy and newness" if verdict.p_diff.max_iou_mean is not None else "accuracy"
-    return f"In {axes} against {len(verdict.comparisons)} baselines, p_diff {'; '.join(said)}."
-
-
-def caution(verdict: Verdict) -> str | None:
-    """Say that the autoencoder loses too much, and what to do; None where it does not."""
-    kept = verdict.variance_kept
-    if kept is None or kept >= LEAST_KEPT:
-        return None
-    share = f"keeps only {100 * kept:.0f} %" if kept > 0.005 else "keeps nothing"
+    counts = [
+        f"{phrase} {format_names(by_outcome[outcome])}" for outcome, phrase in phrases.items() if outcome in by_outcome
+    ]
+    if verdict.p_diff.max_iou_mean is None:
+        measures, definition = "accuracy", "measurably more accurate"
+    else:
+        measures, definition = "accuracy and newness (lower max IoU)", "measurably better in one and worse in neither"
     return (
-        f"The autoencoder {share} of the variance among the checkpoints, "
-        "so generated models can be little more than their mean: "
-        "try system/autoencoder=chunked, or more system.autoencoder_steps."
+        f"Compared with {len(verdict.comparisons)} baselines in {measures}, p_diff {'; '.join(counts)}. "
+        f"One source dominates another if it is {definition}. "
+        "A difference is measurable if its 95% interval excludes 0."
     )
 
 
-def listed(names: Sequence[str]) -> str:
-    """Word the names with their number."""
+def write_caution(verdict: Verdict) -> str | None:
+    """Warn that the autoencoder loses too much, and say what to set; return None if it does not."""
+    kept = verdict.variance_kept
+    if kept is None or kept >= LEAST_KEPT:
+        return None
+    share = f"only {100 * kept:.0f}%" if kept > 0.005 else "nothing"
+    return (
+        f"The autoencoder keeps {share} of the variance among the checkpoints, "
+        "so generated models may be little more than the mean of the checkpoints. "
+        "Set system/autoencoder=chunked or a larger system.autoencoder_steps."
+    )
+
+
+def explain(source: str) -> str:
+    """Return the name of a source with its meaning in parentheses, or the bare name of an unknown source."""
+    family, number = split_number(source)
+    if number is not None and family in FAMILY_MEANINGS:
+        return f"{source} ({FAMILY_MEANINGS[family].format(number)})"
+    return f"{source} ({MEANINGS[source]})" if source in MEANINGS else source
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the number of names and the names."""
     return f"{len(names)} ({', '.join(names)})"
 
 
-def points(difference: Difference) -> str:
-    """Word a difference of test accuracies in percentage points with its interval."""
-    return f"{100 * difference.value:+.2f} points{between(difference, 100, 2)}"
+def format_points(difference: Difference) -> str:
+    """Return a difference of test accuracies in percentage points with its interval."""
+    return f"{format_signed(difference.value, 100, 2)} percentage points{format_interval(difference, 100, 2)}"
 
 
-def max_ious(generated: Standing, comparison: Comparison) -> str:
-    """Word the maximum IoU of p_diff and of one baseline, with the interval of their difference.
+def format_max_iou(generated: Standing, comparison: Comparison) -> str:
+    """Return the maximum IoU of p_diff and of one baseline with the interval of their difference.
 
     Raises:
         ValueError: it was not measured.
     """
     difference = comparison.max_iou
     if difference is None:
-        raise ValueError(f"no maximum IoU was measured against {comparison.baseline.source}")
-    means = f"{generated.max_iou_mean:.3f} against {comparison.baseline.max_iou_mean:.3f}"
-    return f"maximum IoU {means}, {difference.value:+.3f}{between(difference, 1, 3)}"
+        raise ValueError(f"no maximum IoU was measured for {comparison.baseline.source}")
+    baseline = comparison.baseline
+    means = f"{generated.max_iou_mean:.3f} for p_diff and {baseline.max_iou_mean:.3f} for {baseline.source}"
+    return f"{means}, a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
 
 
-def between(difference: Difference, scale: float, decimals: int) -> str:
-    """Word the interval, or nothing where there is none."""
+def format_interval(difference: Difference, scale: float, decimals: int) -> str:
+    """Return the interval in parentheses after a space, or an empty text if the difference has none."""
     if difference.interval is None:
         return ""
-    low, high = (f"{scale * end:+.{decimals}f}" for end in difference.interval)
-    return f", 95 % interval {low} to {high}"
+    low, high = (format_signed(end, scale, decimals) for end in difference.interval)
+    return f" (95% interval {low} to {high})"

@@ -1,10 +1,10 @@
-"""The look of every figure: one color and marker per source, readable on a phone, safe for color-blind readers."""
+"""The look of every figure: one color and marker per source, legible on a phone, in greyscale and when color-blind."""
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -21,14 +21,17 @@ from core.evaluation.kinds import (
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
-    family_and_number,
-    family_of,
+    get_family,
+    split_number,
 )
-from core.runtime.artifacts import replacing
+from core.runtime.artifacts import replace_atomically
 
 Drawing = ParamSpec("Drawing")
+Marker: TypeAlias = (
+    str | tuple[int, Literal[0, 1, 2], int]
+)  # a name of matplotlib, or (corners, 1 for a star, rotation in degrees)
 
-FAMILY_STYLES: dict[str, tuple[str, str]] = {  # family -> (color, marker); Okabe and Ito's palette, extended
+FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker); Okabe and Ito's palette, extended
     ORIGINAL: ("#3b3b3b", "o"),
     ENSEMBLE: ("#000000", "*"),
     GENERATED: ("#d55e00", "D"),
@@ -40,11 +43,19 @@ FAMILY_STYLES: dict[str, tuple[str, str]] = {  # family -> (color, marker); Okab
     AVERAGE: ("#009e73", "p"),
     NOISED: ("#8a6d3b", ">"),
 }
-OTHERS = (("#5f6b00", "<"), ("#b2182b", "h"), ("#35978f", "H"), ("#6a51a3", "d"))
-WIDTH = 5.8  # inches: small, so that text is still readable when the figure fills a phone's screen
+FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # for further members of a family
+UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
+    ("#5f6b00", "<"),
+    ("#b2182b", "h"),
+    ("#35978f", "H"),
+    ("#6a51a3", "d"),
+)
+FOREMOST = (ORIGINAL, GENERATED)  # the sources that a figure of many sources puts in front
+WEIGHT_COLORS = "cividis"  # its brightness rises steadily, so it can be read in greyscale and when color-blind
+WIDTH = 5.8  # inches; narrow figures keep their text legible when scaled to a phone's screen
 DPI = 180
 RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same figure
     "font.size": 11,
     "axes.labelsize": 11,
     "axes.titlesize": 11,
@@ -62,79 +73,81 @@ RC: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "figure.facecolor": "white",
-    "svg.hashsalt": "p-diff",  # the same file from the same numbers
+    "svg.hashsalt": "p-diff",  # makes the ids in an SVG file, and so the file, the same each time
 }
 
 
 def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
-    """Draw under our settings and leave matplotlib's own as they were."""
+    """Decorate a drawing function to use the settings above and leave matplotlib's own settings unchanged."""
 
     @functools.wraps(draw)
-    def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure:
+    def draw_styled(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure:
         with matplotlib.rc_context(RC):
             return draw(*args, **kwargs)
 
-    return drawn
+    return draw_styled
 
 
-def figure(height: float = 4.2) -> Figure:
-    """Return an empty figure whose parts make room for each other."""
+def make_figure(height: float = 4.2) -> Figure:
+    """Return an empty figure of `height` inches that arranges its parts without overlaps."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, str]]:
+def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
     """Return (color, marker) of each source.
 
-    The same source looks the same in every figure that shows these sources. In a family of several, a larger number is
-    lighter.
+    A source looks the same in all figures that show the same sources. Within a family such as noised_0.05 and
+    noised_0.15, a larger number has a lighter color and another marker.
     """
     families: dict[str, list[str]] = {}
     unknown: list[str] = []
     for source in sources:
-        family = family_of(source)
+        family = get_family(source)
         if family in FAMILY_STYLES:
             families.setdefault(family, []).append(source)
         else:
             unknown.append(source)
-    styles = {source: OTHERS[rank % len(OTHERS)] for rank, source in enumerate(unknown)}
+    styles = {source: UNKNOWN_STYLES[rank % len(UNKNOWN_STYLES)] for rank, source in enumerate(unknown)}
     for family, members in families.items():
         color, marker = FAMILY_STYLES[family]
-        for rank, source in enumerate(sorted(members, key=number_of)):
-            styles[source] = lighter(color, 0.55 * rank / max(1, len(members) - 1)), marker
+        markers = (marker, *FURTHER_MARKERS)
+        for rank, source in enumerate(sorted(members, key=trailing_number)):
+            share = 0.55 * rank / max(1, len(members) - 1)
+            styles[source] = lighten(color, share), markers[rank % len(markers)]
     return styles
 
 
-def number_of(source: str) -> float:
-    """Return the number that ends a source's name, infinite where there is none."""
-    number = family_and_number(source)[1]
+def trailing_number(source: str) -> float:
+    """Return the number that ends a source's name, infinity if there is none."""
+    number = split_number(source)[1]
     return math.inf if number is None else number
 
 
-def lighter(color: str, share: float) -> str:
-    """Mix the color with this share of white."""
+def lighten(color: str, share: float) -> str:
+    """Mix the color with this share of white, in [0, 1]."""
     red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(color))
     return to_hex((red, green, blue))
 
 
-def plain_log_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis 0.1, 0.2, 0.5 instead of by powers of ten, of which a narrow range shows one or two."""
+def use_plain_log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis 0.1, 0.2, 0.5, because a narrow range shows only one or two powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend_below(drawn: Figure, axes: Axes, columns: int = 3) -> None:
-    """Draw one legend for the figure, beneath the data and never over it."""
+def add_legend_below(drawn: Figure, axes: Axes, columns: int = 3) -> None:
+    """Add one legend for the figure, beneath the data and never over it."""
     handles, labels = axes.get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def save(drawn: Figure, folder: Path, name: str) -> Mapping[str, Path]:
-    """Write the figure as PNG and SVG, without dates, and return the two files by kind."""
+    """Write the figure as PNG and SVG, without dates, and return the two paths by kind."""
     files = {kind: folder / f"{name}.{kind}" for kind in ("png", "svg")}
     with matplotlib.rc_context(RC):
         for kind, path in files.items():
-            with replacing(path) as temporary:
+            with replace_atomically(path) as temporary:
                 drawn.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-            drawn.set_layout_engine("none")  # laid out once, for both
+            drawn.set_layout_engine("none")  # The second file must keep the layout of the first.
     return files

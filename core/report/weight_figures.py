@@ -1,6 +1,6 @@
 """Figures of the weights themselves.
 
-M models · D numbers in one vector · E epochs · P points.
+M models · D numbers in one vector · E epochs · P points · C components.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,22 @@ from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from core.report.style import figure, legend_below, source_styles, styled
+from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.report.style import FOREMOST, WEIGHT_COLORS, add_legend_below, make_figure, source_styles, styled
 
-MOST_TENSORS, MOST_ROWS = 6, 48  # of the heat map through training: what one can still tell apart
+MOST_TENSORS, MOST_ROWS = 6, 48  # limits of the heat map of training, beyond which its rows blur
+LINE_STYLES = {ORIGINAL: "-", GENERATED: "--"}  # of densities; every other source is dotted
 
 
 @styled
-def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
-    """Draw rows of weights in pairs: a model, and the original nearest to it.
+def draw_nearest_pairs(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
+    """Draw pairs of rows of weights: a model above the original nearest to it.
 
     Args:
-        pairs: (name, weights, name of the original, its weights), weights in units of the originals' spread.
+        pairs: (name, weights, name of the original, its weights). Each weight is its distance from the originals' mean
+            in units of their standard deviation.
     """
-    drawn = figure(1.3 + 0.62 * len(pairs))
+    drawn = make_figure(1.3 + 0.62 * len(pairs))
     axes = drawn.subplots()
     gap = np.full_like(pairs[0][1], np.nan)
     rows: list[np.ndarray] = []
@@ -34,29 +37,29 @@ def over_nearest(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Fi
     ticks = [row for row, name in enumerate(names) if name]
     limit = float(np.nanquantile(np.abs(np.stack(rows[:-1])), 0.98)) or 1.0
     shown = axes.imshow(
-        np.stack(rows[:-1]), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        np.stack(rows[:-1]), cmap=WEIGHT_COLORS, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
     )
     axes.set_yticks(ticks, [names[row] for row in ticks], fontsize=9)
-    axes.set(xlabel=f"{len(gap)} of the weights, in their order")
+    axes.set(xlabel=f"{len(gap)} random weights")
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    drawn.colorbar(shown, ax=axes, label="σ of the originals\nfrom their mean", extend="both", aspect=12)
+    drawn.colorbar(shown, ax=axes, label="standard deviations from\nthe originals' mean", extend="both", aspect=12)
     return drawn
 
 
 @styled
-def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[int]) -> Figure:
-    """Draw the density of single weights over the models of each source.
+def draw_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[int]) -> Figure:
+    """Draw how single weights are distributed over the models of each source, one panel per weight.
 
     Args:
         samples: (M, len(coordinates)) by source.
-        coordinates: which weights these are.
+        coordinates: positions of these weights in the vector.
     """
     rows = (len(coordinates) + 1) // 2
-    drawn = figure(1.1 + 1.7 * rows)
+    drawn = make_figure(1.1 + 1.7 * rows)
     grid = drawn.subplots(rows, 2, squeeze=False)
     styles = source_styles(samples)
     for index, (axes, coordinate) in enumerate(zip(grid.flat, coordinates, strict=False)):
@@ -68,11 +71,11 @@ def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[in
                 at,
                 gaussian_kde(values[:, index])(at),
                 color=styles[source][0],
-                lw=1.8,
-                ls="--" if source == "gaussian" else "-",
+                lw=2,
+                ls=LINE_STYLES.get(source, ":"),
                 label=source,
             )
-        axes.set_title(f"weight {coordinate}", fontsize=10)
+        axes.set_title(f"weight number {coordinate}", fontsize=10)
         axes.set_ylim(bottom=0)
         axes.tick_params(labelleft=False, left=False, labelsize=9)
         axes.locator_params(axis="x", nbins=4)
@@ -81,26 +84,26 @@ def weight_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[in
     for axes in grid[-1]:
         axes.set_xlabel("value of the weight")
     drawn.supylabel("density", fontsize=11)
-    legend_below(drawn, grid[0, 0])
+    add_legend_below(drawn, grid[0, 0])
     return drawn
 
 
 @styled
-def positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, ticks: bool) -> Figure:
+def draw_positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, ticks: bool) -> Figure:
     """Draw the points of every source in a plane.
 
     Args:
         points: (P, 2) by source.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        ticks: whether the numbers on the axes mean something.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        ticks: whether the axes show numbers.
     """
-    drawn = figure(5.4)
+    drawn = make_figure(5.4)
     axes = drawn.subplots()
     styles = source_styles(points)
     for source, points_P2 in points.items():
         color, marker = styles[source]
-        alone, foremost = len(points_P2) == 1, source in ("original", "p_diff")
+        alone, foremost = len(points_P2) == 1, source in FOREMOST
         look = (
             {"s": 170, "alpha": 1, "zorder": 5} if alone else {"s": 34, "alpha": 0.75, "zorder": 4 if foremost else 3}
         )
@@ -118,33 +121,36 @@ def positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str, *, t
     if not ticks:
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
         axes.grid(visible=False)
-    legend_below(drawn, axes)
+    add_legend_below(drawn, axes)
     return drawn
 
 
 def principal_components(vectors_PD: np.ndarray, seed: int, most: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates (P, C) and the share of the variance per component (C,), with C ≤ `most`."""
+    """Return coordinates (P, C) and each component's share of the variance (C,), with C ≤ `most`."""
     count = min(most, *vectors_PD.shape)
     pca = PCA(count, svd_solver="randomized", random_state=seed)
     return pca.fit_transform(vectors_PD.astype(np.float64)), pca.explained_variance_ratio_
 
 
-def neighbor_map(components_PC: np.ndarray, seed: int) -> np.ndarray:
-    """Place a few hundred points by t-SNE, (P, 2)."""
+def map_neighbors(components_PC: np.ndarray, seed: int) -> np.ndarray:
+    """Return the positions of a few hundred points in a t-SNE map (P, 2)."""
     perplexity = min(30.0, (len(components_PC) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components_PC)
 
 
 @styled
-def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> Figure:
-    """Draw the subset through classifier training (Figure 1).
+def draw_training_history(history_ED: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> Figure:
+    """Draw the generated weights during classifier training (the paper's Figure 1).
 
-    Columns are epochs and rows weights, in blocks of one tensor. The first column is the start, before any training.
+    Columns are epochs, the first one before any training. Rows are weights, in one block per tensor. Each tensor is
+    standardized, because scales lie around 1 and biases around 0, and its rows are sorted by their final values.
 
-    Each tensor is shown in its own units (scales lie around 1, biases around 0) and ordered by its last values, so that
-    a pattern can be seen at all.
+    Args:
+        history_ED: weights at the start and after each epoch.
+        names: names of the tensors.
+        sizes: number of weights of each tensor.
     """
-    drawn = figure(5.2)
+    drawn = make_figure(5.2)
     axes = drawn.subplots()
     blocks = []
     ends = np.cumsum(sizes)
@@ -156,7 +162,7 @@ def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Seque
     weights = np.concatenate(blocks)
     shown = axes.imshow(
         weights,
-        cmap="RdBu_r",
+        cmap=WEIGHT_COLORS,
         vmin=-3,
         vmax=3,
         aspect="auto",
@@ -165,11 +171,11 @@ def training_heat_map(history_ED: np.ndarray, names: Sequence[str], sizes: Seque
     )
     borders = np.cumsum([0, *(len(block) for block in blocks)])
     for border in borders[1:-1]:
-        axes.axhline(border, color="black", lw=1)
+        axes.axhline(border, color="white", lw=2)
     axes.set_yticks((borders[1:] + borders[:-1]) / 2, names[-MOST_TENSORS:], fontsize=9)
     axes.locator_params(axis="x", integer=True)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
-    axes.set(xlabel="epochs of classifier training that were done")
-    drawn.colorbar(shown, ax=axes, label="σ of the tensor, from its mean", extend="both")
+    axes.set(xlabel="epochs of classifier training")
+    drawn.colorbar(shown, ax=axes, label="standard deviations from the tensor's mean", extend="both")
     return drawn

@@ -1,1 +1,1 @@
-"""What every stage stands on: run directories, safe files, seeds, the Trainer, plain errors."""
+"""Foundations shared by all stages: run directories, files, seeds, the Trainer and user errors."""

@@ -1,6 +1,6 @@
-"""Files that are whole or absent, and that run no code when they are read.
+"""Reading and writing of artifacts: safetensors, npz and JSON files, which run no code when they are read.
 
-Every artifact is a safetensors file (or npz, or JSON) written under a temporary name and renamed into place.
+Each file is written under a temporary name and then renamed, so a crash never leaves a partial file.
 """
 
 import json
@@ -20,8 +20,8 @@ FORMAT_VERSION = 1
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to `path` only if the block succeeds.
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
 
     Raises:
         UserError: The folder cannot be created or written to.
@@ -34,59 +34,84 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}); free some space or choose another folder") from error
+        raise UserError(f"cannot write {path} ({reason}); free disk space or choose another folder") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write `content` as indented JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+        ValueError: `content` holds NaN or infinity.
+    """
+    with replace_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a damaged one is a `UserError` that names it."""
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; restore or delete it and run again") from error
+        raise UserError(
+            f"cannot read {path} ({error}); restore or delete the file, then run the command again"
+        ) from error
 
 
 def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata as one safetensors file of the given kind ("checkpoints", "generator", …)."""
+    """Write tensors and JSON metadata as one safetensors file.
+
+    Args:
+        path: The file to write.
+        kind: The kind of artifact ("checkpoints", "generator", …), which `load_artifact` checks.
+        tensors: The tensors by name; copied to the CPU.
+        metadata: Values that fit into JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": json.dumps(metadata, allow_nan=False)}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
 
 
-def load_artifact(path: Path, kind: str, hint: str = "give another path") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_artifact` wrote: (tensors by name, metadata). Tensors are memory-mapped until touched.
+def load_artifact(path: Path, kind: str, hint: str = "set another path") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors (by name) and the metadata that `save_artifact` wrote.
+
+    Tensors are memory-mapped, so a large file is not read into memory at once.
 
     Args:
-        path: The file.
-        kind: The kind that it must have.
-        hint: What to do where there is no file.
+        path: The file to read.
+        kind: The expected kind.
+        hint: The advice that the error gives if the file is missing.
 
     Raises:
-        UserError: The file is missing, damaged, of another kind or of an unknown format version.
+        UserError: The file is missing or damaged, or it has another kind or an unknown format version.
     """
     if not path.is_file():
-        raise UserError(f"there is no {kind} file at {path}; {hint}")
+        raise UserError(f"{kind} file {path} not found; {hint}")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             found, version = header.get("kind"), header.get("format_version")
             if found != kind:
-                raise UserError(f"{path} is not a p-diff {kind} file (it says kind={found!r}); point to another file")
+                raise UserError(
+                    f"{path} is not a p-diff {kind} file (its kind is {found!r}); set the path of another file"
+                )
             if version != str(FORMAT_VERSION):
                 raise UserError(
-                    f"{path} has format version {version}; this version of p-diff reads {FORMAT_VERSION}, "
-                    "make the file again"
+                    f"{path} has format version {version}, but this version of p-diff reads {FORMAT_VERSION}; "
+                    "create the file again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as `file` is no dict
             return tensors, json.loads(header["metadata"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} is damaged or truncated ({error}); restore it or delete it and make it again"
+            f"{path} is damaged or truncated ({error}); restore the file, or delete it and create it again"
         ) from error

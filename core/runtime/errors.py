@@ -1,4 +1,4 @@
-"""A user's mistake, told in one sentence."""
+"""User mistakes and the one-line messages that report them."""
 
 import difflib
 import logging
@@ -11,23 +11,27 @@ log = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for: shown as one sentence, without a traceback.
+    """A mistake in the user's settings or files; commands print it as one line without a traceback.
 
-    The sentence names the offending value, what was expected, and what to do.
+    The message names the invalid value, the expected values and what to set.
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the part of an error sentence that suggests what `name` may have been meant to be."""
+def suggest_names(name: str, known: Iterable[str]) -> str:
+    """Return the part of an error message that suggests known names close to `name`, or else lists up to 20."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known ones are {', '.join(known[:20])}"
 
 
-def sentence(error: Exception) -> str:
-    """Return the error as one line, unwrapping Hydra and DataLoader errors; the log has the rest at level debug."""
-    log.debug("in full", exc_info=error)
-    told = error.__cause__ if isinstance(error.__cause__, UserError) else error
-    if in_worker := re.search(r"^\S*UserError: (.*)\Z", str(told), re.MULTILINE | re.DOTALL):
-        return " ".join(in_worker[1].split())
-    return str(told).splitlines()[0] if isinstance(told, OmegaConfBaseException) else " ".join(str(told).split())
+def format_error(error: Exception) -> str:
+    """Return the error as one line, unwrapping Hydra and DataLoader errors; log the traceback at level debug."""
+    log.debug("full traceback", exc_info=error)
+    original = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    text = str(original)
+    # A DataLoader puts the traceback of its worker process into the message; the last line holds the error.
+    if in_worker := re.search(r"^\S*UserError: (.*)\Z", text, re.MULTILINE | re.DOTALL):
+        text = in_worker[1]
+    elif isinstance(original, OmegaConfBaseException):
+        text = text.partition("\n")[0]  # the other lines are internals of OmegaConf
+    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Lightning loggers of our own: the metrics of a run as JSON lines, one file for all stages."""
+"""Loggers of training metrics: the configured one, and the JSON lines that every run writes."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 def make_loggers(config: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
-    """Return the logger of the `logger` configuration, writing below `folder`; none for an empty one."""
+    """Return the logger of the `logger` configuration, which writes below `folder`; an empty list for logger=none."""
     return [instantiate(config)(save_dir=str(folder))] if config else []
 
 
 class JsonLinesLogger(Logger):
-    """Appends {"stage", "step", metric: value, …} lines to one file, readable without any library."""
+    """A logger that appends one line {"stage": …, "step": …, metric: value, …} per step to a file for all stages."""
 
     def __init__(self, path: Path, stage: str):
         super().__init__()
@@ -26,21 +26,21 @@ class JsonLinesLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The stage."""
+        """The name of the stage."""
         return self.stage
 
     @property
     def version(self) -> str:
-        """None: one file holds all stages."""
+        """An empty string, because one file holds all stages and sessions."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run directory keeps the whole configuration."""
+        """Do nothing, because the run directory holds the whole configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line; what is not a finite number, which JSON does not know, as null."""
-        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        """Append one line; write NaN and infinity as null, because JSON does not have them."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({"stage": self.stage, "step": step, **known}) + "\n")
+            file.write(json.dumps({"stage": self.stage, "step": step, **finite}) + "\n")

@@ -1,4 +1,4 @@
-"""How exactly GPUs multiply float32 numbers."""
+"""The precision of float32 products on GPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,12 @@ import torch
 
 
 @contextmanager
-def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Multiply float32 numbers as such, or in TensorFloat-32, inside the block or the function it decorates.
+def set_float32_precision(tf32: bool = False) -> Iterator[None]:
+    """Multiply in full float32, or in TensorFloat-32 if `tf32`, inside the block or the decorated function.
 
-    Left alone, torch does neither: matrix products are exact, but cuDNN's convolutions are in TensorFloat-32, which
-    keeps 10 bits of each factor. That serves training; generated and scored numbers should not depend on the card.
+    By default torch mixes both: matrix products use float32, but cuDNN convolutions use TensorFloat-32, which keeps 10
+    mantissa bits of each factor. That is enough for training, but generated weights and scores should not depend on
+    the GPU model.
     """
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]

@@ -1,4 +1,4 @@
-"""Provenance of a result: command, commit, versions, machine."""
+"""Provenance of a result: command, commit, library versions and machine."""
 
 import importlib.metadata
 import os
@@ -25,8 +25,8 @@ PACKAGES = (
 )
 
 
-def git_state() -> dict[str, Any]:
-    """Return the commit of this code, and whether tracked files were changed since; empty outside a git checkout."""
+def read_git_state() -> dict[str, Any]:
+    """Return the commit of this code and whether tracked files have changes; empty outside a git checkout."""
     try:
         commit, status = (
             subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -37,20 +37,20 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status)}
 
 
-def library_versions() -> dict[str, str]:
+def read_library_versions() -> dict[str, str]:
     """Return the installed versions of the libraries that results depend on."""
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-def provenance() -> dict[str, Any]:
-    """Return command, commit, versions and machine of this call as JSON-ready values."""
+def collect_provenance() -> dict[str, Any]:
+    """Return command, commit, library versions and machine of this process as values that fit into JSON."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(),
+        "git": read_git_state(),
         "python": platform.python_version(),
-        "versions": library_versions(),
+        "versions": read_library_versions(),
         "device": device,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

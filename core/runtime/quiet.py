@@ -1,10 +1,10 @@
-"""Remarks of Lightning that no command should show."""
+"""Lightning messages that no command should show."""
 
 import logging
 import warnings
 
-# Said by Lightning at every fit, of itself or about choices made here on purpose: data in memory needs no workers, a
-# network whose statistics are frozen is fitted in eval mode, and collecting has nothing to validate.
+# Lightning shows these warnings at every fit, but each is about a deliberate choice or about Lightning itself. For
+# example, data in memory needs no workers, frozen layers are fitted in eval mode, and collecting validates nothing.
 REMARKS = (
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
@@ -17,9 +17,9 @@ REMARKS = (
 
 
 def quiet_lightning() -> None:
-    """Silence `REMARKS` and what Lightning says of the machine, in this process.
+    """Silence the warnings in `REMARKS` and Lightning's log lines about the machine, in this process.
 
-    Every command does so before it starts, and every fit in each process that it starts.
+    Every command calls this at its start, and every fit calls it in each process of trainer=ddp.
     """
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)

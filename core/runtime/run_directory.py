@@ -1,4 +1,4 @@
-"""One folder per run: every path in it, and what happens when it is already there."""
+"""The folder of one run: its paths, and how an existing folder is resumed, moved aside or refused."""
 
 import logging
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from core.runtime.artifacts import read_json, replacing, write_json
+from core.runtime.artifacts import read_json, replace_atomically, write_json
 from core.runtime.errors import UserError
-from core.runtime.provenance import provenance
-from core.runtime.settings import describe, differences
+from core.runtime.provenance import collect_provenance
+from core.runtime.settings import describe_differences, find_differences
 
 log = logging.getLogger(__name__)
 SCORES = "scores"
 
 
 class RunDirectory:
-    """Paths of one run of `train_p_diff.py`; the layout is documented in README.md."""
+    """The paths of one run of `train_p_diff.py`; README.md documents the layout."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -30,57 +30,57 @@ class RunDirectory:
         self.generated = path / "generated"
         self.trajectories = path / "trajectories.npz"
         self.training_history = path / "training_history.npz"
-        self._settings = path / "settings.json"  # not in training_state, which may be deleted once the run is finished
+        self._settings = path / "settings.json"  # outside training_state, which users may delete
 
     def scores(self, source: str) -> Path:
-        """Return where the score table of one source lies."""
+        """Return the path of the score table of one source."""
         return self.path / SCORES / f"{source}.npz"
 
     @staticmethod
     def shared_scores(checkpoints: Path, identity: str, source: str) -> Path:
-        """Return where every run over a checkpoints file finds the table of a source that needs no generator.
+        """Return the path of a score table that all runs on one checkpoints file share.
 
         Args:
-            checkpoints: the file; its scores lie beside it.
-            identity: of everything that the shared tables depend on.
-            source: its name.
+            checkpoints: The checkpoints file; the shared tables are stored beside it.
+            identity: A hash of everything that the shared tables depend on.
+            source: The name of a source of weights that needs no generator.
         """
         return checkpoints.parent / SCORES / identity / f"{source}.npz"
 
     def begin(self, config: Mapping[str, Any], settings: Mapping[str, Any], mode: str) -> None:
-        """Claim the folder for a run with these training settings, and record the command.
+        """Prepare the folder for a run with these training settings, and record the command.
 
-        Training with the settings of the run that is there goes on with it. Training with others moves that run
-        aside, whole, and says so. Any other mode needs the run to be there with the same settings.
+        In mode "train", a run with equal settings is resumed, and a run with different settings is moved to another
+        folder. All other modes need an existing run with equal settings.
 
         Raises:
-            UserError: mode is not "train" and there is no run, or one with other settings; the folder is not writable.
+            UserError: The folder is not writable, or a mode other than "train" finds no run with these settings.
         """
         if mode != "train" and not self._settings.is_file():
             raise UserError(
-                f"there is no trained run in {self.path}; train one with mode=train, "
-                "or say with output_dir=FOLDER where it is"
+                f"no trained run found in {self.path}; train one with mode=train, "
+                "or set output_dir=FOLDER to an existing run"
             )
-        if self._settings.is_file() and (differing := differences(read_json(self._settings), settings)):
+        if self._settings.is_file() and (differing := find_differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(
-                    f"the run in {self.path} was trained with other settings ({describe(differing)}); "
-                    "give the same ones, or output_dir= of another run"
+                    f"the run in {self.path} was trained with other settings ({describe_differences(differing)}); "
+                    "set the same values, or set output_dir=FOLDER to another run"
                 )
             aside = self._move_aside()
-            log.info("the run with other settings (%s) was moved to %s", describe(differing), aside)
+            log.info("Moved the existing run with other settings (%s) to %s", describe_differences(differing), aside)
         if mode == "train":
             if not self._settings.is_file():
-                # A run that matches keeps its own settings, which may leave open what is asked for now.
+                # A resumed run keeps its file, which may lack newer settings that `differences` treats as equal.
                 write_json(self._settings, settings)
-            with replacing(self.config) as temporary:
+            with replace_atomically(self.config) as temporary:
                 OmegaConf.save(OmegaConf.create(dict(config)), temporary, resolve=True)
         self.record(mode)
 
     def record(self, mode: str) -> None:
-        """Keep the command, commit, versions and machine of this call; one entry per mode, the last one."""
+        """Write the provenance of this command as the entry of its mode, replacing the earlier entry of that mode."""
         commands = read_json(self.provenance) if self.provenance.is_file() else {}
-        write_json(self.provenance, {**commands, mode: provenance()})
+        write_json(self.provenance, {**commands, mode: collect_provenance()})
 
     def _move_aside(self) -> Path:
         number = 1
@@ -90,5 +90,5 @@ class RunDirectory:
             return self.path.rename(aside)
         except OSError as error:
             raise UserError(
-                f"cannot move the earlier run {self.path} to {aside} ({error.strerror}); choose another output_dir"
+                f"cannot move the existing run {self.path} to {aside} ({error.strerror}); set another output_dir"
             ) from error

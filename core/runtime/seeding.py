@@ -1,4 +1,4 @@
-"""One seed per purpose, so that changing one stage never shifts the randomness of another."""
+"""One seed per purpose, so that changes in one stage do not change the random numbers of another."""
 
 import hashlib
 
@@ -8,17 +8,16 @@ import torch
 def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
     """Return a 63-bit seed for the `index`-th draw of one purpose, for example ("generate", 17).
 
-    Independent of process, platform and batch size; `seed` may be 0.
+    The result is the same in every process, on every platform and for every batch size; `seed` may be 0.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Seed the global random generators that `device` draws from.
+    """Seed torch's global random generators of the CPU and of `device`.
 
-    `torch.manual_seed` would seed all kinds of devices, which took a millisecond where no GPU is in use: longer than
-    many a step.
+    `torch.manual_seed` seeds all kinds of devices. Without a GPU that takes about 1 ms, longer than many a step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -26,5 +25,5 @@ def reseed(seed: int, device: torch.device) -> None:
 
 
 def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """Return a CPU random generator that only this purpose draws from."""
+    """Return a CPU random generator for the `index`-th draw of one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, index))

@@ -1,4 +1,4 @@
-"""Compare the settings that an artifact was made with to the settings asked for now."""
+"""Comparison of the settings stored in an artifact with the current settings."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ MACHINE_SECTIONS = ("trainer", "scoring")
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ("task.model.name", "resnet18") pairs, as one would type them on the command line."""
+    """Yield (dotted name, value) pairs such as ("task.model.name", "resnet18"), named as on the command line."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -18,16 +18,16 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by dotted name, as (stored value, asked value).
+def find_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ, by dotted name, as (stored value, current value).
 
-    A setting that is null equals an absent one, so files from before the option still match. Sections about the machine
-    are compared where both sides have them: earlier versions did not record them, and only training asks for them.
+    A null setting equals an absent one, so files from before the option still match. The sections in `MACHINE_SECTIONS`
+    are compared only if both sides have them, because older files lack them and only training commands set them.
     """
-    one_sided = {name for name in MACHINE_SECTIONS if (name in stored) != (name in asked)}
+    one_sided = {name for name in MACHINE_SECTIONS if (name in stored) != (name in current)}
     before, now = (
         dict(flatten({name: value for name, value in side.items() if name not in one_sided}))
-        for side in (stored, asked)
+        for side in (stored, current)
     )
     names = [*before, *(name for name in now if name not in before)]
     return {
@@ -35,13 +35,13 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str
     }
 
 
-def describe(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
-    """Word the differences for an error sentence: "task.seed=42 there, 43 here"."""
-    shown = [f"{name}={there} there, {here} here" for name, (there, here) in list(differing.items())[:most]]
+def describe_differences(differing: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
+    """Return up to `most` differences as text, such as "task.seed=42 stored, 43 now"."""
+    shown = [f"{name}={before} stored, {now} now" for name, (before, now) in list(differing.items())[:most]]
     more = len(differing) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def digest(settings: Mapping[str, Any]) -> str:
-    """Return a short name for these settings, the same in every process."""
+def hash_settings(settings: Mapping[str, Any]) -> str:
+    """Return a hash of the settings, 12 hexadecimal digits, equal in every process."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

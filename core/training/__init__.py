@@ -1,1 +1,1 @@
-"""One LightningModule per stage, and what fits them one after the other."""
+"""Training of p-diff: one LightningModule per stage, and the function that fits both stages in order."""

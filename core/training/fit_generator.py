@@ -1,6 +1,6 @@
-"""From checkpoints to p-diff's generator: fit the autoencoder, then the diffusion over its latents.
+"""Training of p-diff's generator on K checkpoints: the autoencoder first, then the diffusion over its latents.
 
-K checkpoints · D numbers in one flattened subset · L numbers in one latent.
+K checkpoints · D parameters per vector · L numbers per latent.
 """
 
 from collections.abc import Sequence
@@ -37,32 +37,34 @@ def fit_generator(
     loggers: Sequence[Logger],
     stages: Stages,
 ) -> LatentDiffusionGenerator:
-    """Fit both stages, each resumed or skipped where an earlier session got further.
+    """Fit both stages and return the generator.
+
+    An interrupted stage is resumed from its training state in `state_dir`, and a finished stage is loaded from there.
 
     Args:
-        system: How the stages are built and trained; without a denoiser there is no second stage.
+        system: How the stages are built and trained. Without a denoiser there is no second stage.
         checkpoints: The vectors to learn.
-        seed: Decides the result, together with the two above.
+        seed: The result depends on `system`, `checkpoints` and this seed only.
         state_dir: The folder of the training states.
         make_trainer: Lightning's Trainer with the machine's options bound.
-        loggers: Of Lightning, besides metrics.jsonl.
-        stages: Must know "autoencoder" and, with a denoiser, "diffusion"; receives their seconds.
+        loggers: Loggers of Lightning besides the one that writes metrics.jsonl.
+        stages: Names the stages "autoencoder" and, with a denoiser, "diffusion"; their seconds are stored here.
 
     Raises:
-        UserError: The generator could not be loaded from its file, or training diverges.
+        UserError: `system` has a class that generator files must not name (see `check_recipe`), or training diverges.
     """
     check_recipes(system)
-    session = Session(seed, state_dir, make_trainer, loggers, stages)
+    context = FitContext(seed, state_dir, make_trainer, loggers, stages)
     vectors_KD = checkpoints.vectors_KD
-    normalizer = vector_normalizer(system, checkpoints)
-    autoencoder = fit_autoencoder(system, vectors_KD, normalizer, session=session)
+    normalizer = make_vector_normalizer(system, checkpoints)
+    autoencoder = fit_autoencoder(system, vectors_KD, normalizer, context=context)
     latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
     if system.denoiser:
         batches = (normalizer.normalize(batch) for batch in vectors_KD.split(system.batch_size))
-        latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])  # once: it no longer changes
+        latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])
         if system.latent_normalization == "per_coordinate":
             latent_normalizer = Normalizer.per_coordinate(latents_KL)
-        denoiser = fit_denoiser(system, latent_normalizer.normalize(latents_KL), session)
+        denoiser = fit_denoiser(system, latent_normalizer.normalize(latents_KL), context)
     return LatentDiffusionGenerator(
         recipes=system.recipes,
         subset=checkpoints.subset,
@@ -79,15 +81,15 @@ def fit_generator(
     )
 
 
-def vector_normalizer(system: SystemSpec, checkpoints: CheckpointSet) -> Normalizer:
-    """Return the normalizer of the vectors that the system asks for."""
+def make_vector_normalizer(system: SystemSpec, checkpoints: CheckpointSet) -> Normalizer:
+    """Return the normalizer of the parameter vectors that `system.normalization` names."""
     if system.normalization == "per_tensor":
         return Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
     return Normalizer.identity(checkpoints.subset.num_params)
 
 
 def check_recipes(system: SystemSpec) -> None:
-    """Raise `UserError` for a network or a sampler that the file of the generator could not name."""
+    """Raise `UserError`, before training, if a generator file must not name a network or the sampler of `system`."""
     recipes = [system.autoencoder]
     recipes += [system.denoiser] if system.denoiser else []
     recipes += [system.sampler["scheduler"]] if system.sampler else []
@@ -96,8 +98,8 @@ def check_recipes(system: SystemSpec) -> None:
 
 
 @dataclass(frozen=True)
-class Session:
-    """The seed, places and tools that the stages of one call share."""
+class FitContext:
+    """The arguments of `fit_generator` that both stages need."""
 
     seed: int
     state_dir: Path
@@ -106,26 +108,31 @@ class Session:
     stages: Stages
 
     def fit(self, module: SteppedModule, callbacks: Sequence[Callback] = ()) -> float:
-        """Fit the module of the current stage in place and return the seconds of all the sessions that it took."""
+        """Fit the module of the current stage in place, and return its seconds, interrupted sessions included."""
         return fit(
             module,
             name=module.stage,
-            label=self.stages.label,
             state_dir=self.state_dir,
             make_trainer=self.make_trainer,
+            progress=self.stages.progress,
             loggers=self.loggers,
             callbacks=callbacks,
         )
 
 
-def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, *, session: Session) -> Autoencoder:
-    """Return the autoencoder of stage one, frozen, in eval mode; one without parameters only adapts to the vectors."""
+def fit_autoencoder(
+    system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, *, context: FitContext
+) -> Autoencoder:
+    """Fit the autoencoder of stage one to the vectors, and return it frozen and in eval mode.
+
+    An autoencoder without trainable parameters, such as PCA, only adapts to the vectors.
+    """
     seconds = None
-    with session.stages.stage("autoencoder"):
-        torch.manual_seed(derive_seed(session.seed, "autoencoder/init"))
+    with context.stages.stage("autoencoder", f"{system.autoencoder_steps} steps"):
+        torch.manual_seed(derive_seed(context.seed, "autoencoder/init"))
         autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
         prepared_K = autoencoder.adapt(
-            lambda part: normalizer.columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
+            lambda part: normalizer.select_columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
         )
         if list(autoencoder.parameters()):
             module = AutoencoderModule(
@@ -135,19 +142,19 @@ def fit_autoencoder(system: SystemSpec, vectors_KD: Tensor, normalizer: Normaliz
                 make_optimizer=instantiate(system.autoencoder_optimizer),
                 num_steps=system.autoencoder_steps,
                 batch_size=system.batch_size,
-                seed=session.seed,
+                seed=context.seed,
                 compile_mode=system.compile,
             )
-            seconds = session.fit(module)
+            seconds = context.fit(module)
     if seconds is not None:
-        session.stages.seconds["autoencoder"] = seconds  # over all the sessions it took
+        context.stages.seconds["autoencoder"] = seconds  # replaces the seconds of this session alone
     return autoencoder.eval().requires_grad_(False)
 
 
-def fit_denoiser(system: SystemSpec, latents_KL: Tensor, session: Session) -> nn.Module:
-    """Return the denoiser of stage two, over standardized latents (K, L), with the average of its weights."""
-    with session.stages.stage("diffusion"):
-        torch.manual_seed(derive_seed(session.seed, "diffusion/init"))
+def fit_denoiser(system: SystemSpec, latents_KL: Tensor, context: FitContext) -> nn.Module:
+    """Fit the denoiser of stage two to standardized latents (K, L), and return it with its averaged weights."""
+    with context.stages.stage("diffusion", f"{system.diffusion_steps} steps"):
+        torch.manual_seed(derive_seed(context.seed, "diffusion/init"))
         module = LatentDiffusionModule(
             instantiate(system.denoiser, latent_dim=latents_KL.shape[1]),
             NoiseSchedule(**system.schedule),
@@ -155,9 +162,9 @@ def fit_denoiser(system: SystemSpec, latents_KL: Tensor, session: Session) -> nn
             make_optimizer=instantiate(system.denoiser_optimizer),
             num_steps=system.diffusion_steps,
             batch_size=system.batch_size,
-            seed=session.seed,
+            seed=context.seed,
             compile_mode=system.compile,
         )
-        seconds = session.fit(module, [WeightAverage(system.ema_decay)])
-    session.stages.seconds["diffusion"] = seconds
+        seconds = context.fit(module, [WeightAverage(system.ema_decay)])
+    context.stages.seconds["diffusion"] = seconds  # replaces the seconds of this session alone
     return module.denoiser

@@ -1,6 +1,6 @@
-"""The LightningModules of the two stages: the parameter autoencoder, then a DDPM over its latents.
+"""The LightningModules of the two stages: the parameter autoencoder, and the DDPM over its latents.
 
-K checkpoints · B batch · D numbers in one flattened subset · L numbers in one latent.
+K checkpoints · B batch · D parameters per vector · L numbers per latent.
 """
 
 from collections.abc import Iterable
@@ -22,20 +22,21 @@ from core.runtime.trainer import MakeOptimizer, ReportingModule
 
 
 class SteppedModule(ReportingModule):
-    """Training by a fixed number of steps over K rows held in memory; the learning rate falls along a cosine.
+    """Training for a fixed number of steps on K rows, which stay on the device.
 
-    Every step reseeds from (seed, stage, step), so that a resumed run equals an unbroken one (EDM2's habit), and
-    draws its batch itself, so that no loader stands between the data and the device.
+    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2. Every step seeds the random generators from (seed,
+    stage, step), as EDM2 does, so that a resumed run gives the same weights as an uninterrupted one. It then draws its
+    batch on the device, without a data loader.
 
     Args:
         rows_K: The data, shape (K, …).
         stage: The name of the stage in logs and seeds.
-        make_optimizer: An optimizer with its options bound.
-        num_steps: At least 1.
-        batch_size: At least 2, since networks normalize over the batch. `core.command_line.ranges` holds both ranges.
-        seed: Decides, with the stage and the step, every random draw.
-        compile_mode: The mode of `torch.compile` for the loss ("default"; "reduce-overhead" uses CUDA graphs); None
-            runs the loss as it is.
+        make_optimizer: An optimizer class with its options bound.
+        num_steps: S, the number of optimizer steps, at least 1.
+        batch_size: At least 2, since networks normalize over the batch. `core.command_line.ranges` checks both ranges.
+        seed: Decides all random numbers, together with the stage and the step.
+        compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
+            CUDA graphs. None does not compile.
     """
 
     rows_K: Tensor
@@ -58,43 +59,48 @@ class SteppedModule(ReportingModule):
         self.compiled_loss = torch.compile(self.loss, mode=compile_mode) if compile_mode else None
 
     def loss(self, rows_B: Tensor) -> Tensor:
-        """Return the objective on one batch."""
+        """Return the loss of a batch of rows (B, …)."""
         raise NotImplementedError
 
     def batch_loss(self, rows_B: Tensor) -> Tensor:
-        """Return `loss`, compiled where that was asked for."""
+        """Return `loss` of a batch of rows (B, …), compiled if `compile_mode` was given."""
         return (self.compiled_loss or self.loss)(rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
-        """Return the parameters that the optimizer moves."""
+    def get_trained_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters for the optimizer."""
         raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Return a loader of step numbers: the batch itself is drawn on the device."""
-        return DataLoader(range(self.num_steps), batch_size=None)  # type: ignore[arg-type]  # any sequence serves
+        """Return a loader of step numbers; `training_step` draws the batch."""
+        return DataLoader(range(self.num_steps), batch_size=None)  # type: ignore[arg-type]  # a sequence is enough
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the step by its number."""
+        """Seed the random generators for this step."""
         reseed(derive_seed(self.seed, self.stage, self.global_step), self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of a batch drawn without replacement."""
+        """Draw min(B, K) different rows, and report and return their loss."""
         rows = torch.randperm(len(self.rows_K), device=self.device)[: self.batch_size]
         loss = self.batch_loss(self.rows_K[rows])
         self.report(f"{self.stage}/loss", loss)
         return loss
 
     def on_train_end(self) -> None:
-        """Raise `UserError` for weights that are not finite, since the last steps may have led there."""
+        """Check that all weights are finite, because the last steps may have diverged after the last reported loss.
+
+        Raises:
+            UserError: A parameter or buffer is not finite.
+        """
         for name, tensor in self.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise UserError(
-                    f"{self.stage}: {name} is not finite after {self.global_step} steps; try a smaller learning rate"
+                    f"{self.stage}: {name} is not finite after {self.global_step} steps; set a smaller learning rate "
+                    "(lr of this stage's optimizer, under system)"
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer, and the cosine that its learning rate follows step by step."""
-        optimizer = self.make_optimizer(self.trained_parameters())
+        """Return the optimizer and its cosine learning-rate schedule, which advances at every step."""
+        optimizer = self.make_optimizer(self.get_trained_parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"},
@@ -102,14 +108,14 @@ class SteppedModule(ReportingModule):
 
 
 class AutoencoderModule(SteppedModule):
-    """Stage one: reconstruct normalized vectors through noise (p-diff, Eq. 3–4); the target is the clean vector.
+    """Stage one: train the autoencoder to reconstruct normalized vectors in spite of noise (p-diff, Eq. 3–4).
 
     Args:
-        autoencoder: The network that is trained.
-        rows_K: The rows that its `training_loss` takes, or the vectors (K, D) that become them once normalized.
-        normalizer: Applied to every batch, so that a memory-mapped K × D is never copied as a whole; None where the
-            rows are ready.
-        **options: The arguments of `SteppedModule`.
+        autoencoder: The network to train.
+        rows_K: The rows for `Autoencoder.training_loss`, or, with a normalizer, the vectors (K, D) before it.
+        normalizer: Normalizes every batch, so that memory-mapped vectors (K, D) are never copied as a whole. None if
+            `rows_K` needs no normalization.
+        **options: The arguments of `SteppedModule`, except for `stage`.
     """
 
     def __init__(self, autoencoder: Autoencoder, rows_K: Tensor, normalizer: Normalizer | None = None, **options: Any):
@@ -117,18 +123,22 @@ class AutoencoderModule(SteppedModule):
         self.autoencoder, self.normalizer = autoencoder, normalizer
 
     def loss(self, rows_B: Tensor) -> Tensor:
-        """Return the loss that the autoencoder itself defines."""
+        """Return `Autoencoder.training_loss` of the normalized batch."""
         return self.autoencoder.training_loss(self.normalizer.normalize(rows_B) if self.normalizer else rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
-        """Return those of the autoencoder."""
+    def get_trained_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the autoencoder."""
         return self.autoencoder.parameters()
 
 
 class LatentDiffusionModule(SteppedModule):
-    """Stage two: learn to predict the noise in noised latents.
+    """Stage two: train the denoiser to predict the noise in noised latents (Ho et al. 2020, Algorithm 1).
 
-    The standardized latents (K, L) are encoded once, since the autoencoder no longer changes.
+    Args:
+        denoiser: The network to train.
+        schedule: The noise schedule.
+        latents_KL: Standardized latents, encoded once before this stage, since the autoencoder no longer changes.
+        **options: The arguments of `SteppedModule`, except for `stage`.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: NoiseSchedule, latents_KL: Tensor, **options: Any):
@@ -136,9 +146,9 @@ class LatentDiffusionModule(SteppedModule):
         self.denoiser, self.schedule = denoiser, schedule
 
     def loss(self, rows_B: Tensor) -> Tensor:
-        """Return the denoising loss."""
+        """Return `denoising_loss` of a batch of latents (B, L)."""
         return denoising_loss(self.denoiser, self.schedule, rows_B)
 
-    def trained_parameters(self) -> Iterable[Parameter]:
-        """Return those of the denoiser."""
+    def get_trained_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the denoiser."""
         return self.denoiser.parameters()

@@ -1,4 +1,4 @@
-"""The `system` configuration as typed values, and what of it decides a trained generator."""
+"""The `system` configuration as typed values, and the settings that decide a trained generator."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -6,66 +6,67 @@ from typing import Any
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.generation.recipes import Recipe
-from core.runtime.errors import UserError, nearest
+from core.runtime.errors import UserError, suggest_names
 
 CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
 
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """How p-diff's two stages are built and trained; a `Recipe` is what Hydra instantiates.
+    """The settings by which the two stages of p-diff are built and trained.
+
+    A `Recipe` names a class and its arguments, which Hydra instantiates. configs/system/ae_ddpm.yaml explains every
+    setting.
 
     Raises:
-        UserError: There is no such normalization.
+        UserError: `normalization` or `latent_normalization` is unknown.
     """
 
     autoencoder: Recipe
-    denoiser: Recipe | None  # None draws latents from N(0, I) instead of learning them
-    sampler: Mapping[str, Any] | None  # "num_steps" and "scheduler", a recipe; None without a denoiser
+    denoiser: Recipe | None  # None: latents are drawn from N(0, I), without a second stage
+    sampler: Mapping[str, Any] | None  # "num_steps" and the recipe "scheduler"; None without a denoiser
     name: str
     batch_size: int
     compile: str | None  # a mode of torch.compile
-    normalization: str
-    latent_normalization: str
+    normalization: str  # of the vectors
+    latent_normalization: str  # of the latents, before diffusion
     schedule: Mapping[str, Any]  # the arguments of NoiseSchedule
     autoencoder_steps: int
     autoencoder_optimizer: Recipe
     diffusion_steps: int
     denoiser_optimizer: Recipe
-    ema_decay: float
+    ema_decay: float  # of the denoiser's averaged weights
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SystemSpec":
-        """Return the specification that a `system` configuration describes, as plain values.
+        """Build the specification from a `system` configuration of plain values.
 
         Raises:
-            UserError: A setting is missing or unknown, or there is no such normalization.
+            UserError: A setting is missing or unknown, or a normalization is unknown.
         """
         known = [field.name for field in fields(cls)]
         for name in config:
             if name not in known:
-                raise UserError(f"system.{name} is no setting of a system; {nearest(name, known)}")
+                raise UserError(f"system.{name} is not a setting; {suggest_names(name, known)}")
         for name in known:
             if name not in config:
-                raise UserError(
-                    f"system.{name} is missing; set system.{name}=VALUE as configs/system/ae_ddpm.yaml does"
-                )
+                raise UserError(f"system.{name} is missing; set system.{name}=VALUE, as in configs/system/ae_ddpm.yaml")
         return cls(**config)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"system.{name}={getattr(self, name)}: expected one of {', '.join(choices)}")
+                raise UserError(f"system.{name}={getattr(self, name)} must be one of {', '.join(choices)}")
 
     @property
     def recipes(self) -> dict[str, Any]:
-        """The settings that a generator is built from, which its file therefore keeps."""
+        """The settings that a generator file stores, because the generator is rebuilt from them."""
         settings = asdict(self)
         return {name: settings[name] for name in ("autoencoder", "denoiser", "schedule", "sampler")}
 
 
-def training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
-    """Return the settings that decide the trained generator; the sampler is none, it may be changed afterwards."""
+def select_training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
+    """Return the settings that decide the trained generator; the sampler is not one, since it may change afterwards."""
     trained = asdict(system)
     del trained["sampler"]
     return {

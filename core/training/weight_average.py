@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, kept on the device that trains."""
+"""The exponential moving average (EMA) of the weights, kept on the device of the training."""
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -8,21 +8,26 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class OnDeviceAverage(AveragedModel):
-    """Average of a model's weights, updated without a copy between host and device.
+    """The average w̄ of a model's weights w, updated as w̄ ← decay · w̄ + (1 − decay) · w after each step.
 
-    torch's own update asks a counter on the device for its value at every step, which waits for the device.
+    The update never copies between host and device. torch's own update reads a counter on the device at every step,
+    and each read waits for the device.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, decay: float):
         super().__init__(model)
-        self.module.to(device)  # without `n_averaged`, which stays on the CPU, where reading it is free
+        self.module.to(device)  # `n_averaged` stays on the CPU, where reading it does not wait for the device
         self.decay = decay
         self._pairs: list[tuple[Tensor, Tensor]] | None = None  # (average, weight)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`; the first update copies them, and counters always are."""
-        if self._pairs is None:  # looked up once: names are many, and steps are short
+        """Update the average with the weights of `model`.
+
+        BatchNorm statistics are averaged like weights. Integers, such as BatchNorm's count of batches, are copied, and
+        the first update copies everything.
+        """
+        if self._pairs is None:  # looked up once, because looking up many names takes long compared with a step
             current = model.state_dict(keep_vars=True)
             self._pairs = [(average, current[name]) for name, average in self.module.state_dict(keep_vars=True).items()]
             self._floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
@@ -37,10 +42,11 @@ class OnDeviceAverage(AveragedModel):
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's callback over an `OnDeviceAverage`: saves, resumes, and ends with the average in the module.
+    """Lightning's weight averaging with an `OnDeviceAverage`.
 
-    Lightning would leave the average on the CPU, where the module still is when a fit begins, and would copy every
-    weight at every step.
+    As in Lightning's callback, training states hold the average, and the module ends up with the averaged weights.
+    Lightning itself would build the average on the CPU, where the module still is before a fit, and copy all weights
+    to the CPU at every step.
     """
 
     def __init__(self, decay: float):
@@ -48,6 +54,6 @@ class WeightAverage(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Create the average on the device that the module is about to be moved to."""
+        """Build the average on the device that the module will be trained on."""
         if stage == "fit":
             self._average_model = OnDeviceAverage(pl_module, trainer.strategy.root_device, self.decay)

@@ -1,1 +1,1 @@
-"""Each stage of ours against the reference procedure, side by side in one run."""
+"""Benchmark of each stage against the reference procedure, which is that of the paper or its published code."""

@@ -1,4 +1,4 @@
-"""Run two ways of doing the same thing in turn, and say how much faster one is and what memory each takes."""
+"""Comparison of two ways to do the same work: how much faster one is, and how much memory each takes."""
 
 import statistics
 import time
@@ -12,10 +12,9 @@ import torch
 
 @dataclass(frozen=True)
 class Contest:
-    """One case: what we do, what the reference procedure does, and whether the results agree.
+    """One case: our way and the reference way to do the same work, and facts such as whether the results agree.
 
-    Both callables do the same amount of work after division by their own `units` (models, steps), so that the slow one
-    may do less of it.
+    A cost is divided by the number of units (models, steps) that the call does, so the slow side may do fewer of them.
     """
 
     stage: str
@@ -25,12 +24,12 @@ class Contest:
     reference: Callable[[], Any]
     our_units: int = 1
     reference_units: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)  # of the agreement, of sizes
+    facts: dict[str, Any] = field(default_factory=dict)  # entries of the JSON row, such as sizes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time of one call, and the memory it took on top of what was there; None where the system does not tell."""
+    """Wall time of one call, and the memory that it added at its peak; None where the system cannot measure that."""
 
     seconds: float
     peak_bytes: int | None
@@ -38,16 +37,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs of the repetitions of both sides, pair by pair."""
+    """Costs of all repetitions of both sides; entries of the two lists with one index form a pair."""
 
     contest: Contest
     ours: list[Cost]
     reference: list[Cost]
 
     def row(self) -> dict[str, Any]:
-        """Return what JSON can hold.
+        """Return one row for JSON and for the table.
 
-        Seconds are per unit; ratios are taken pair by pair, so that the machine's drift cancels.
+        Seconds are per unit. Each ratio is taken within one pair, so that a machine that slows down affects both sides.
         """
         ours = [cost.seconds / self.contest.our_units for cost in self.ours]
         reference = [cost.seconds / self.contest.reference_units for cost in self.reference]
@@ -72,50 +71,50 @@ class Measured:
 
 
 def measure(contest: Contest, repeats: int, device: torch.device) -> Measured:
-    """Warm both up once, then run them in turn on `device`: ours, reference, ours, reference and so on."""
-    cost_of(contest.ours, device), cost_of(contest.reference, device)
-    pairs = [(cost_of(contest.ours, device), cost_of(contest.reference, device)) for _ in range(repeats)]
+    """Run both sides once as a warm-up, then measure them in turn on `device`: ours, reference, ours, reference."""
+    measure_cost(contest.ours, device), measure_cost(contest.reference, device)
+    pairs = [(measure_cost(contest.ours, device), measure_cost(contest.reference, device)) for _ in range(repeats)]
     return Measured(contest, [ours for ours, _ in pairs], [reference for _, reference in pairs])
 
 
-def cost_of(run: Callable[[], Any], device: torch.device) -> Cost:
-    """Measure wall time and peak memory of one call, with everything that `device` was given finished."""
+def measure_cost(run: Callable[[], Any], device: torch.device) -> Cost:
+    """Measure wall time and peak memory of one call, until `device` has finished its work."""
     before = reset_peak(device)
     start = time.perf_counter()
     run()
-    finish(device)
+    synchronize(device)
     seconds = time.perf_counter() - start
-    return Cost(seconds, None if before is None else max(0, peak(device) - before))
+    return Cost(seconds, None if before is None else max(0, read_peak(device) - before))
 
 
-def finish(device: torch.device) -> None:
-    """Wait until `device` has done everything that it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has finished all work that was started on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak(device: torch.device) -> int | None:
-    """Forget earlier peaks; return the bytes in use now, None where the system cannot forget.
+    """Reset the recorded peak of memory; return the bytes in use now, or None where the system cannot reset it.
 
-    The memory is that of the GPU if `device` is one, else that of the process, also on a machine that has a GPU.
+    The memory is that of the GPU if `device` is a GPU, else that of this process.
     """
     if device.type == "cuda":
-        finish(device)
+        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of this process starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # On Linux this resets VmHWM of the process.
     except OSError:
         return None
-    return memory_of_process("VmRSS")
+    return read_process_memory("VmRSS")
 
 
-def peak(device: torch.device) -> int:
-    """Return the most bytes in use since `reset_peak`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else memory_of_process("VmHWM")
+def read_peak(device: torch.device) -> int:
+    """Return the largest number of bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else read_process_memory("VmHWM")
 
 
-def memory_of_process(entry: str) -> int:
-    """Return VmRSS (memory now) or VmHWM (the most so far), in bytes."""
+def read_process_memory(entry: str) -> int:
+    """Return VmRSS (memory in use) or VmHWM (its peak) of this process in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
     return 1024 * int(line.split()[1])

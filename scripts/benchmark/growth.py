@@ -1,4 +1,4 @@
-"""How the cost of training an autoencoder grows with D, each size in a process of its own, so that its peak is its own.
+"""Cost of training an autoencoder as D grows; each size runs in a new process, so that peaks of memory do not mix.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -21,45 +21,41 @@ from core.networks.autoencoder import Autoencoder, ConvAutoencoder
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from core.report.cells import markdown
 from core.training.stage_modules import AutoencoderModule
-from scripts.benchmark.contest import finish, peak
+from scripts.benchmark.contest import read_peak, synchronize
 
 SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10_000_000))  # (K, D)
-# D; at 100,000 a step of it took two minutes and 22 GB, and at 1,000,000 it would take ten times as much
+# Largest D for the paper's autoencoder. One step took two minutes and 22 GB at D = 100,000, and its cost grows like D.
 LARGEST_PAPER_SIZE = 2_048
-PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288, batch 50 (p-diff v3)
+PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288 with batch 50 (p-diff v3)
 BATCH, STEPS, PAPER_STEPS = 50, 8, 2
-RANK_OF_DATA = 20  # directions in which the checkpoints differ, besides noise
+RANK_OF_DATA = 20  # number of directions in which the checkpoints differ, besides noise
 
 
-def section(device: torch.device) -> tuple[list[dict[str, Any]], str]:
-    """Return the rows, and their table in Markdown."""
+def measure_growth(device: torch.device) -> tuple[list[dict[str, Any]], str]:
+    """Measure every size; return the rows and their Markdown table."""
     rows = []
     for num_checkpoints, num_params in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoints.safetensors"
-            alone(partial(write_checkpoints, path, num_checkpoints, num_params))
+            run_in_new_process(partial(write_checkpoints, path, num_checkpoints, num_params))
             row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
-            row |= {
-                f"chunked_{name}": value
-                for name, value in alone(partial(train, ChunkedAutoencoder, STEPS, path, device=device)).items()
-            }
+            chunked = run_in_new_process(partial(train, ChunkedAutoencoder, STEPS, path, device=device))
+            row |= {f"chunked_{name}": value for name, value in chunked.items()}
             if num_params <= LARGEST_PAPER_SIZE:
-                row |= {
-                    f"paper_{name}": value
-                    for name, value in alone(partial(train, ConvAutoencoder, PAPER_STEPS, path, device=device)).items()
-                }
+                paper = run_in_new_process(partial(train, ConvAutoencoder, PAPER_STEPS, path, device=device))
+                row |= {f"paper_{name}": value for name, value in paper.items()}
             rows.append(row)
-    return rows, table(rows)
+    return rows, format_table(rows)
 
 
-def alone(run: Callable[[], Any]) -> Any:
-    """Run in a fresh process and return what it returns."""
+def run_in_new_process(run: Callable[[], Any]) -> Any:
+    """Call `run` in a new process and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(run).result()
 
 
 def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None:
-    """Write K vectors that differ in a few directions and a little noise, as those of one fine-tuning do."""
+    """Write K vectors that differ in a few directions and by a little noise, like checkpoints of one training run."""
     torch.manual_seed(0)
     vectors_KD = 0.1 * torch.randn(num_checkpoints, num_params)
     vectors_KD.addmm_(torch.randn(num_checkpoints, RANK_OF_DATA), torch.randn(RANK_OF_DATA, num_params))
@@ -70,13 +66,13 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
 
 
 def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, device: torch.device) -> dict[str, float]:
-    """Read, adapt and train; return seconds before the first step, seconds per step after it, and peak bytes."""
+    """Load, adapt and train; return seconds before the first step, seconds per later step and peak bytes."""
     start = time.perf_counter()
     checkpoints = CheckpointSet.load(path)
     normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
     autoencoder = kind(checkpoints.subset.num_params)
     prepared_K = autoencoder.adapt(
-        lambda part: normalizer.columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
+        lambda part: normalizer.select_columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
     )
     rows = (checkpoints.vectors_KD, normalizer) if prepared_K is None else (prepared_K,)
     module = AutoencoderModule(
@@ -88,23 +84,23 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, dev
         seed=0,
     )
     module.to(device).train()
-    optimizer = module.make_optimizer(module.trained_parameters())
+    optimizer = module.make_optimizer(module.get_trained_parameters())
     ends = [time.perf_counter()]
     for _ in range(num_steps):
         optimizer.zero_grad()
         module.loss(module.rows_K[torch.randperm(len(module.rows_K), device=device)[:BATCH]]).backward()
         optimizer.step()
-        finish(device)
+        synchronize(device)
         ends.append(time.perf_counter())
     return {
         "before_seconds": ends[0] - start,
         "step_seconds": (ends[-1] - ends[1]) / (num_steps - 1),
-        "peak_bytes": peak(device),
+        "peak_bytes": read_peak(device),
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Tabulate one line per size."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table with one line per size."""
     header = [
         "K",
         "D",

@@ -1,4 +1,4 @@
-"""A batch of checkpoints as rows of one memory-mapped matrix, against a DataLoader over one file per checkpoint."""
+"""Contests of loading: rows of one memory-mapped matrix, against a DataLoader over one file per checkpoint."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ CASES = {"D = 2,048": 2048, "D = 100,288": 100_288}
 
 
 class OneFilePerCheckpoint(Dataset):
-    """The reference's data set: opens a file for every item."""
+    """Dataset of the reference procedure, which opens one file per item."""
 
     def __init__(self, files: list[Path]):
         self.files = files
@@ -30,8 +30,8 @@ class OneFilePerCheckpoint(Dataset):
         return load_file(self.files[index])["vector"]
 
 
-def contests(device: torch.device) -> Iterator[Contest]:
-    """Five epochs in batches of 50, from opening the file to the last batch on the device."""
+def make_contests(device: torch.device) -> Iterator[Contest]:
+    """Yield a contest per size: five epochs in batches of 50, from opening the files to the last batch on `device`."""
     for case, num_params in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             vectors_KD = torch.randn(K, num_params)
@@ -47,22 +47,22 @@ def contests(device: torch.device) -> Iterator[Contest]:
                 "loading",
                 case,
                 f"batch of {BATCH}",
-                ours=partial(from_one_file, together, device),
-                reference=partial(from_many_files, files, device),
+                ours=partial(draw_from_one_file, together, device),
+                reference=partial(load_from_many_files, files, device),
                 our_units=EPOCHS * K // BATCH,
                 reference_units=EPOCHS * K // BATCH,
             )
 
 
-def from_one_file(path: Path, device: torch.device) -> None:
-    """Draw batches as our stages do."""
+def draw_from_one_file(path: Path, device: torch.device) -> None:
+    """Draw batches from one file as our training stages do."""
     vectors_KD = CheckpointSet.load(path).vectors_KD.to(device)
     for _ in range(EPOCHS * K // BATCH):
         vectors_KD[torch.randperm(K, device=device)[:BATCH]]
 
 
-def from_many_files(files: list[Path], device: torch.device) -> None:
-    """Draw batches as the published code does, with workers that stay alive between epochs, unlike there."""
+def load_from_many_files(files: list[Path], device: torch.device) -> None:
+    """Draw batches as the published code does, but keep workers alive between epochs, which favors the reference."""
     loader = DataLoader(OneFilePerCheckpoint(files), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     for _ in range(EPOCHS):
         for batch_BD in loader:

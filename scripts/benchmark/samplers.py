@@ -1,4 +1,4 @@
-"""Speed and quality of the samplers on one trained generator.
+"""Comparison of the samplers on one trained generator: speed, accuracy and similarity to the originals.
 
 M generated models.
 """
@@ -21,24 +21,24 @@ from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task
 
-# names and steps; the first is the reference
+# Names of files in configs/system/sampler and numbers of steps. The first sampler is the reference.
 SAMPLERS = (("ddpm", 1000), ("ddim", 50), ("dpm_solver", 10), ("dpm_solver", 20), ("dpm_solver", 50))
 NUM_MODELS = 200
 
 
 def restore_task(config: Any, accelerator: str, checkpoints: CheckpointSet) -> Task:
-    """Return the task of a run from its config.yaml."""
-    # Nothing is collected here, and runs of earlier versions do not name the kind of collection.
+    """Return the task of a run, given the content of its config.yaml."""
+    # No checkpoint is collected here. Earlier versions did not record the kind of collection, so any valid one is set.
     spec = TaskSpec.from_config({**config["task"], "collect": {"kind": "independent", "runs": len(checkpoints)}})
     scoring = ScoringSpec.from_config(config["scoring"], num_workers=spec.data.num_workers, accelerator=accelerator)
     return Task.restore(spec, scoring, checkpoints)
 
 
-def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
-    """Sample 200 models with each sampler and score them on test, beside the originals; the rows and their table.
+def compare_samplers(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
+    """Sample 200 models with each sampler and score them on test; return the rows and their Markdown table.
 
     Raises:
-        UserError: `folder` holds no finished run, or its checkpoints or images are not where they were.
+        UserError: `folder` holds no finished run, or its checkpoints or images were moved.
     """
     run = RunDirectory(folder)
     generator = load_generator(run.generator)
@@ -65,25 +65,27 @@ def section(folder: Path, accelerator: str) -> tuple[list[dict[str, Any]], str]:
                 "steps": num_steps,
                 "seconds": seconds,
                 "accuracy_mean": float(scores.accuracy_M.mean()),
-                "max_iou_mean": mean_similarity(scores, originals),
+                "max_iou_mean": average_max_iou(scores, originals),
             }
         )
-    return rows, table(rows)
+    return rows, format_table(rows)
 
 
-def mean_similarity(scores: Scores, originals: Scores) -> float:
-    """Return the maximum IoU with any original, averaged over the models.
+def average_max_iou(scores: Scores, originals: Scores) -> float:
+    """Return each model's largest IoU of wrong images with any original, averaged over the models.
 
     Raises:
-        UserError: the task has no images that a model gets wrong.
+        UserError: The scores of the task do not record which images are wrong.
     """
     if scores.wrong_MN is None or originals.wrong_MN is None:
-        raise UserError("samplers are compared by the images that models get wrong; choose a run of such a task")
+        raise UserError(
+            "the scores of this run do not record wrong images, which max IoU needs. Set --run to a classification run"
+        )
     return float(max_iou(scores.wrong_MN, originals.wrong_MN).mean())
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Tabulate every sampler beside the first."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of all samplers, with their differences from the first one."""
     header = [
         "sampler",
         "steps",

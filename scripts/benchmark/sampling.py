@@ -1,4 +1,4 @@
-"""Sampling 200 models at once with a fast sampler, against one model at a time with 1,000 DDPM steps."""
+"""Contests of sampling: 200 models at once with a fast sampler, against one model with 1,000 DDPM steps."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.command_line.entry_point import plain
+from core.command_line.entry_point import to_plain
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.provenance import ROOT
 from core.training.system import SystemSpec
@@ -19,8 +19,8 @@ NUM_MODELS = 200
 SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of ResNet-18's last two norm layers
 
 
-def generator_with(autoencoder: str, denoiser: str, sampler: str, *, device: torch.device) -> LatentDiffusionGenerator:
-    """Return an untrained generator of the configured size, since time does not depend on the weights."""
+def make_generator(autoencoder: str, denoiser: str, sampler: str, *, device: torch.device) -> LatentDiffusionGenerator:
+    """Return a generator of the configured size with random weights, since time does not depend on the weights."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         choices = [f"system/autoencoder={autoencoder}", f"system/denoiser={denoiser}", f"system/sampler={sampler}"]
         system = compose("base", overrides=choices).system
@@ -28,7 +28,7 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, *, device: tor
     encoder = instantiate(system.autoencoder, num_params=SUBSET.num_params)
     latent_dim = encoder.latent_dim
     return LatentDiffusionGenerator(
-        recipes=SystemSpec.from_config(plain(system)).recipes,
+        recipes=SystemSpec.from_config(to_plain(system)).recipes,
         subset=SUBSET,
         normalizer=Normalizer.identity(SUBSET.num_params),
         latent_normalizer=Normalizer.identity(latent_dim),
@@ -38,11 +38,11 @@ def generator_with(autoencoder: str, denoiser: str, sampler: str, *, device: tor
     ).to(device)
 
 
-def contests(device: torch.device) -> Iterator[Contest]:
-    """Yield our default against the reference procedure with the same networks, then with the paper's for both."""
+def make_contests(device: torch.device) -> Iterator[Contest]:
+    """Yield a contest with our default networks and one with the paper's; both sides always use equal networks."""
     for autoencoder, denoiser in (("small", "mlp"), ("paper", "conv")):
         fast, slow = (
-            generator_with(autoencoder, denoiser, sampler, device=device) for sampler in ("dpm_solver", "ddpm")
+            make_generator(autoencoder, denoiser, sampler, device=device) for sampler in ("dpm_solver", "ddpm")
         )
         yield Contest(
             "sampling",

@@ -1,4 +1,4 @@
-"""Scoring one model: the suffix behind a cached prefix, against the full forward pass."""
+"""Contests of scoring: one model behind a cached prefix, or many at once, against whole forward passes."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset, unflatten
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from scripts.benchmark.contest import Contest
 from tasks.networks.build import build_classifier
 from tasks.scoring.frozen_prefix import split_network
@@ -17,7 +17,8 @@ from tasks.scoring.scorer import Scorer, ScoringSpec
 
 T = TypeVar("T")
 
-CASES = {  # name: (timm name, channels, image size); the last two normalization layers
+# Cases that score the last two normalization layers, as name: (timm name, channels, image size).
+CASES = {
     "ResNet-18, 16×16 digits": ("resnet18", 1, 16),
     "ResNet-18, 224×224": ("resnet18", 3, 224),
     "ResNet-50, 224×224": ("resnet50", 3, 224),
@@ -26,30 +27,29 @@ CASES = {  # name: (timm name, channels, image size); the last two normalization
 }
 BATCH, NUM_SUFFIX = 32, 10
 
-
-# names of whole small networks, at 3×64×64
+# Cases that score every parameter of a mini network on images of 3×64×64.
 WHOLE = {"MLP-mini, whole": "mlp_mini", "ViT-mini, whole": "vit_mini", "ConvNet-mini, whole": "convnet_mini"}
 WHOLE_BATCH, NUM_WHOLE = 256, 32
 
 
-def exactly(run: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-    """Return the call with these arguments, in fp32 on GPUs, too, and without gradients."""
+def bind_in_float32(run: Callable[..., T], *arguments: Any) -> Callable[[], T]:
+    """Return a call of `run` with these arguments, without gradients and in float32 on GPUs, too."""
 
     def call() -> T:
-        with torch.inference_mode(), float32_products():
+        with torch.inference_mode(), set_float32_precision():
             return run(*arguments)
 
     return call
 
 
-def contests(device: torch.device) -> Iterator[Contest]:
-    """Yield the last two norm layers of each network, fp32, one chunk of images; then whole small networks."""
-    yield from behind_a_prefix(device)
-    yield from whole_networks(device)
+def make_contests(device: torch.device) -> Iterator[Contest]:
+    """Yield the contests behind a cached prefix, then the contests of whole networks."""
+    yield from make_prefix_contests(device)
+    yield from make_whole_network_contests(device)
 
 
-def whole_networks(device: torch.device) -> Iterator[Contest]:
-    """Yield networks of which nothing is frozen, where time can only be gained by running many models at once."""
+def make_whole_network_contests(device: torch.device) -> Iterator[Contest]:
+    """Yield contests of networks without a frozen part, which gain only from running many models at once."""
     for case, name in WHOLE.items():
         torch.manual_seed(0)
         model = (
@@ -64,30 +64,32 @@ def whole_networks(device: torch.device) -> Iterator[Contest]:
             "scoring",
             case,
             f"model, {WHOLE_BATCH} images",
-            ours=exactly(all_at_once, scorer, on_device, vectors_MD),
-            reference=exactly(one_by_one, model, subset, on_device, vectors_MD),
+            ours=bind_in_float32(compute_logits_at_once, scorer, on_device, vectors_MD),
+            reference=bind_in_float32(compute_logits_one_by_one, model, subset, on_device, vectors_MD),
             our_units=NUM_WHOLE,
             reference_units=NUM_WHOLE,
         )
 
 
-def all_at_once(scorer: Scorer, images: Tensor, vectors_MD: Tensor) -> Tensor:
-    """Return the logits of all models from one call of the scorer."""
+def compute_logits_at_once(scorer: Scorer, images: Tensor, vectors_MD: Tensor) -> Tensor:
+    """Return the logits of all models from one call of the scorer, (M, B, classes)."""
     return scorer.logits(scorer.network.cache(images), vectors_MD)
 
 
-def one_by_one(model: nn.Module, subset: ParameterSubset, images: Tensor, vectors_MD: Tensor) -> list[Tensor]:
-    """Return the logits of each model from a forward pass of its own."""
-    return [full_forward(model, unflatten(vector_D, subset), images) for vector_D in vectors_MD]
+def compute_logits_one_by_one(
+    model: nn.Module, subset: ParameterSubset, images: Tensor, vectors_MD: Tensor
+) -> list[Tensor]:
+    """Return the logits of each model from a separate forward pass."""
+    return [run_whole_network(model, unflatten(vector_D, subset), images) for vector_D in vectors_MD]
 
 
-def full_forward(model: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Return the logits of the whole network with `parameters` in place of its own."""
+def run_whole_network(model: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Return the logits of a forward pass through the whole network with `parameters` in place of its own."""
     return torch.func.functional_call(model, parameters, (images,))
 
 
-def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
-    """Yield the suffix behind a cached prefix against the full forward pass."""
+def make_prefix_contests(device: torch.device) -> Iterator[Contest]:
+    """Yield contests of the suffix behind a cached prefix against the whole forward pass."""
     for case, (name, channels, size) in CASES.items():
         torch.manual_seed(0)
         batch = 256 if size == 16 else BATCH
@@ -102,9 +104,9 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
         network = split_network(model, subset.names, images)
         vector_D = flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device)
         parameters = unflatten(vector_D, subset)
-        crossing = exactly(network.cache, images)()
-        suffix = exactly(network.logits, crossing, parameters)
-        reference = exactly(full_forward, model, parameters, images)
+        crossing = bind_in_float32(network.cache, images)()
+        suffix = bind_in_float32(network.logits, crossing, parameters)
+        reference = bind_in_float32(run_whole_network, model, parameters, images)
         cached_bytes = sum(tensor.nbytes for tensor in crossing if isinstance(tensor, Tensor))
         yield Contest(
             "scoring",
@@ -113,17 +115,17 @@ def behind_a_prefix(device: torch.device) -> Iterator[Contest]:
             ours=partial(repeat, suffix, NUM_SUFFIX),
             reference=reference,
             our_units=NUM_SUFFIX,
-            facts={**agreement(suffix(), reference()), "cache_megabytes_per_image": cached_bytes / batch / 1e6},
+            facts={**compare_logits(suffix(), reference()), "cache_megabytes_per_image": cached_bytes / batch / 1e6},
         )
 
 
 def repeat(run: Callable[[], T], times: int) -> list[T]:
-    """Return the results of several calls."""
+    """Call `run` several times and return all results."""
     return [run() for _ in range(times)]
 
 
-def agreement(ours: Tensor, full: Tensor) -> dict[str, Any]:
-    """Return whether two tables of logits predict the same, and how far apart they are at most."""
+def compare_logits(ours: Tensor, full: Tensor) -> dict[str, Any]:
+    """Return whether two tables of logits predict the same classes, and their largest difference."""
     return {
         "same_predictions": bool((ours.argmax(1) == full.argmax(1)).all()),
         "largest_logit_difference": float((ours - full).abs().max()),

@@ -1,1 +1,1 @@
-"""A check of everything that only a GPU can show: whether it runs there, how fast, and what bounds it."""
+"""Check on a GPU: whether every stage runs, how fast it is, and what limits its speed."""

@@ -1,27 +1,27 @@
-"""Images in the format in which CIFAR-100 is published, for a machine that cannot download the real ones."""
+"""Synthetic images in the published format of CIFAR-100, for machines that cannot download the dataset."""
 
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import dump  # CIFAR archives are pickles
+from pickle import dump  # CIFAR archives hold pickles
 from typing import Any
 
 import numpy as np
 
-CHUNK = 5000  # images; bounds the memory for noise
+CHUNK = 5000  # images made at once; bounds the memory for noise
 
 
-def class_images(
+def make_class_images(
     num_classes: int, per_class: int, size: int, *, seed: int, wrong_labels: float = 0.0
 ) -> tuple[np.ndarray, list[int]]:
     """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
 
     Args:
-        num_classes: each has a pattern of its own, the same for every seed.
-        per_class: N is `num_classes` times this number.
-        size: S, in pixels.
-        seed: of the noise and the order.
-        wrong_labels: share of the labels that are drawn anew at random, so that no network can be right everywhere.
+        num_classes: Number of classes. The pattern of a class is the same for every seed.
+        per_class: Images per class; N is `num_classes` times this number.
+        size: S in pixels.
+        seed: Seed of the noise and of the order.
+        wrong_labels: Share of labels that are drawn anew at random, so that no network can be right everywhere.
     """
     patterns = np.random.default_rng(0).integers(40, 216, (num_classes, 3, size, size)).astype(np.float32)
     random = np.random.default_rng(seed)
@@ -37,10 +37,10 @@ def class_images(
 
 
 def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, *, wrong_labels: float = 0.0) -> Path:
-    """Write `root`/cifar-100-python.tar.gz as published, three pickles in a folder; return its path."""
+    """Write `root`/cifar-100-python.tar.gz in the published layout, three pickles in a folder; return its path."""
     sizes = {"train": (per_class, 1), "test": (test_per_class, 2)}
     splits = {
-        name: class_images(100, count, 32, seed=seed, wrong_labels=wrong_labels)
+        name: make_class_images(100, count, 32, seed=seed, wrong_labels=wrong_labels)
         for name, (count, seed) in sizes.items()
     }
     content = {
@@ -48,17 +48,17 @@ def write_cifar100(root: Path, per_class: int = 8, test_per_class: int = 2, *, w
         for name, (images, labels) in splits.items()
     }
     content["meta"] = {"fine_label_names": [f"class {index}" for index in range(100)]}
-    return pickles_in_archive(root, "cifar-100-python", content)
+    return write_pickle_archive(root, "cifar-100-python", content)
 
 
-def pickles_in_archive(root: Path, folder: str, content: Mapping[str, Any], *, archive: str | None = None) -> Path:
-    """Write `root`/<archive or folder>.tar.gz that holds one pickle for each entry, in `folder`; return its path."""
+def write_pickle_archive(root: Path, folder: str, content: Mapping[str, Any], *, archive: str | None = None) -> Path:
+    """Write `root`/<archive or folder>.tar.gz with one pickle per entry of `content` in `folder`; return its path."""
     (root / folder).mkdir(parents=True)
     for name, entry in content.items():
         with (root / folder / name).open("wb") as file:
             dump(entry, file, protocol=2)
     path = root / f"{archive or folder}.tar.gz"
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:  # noise does not shrink, however long it is tried
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:  # noise does not compress
         tar.add(root / folder, folder)
     for name in content:
         (root / folder / name).unlink()

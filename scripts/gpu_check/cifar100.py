@@ -1,4 +1,4 @@
-"""The paper's headline run on data of CIFAR-100's format and size: what each stage takes with the paper's networks."""
+"""Part that runs the paper's headline experiment on data shaped like CIFAR-100 and times each stage."""
 
 import tempfile
 import time
@@ -10,11 +10,12 @@ from scripts.gpu_check.archives import write_cifar100
 from scripts.gpu_check.commands import TINY, report_run, run_both
 from scripts.gpu_check.findings import Findings
 
-PER_CLASS, TEST_PER_CLASS = 500, 100  # as published: 50,000 and 10,000 images
+PER_CLASS, TEST_PER_CLASS = 500, 100  # the published sizes: 50,000 and 10,000 images
 SMALL_PER_CLASS = 8
-EPOCHS, STEPS, BATCH = 3, 1000, 200  # a few epochs, so that the part ends in minutes
-WRONG_LABELS = 0.2  # else every model would be right everywhere, and the report would have nothing to compare
-VAL_FRACTION = 0.1  # of configs/task/common.yaml
+EPOCHS, STEPS, BATCH = 3, 1000, 200  # few epochs and steps, so that the part ends in minutes
+# Share of wrong labels. Without them every model would be right everywhere, and the report could not compare them.
+WRONG_LABELS = 0.2
+VAL_FRACTION = 0.1  # as in configs/task/common.yaml
 
 
 def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
@@ -24,11 +25,11 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
         folder, start = Path(name), time.perf_counter()
         write_cifar100(folder / "data", per_class, 2 if rehearse else TEST_PER_CLASS, wrong_labels=WRONG_LABELS)
         writing = time.perf_counter() - start
-        metrics, commands = run_both(folder, overrides(folder / "data", epochs, rehearse))
+        metrics, commands = run_both(folder, list_overrides(folder / "data", epochs, rehearse))
     report_run(findings, metrics, commands)
     images = 100 * round(per_class * (1 - VAL_FRACTION)) * epochs
     training = metrics["seconds"]["train_task"]
-    findings.table(
+    findings.add_table(
         "training the classifier",
         [
             {
@@ -41,8 +42,8 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
     )
 
 
-def overrides(root: Path, epochs: int, rehearse: bool) -> list[str]:
-    """Return the settings of the run: the paper's networks, or tiny ones for a rehearsal."""
+def list_overrides(root: Path, epochs: int, rehearse: bool) -> list[str]:
+    """Return the overrides of the run: the paper's networks, or tiny networks for a rehearsal."""
     shared = [
         "experiment=cifar100_resnet18_k200",
         "system/autoencoder=paper",

@@ -1,4 +1,4 @@
-"""The two entry points as a user calls them, each in a process whose memory is watched."""
+"""Runs of the two entry points as a user calls them, each in a process that records its peak of memory."""
 
 import os
 import subprocess
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.report.tables import source_table
+from core.report.tables import format_source_table
 from core.runtime.artifacts import read_json
 from scripts.gpu_check.findings import Findings
 from scripts.gpu_check.packages import ROOT
 
-TINY = (  # overrides of a rehearsal, where only the way through both commands matters
+TINY = (  # overrides for a rehearsal, which only shows that both commands run
     "trainer=cpu", "task.epochs=1", "task.param.k=6", "system.autoencoder_steps=6", "system.diffusion_steps=6",
     "generation.num_models=5", "evaluation.num_baselines=3",
 )  # fmt: skip
 
 
 def run_both(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run task_training.py and train_p_diff.py in `folder`; return metrics.json, and a row on each command.
+    """Run task_training.py and train_p_diff.py in `folder`; return metrics.json and one row per command.
 
     Raises:
-        RuntimeError: a command failed; the log holds its output.
+        RuntimeError: A command failed. The log holds its output.
     """
     paths = [f"task.param.path={folder}/checkpoints.safetensors", f"output_dir={folder}/run"]
     rows = [run_watched(script, [*paths, *overrides], folder) for script in ("task_training.py", "train_p_diff.py")]
@@ -30,7 +30,7 @@ def run_both(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], li
 
 
 def run_watched(script: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run one entry point to its end and return its seconds and its peaks of memory."""
+    """Run one entry point to its end; return a row with its seconds and its peaks of memory."""
     record = folder / f"{script}.json"
     command = [sys.executable, "-m", "scripts.gpu_check.watched", str(record), str(ROOT / script), *overrides]
     environment = {
@@ -39,7 +39,7 @@ def run_watched(script: str, overrides: Sequence[str], folder: Path) -> dict[str
     }
     status = subprocess.run(command, cwd=folder, env=environment).returncode
     if status != 0:
-        raise RuntimeError(f"{script} ended with status {status}; its output is in the log of this part")
+        raise RuntimeError(f"{script} ended with status {status}. Read its output in the log of this part")
     watched = read_json(record)
     return {
         "command": script,
@@ -50,10 +50,10 @@ def run_watched(script: str, overrides: Sequence[str], folder: Path) -> dict[str
 
 
 def report_run(findings: Findings, metrics: dict[str, Any], commands: list[dict[str, Any]]) -> None:
-    """Add the tables that both kinds of run have: accuracies, seconds of each stage, memory of each command."""
-    findings.text("accuracy", source_table(metrics))
-    findings.table(
+    """Add three tables of a run: accuracies, seconds of each stage, time and memory of each command."""
+    findings.add_text("accuracy", format_source_table(metrics))
+    findings.add_table(
         "seconds of each stage",
         [{"stage": stage, "seconds": float(seconds)} for stage, seconds in metrics["seconds"].items()],
     )
-    findings.table("commands, with the start of Python", commands)
+    findings.add_table("commands, including the start of Python", commands)

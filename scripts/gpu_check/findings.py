@@ -1,4 +1,4 @@
-"""Tables and failed cases of one part, written to a file after every step, so that an overrun keeps earlier ones."""
+"""Results of one part, written to a file after every step, so that a part that overruns keeps its earlier results."""
 
 import sys
 import traceback
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]  # {header: number, text or None}
 
 
 class Findings:
-    """Tables and failed cases of one part, kept in `path`."""
+    """Tables and failed cases of one part; every change is written to `path`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -24,12 +24,12 @@ class Findings:
     def _write(self) -> None:
         write_json(self.path, self.content)
 
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        """Add a table, or replace the one of this title; the keys of all rows are the header."""
+    def add_table(self, title: str, rows: Sequence[Row]) -> None:
+        """Add a table or replace the table with this title; the keys of all rows form the header."""
         self._put({"title": title, "rows": [dict(row) for row in rows]})
 
-    def text(self, title: str, text: str) -> None:
-        """Add something that is Markdown already."""
+    def add_text(self, title: str, text: str) -> None:
+        """Add a text in Markdown or replace the one with this title."""
         self._put({"title": title, "text": text})
 
     def _put(self, entry: dict[str, Any]) -> None:
@@ -38,36 +38,36 @@ class Findings:
         tables[known : known + 1] = [entry]
         self._write()
 
-    def fail(self, case: str, reason: str) -> None:
-        """Record that a case failed; the part then counts as failed, and goes on."""
-        lines = reason.strip().splitlines() or ["no reason was given"]
+    def add_failure(self, case: str, reason: str) -> None:
+        """Record that a case failed; the part continues and counts as failed."""
+        lines = reason.strip().splitlines() or ["unknown reason"]
         self.content["failures"].append({"case": case, "error": lines[0][:300]})
         self._write()
 
     def attempt(self, case: str, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Return what `run` returns; record an error and return None, so that the next case still runs."""
+        """Return the result of `run`; record an error and return None instead, so that the next case still runs."""
         try:
             return run(*arguments, **options)
-        except Exception as error:  # a case may fail in any way, from out of memory to a compiler that is missing
+        except Exception as error:  # any error counts: out of memory, a missing compiler, and so on
             traceback.print_exc()
             sys.stderr.flush()
-            self.fail(case, f"{type(error).__name__}: {error}")
+            self.add_failure(case, f"{type(error).__name__}: {error}")
             return None
 
 
-def as_markdown(table: Mapping[str, Any]) -> str:
-    """Return one table of the file in Markdown, under its title."""
+def format_table(table: Mapping[str, Any]) -> str:
+    """Return one table of the findings in Markdown, under its title."""
     if "text" in table:
         return f"**{table['title']}**\n\n{table['text']}"
     if not table["rows"]:
         return f"**{table['title']}**\n\nnothing was measured"
     header = list(dict.fromkeys(name for row in table["rows"] for name in row))
-    cells = [[cell(row.get(name)) for name in header] for row in table["rows"]]
+    cells = [[format_value(row.get(name)) for name in header] for row in table["rows"]]
     return f"**{table['title']}**\n\n{markdown(header, cells)}"
 
 
-def cell(value: Any) -> str:
-    """Return a value as people read it: three digits, thousands with a comma, a dash for None."""
+def format_value(value: Any) -> str:
+    """Return a value as text: three significant digits, thousands with a comma, a dash for None."""
     if value is None:
         return ABSENT
     if isinstance(value, bool) or not isinstance(value, (int, float)):

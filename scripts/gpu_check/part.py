@@ -1,4 +1,4 @@
-"""The process of one part: python -m scripts.gpu_check.part NAME --findings FILE [--rehearse]."""
+"""Process that runs one part: python -m scripts.gpu_check.part NAME --findings FILE [--rehearse]."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ from scripts.gpu_check.parts import PARTS
 
 
 def main() -> int:
-    """Run the part; the exit status is 1 if one of its cases failed."""
+    """Run the part; return the exit status, which is 1 if one of its cases failed."""
     parser = argparse.ArgumentParser(prog="python -m scripts.gpu_check.part")
     parser.add_argument("name", choices=[part.name for part in PARTS])
     parser.add_argument("--findings", type=Path, required=True)

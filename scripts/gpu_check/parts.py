@@ -1,4 +1,4 @@
-"""The parts of the check: name, purpose, time limit and goal."""
+"""List of the parts: name, purpose, time limit and goal."""
 
 import sys
 from dataclasses import dataclass
@@ -9,11 +9,14 @@ LIMIT_S = 480.0
 
 @dataclass(frozen=True)
 class Part:
-    """One part, run as a process of its own.
+    """One part, which runs in a process of its own.
 
     Args:
-        command: runs instead of the module `scripts.gpu_check.<name>`, with the path of the findings as its last word;
-            for tests.
+        name: Name of the part and of its module `scripts.gpu_check.<name>`.
+        about: What the part does, for the plan and for progress lines.
+        goal: Result to reach, for the tables.
+        limit_s: Seconds after which the part is ended.
+        command: Command that tests run in place of the module, with the path of the findings appended.
     """
 
     name: str
@@ -23,7 +26,7 @@ class Part:
     command: tuple[str, ...] = ()
 
     def argv(self, findings: Path, rehearse: bool) -> list[str]:
-        """Return the command that leaves its tables in `findings`."""
+        """Return the command that runs the part and writes its results to `findings`."""
         if self.command:
             return [*self.command, str(findings)]
         module = [sys.executable, "-m", "scripts.gpu_check.part", self.name, "--findings", str(findings)]
@@ -50,7 +53,7 @@ PARTS = (
     ),
     Part(
         "profile",
-        "the most expensive kernels of each hot loop, and what makes it wait",
+        "the most expensive kernels of each hot loop, and how often it waits",
         "the GPU is busy 80 % of the time",
     ),
 )

@@ -1,4 +1,4 @@
-"""The quickstart in an empty folder: both commands on digits, with nothing set but where their files go."""
+"""Part that runs the quickstart: both commands on digits with the default settings, in an empty folder."""
 
 import tempfile
 from pathlib import Path

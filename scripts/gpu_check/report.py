@@ -1,28 +1,30 @@
-"""The text and the JSON of a whole check."""
+"""Results of the whole check as Markdown and JSON, and the plan that is printed without a GPU."""
 
 import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 from core.report.cells import markdown
-from core.runtime.provenance import provenance
-from scripts.gpu_check.findings import as_markdown, cell
+from core.runtime.provenance import collect_provenance
+from scripts.gpu_check.findings import format_table, format_value
 from scripts.gpu_check.parts import Part
 from scripts.gpu_check.running import Outcome
 
-REHEARSED = "a rehearsal at tiny sizes on the CPU: it shows that every part runs, its times mean nothing"
+REHEARSED = "rehearsal at tiny sizes on the CPU: it shows that the parts run, and its times mean nothing"
 
 
-def plan(parts: Sequence[Part]) -> str:
-    """Say what each part would do, for a machine that cannot do it."""
+def describe_plan(parts: Sequence[Part]) -> str:
+    """Return a description of the parts for a machine without a GPU; the last line says that nothing was measured."""
     rows = [[part.name, part.about, f"{part.limit_s / 60:.3g} min", part.goal] for part in parts]
     table = markdown(["part", "does", "limit", "goal"], rows)
-    explained = "There is no GPU here, so nothing was run. On a GPU these parts run; --rehearse runs them on the CPU."
-    return f"{explained}\n\n{table}"
+    return (
+        f"No GPU was found. On a machine with a GPU these parts run:\n\n{table}\n\n"
+        "Nothing was measured. To run all parts small on the CPU: bash scripts/gpu_check.sh --rehearse"
+    )
 
 
-def driver() -> str | None:
-    """Return the version of NVIDIA's driver; None where its tool is missing."""
+def read_driver_version() -> str | None:
+    """Return the version of NVIDIA's driver, or None if nvidia-smi is missing or fails."""
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
@@ -31,18 +33,18 @@ def driver() -> str | None:
         return None
 
 
-def machine_line(machine: dict[str, Any], rehearse: bool) -> str:
-    """Name the card, the driver, the versions, the commit and the date."""
+def describe_machine(machine: dict[str, Any], rehearse: bool) -> str:
+    """Return one line with the date, the GPU, its driver, the versions and the commit."""
     git = machine["git"]
     commit = f"commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no git checkout"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    card = REHEARSED if rehearse else f"{machine['device']}, driver {machine['driver'] or 'unknown'}"
-    return f"{machine['time']}, {card}, {machine['cores']} CPU cores, Python {machine['python']}, {versions}, {commit}"
+    gpu = REHEARSED if rehearse else f"{machine['device']}, driver {machine['driver'] or 'unknown'}"
+    return f"{machine['time']}, {gpu}, {machine['cores']} CPU cores, Python {machine['python']}, {versions}, {commit}"
 
 
-def as_json(outcomes: Sequence[Outcome], rehearse: bool) -> dict[str, Any]:
-    """Return everything that was found."""
-    machine = provenance() | {"driver": driver()}
+def collect_results(outcomes: Sequence[Outcome], rehearse: bool) -> dict[str, Any]:
+    """Return the content of gpu_check.json: the machine, and the outcome and findings of each part."""
+    machine = collect_provenance() | {"driver": read_driver_version()}
     return {
         "machine": machine,
         "rehearsal": rehearse,
@@ -50,13 +52,13 @@ def as_json(outcomes: Sequence[Outcome], rehearse: bool) -> dict[str, Any]:
     }
 
 
-def as_text(outcomes: Sequence[Outcome], rehearse: bool) -> str:
-    """Return the Markdown page: the machine, the tables of each part, and at the end which parts passed."""
-    blocks = [machine_line(provenance() | {"driver": driver()}, rehearse)]
+def format_page(outcomes: Sequence[Outcome], rehearse: bool) -> str:
+    """Return the Markdown page: the machine, the tables of each part, and a table of which parts passed."""
+    blocks = [describe_machine(collect_provenance() | {"driver": read_driver_version()}, rehearse)]
     for outcome in outcomes:
         blocks.append(f"### {outcome.part.name}")
-        blocks += [as_markdown(table) for table in outcome.findings["tables"]]
+        blocks += [format_table(table) for table in outcome.findings["tables"]]
         blocks += [f"* failed: {failure['case']}: {failure['error']}" for failure in outcome.findings["failures"]]
     rows = [outcome.row() for outcome in outcomes]
-    blocks += ["### parts", markdown(list(rows[0]), [[cell(value) for value in row.values()] for row in rows])]
+    blocks += ["### parts", markdown(list(rows[0]), [[format_value(value) for value in row.values()] for row in rows])]
     return "\n\n".join(blocks)

@@ -1,9 +1,8 @@
-"""One part after the other, each in a process group of its own that ends with it."""
+"""Runner of the parts, one after the other, each in a process group that is killed when its time is up."""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from core.runtime.artifacts import read_json
+from scripts.console import print_line
 from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.parts import Part
 
-TAIL_LINES = 15  # of what a failed part wrote
+TAIL_LINES = 15  # lines shown of the log of a failed part
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of one part: "passed", "failed" or "overran", its seconds, and its findings."""
+    """Result of one part: "passed", "failed" or "overran", with its seconds and its findings."""
 
     part: Part
     result: str
@@ -28,35 +28,32 @@ class Outcome:
     findings: Mapping[str, Any]
 
     def row(self) -> dict[str, Any]:
-        """Return the line of the summary."""
+        """Return the part's row in the table of all parts."""
         seconds = round(self.seconds, 1)
         return {"part": self.part.name, "result": self.result, "seconds": seconds, "goal": self.part.goal}
 
 
 def run_parts(parts: Sequence[Part], folder: Path, rehearse: bool) -> list[Outcome]:
-    """Run every part, also after one that failed, and say how each ended; `folder` receives <part>.log."""
+    """Run every part, also after a failed one, and print how each ended; write <part>.log to `folder`."""
     outcomes = []
     for number, part in enumerate(parts, start=1):
-        say(f"[{number}/{len(parts)}] {part.name}: {part.about} (at most {part.limit_s / 60:.3g} minutes)")
+        print_line(f"[{number}/{len(parts)}] {part.name}: {part.about} (at most {part.limit_s / 60:.3g} minutes)")
         outcomes.append(run_part(part, folder, rehearse))
-        say(f"[{number}/{len(parts)}] {part.name} {outcomes[-1].result} in {outcomes[-1].seconds:.0f} s")
+        print_line(f"[{number}/{len(parts)}] {part.name} {outcomes[-1].result} in {outcomes[-1].seconds:.0f} s")
         if outcomes[-1].result != "passed":
-            say(tail(folder / f"{part.name}.log"))
+            print_line(read_tail(folder / f"{part.name}.log"))
     return outcomes
 
 
-def say(text: str) -> None:
-    """Write a line at once, since a part may take minutes."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def run_part(part: Part, folder: Path, rehearse: bool) -> Outcome:
-    """Run one part, and end all its processes when its time is up."""
+    """Run one part, and kill all its processes when its time is up."""
     path = folder / f"{part.name}.json"
     path.unlink(missing_ok=True)
     start = time.perf_counter()
-    with (folder / f"{part.name}.log").open("wb") as log, group(part.argv(path, rehearse), log, rehearse) as process:
+    with (
+        (folder / f"{part.name}.log").open("wb") as log,
+        process_group(part.argv(path, rehearse), log, rehearse) as process,
+    ):
         try:
             result = "passed" if process.wait(part.limit_s) == 0 else "failed"
         except subprocess.TimeoutExpired:
@@ -68,12 +65,12 @@ def run_part(part: Part, folder: Path, rehearse: bool) -> Outcome:
 
 
 @contextmanager
-def group(argv: Sequence[str], log: Any, rehearse: bool) -> Iterator[subprocess.Popen]:
-    """Start a command as the leader of a process group, which is killed if it still runs at the end of the block."""
+def process_group(argv: Sequence[str], log: Any, rehearse: bool) -> Iterator[subprocess.Popen]:
+    """Start a command in a new process group, and kill the group if it still runs at the end of the block."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if rehearse:  # the same on a machine that has a GPU
+    if rehearse:  # a rehearsal uses no GPU, even if there is one
         environment |= {"CUDA_VISIBLE_DEVICES": "", "P_DIFF_REHEARSE": "1"}
-        environment["OMP_NUM_THREADS"] = "1"  # tensors are so small that threads would only wait for each other
+        environment["OMP_NUM_THREADS"] = "1"  # with small tensors, threads would only wait for each other
     streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, start_new_session=True, **streams)
     try:
@@ -84,7 +81,7 @@ def group(argv: Sequence[str], log: Any, rehearse: bool) -> Iterator[subprocess.
             process.wait()
 
 
-def tail(log: Path) -> str:
-    """Return the last lines of a log; of a progress bar, its last state."""
+def read_tail(log: Path) -> str:
+    """Return the last lines of a log, indented; a progress bar is shown in its last state."""
     lines = log.read_bytes().decode(errors="replace").replace("\r\n", "\n").rstrip().split("\n")[-TAIL_LINES:]
     return "\n".join("    " + line.rpartition("\r")[2] for line in lines)

@@ -1,4 +1,4 @@
-"""Scoring 200 ResNet-18 on 10,000 small images: seconds, arithmetic, and agreement with fp32."""
+"""Part that scores 200 ResNet-18 on 10,000 small images: time, arithmetic, and agreement with fp32."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.checkpoints.subset import unflatten
-from scripts.benchmark.contest import cost_of
+from scripts.benchmark.contest import measure_cost
 from scripts.gpu_check.findings import NEEDS_GPU, Findings
-from scripts.gpu_check.subjects import Classified, resnet18
+from scripts.gpu_check.subjects import Classified, make_resnet18
 from scripts.gpu_check.timing import SCORING_PRECISIONS
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
@@ -19,18 +19,18 @@ GOALS_S = {"tf32": 1.0}
 
 def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
     """Score the same vectors in each precision."""
-    subject = resnet18(rehearse)
+    subject = make_resnet18(rehearse)
     compare_precisions(findings, "ResNet-18", subject, device=device, goals_s=GOALS_S)
 
 
 def compare_precisions(
     findings: Findings, network: str, subject: Classified, *, device: torch.device, goals_s: dict[str, float]
 ) -> None:
-    """Add a table with a row for each precision."""
+    """Score the vectors in each precision; add a table with one row per precision."""
     num_models, num_images, size = len(subject.vectors_MD), len(subject.images), subject.image_size
     title = f"scoring {num_models} {network} on {num_images:,} images of {size}×{size}"
     rows: list[dict[str, Any]] = []
-    flops, exact_wrong_MN = suffix_flops(subject), None
+    flops, exact_wrong_MN = count_suffix_flops(subject), None
     for precision in SCORING_PRECISIONS:
         if device.type == "cpu" and precision != "fp32":
             rows.append({"precision": precision, "seconds": NEEDS_GPU, "goal, s": goals_s.get(precision)})
@@ -42,11 +42,11 @@ def compare_precisions(
             rows.append({**row, "goal, s": goals_s.get(precision)})
         else:
             rows.append({"precision": precision, "seconds": "failed"})
-        findings.table(title, rows)
+        findings.add_table(title, rows)
 
 
-def scorer_of(subject: Classified, precision: str, device: torch.device) -> Scorer:
-    """Return the scorer of the pipeline with its default settings."""
+def make_scorer(subject: Classified, precision: str, device: torch.device) -> Scorer:
+    """Return the pipeline's scorer with default settings for this device and precision."""
     data = subject.data
     return Scorer(
         subject.model,
@@ -60,11 +60,11 @@ def scorer_of(subject: Classified, precision: str, device: torch.device) -> Scor
 def score(
     subject: Classified, precision: str, flops: int, *, device: torch.device
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Score twice, before and after the frozen part is kept; return the row, and which images were wrong."""
-    scorer = scorer_of(subject, precision, device)
+    """Score twice, the second time with the frozen part cached; return the row and the wrong images (M, N)."""
+    scorer = make_scorer(subject, precision, device)
     scores = []
-    first = cost_of(lambda: scores.append(scorer(subject.vectors_MD)), device)
-    again = cost_of(lambda: scores.append(scorer(subject.vectors_MD)), device)
+    first = measure_cost(lambda: scores.append(scorer(subject.vectors_MD)), device)
+    again = measure_cost(lambda: scores.append(scorer(subject.vectors_MD)), device)
     total = flops * len(subject.images) * len(subject.vectors_MD)
     row: dict[str, Any] = {
         "precision": precision,
@@ -78,10 +78,10 @@ def score(
     return row, scores[-1].wrong_MN
 
 
-def suffix_flops(subject: Classified) -> int:
-    """Return the floating-point operations of what depends on the generated parameters, for one model and one image.
+def count_suffix_flops(subject: Classified) -> int:
+    """Return the floating-point operations that depend on the generated parameters, for one model and one image.
 
-    Counted over two images: a batch of one could be traced as a special case.
+    Two images are counted, since a batch of one could be traced as a special case.
     """
     images_BCSS = subject.data.make_normalizer()(torch.stack([subject.images[index][0] for index in range(2)]))
     network = split_network(subject.model.cpu(), subject.subset.names, images_BCSS)

@@ -1,4 +1,4 @@
-"""The networks, images and vectors that several parts measure, at full size and small enough for a rehearsal.
+"""Networks, images and vectors that several parts measure, at full size and at a tiny size for a rehearsal.
 
 K checkpoints · M models · D numbers in one flattened subset · L numbers in one latent · S image size in pixels.
 """
@@ -22,15 +22,15 @@ from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 
 COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-EMA_DECAY = 0.99  # of configs/system/ae_ddpm.yaml
-BATCH = 200  # the paper's, all K checkpoints
-SPREAD = 0.1  # of the vectors around the network's own
+EMA_DECAY = 0.99  # as in configs/system/ae_ddpm.yaml
+BATCH = 200  # as in the paper: all K checkpoints
+SPREAD = 0.1  # standard deviation of the vectors around the network's own vector
 
 Stage = tuple[SteppedModule, list[Callback]]
 
 
-def optimization(rehearse: bool, **options: Any) -> dict[str, Any]:
-    """Return what both stages share."""
+def choose_optimization(rehearse: bool, **options: Any) -> dict[str, Any]:
+    """Return the arguments that the modules of both stages share."""
     return {
         "make_optimizer": partial(torch.optim.AdamW, lr=1e-3, fused=True),
         "batch_size": 4 if rehearse else BATCH,
@@ -39,31 +39,33 @@ def optimization(rehearse: bool, **options: Any) -> dict[str, Any]:
     }
 
 
-def autoencoder_stage(rehearse: bool, **options: Any) -> Stage:
-    """Return stage one with the paper's autoencoder on random vectors of D = 2048, and its callbacks."""
+def make_autoencoder_stage(rehearse: bool, **options: Any) -> Stage:
+    """Return the module of stage one and its callbacks: the paper's autoencoder on random vectors of D = 2048."""
     torch.manual_seed(0)
     num_params, channels = (64, (4, 8)) if rehearse else (2048, (64, 128, 256, 256, 32))
     vectors_KD = torch.randn(8 if rehearse else BATCH, num_params)
-    return AutoencoderModule(ConvAutoencoder(num_params, channels), vectors_KD, **optimization(rehearse, **options)), []
+    return AutoencoderModule(
+        ConvAutoencoder(num_params, channels), vectors_KD, **choose_optimization(rehearse, **options)
+    ), []
 
 
-def diffusion_stage(rehearse: bool, **options: Any) -> Stage:
-    """Return stage two with the paper's denoiser on random latents of L = 128, and its callbacks."""
+def make_diffusion_stage(rehearse: bool, **options: Any) -> Stage:
+    """Return the module of stage two and its callbacks: the paper's denoiser on random latents of L = 128."""
     torch.manual_seed(0)
     latent_dim, channels = (16, (4, 8, 4, 1)) if rehearse else (128, (64, 128, 256, 512, 256, 128, 64, 1))
     latents_KL = torch.randn(8 if rehearse else BATCH, latent_dim)
     module = LatentDiffusionModule(
-        ConvDenoiser(latent_dim, channels), NoiseSchedule(), latents_KL, **optimization(rehearse, **options)
+        ConvDenoiser(latent_dim, channels), NoiseSchedule(), latents_KL, **choose_optimization(rehearse, **options)
     )
     return module, [WeightAverage(EMA_DECAY)]
 
 
-STAGES = {"autoencoder": autoencoder_stage, "denoiser": diffusion_stage}
+STAGES = {"autoencoder": make_autoencoder_stage, "denoiser": make_diffusion_stage}
 
 
 @dataclass(frozen=True)
 class Classified:
-    """A classifier with random weights, M vectors for its last two norms, and random images of bytes."""
+    """Classifier with random weights, M vectors (M, D) for its last two norms, and random images of bytes."""
 
     model: nn.Module
     subset: ParameterSubset
@@ -77,10 +79,10 @@ class Classified:
         return self.data.image_size
 
 
-def classified(
+def make_classified(
     model: nn.Module, *, num_models: int, num_images: int, image_size: int, num_classes: int = 100
 ) -> Classified:
-    """Return `model` with `num_models` vectors around its own, and `num_images` images that serve as every split."""
+    """Return `model` with `num_models` vectors around its own; its `num_images` images serve as every split."""
     torch.manual_seed(1)
     model = model.eval().requires_grad_(False)
     subset = resolve_subset(model, "last_norms", count=2)
@@ -91,28 +93,28 @@ def classified(
     return Classified(model, subset, vectors_MD, images, data)
 
 
-def resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) -> Classified:
+def make_resnet18(rehearse: bool, num_models: int = 200, num_images: int = 10_000) -> Classified:
     """Return ResNet-18 with the small stem at 32×32, 100 classes."""
     torch.manual_seed(0)
     if rehearse:
         tiny = build_classifier("test_resnet", num_classes=100, channels=3, image_size=32)
-        return classified(tiny, num_models=4, num_images=48, image_size=32)
+        return make_classified(tiny, num_models=4, num_images=48, image_size=32)
     model = build_classifier("resnet18", num_classes=100, channels=3, image_size=32)
-    return classified(model, num_models=num_models, num_images=num_images, image_size=32)
+    return make_classified(model, num_models=num_models, num_images=num_images, image_size=32)
 
 
-def vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
+def make_vit_base(rehearse: bool, num_models: int, num_images: int) -> Classified:
     """Return ViT-Base at 224×224, 100 classes."""
     torch.manual_seed(0)
     if rehearse:
         tiny = {"img_size": 32, "patch_size": 16, "depth": 2, "embed_dim": 48, "num_heads": 3}
-        return classified(
+        return make_classified(
             build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=32, options=tiny),
             num_models=3,
             num_images=24,
             image_size=32,
         )
-    return classified(
+    return make_classified(
         build_classifier("vit_base_patch16_224", num_classes=100, channels=3, image_size=224),
         num_models=num_models,
         num_images=num_images,

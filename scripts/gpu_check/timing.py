@@ -1,4 +1,4 @@
-"""Timing of steps under Lightning and of plain calls, from one moment when the device is idle to the next."""
+"""Timers for steps under Lightning and for plain calls, which read the clock only when the device is idle."""
 
 import tempfile
 import time
@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.trainer import MakeTrainer, fit, make_trainer
-from scripts.benchmark.contest import finish
+from scripts.benchmark.contest import synchronize
 from scripts.gpu_check.subjects import Stage
 
 TRAINER_PRECISIONS = ("32-true", "tf32", "bf16-mixed")
@@ -21,81 +21,80 @@ SCORING_PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class Meter(Protocol):
-    """Instrument that is switched on and off around a loop."""
+    """Instrument that a loop switches on after its warm-up and off at its end."""
 
     def begin(self) -> None:
-        """Start to measure."""
+        """Start measuring."""
 
     def end(self) -> None:
-        """Stop."""
+        """Stop measuring."""
 
 
 class Clock:
-    """Seconds from `begin` to `end`, both of which wait for the device."""
+    """Meter of the seconds from `begin` to `end`."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
 
     def begin(self) -> None:
-        """Start when the device is idle."""
-        finish(self.device)
+        """Wait until the device is idle, then start the clock."""
+        synchronize(self.device)
         self._start = time.perf_counter()
 
     def end(self) -> None:
-        """Stop when the device is idle again."""
-        finish(self.device)
+        """Wait until the device is idle, then stop the clock."""
+        synchronize(self.device)
         self.seconds = time.perf_counter() - self._start
 
 
 class Window(Callback):
-    """Callback that switches a meter on after the first steps of a fit, and off some steps later."""
+    """Callback that switches a meter on after `warmup` steps of a fit, and off after `steps` more."""
 
     def __init__(self, warmup: int, steps: int, meter: Meter):
         self.warmup, self.steps, self.meter = warmup, steps, meter
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Switch the meter at the two steps that bound the window."""
+        """Switch the meter on or off when the fit reaches one of the two steps."""
         if trainer.global_step == self.warmup:
             self.meter.begin()
         elif trainer.global_step == self.warmup + self.steps:
             self.meter.end()
 
 
-def trainer_on(device: torch.device, precision: str) -> MakeTrainer:
-    """Return what makes the Trainers of the pipeline for one device and precision."""
+def configure_trainer(device: torch.device, precision: str) -> MakeTrainer:
+    """Return a factory of the pipeline's Trainers for one device and precision."""
     return partial(make_trainer, accelerator="cpu" if device.type == "cpu" else "cuda", devices=1, precision=precision)
 
 
 def fit_stage(stage: Stage, window: Window, device: torch.device, *, precision: str) -> None:
-    """Fit a stage as the pipeline does, files and progress bar included."""
+    """Fit a stage as the pipeline does, including its files and its progress bar."""
     module, callbacks = stage
     with tempfile.TemporaryDirectory() as folder:
         state_dir = Path(folder) / "training_state"
         fit(
             module,
             name=module.stage,
-            label=module.stage,
             state_dir=state_dir,
-            make_trainer=trainer_on(device, precision),
+            make_trainer=configure_trainer(device, precision),
             callbacks=[*callbacks, window],
         )
 
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in one of the Trainer's precisions, without a Trainer."""
+    """Compute in one of the Trainer's precisions without a Trainer."""
     with (
-        float32_products(tf32=precision != "32-true"),
+        set_float32_precision(tf32=precision != "32-true"),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
     ):
         yield
 
 
-def bare_steps(stage: Stage, warmup: int, steps: int, *, device: torch.device, precision: str) -> float:
-    """Return the seconds of `steps` training steps without Lightning: draw a batch, loss, gradient, optimizer."""
+def time_bare_steps(stage: Stage, warmup: int, steps: int, *, device: torch.device, precision: str) -> float:
+    """Return the seconds of `steps` training steps without Lightning: batch, loss, gradient, optimizer step."""
     module, _ = stage
     module.to(device).train()
-    optimizer, clock = module.make_optimizer(module.trained_parameters()), Clock(device)
+    optimizer, clock = module.make_optimizer(module.get_trained_parameters()), Clock(device)
     for step in range(warmup + steps):
         if step == warmup:
             clock.begin()

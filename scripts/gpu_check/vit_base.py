@@ -1,4 +1,4 @@
-"""ViT-Base at 224×224 with random weights: training its last norms behind a frozen rest, and scoring them."""
+"""Part that trains the last norms of ViT-Base at 224×224 with random weights, and scores vectors of them."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from pytorch_lightning import Callback, Trainer
 
 from core.checkpoints.subset import flatten
 from core.runtime.trainer import MakeTrainer
-from scripts.benchmark.contest import peak, reset_peak
+from scripts.benchmark.contest import read_peak, reset_peak
 from scripts.gpu_check.findings import NEEDS_GPU, Findings
 from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.scoring import compare_precisions
-from scripts.gpu_check.subjects import Classified, vit_base
-from scripts.gpu_check.timing import TRAINER_PRECISIONS, Clock, Window, trainer_on
+from scripts.gpu_check.subjects import Classified, make_vit_base
+from scripts.gpu_check.timing import TRAINER_PRECISIONS, Clock, Window, configure_trainer
 from tasks.collecting.collection import TrainedNetworks
 from tasks.specification import TaskSpec
 
 NUM_MODELS, NUM_IMAGES = 50, 1024
-FULL, TINY = (5, 20), (1, 2)  # steps before the clock starts, steps it measures
+FULL, TINY = (5, 20), (1, 2)  # steps of the warm-up, steps measured
 
 
 def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
-    """Collect checkpoints in each precision, then score vectors in each."""
-    subject = vit_base(rehearse, NUM_MODELS, NUM_IMAGES)
+    """Collect checkpoints in each precision, then score vectors in each precision."""
+    subject = make_vit_base(rehearse, NUM_MODELS, NUM_IMAGES)
     warmup, steps = TINY if rehearse else FULL
     batch_size = 8 if rehearse else 128
     task = specify_task(warmup + steps + 1, batch_size)
@@ -38,12 +38,12 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
             )
             rows.append(measured or {"precision": precision, "ms per step": "failed"})
         size = subject.image_size
-        findings.table(f"training two norms of ViT-Base at {size}×{size}, batch {batch_size}", rows)
+        findings.add_table(f"training two norms of ViT-Base at {size}×{size}, batch {batch_size}", rows)
     compare_precisions(findings, "ViT-Base", subject, device=device, goals_s={})
 
 
 def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
-    """Return the task of a collection of one checkpoint per step."""
+    """Return the task of experiment=cifar100_vit_base with one checkpoint per step."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         sizes = [f"task.param.k={num_steps}", f"task.collect.batch_size={batch_size}"]
         cfg = compose("base", overrides=["experiment=cifar100_vit_base", *sizes])
@@ -54,9 +54,9 @@ def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
 def collect(
     subject: Classified, task: TaskSpec, window: tuple[int, int], *, device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """Train the last norms as collecting does; return the time of a step, images per second and the peak of memory."""
+    """Train the last norms as collecting does; return a row with step time, images per second and peak of memory."""
     clock = Clock(device)
-    make_trainer = with_callback(trainer_on(device, precision), Window(*window, clock))
+    make_trainer = add_callback(configure_trainer(device, precision), Window(*window, clock))
     before = reset_peak(device)
     model = subject.model.cpu()
     trained = TrainedNetworks(model, subject.subset, flatten(model, subject.subset)[None])
@@ -67,19 +67,18 @@ def collect(
         seed=task.seed,
         num_workers=task.data.num_workers,
         make_trainer=make_trainer,
-        label="collect",
     )
     per_step = clock.seconds / window[1]
     return {
         "precision": precision,
         "ms per step": 1000 * per_step,
         "images per second": task.last_optimization.batch_size / per_step,
-        "peak, MB": None if before is None else max(0, peak(device) - before) / 1e6,
+        "peak, MB": None if before is None else max(0, read_peak(device) - before) / 1e6,
     }
 
 
-def with_callback(make_trainer: MakeTrainer, callback: Callback) -> MakeTrainer:
-    """Return what makes the same Trainers with one more callback."""
+def add_callback(make_trainer: MakeTrainer, callback: Callback) -> MakeTrainer:
+    """Return a Trainer factory that adds `callback` to every Trainer."""
 
     def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
         return make_trainer(callbacks=[*callbacks, callback], **options)

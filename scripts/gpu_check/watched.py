@@ -1,4 +1,4 @@
-"""One script and its peak of memory: python -m scripts.gpu_check.watched RECORD SCRIPT [arguments]."""
+"""Runner that records a script's peak of memory: python -m scripts.gpu_check.watched RECORD SCRIPT [arguments]."""
 
 import runpy
 import sys
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from core.runtime.artifacts import write_json
-from scripts.benchmark.contest import peak
+from scripts.benchmark.contest import read_peak
 
 
 def main() -> None:
-    """Run the script as if it had been called itself, and record seconds and bytes however it ends."""
+    """Run the script as __main__; write its seconds and peak bytes to RECORD, even if it fails."""
     record, *sys.argv = sys.argv[1:]
     start = time.perf_counter()
     try:
@@ -23,8 +23,8 @@ def main() -> None:
             Path(record),
             {
                 "seconds": time.perf_counter() - start,
-                "gpu_bytes": peak(torch.device("cuda")) if on_gpu else None,
-                "process_bytes": peak(torch.device("cpu")),
+                "gpu_bytes": read_peak(torch.device("cuda")) if on_gpu else None,
+                "process_bytes": read_peak(torch.device("cpu")),
             },
         )
 

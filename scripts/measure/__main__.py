@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from core.command_line.run_command import run_command
-from core.report.comparison import Compared, read_compared
+from core.report.compared_runs import ComparedRun, read_runs
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
-from core.runtime.provenance import ROOT, git_state, provenance
+from core.runtime.provenance import ROOT, collect_provenance, read_git_state
 from scripts.measure.catalogue import MEASUREMENTS, Measurement
 from scripts.measure.result import RESULTS, Result, digest_files, find_files
 
@@ -65,7 +65,7 @@ def measure(name: str, measurement: Measurement) -> Result:
     Raises:
         UserError: The checkout has uncommitted changes, or a command fails.
     """
-    if git_state().get("dirty"):
+    if read_git_state().get("dirty"):
         raise UserError(
             "the checkout has uncommitted changes, so no commit would stand behind the numbers. Commit first."
         )
@@ -81,7 +81,7 @@ def measure(name: str, measurement: Measurement) -> Result:
         name=name,
         command=f"python -m scripts.measure {name}",
         steps=steps,
-        provenance={key: value for key, value in provenance().items() if key != "command"},
+        provenance={key: value for key, value in collect_provenance().items() if key != "command"},
         seconds=round(time.perf_counter() - start, 1),
         code=code,
         data=read_json(ROOT / out / "benchmark.json") if measurement.kept == "benchmark" else kept_runs(ROOT / out),
@@ -102,13 +102,13 @@ def kept_runs(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: A run cannot be read, or there is none.
     """
-    runs, problems = read_compared(sorted(path.parent for path in folder.rglob("metrics.json")))
+    runs, problems = read_runs(sorted(path.parent for path in folder.rglob("metrics.json")))
     if problems or not runs:
         raise UserError(f"{folder}: {'; '.join(problems) or 'no run was scored'}")
     return [kept_run(run, folder) for run in runs]
 
 
-def kept_run(run: Compared, folder: Path) -> dict[str, Any]:
+def kept_run(run: ComparedRun, folder: Path) -> dict[str, Any]:
     """Return what is kept of one run; its configuration without the machine's paths."""
     config = {name: section for name, section in run.files.config.items() if name not in ("hydra", "logger", "trainer")}
     return {"folder": str(run.files.path.relative_to(folder)), "config": config, "metrics": run.files.metrics}

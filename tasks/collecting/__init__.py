@@ -1,1 +1,1 @@
-"""Ways to take checkpoints of a training, and the classifier that is trained."""
+"""The classifier, and the ways to collect checkpoints from its training."""

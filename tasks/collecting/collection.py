@@ -1,4 +1,4 @@
-"""What every way to take checkpoints of training offers; `task.collect` chooses one.
+"""The interface of every way to collect checkpoints from training; `task.collect` chooses one.
 
 K checkpoints · R trained networks · E epochs · D numbers in one flattened subset.
 """
@@ -13,22 +13,23 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
 
 
 @dataclass(frozen=True)
 class Factory:
-    """A callable of the configuration, such as an optimizer that still lacks its parameters, and what it was made from.
+    """A callable from the configuration, such as an optimizer without its parameters, together with its settings.
 
     Args:
-        settings: `_target_`, `_partial_: true` and plain arguments, as Hydra instantiates them.
+        settings: `_target_`, `_partial_: true` and plain arguments, in the form that Hydra instantiates.
     """
 
     settings: Mapping[str, Any]
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return the object."""
+        """Return the object that the settings and these arguments describe."""
         return self._partial(*arguments)
 
     @cached_property
@@ -37,32 +38,32 @@ class Factory:
 
 
 class Optimization(NamedTuple):
-    """How some parameters are trained."""
+    """The optimizer and the batch size that some parameters are trained with."""
 
     make_optimizer: Factory
     batch_size: int
 
 
-class Planned(NamedTuple):
+class PlannedNetwork(NamedTuple):
     """One network to be trained."""
 
-    name: str  # of its files
+    name: str  # the stem of the names of its files
     seed: int
 
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """What training left: one network for steps, R for independent ones, of which the first is kept whole."""
+    """The result of training: one network (R = 1) to collect by steps, or R independent networks."""
 
-    model: nn.Module
+    model: nn.Module  # the first network; only the subset of the other ones is kept
     subset: ParameterSubset
-    last_RD: Tensor
-    history_ED: Tensor | None = None
+    last_RD: Tensor  # the subset of every network at the end of its training
+    history_ED: Tensor | None = None  # the subset of the first network during its training
     seconds: float = 0.0
 
 
 class Collection(ABC):
-    """A way to take K checkpoints of training."""
+    """A way to collect K checkpoints from training."""
 
     @classmethod
     @abstractmethod
@@ -71,44 +72,44 @@ class Collection(ABC):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """Return the `task.collect` section that chooses this way."""
+        """Return the `task.collect` section that chooses this way to collect."""
 
     @abstractmethod
     def record(self) -> dict[str, Any] | str:
-        """Return what decides the checkpoints, as their file records it."""
+        """Return the settings that decide the checkpoints' values, in the form that their file records."""
 
     @abstractmethod
     def check(self, k: int, precision: str) -> None:
-        """Find a mistake before it costs a training.
+        """Check the settings before any network is trained.
 
         Args:
-            k: checkpoints that are asked for.
-            precision: of training.
+            k: the number of checkpoints to collect.
+            precision: the Trainer's precision, for example "tf32" or "16-mixed".
 
         Raises:
-            UserError: this way cannot give that many, or not in that precision.
+            UserError: this way cannot collect that many checkpoints, or cannot collect in that precision.
         """
 
     @abstractmethod
-    def plan_networks(self, seed: int) -> list[Planned]:
-        """Return the networks to be trained; the first is stored with the checkpoints."""
+    def plan_networks(self, seed: int) -> list[PlannedNetwork]:
+        """Return the networks to train; the first is stored with the checkpoints."""
 
     @abstractmethod
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
-        """Find a subset that this way cannot collect.
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
+        """Check that this way can collect `subset`.
 
         Args:
-            subset: of `model`.
-            asked: the configuration value that it comes from.
+            subset: the parameters of `model` to collect.
+            configured: the value of task.param.subset, for the error.
             model: the first of the planned networks.
 
         Raises:
-            UserError: it cannot.
+            UserError: this way cannot collect the subset.
         """
 
     @abstractmethod
-    def pick_last_optimization(self, of_classifier: Optimization) -> Optimization:
-        """Return how the checkpoints were last trained, so that a baseline can train them on alike."""
+    def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
+        """Return how the checkpoints were last trained, so that the fine-tuned baseline continues in the same way."""
 
     @abstractmethod
     def collect_vectors(
@@ -120,16 +121,16 @@ class Collection(ABC):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """Return the checkpoints (K, D).
 
         Args:
-            trained: the planned networks.
-            data: whose training images the network saw.
-            k: K.
-            seed: of the task.
-            num_workers: processes that read images, or "auto".
-            make_trainer: Lightning's Trainer with the machine's options bound.
-            label: of the progress bar.
+            trained: the planned networks after their training.
+            data: the images that the networks were trained on.
+            k: K, the number of checkpoints.
+            seed: the seed of the task.
+            num_workers: the number of processes that read images, or "auto".
+            make_trainer: Lightning's Trainer with the machine's options already set.
+            progress: the progress of the stage, in which collecting is one unit; None shows nothing.
         """

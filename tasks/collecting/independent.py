@@ -1,4 +1,4 @@
-"""Collecting independent trainings: whole classifiers from different seeds, of which each gives its last weights.
+"""Collecting from independent trainings: each of several whole classifiers gives its final weights.
 
 K checkpoints · R trained networks · D numbers in one flattened subset.
 """
@@ -9,62 +9,67 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoints.subset import ParameterSubset, floating_entries
+from core.checkpoints.subset import ParameterSubset, get_floating_entries
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
-from tasks.collecting.collection import Collection, Optimization, Planned, TrainedNetworks
+from tasks.collecting.collection import Collection, Optimization, PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
 
 
 @dataclass(frozen=True)
 class IndependentCollection(Collection):
-    """The last weights of whole networks that were trained from different seeds.
+    """The final weights of whole networks that are trained from different seeds.
 
     Args:
-        runs: R, networks to be trained.
+        runs: R, the number of networks to train.
     """
 
     runs: int
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "IndependentCollection":
-        """Build from the `task.collect` section; what tasks set there for steps is not used."""
+        """Build from the `task.collect` section, ignoring the options that are only for collecting by steps."""
         return cls(config["runs"])
 
     def to_config(self) -> dict[str, Any]:
-        """Return the `task.collect` section that chooses this way."""
+        """Return the `task.collect` section that chooses this way to collect."""
         return {"kind": "independent", "runs": self.runs}
 
     def record(self) -> str:
-        """Return the word alone: how many networks there are does not change any of them."""
+        """Return "independent" alone, because the number of networks does not change the weights of any network."""
         return "independent"
 
     def check(self, k: int, precision: str) -> None:
-        """Find fewer networks than checkpoints; raises `UserError`."""
+        """Check that there are at least `k` networks, since each gives one checkpoint; raises `UserError`."""
         if k > self.runs:
             raise UserError(
-                f"task.param.k={k} checkpoints asked for of task.collect.runs={self.runs} networks; "
-                f"leave out task.param.k, or give at most {self.runs}"
+                f"task.param.k={k} must be at most task.collect.runs={self.runs}, as each network gives one "
+                f"checkpoint. Set task.collect.runs={k}, or remove task.param.k to use all {self.runs} networks"
             )
 
-    def plan_networks(self, seed: int) -> list[Planned]:
-        """Return R networks, each with a seed of its own."""
+    def plan_networks(self, seed: int) -> list[PlannedNetwork]:
+        """Return R networks, each with its own seed."""
         return [
-            Planned(f"classifier_{index:03d}", derive_seed(seed, "independent", index)) for index in range(self.runs)
+            PlannedNetwork(f"classifier_{index:03d}", derive_seed(seed, "independent", index))
+            for index in range(self.runs)
         ]
 
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
-        """Refuse a part of the network, since the rest of each would be another one; raises `UserError`."""
-        if subset.names != tuple(floating_entries(model)):
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
+        """Check that the subset is the whole network; raises `UserError`.
+
+        Independent networks differ everywhere, so a part of one network does not fit into another.
+        """
+        if subset.names != tuple(get_floating_entries(model)):
             raise UserError(
-                f"task.collect=independent with task.param.subset={asked}: the rest of each network would be another "
-                "one; give task.param.subset=all"
+                f"task.param.subset={configured} cannot be used with task.collect=independent, because the networks "
+                "also differ outside that subset. Set task.param.subset=all"
             )
 
-    def pick_last_optimization(self, of_classifier: Optimization) -> Optimization:
+    def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
         """Return how the classifiers were trained."""
-        return of_classifier
+        return classifier_optimization
 
     def collect_vectors(
         self,
@@ -75,7 +80,9 @@ class IndependentCollection(Collection):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
-        """Return the last weights of every trained network, (R, D), also of those beyond the K-th."""
+        """Return the final weights of every trained network, (R, D), including networks after the K-th."""
+        if progress is not None:
+            progress.skip()
         return trained.last_RD

@@ -1,4 +1,4 @@
-"""Collecting by steps: one classifier, frozen but for the subset, which is trained on and taken again and again.
+"""Collecting by steps: the subset of one trained classifier is trained further and copied K times, the rest is frozen.
 
 K checkpoints · D numbers in one flattened subset.  p-diff, §4.1.
 """
@@ -14,21 +14,23 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.errors import UserError
+from core.runtime.fit_progress import FitProgress
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeTrainer, StageProgressBar, on_one_device, trainer_with
+from core.runtime.stage_progress import StageProgress
+from core.runtime.trainer import MakeTrainer, build_trainer, limit_to_one_device
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.collection import Collection, Factory, Optimization, Planned, TrainedNetworks
+from tasks.collecting.collection import Collection, Factory, Optimization, PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
 
 
 @dataclass(frozen=True)
 class StepsCollection(Collection):
-    """Snapshots of the subset while it alone is trained on.
+    """Snapshots of the subset while it is trained further and the rest of the network is frozen.
 
     Args:
-        batch_size: images of one optimizer step.
-        every: optimizer steps from one checkpoint to the next; "spread" has them evenly over one epoch.
-        make_optimizer: of the subset's parameters.
+        batch_size: the number of images in one optimizer step.
+        every: the number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
+        make_optimizer: builds the optimizer of the subset's parameters.
     """
 
     batch_size: int
@@ -41,11 +43,11 @@ class StepsCollection(Collection):
         return cls(config["batch_size"], config["every"], Factory(config["optimizer"]))
 
     def to_config(self) -> dict[str, Any]:
-        """Return the `task.collect` section that chooses this way."""
+        """Return the `task.collect` section that chooses this way to collect."""
         return {"kind": "steps", **self.record()}
 
     def record(self) -> dict[str, Any]:
-        """Return what decides the checkpoints, as their file records it."""
+        """Return the settings that decide the checkpoints' values, in the form that their file records."""
         return {
             "batch_size": self.batch_size,
             "every": self.every,
@@ -53,23 +55,23 @@ class StepsCollection(Collection):
         }
 
     def check(self, k: int, precision: str) -> None:
-        """Find an impossible interval, or a precision that skips steps; raises `UserError`."""
+        """Check the interval, and that the precision skips no optimizer steps; raises `UserError`."""
         if precision == "16-mixed":
             raise UserError(
-                "trainer.precision=16-mixed skips optimizer steps whose gradients overflow, so that checkpoints would "
-                "repeat; set trainer.precision=bf16-mixed"
+                "trainer.precision=16-mixed cannot be used to collect checkpoints by steps: it skips optimizer steps "
+                "whose gradients overflow, which would repeat checkpoints. Set trainer.precision=bf16-mixed"
             )
         choose_interval(self.every, k, steps_per_epoch=1)
 
-    def plan_networks(self, seed: int) -> list[Planned]:
-        """Return the one network that is trained on."""
-        return [Planned("classifier", seed)]
+    def plan_networks(self, seed: int) -> list[PlannedNetwork]:
+        """Return the only network, whose subset is trained further."""
+        return [PlannedNetwork("classifier", seed)]
 
-    def check_subset(self, subset: ParameterSubset, asked: str | Sequence[str], model: nn.Module) -> None:
+    def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
         """Accept every subset."""
 
-    def pick_last_optimization(self, of_classifier: Optimization) -> Optimization:
-        """Return how the subset was trained on."""
+    def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
+        """Return how the subset is trained while checkpoints are collected."""
         return Optimization(self.make_optimizer, self.batch_size)
 
     def collect_vectors(
@@ -81,12 +83,12 @@ class StepsCollection(Collection):
         seed: int,
         num_workers: int | str,
         make_trainer: MakeTrainer,
-        label: str,
+        progress: StageProgress | None = None,
     ) -> Tensor:
-        """Fine-tune only the subset of a copy of the network and take it every few optimizer steps, (K, D).
+        """Fine-tune the subset in a copy of the network and return its values at K optimizer steps, (K, D).
 
-        BatchNorm statistics stay as they are, unless they are part of the subset; otherwise a vector put back later
-        would meet other statistics than those it was scored with.
+        BatchNorm statistics are frozen unless they are part of the subset. If they changed, a vector that is put back
+        into the stored network would not have its recorded accuracy.
         """
         subset, tuned = trained.subset, copy.deepcopy(trained.model)
         for name, parameter in tuned.named_parameters():
@@ -98,48 +100,53 @@ class StepsCollection(Collection):
             make_optimizer=self.make_optimizer,
             frozen_statistics=not buffers.intersection(subset.names),
             seed=derive_seed(seed, "collect"),
-        ).train()  # Lightning keeps the mode that it finds; `Classifier.train` knows when to stay in eval
+        ).train()  # Lightning keeps the mode of a module; `Classifier.train` stays in eval mode where needed
         images = TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers)
         steps_per_epoch = len(images.train_dataloader())
         every = choose_interval(self.every, k, steps_per_epoch)
         snapshots = Snapshots(subset, k, every)
-        trainer = trainer_with(
-            on_one_device(make_trainer),
+        trainer = build_trainer(
+            limit_to_one_device(make_trainer),
             max_epochs=-(-k * every // steps_per_epoch),
             limit_val_batches=0,
             logger=False,
-            callbacks=[StageProgressBar(label, refresh_rate=1), snapshots],
+            callbacks=[FitProgress(progress or StageProgress(), num_steps=k * every), snapshots],
             enable_checkpointing=False,
             enable_model_summary=False,
+            enable_progress_bar=False,
         )
         trainer.fit(module, datamodule=images)
         return snapshots.vectors_KD
 
 
 def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
-    """Return the optimizer steps between checkpoints; "spread" has `k` of them in one epoch, if it is long enough.
+    """Return the number of optimizer steps between checkpoints.
+
+    "spread" fits `k` checkpoints into one epoch, or takes one after every step where an epoch has fewer than `k` steps.
 
     Raises:
-        UserError: `every` is no number of steps.
+        UserError: `every` is neither "spread" nor a whole number of at least 1.
     """
     if every == "spread":
         return max(1, steps_per_epoch // k)
     if type(every) is not int or every < 1:
         raise UserError(
-            f"task.collect.every={every}: expected a whole number of optimizer steps, at least 1, or the word spread"
+            f"task.collect.every={every} must be a whole number of optimizer steps, at least 1, or the word spread. "
+            "Set task.collect.every=1 for a checkpoint after every step, or task.collect.every=spread to distribute "
+            "the checkpoints over one epoch"
         )
     return every
 
 
 class Snapshots(Callback):
-    """Copies of the subset, taken after every `every`-th optimizer step until there are K."""
+    """A callback that copies the subset after every `every`-th optimizer step until there are K copies."""
 
     def __init__(self, subset: ParameterSubset, k: int, every: int = 1):
         self.subset, self.every, self.count = subset, every, 0
         self.vectors_KD = torch.empty(k, subset.num_params)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Take a snapshot where one is due, and stop the training after the last."""
+        """Copy the subset if a snapshot is due, and stop the training after the K-th."""
         assert isinstance(pl_module, Classifier)
         if trainer.global_step % self.every == 0:
             self.vectors_KD[self.count] = flatten(pl_module.model, self.subset)

@@ -1,1 +1,1 @@
-"""Images: one loader per dataset, all giving the same three splits."""
+"""Datasets with three splits each, and the loaders over their images."""

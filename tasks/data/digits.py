@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's 1,797 real handwritten digits, no download.
+"""The default dataset: 1,797 real handwritten digits that are part of scikit-learn, so nothing is downloaded.
 
 N images · S = 16 pixels.
 """
@@ -14,13 +14,13 @@ from torchvision.transforms import v2
 from core.runtime.seeding import derive_seed
 from tasks.data.splits import DataOptions, ImageData, TransformedImages
 
-NUM_TEST, NUM_VAL = 797, 100  # of 1,797 originals; the other 900 train
-COPIES = 3  # fixed distorted copies of each validation and test image
+NUM_TEST, NUM_VAL = 797, 100  # originals; the remaining 900 are for training
+COPIES = 3  # the number of fixed, distorted copies of each validation and test image
 IMAGE_SIZE = 16
 COLORS = (0.305,), (0.319,)  # mean and std of the enlarged, undistorted training images
 
-# Strong enough that a trained ResNet-18 still errs on about one image in twenty: without errors, the similarity of
-# two models (the images that both get wrong) would mean nothing.
+# The similarity of two models is computed from the images that both get wrong, so models must make errors. With these
+# distortions a trained ResNet-18 errs on about one image in twenty.
 DISTORTIONS = [
     v2.RandomAffine(
         degrees=20, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR
@@ -30,7 +30,10 @@ DISTORTIONS = [
 
 
 def load(options: DataOptions) -> ImageData:
-    """Return train (900 originals, distorted anew at every visit), val (100 × 3) and test (797 × 3), both fixed."""
+    """Return train (900 images, distorted anew at every visit), val (100 × 3 images) and test (797 × 3 images).
+
+    The validation and test images are distorted once and stay the same.
+    """
     digits = load_digits()
     images_N1SS = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     size = options.image_size or IMAGE_SIZE
@@ -44,21 +47,21 @@ def load(options: DataOptions) -> ImageData:
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), transform),
-        val=distorted_copies(
+        val=make_distorted_copies(
             images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")
         ),
-        test=distorted_copies(
+        test=make_distorted_copies(
             images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")
         ),
         num_classes=10,
         channels=1,
         image_size=size,
-        colors=options.colors(COLORS),
+        colors=options.choose_colors(COLORS),
     )
 
 
-def distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, *, seed: int) -> TensorDataset:
-    """Return `COPIES` distorted versions of each image, the same at every call."""
+def make_distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, *, seed: int) -> TensorDataset:
+    """Return `COPIES` distorted versions of each image; the same seed gives the same versions."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         copies = [transform(image) for image in images_N1SS.repeat_interleave(COPIES, dim=0)]

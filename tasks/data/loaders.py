@@ -1,4 +1,4 @@
-"""DataLoaders over images: their workers, their memory, and randomness that follows the image.
+"""DataLoaders over images: the number of workers, shared memory, and augmentations that follow seed and image.
 
 B images in one batch · C color channels · S image size in pixels.
 """
@@ -20,37 +20,40 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from core.runtime.errors import UserError
-from core.runtime.memory import available_cores
+from core.runtime.memory import count_available_cores
 from core.runtime.seeding import derive_seed
 
 log = logging.getLogger(__name__)
 AUTO = "auto"
 CPU = torch.device("cpu")
-MOST_WORKERS = 16  # of one process; beyond that a GPU is rarely waited for, and each worker holds a copy of Python
-BATCHES_IN_FLIGHT = 3  # of each worker: two that torch prefetches, one in the making
+# Workers of one training process. More than 16 rarely speed up a GPU, and each needs the memory of a Python process.
+MAX_WORKERS = 16
+BATCHES_PER_WORKER = 3  # two batches that torch prefetches, and one that is being made
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader whose workers leave Ctrl-C to the process that started them.
+    """A DataLoader whose workers ignore Ctrl-C, so that only the process that started them handles it.
 
-    Otherwise a worker may die of it before torch tells it not to, and the training ends in a traceback.
+    Without this, Ctrl-C may kill a worker before torch makes it ignore the signal, and training ends in a traceback.
     """
 
     def __iter__(self) -> Any:
-        with interrupts_held_back():
+        with hold_back_interrupts():
             return super().__iter__()
 
 
 @contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block; processes that are started inside never receive it."""
-    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
+def hold_back_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the block; processes that are started inside the block ignore it for good."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
     held: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))  # other threads may receive it
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
+    handler = signal.signal(
+        signal.SIGINT, lambda number, _: held.append(number)
+    )  # another thread may still receive the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit the mask
     try:
         yield
     finally:
@@ -63,15 +66,15 @@ def interrupts_held_back() -> Iterator[None]:
 class Draw(NamedTuple):
     """One visit of a training image."""
 
-    image: int  # its index
-    seed: int  # of its augmentation
+    image: int  # the index of the image
+    seed: int  # the seed of its augmentation
 
 
 class SeededImages(Dataset):
-    """Training images whose augmentation follows the seed in their `Draw`.
+    """Training images whose augmentation is decided by the seed in their `Draw`.
 
-    The same epoch therefore has the same images with any number of workers, and after a resume. The random states of
-    torch, NumPy and Python are left as they were.
+    An epoch therefore has the same augmented images with any number of workers, and after a resume. Reading an image
+    does not change the random states of torch, NumPy and Python.
     """
 
     def __init__(self, images: Dataset):
@@ -92,7 +95,7 @@ class SeededImages(Dataset):
 
 
 class EpochOrder(DistributedSampler):
-    """The images of one process in a random order that follows the seed and the epoch, each with a seed of its own."""
+    """A random order of one process's images that depends on seed and epoch, with an augmentation seed per image."""
 
     def __init__(self, images: Dataset, *, processes: int, rank: int, seed: int):
         super().__init__(images, processes, rank, seed=derive_seed(seed, "order") % 2**31, drop_last=True)
@@ -103,7 +106,7 @@ class EpochOrder(DistributedSampler):
             yield Draw(index, derive_seed(self.augmentation_seed, f"augmentation/{self.epoch}", index))
 
 
-def training_loader(
+def make_training_loader(
     images: Dataset,
     batch_size: int,
     seed: int,
@@ -112,40 +115,39 @@ def training_loader(
     device: torch.device = CPU,
     epoch: int = 0,
 ) -> DataLoader:
-    """Return shuffled batches that follow `seed` and the epoch alone, so that a resumed training repeats none.
+    """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats none.
 
-    Processes that train together share the images out and skip the few that cannot be shared evenly. The images left
-    over at the end of an epoch make no batch: statistics of a few images are noise, and of one image an error.
+    Several training processes divide the images among them and skip the few that do not divide evenly. The images left
+    over at the end of an epoch are skipped, because batch statistics of a few images are noise and of one image an
+    error. A dataset that is smaller than one batch is used as a single batch.
 
     Args:
         images: the training images.
-        batch_size: images of one batch in this process.
-        seed: of the order and the augmentations.
-        num_workers: processes that read images, or "auto".
-        device: where the batches are going.
-        epoch: the one to begin with; Lightning sets the following ones.
+        batch_size: the number of images in one batch of this process.
+        seed: the seed of the order and of the augmentations.
+        num_workers: the number of processes that read images, or "auto".
+        device: the device that computes; batches for a GPU are put into pinned memory.
+        epoch: the first epoch; Lightning sets the following ones.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
-    order.set_epoch(epoch)  # before the loader is iterated: workers fetch their first batches at once
-    full = processes > 1 or count_images(images) >= batch_size
+    order.set_epoch(epoch)  # set it before the loader is iterated, because workers fetch their first batches at once
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
-    own = torch.Generator().manual_seed(
-        derive_seed(seed, "workers", rank)
-    )  # else an iterator would draw from the global one
+    # Without its own generator, every iterator would draw from torch's global one.
+    generator = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))
     return ImageLoader(
         SeededImages(images),
         batch_size,
         sampler=order,
-        drop_last=full,
-        generator=own,
+        drop_last=processes > 1 or count_images(images) >= batch_size,
+        generator=generator,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
     )
 
 
-def fixed_loader(
+def make_fixed_loader(
     images: Dataset,
     batch_size: int,
     *,
@@ -157,10 +159,10 @@ def fixed_loader(
 
     Args:
         images: the split.
-        batch_size: the last batch may be smaller.
-        num_workers: processes that read images, or "auto".
-        device: where the batches are going.
-        keep_workers: for a loader that is iterated in every epoch.
+        batch_size: the number of images in one batch; the last batch may be smaller.
+        num_workers: the number of processes that read images, or "auto".
+        device: the device that computes; batches for a GPU are put into pinned memory.
+        keep_workers: keep the workers between passes, for a loader that is iterated in every epoch.
     """
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return ImageLoader(
@@ -173,45 +175,50 @@ def fixed_loader(
 
 
 def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, device: torch.device) -> int:
-    """Return how many processes read images: as asked, or for "auto" as many as the cores and shared memory allow.
+    """Return the number of processes that read images.
 
-    A CPU that computes needs its cores itself, and tensors in memory need no reading, so both get none.
+    "auto" means as many as the cores and shared memory allow. It means 0 if the CPU computes, since workers would take
+    its cores, and 0 if the images are tensors in memory, since nothing is read.
 
     Raises:
-        UserError: the batches of this many workers do not fit into shared memory.
+        UserError: the batches of `num_workers` processes do not fit into shared memory.
     """
     if num_workers == AUTO:
         in_memory = isinstance(images.dataset if isinstance(images, Subset) else images, TensorDataset)
         if device.type == "cpu" or in_memory:
             return 0
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        wanted = min(MOST_WORKERS, max(1, available_cores() // processes))
+        wanted = min(MAX_WORKERS, max(1, count_available_cores() // processes))
     else:
         wanted = int(num_workers)
     if not wanted or not SHARED_MEMORY.is_dir():
         return wanted
-    per_worker = BATCHES_IN_FLIGHT * batch_size * bytes_per_item(images)
+    per_worker = BATCHES_PER_WORKER * batch_size * measure_image_bytes(images)
     free = shutil.disk_usage(SHARED_MEMORY).free
     if wanted * per_worker <= free:
         return wanted
-    megabytes = f"{wanted * per_worker / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has {free / 1e6:.0f} MB free"
-    needed = f"{wanted} workers need {megabytes}"
+    fitting = int(free // per_worker)
+    shortage = (
+        f"{wanted} workers need {wanted * per_worker / 1e6:.0f} MB of shared memory, but {SHARED_MEMORY} has only "
+        f"{free / 1e6:.0f} MB free"
+    )
     if num_workers != AUTO:
         raise UserError(
-            f"task.data.num_workers={num_workers}: {needed}; "
-            "set task.data.num_workers=auto, or enlarge it (docker run --shm-size=8g)"
+            f"task.data.num_workers={num_workers} is too many: {shortage}. Set task.data.num_workers=auto, or enlarge "
+            "the shared memory (docker run --shm-size=8g)"
         )
-    fitting = int(free // per_worker)
-    log.info("%s: images are read by %d workers; enlarge it for more (docker run --shm-size=8g)", needed, fitting)
+    log.info(
+        "Using %d workers to read images: %s (to use more, enlarge it with docker run --shm-size=8g)", fitting, shortage
+    )
     return fitting
 
 
 def count_images(images: Dataset) -> int:
-    """Return the number of images, which torch leaves out of what every `Dataset` says."""
-    return len(images)  # type: ignore[arg-type]  # all of ours have a length
+    """Return the number of images."""
+    return len(images)  # type: ignore[arg-type]  # torch declares no length for `Dataset`, but all of ours have one
 
 
-def bytes_per_item(images: Dataset) -> int:
-    """Return the size of the first image, which stands for all."""
-    with isolate_rng(include_cuda=False):  # looking at an image may draw its augmentation
+def measure_image_bytes(images: Dataset) -> int:
+    """Return the size of the first image in bytes; all images of a dataset have the same size."""
+    with isolate_rng(include_cuda=False):  # reading an image may draw random numbers for its augmentation
         return images[0][0].nbytes

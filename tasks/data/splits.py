@@ -1,4 +1,4 @@
-"""The three splits that every dataset gives, and how validation is carved out of train.
+"""The three splits that every dataset has, and the way validation images are split off the training images.
 
 N images · C color channels · S image size in pixels.
 """
@@ -23,45 +23,57 @@ Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The `task.data` section, and the colors that the network's weights want."""
+    """The `task.data` section, and the normalization that the network's pretrained weights expect.
+
+    Args:
+        dataset: a name in `tasks.data.datasets.DATASETS`.
+        root: the folder of the images.
+        verify: compare archives with their published checksums.
+        val_fraction: the share of the training images that validates.
+        split_seed: the seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
+            different seeds use the same data and stay comparable.
+        image_size: S, in pixels; None for the dataset's own size.
+        mean: of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
+        std: like `mean`.
+        num_workers: the number of processes that read images, or "auto".
+        weights: mean and std that the pretrained weights were trained with; not part of the configuration.
+    """
 
     dataset: str
     root: str
     verify: bool = True
     val_fraction: float = 0.1
-    split_seed: int = (
-        0  # splits and fixed distortions belong to the data, so that runs with other seeds stay comparable
-    )
-    image_size: int | None = None  # None: the dataset's own
-    mean: Sequence[float] | None = (
-        None  # of each channel, or one for all; None: of the weights, or else the dataset's own
-    )
+    split_seed: int = 0
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     num_workers: int | str = "auto"
-    weights: Colors | None = None  # mean and std that pretrained weights were trained with; not of the configuration
+    weights: Colors | None = None
 
-    def colors(self, own: Colors) -> Colors:
-        """Return what images are normalized with.
+    def choose_colors(self, dataset_colors: Colors) -> Colors:
+        """Return the mean and std that normalize the images.
 
-        That is `mean` and `std` where they are given, then the colors of `weights` if they fit, then `own`.
+        They are the first of `mean` and `std` if set, `weights` if they have as many channels as the images, and
+        `dataset_colors`.
 
         Raises:
-            UserError: only one of them, another number of values than channels, or a std that is not positive.
+            UserError: only one of `mean` and `std` is set, they do not fit the number of channels, or a std is not
+                positive.
         """
+        channels = len(dataset_colors[0])
         if self.mean is None and self.std is None:
-            return self.weights if self.weights and len(self.weights[0]) == len(own[0]) else own
-        channels = len(own[0])
+            return self.weights if self.weights and len(self.weights[0]) == channels else dataset_colors
         mean, std = (spread_over_channels(values, channels) for values in (self.mean, self.std))
         if mean is None or std is None or min(std) <= 0:
             raise UserError(
-                f"task.data.mean={self.mean}, task.data.std={self.std}: expected both as lists of 1 or {channels} "
-                "numbers, std above 0, for example task.data.mean=[0.5] task.data.std=[0.25]"
+                f"task.data.mean={self.mean} and task.data.std={self.std} must both be lists of 1 or {channels} "
+                "numbers, with std above 0. Set for example task.data.mean=[0.5] task.data.std=[0.25], or remove both"
             )
         return mean, std
 
 
 def spread_over_channels(values: Any, channels: int) -> list[float] | None:
-    """Return one number for each channel from as many or a single one; None for anything else."""
+    """Return one number for each channel, from a list of that length or of length 1; None for anything else."""
     if not isinstance(values, Sequence) or len(values) not in (1, channels):
         return None
     if not all(type(value) in (int, float) for value in values):
@@ -70,9 +82,9 @@ def spread_over_channels(values: Any, channels: int) -> list[float] | None:
 
 
 class ColorNormalizer(nn.Module):
-    """Bring images to float32 with zero mean and unit variance in each color, on the device they are on.
+    """A module that converts images to float32 with zero mean and unit variance in each channel, on their device.
 
-    Bytes become numbers from 0 to 1 first. The same numbers as torchvision's ToDtype and Normalize, to the last digit.
+    Bytes are scaled to 0 … 1 first. The results equal torchvision's ToDtype and Normalize bit by bit.
     """
 
     def __init__(self, colors: Colors):
@@ -81,16 +93,16 @@ class ColorNormalizer(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        """Return the batch, normalized."""
+        """Return the normalized batch."""
         return (v2.functional.to_dtype(images_BCSS, torch.float32, scale=True) - self.mean_C11) / self.std_C11
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Train (augmented), validation and test images, and the facts that a classifier needs.
+    """Training (augmented), validation and test images, and the facts that a classifier needs.
 
-    Items are (image (C, S, S), label): bytes, or float32 numbers. `make_normalizer` prepares batches of them for the
-    network.
+    Items are (image (C, S, S), label). Images consist of bytes or float32 numbers. `make_normalizer` prepares batches
+    of them for the network.
     """
 
     train: Dataset
@@ -99,16 +111,16 @@ class ImageData:
     num_classes: int
     channels: int
     image_size: int
-    colors: Colors | None = None  # mean and std of each channel; None for images that are ready for the network
+    colors: Colors | None = None  # mean and std of each channel; None for images that need no normalization
 
     def make_normalizer(self) -> nn.Module:
         """Return a module that prepares a batch of images for the network."""
         return ColorNormalizer(self.colors) if self.colors else nn.Identity()
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Entries of a stored file from which its networks can be built and fed without the images."""
-        colors = self.colors or own_normalization(self.train)
+    def provenance(self) -> dict[str, Any]:
+        """Entries of a stored file that let its networks be built and used without the images."""
+        colors = self.colors or find_normalization(self.train)
         if colors is None:
             return {"facts": self.facts}
         mean, std = map(list, colors)
@@ -116,7 +128,7 @@ class ImageData:
 
     @property
     def facts(self) -> dict[str, int]:
-        """What a classifier must know of the images."""
+        """The numbers that a classifier is built from."""
         return {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
 
     def split(self, name: str) -> Dataset:
@@ -124,7 +136,7 @@ class ImageData:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def fingerprint(self) -> str:
-        """Return what identifies the images: their numbers, and the content of the first few of each fixed split."""
+        """Return a hash of the number of images in each split, and of the first images of validation and test."""
         normalize = self.make_normalizer()
         digest = hashlib.sha256("/".join(str(count_images(self.split(name))) for name in SPLITS).encode())
         for split in (self.val, self.test):
@@ -134,18 +146,17 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
-def own_normalization(images: Dataset) -> Colors | None:
-    """Return mean and std of the v2.Normalize in a user's own dataset, to be recorded; None where it shows none."""
+def find_normalization(images: Dataset) -> Colors | None:
+    """Return mean and std of a v2.Normalize among the transforms of a user's own dataset; None if there is none."""
     transform = getattr(images, "transform", None)
     steps = getattr(transform, "transforms", [transform])
     return next(((step.mean, step.std) for step in steps if isinstance(step, v2.Normalize)), None)
 
 
 class TransformedImages(Dataset):
-    """Some items of `images`, each through `transform`.
+    """Some items of `images`, each passed through `transform`.
 
-    Raises:
-        UserError: for an item whose file cannot be read.
+    Reading an item raises `UserError` if its file cannot be read.
     """
 
     def __init__(
@@ -162,16 +173,22 @@ class TransformedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             image, label = self.images[int(self.indices[index])]
-        except OSError as error:  # torchvision takes a folder that is there for a whole one
+        except OSError as error:  # torchvision takes an existing folder for a complete one
             raise UserError(
-                f"an image cannot be read ({error}); if its download was interrupted, delete the folder, "
-                "and it is downloaded again"
+                f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
+                "and run the command again to download it anew"
             ) from error
         return self.transform(image), int(label)
 
 
 def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split indices into (train, val), stratified: each class gives `fraction` of its images, at least one."""
+    """Return the indices (train, val) of a stratified split.
+
+    Args:
+        labels: the label of every image.
+        fraction: the share of each class that goes to val, at least one image.
+        seed: the seed of the choice.
+    """
     labels_N, random = np.asarray(labels), np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels_N):
@@ -181,8 +198,8 @@ def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: 
     return np.setdiff1d(np.arange(len(labels_N)), val), val
 
 
-def fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDataset:
-    """Return at most `count` random items of an augmented split, each augmented once: the same at every call."""
+def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDataset:
+    """Return at most `count` random items of an augmented split, each augmented once; a seed gives the same items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         items = [split[index] for index in torch.randperm(count_images(split))[:count].tolist()]

@@ -1,4 +1,4 @@
-"""Datasets that torchvision reads and, where they are missing and it can, downloads.
+"""Datasets that torchvision reads and, if they are missing, downloads.
 
 N images · C color channels · S image size in pixels.
 """
@@ -21,14 +21,14 @@ Load = Callable[[DataOptions], ImageData]
 Open = Callable[[Path], Dataset]
 Opened = TypeVar("Opened", bound=Dataset)
 IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PHOTO = 96  # pixels; larger images are photographs of many sizes, which are cropped instead of squeezed
+LARGEST_FIXED_SIZE = 96  # pixels; datasets of larger images hold photographs of many sizes, which are cropped
 HOW_TO_GET = (
-    "put it there, or say with task.data.root=FOLDER where it is "
-    "(task.data.verify=false admits an archive of the same format with other images)"
+    "Connect to the internet to download them, put the archives there, or set task.data.root=FOLDER to the folder that "
+    "holds them. Set task.data.verify=false to accept archives of the same format with other images"
 )
 
 
-def torchvision_set(
+def make_load(
     open_train: Open,
     open_test: Open,
     *,
@@ -38,49 +38,55 @@ def torchvision_set(
     flips: bool = True,
     how_to_get: str = HOW_TO_GET,
 ) -> Load:
-    """Return the loader of a dataset whose training and test images torchvision opens below a folder.
+    """Return the function that loads the three splits of one dataset.
 
     Args:
-        open_train: opens the training images.
-        open_test: opens the test images.
-        num_classes: of the dataset.
-        image_size: S, unless `task.data.image_size` says otherwise.
+        open_train: opens the training images below a folder.
+        open_test: opens the test images below a folder.
+        num_classes: the number of classes.
+        image_size: S, the default of `task.data.image_size`.
         colors: mean and std of each channel.
-        flips: whether a mirrored image is still of its class; digits are not.
-        how_to_get: the end of the sentence about missing images.
+        flips: whether to mirror training images at random; a mirrored digit is no longer that digit.
+        how_to_get: what the error about missing images tells the user to do.
     """
 
     def load(options: DataOptions) -> ImageData:
-        train, test = (open_or_explain(opens, options, how_to_get) for opens in (open_train, open_test))
-        return image_data(
+        train, test = (open_or_explain(opener, options, how_to_get) for opener in (open_train, open_test))
+        return make_image_data(
             train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips
         )
 
     return load
 
 
-def open_or_explain(opens: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
-    """Open some images under `options.root`, downloading them if torchvision can.
+def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
+    """Open images below `options.root`; torchvision downloads missing ones where it can.
+
+    Args:
+        opener: opens the images below a folder.
+        options: the dataset's name, its folder, and whether to compare checksums.
+        how_to_get: what the error tells the user to do.
 
     Raises:
-        UserError: they are not there and cannot be downloaded, or what is there is something else.
+        UserError: the images are missing and cannot be downloaded, or they are damaged or not the published ones.
     """
     root = Path(options.root).expanduser()
     try:
         if options.verify:
-            return opens(root)
-        with unverified():
-            return opens(root)
-    except Exception as error:  # a damaged archive raises whatever the reader of its format does
+            return opener(root)
+        with skip_checksums():
+            return opener(root)
+    except Exception as error:  # each reader of an archive format has its own errors for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{options.dataset} was not found in {root.absolute()} and could not be downloaded ({reason}); {how_to_get}"
+            f"task.data.dataset={options.dataset} could not be opened in {root.absolute()}: the images are missing, "
+            f"damaged or not the published ones ({reason}). {how_to_get}"
         ) from error
 
 
 @contextmanager
-def unverified() -> Iterator[None]:
-    """Take any archive for the published one: torchvision compares all of them through one function."""
+def skip_checksums() -> Iterator[None]:
+    """Accept any archive inside the block, by replacing the one function that torchvision compares checksums with."""
     compare = utils.check_md5
     utils.check_md5 = lambda *_, **__: True
     try:
@@ -90,17 +96,15 @@ def unverified() -> Iterator[None]:
 
 
 def read_labels(images: Dataset) -> np.ndarray:
-    """Return the label of every image (N,), without opening any.
-
-    Each dataset of torchvision has its own name for them.
-    """
+    """Return the label of every image (N,), without opening an image."""
     if isinstance(images, ConcatDataset):
         return np.concatenate([read_labels(part) for part in images.datasets])
+    # torchvision's datasets do not agree on the attribute's name.
     (labels,) = (getattr(images, name) for name in ("targets", "labels", "_labels") if hasattr(images, name))
     return np.asarray(labels)
 
 
-def image_data(
+def make_image_data(
     train: Dataset,
     test: Dataset,
     options: DataOptions,
@@ -111,7 +115,18 @@ def image_data(
     flips: bool = True,
     val: Dataset | None = None,
 ) -> ImageData:
-    """Return the three splits over PIL images; without `val`, validation is carved out of train, never augmented."""
+    """Return the three splits of a dataset of PIL images; only training images are augmented.
+
+    Args:
+        train: the training images.
+        test: the test images.
+        options: the `task.data` section.
+        num_classes: the number of classes.
+        image_size: S, the default of `task.data.image_size`.
+        colors: mean and std of each channel.
+        flips: whether to mirror training images at random.
+        val: the validation images; None splits them off `train`.
+    """
     size = options.image_size or image_size
     augmented, plain = make_transforms(size, image_size, flips)
     if val is not None:
@@ -125,20 +140,19 @@ def image_data(
         num_classes=num_classes,
         channels=len(colors[0]),
         image_size=size,
-        colors=options.colors(colors),
+        colors=options.choose_colors(colors),
     )
 
 
 def make_transforms(size: int, native_size: int, flips: bool) -> tuple[v2.Compose, v2.Compose]:
-    """Return the transforms (for training, for anything else) from PIL images to tensors (C, S, S) of bytes."""
+    """Return the transforms (augmented, plain) from PIL images to tensors of bytes (C, S, S)."""
     to_tensor: list[Any] = [v2.ToImage(), v2.ToPureTensor()]
     mirror = [v2.RandomHorizontalFlip()] if flips else []
-    if native_size > PHOTO:
-        shrink = v2.Resize(round(size * 256 / 224), antialias=True)
-        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *mirror, *to_tensor]), v2.Compose(
-            [shrink, v2.CenterCrop(size), *to_tensor]
-        )
-    resize = [] if size == native_size else [v2.Resize((size, size), antialias=True)]
-    return v2.Compose([*resize, v2.RandomCrop(size, padding=size // 8), *mirror, *to_tensor]), v2.Compose(
-        [*resize, *to_tensor]
-    )
+    if native_size > LARGEST_FIXED_SIZE:
+        augmented = [v2.RandomResizedCrop(size, antialias=True), *mirror, *to_tensor]
+        plain = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), *to_tensor]
+    else:
+        resize = [] if size == native_size else [v2.Resize((size, size), antialias=True)]
+        augmented = [*resize, v2.RandomCrop(size, padding=size // 8), *mirror, *to_tensor]
+        plain = [*resize, *to_tensor]
+    return v2.Compose(augmented), v2.Compose(plain)

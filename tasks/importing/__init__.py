@@ -1,1 +1,1 @@
-"""Checkpoints files from state dicts of other programs."""
+"""Checkpoints files from state dicts that other programs saved."""

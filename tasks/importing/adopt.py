@@ -1,4 +1,4 @@
-"""Runs over imported checkpoints: the file says which network they are of, only the command line names user code."""
+"""Runs with imported checkpoints: the file names the network, but only the command line may name the user's code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -7,23 +7,27 @@ from typing import Any
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.runtime.errors import UserError
-from core.runtime.settings import describe, differences
+from core.runtime.settings import MISSING, describe_differences, find_differences
 from tasks.networks.build import ModelSpec
 from tasks.networks.recipes import check_recipe
 from tasks.specification import TaskSpec
 
+IMPORT_AGAIN = "Import the state dicts again with python -m scripts.import_checkpoints"
+
 
 def is_imported(checkpoints: CheckpointSet) -> bool:
-    """Return whether the checkpoints come from state dicts of another program."""
+    """Return whether the checkpoints were imported from state dicts of another program."""
     return "imported" in checkpoints.settings
 
 
 def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpec, CheckpointSet]:
-    """Return the checkpoints that `task` names, checked to be those that it describes, and the task that they are of.
+    """Open the checkpoints file of `task`, check that its settings match, and return both.
+
+    The returned task describes the checkpoints; for imported ones, its network and subset come from the file.
 
     Args:
-        task: as it was configured.
-        typed: the overrides on the command line, which may not contradict an imported file.
+        task: the task of the configuration.
+        typed: the overrides on the command line, which must not contradict an imported file.
 
     Raises:
         UserError: the checkpoints were made with other settings.
@@ -31,22 +35,23 @@ def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpe
     checkpoints = CheckpointSet.load(Path(task.param.path))
     if is_imported(checkpoints):
         return adopt_imported(task, checkpoints, typed), checkpoints
-    checkpoints.require(task.record())
+    checkpoints.require_settings(task.record())
     return task, checkpoints
 
 
-def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, typed: Sequence[str]) -> TaskSpec:
-    """Return `task` with the network and the subset of imported checkpoints, which have no training to be compared.
+def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequence[str]) -> TaskSpec:
+    """Return `task` with the network and the subset that an imported checkpoints file records.
 
-    The user's code is never taken from the file: it has to be said again on the command line.
+    The user's code is never taken from the file. The command line has to name it again, so that a file cannot run code.
 
     Args:
-        task: as it was configured.
-        checkpoints: the imported ones.
-        typed: the overrides on the command line, which may not contradict the file.
+        task: the task of the configuration.
+        checkpoints: the imported checkpoints.
+        overrides: the overrides on the command line, which must not contradict the file.
 
     Raises:
-        UserError: code that must be named, other images, an override that contradicts the file, or a damaged record.
+        UserError: the command line does not name the user's code, names other images or contradicts the file, or the
+            record in the file is damaged.
     """
     source, recorded = str(checkpoints.path), checkpoints.settings["imported"]
     try:
@@ -54,61 +59,87 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, typed: Sequence[s
         param = {name: recorded["param"][name] for name in ("subset", "count")}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{source} does not say what it was imported as ({type(error).__name__}: {error}); import again"
+            f"{source} has no valid record of the imported network ({type(error).__name__}: {error}). {IMPORT_AGAIN}"
         ) from error
     check_recipe(recipe, source)
     if score_with and not task.score_with:
         raise UserError(
-            f"{source} was imported with --score-with {score_with}, which is code and runs only if you say so: "
-            f"give task.score_with={score_with}"
+            f"{source} was imported with --score-with {score_with}. This is code, so it only runs if the command line "
+            f"names it. Set task.score_with={score_with}"
         )
     if not task.score_with and ":" in recipe["name"]:
-        recipe["name"] = name_code(task, recipe["name"], source)
+        recipe["name"] = require_code(task, recipe["name"], source)
     model = ModelSpec(**{key: recipe[key] for key in ("name", "pretrained", "small_stem", "options") if key in recipe})
     adopted = replace(task, model=model, param=replace(task.param, **param))
-    check_typed(typed, adopted, task, source=source)
+    check_overrides(overrides, adopted, task, source=source)
     if task.score_with:
         return replace(adopted, data=replace(task.data, dataset=task.score_with))
-    asked = task.record()["task"]["data"]
-    if differing := differences({"task": {"data": data}}, {"task": {"data": asked}}):
-        raise UserError(f"{source} was imported for other images ({describe(differing)}); give the same task.data")
+    configured = task.record()["task"]["data"]
+    if differing := find_differences({"task": {"data": data}}, {"task": {"data": configured}}):
+        raise UserError(
+            f"{source} was imported with other images ({describe_differences(differing)}). "
+            f"Set {write_overrides(differing)}"
+        )
     return adopted
 
 
-def name_code(task: TaskSpec, recorded: str, source: str) -> str:
-    """Return the user's callable that the command line names for a network which the file says is made by one.
+def require_code(task: TaskSpec, recorded: str, source: str) -> str:
+    """Return the user's callable that the command line names to build the network.
+
+    Args:
+        task: the task of the configuration.
+        recorded: the callable that the checkpoints file names.
+        source: the checkpoints file, for the error.
 
     Raises:
-        UserError: it names none.
+        UserError: the command line names no callable.
     """
     if ":" not in task.model.name:
         raise UserError(
-            f"{source} is of a network that {recorded} makes, which is code and runs only if you say so: "
-            f"give task.model.name={recorded}"
+            f"{source} holds checkpoints of a network that {recorded} builds. This is code, so it only runs if the "
+            f"command line names it. Set task.model.name={recorded}"
         )
     return task.model.name
 
 
-def check_typed(typed: Sequence[str], adopted: TaskSpec, task: TaskSpec, *, source: str) -> None:
-    """Compare the overrides on the command line with what the file records.
+def write_overrides(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return the overrides that restore the stored values: "task.data.mean=[0.5] task.data.std=[0.25]".
+
+    Args:
+        differing: (stored value, configured value) of each setting, from `core.runtime.settings.differences`.
+    """
+    values = {name: "null" if stored in (None, MISSING) else stored for name, (stored, _) in differing.items()}
+    return " ".join(f"{name}={value}".replace(" ", "") for name, value in values.items())
+
+
+def check_overrides(overrides: Sequence[str], adopted: TaskSpec, task: TaskSpec, *, source: str) -> None:
+    """Check that no override on the command line contradicts the checkpoints file.
+
+    Args:
+        overrides: the overrides on the command line.
+        adopted: the task with the values of the file.
+        task: the task of the configuration.
+        source: the checkpoints file, for the error.
 
     Raises:
-        UserError: one contradicts it.
+        UserError: an override contradicts the file.
     """
     keys = [
-        "task.model.name" if word.startswith("task/model=") else word.partition("=")[0].lstrip("+") for word in typed
+        "task.model.name" if word.startswith("task/model=") else word.partition("=")[0].lstrip("+")
+        for word in overrides
     ]
     keys = [key for key in keys if key.startswith(("task.model.", "task.param.subset", "task.param.count"))]
     there, here = ({"task": {"model": asdict(spec.model), "param": asdict(spec.param)}} for spec in (adopted, task))
     pairs = {key: (look_up(there, key), look_up(here, key)) for key in keys}
     if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         raise UserError(
-            f"{source} was imported otherwise ({describe(differing)}); remove these overrides, or import again"
+            f"{source} was imported with other settings ({describe_differences(differing)}). Remove these overrides, "
+            "or import the state dicts again with them"
         )
 
 
 def look_up(settings: Mapping[str, Any], name: str) -> Any:
-    """Return the value at a dotted name; None where there is none."""
+    """Return the value at a dotted name; None if there is none."""
     value: Any = settings
     for key in name.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

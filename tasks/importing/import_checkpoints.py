@@ -1,4 +1,4 @@
-"""From a folder of state dicts that another program saved to a checkpoints file.
+"""The import of a folder of state dicts, which another program saved, into a checkpoints file.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -9,33 +9,36 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import ParameterSubset, floating_entries, resolve_subset
+from core.checkpoints.subset import ParameterSubset, get_floating_entries, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.progress import Stages
+from core.runtime.stage_progress import StageProgress
 from tasks.importing.state_files import read_state, rename_entries
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
-from tasks.scoring.scorer import Scorer, ScoringSpec
+from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import open_network_and_images
-from tasks.training.collect_checkpoints import ACCURACY_SPLIT
+from tasks.training.collect_checkpoints import copy_state, measure_accuracy, record_images
 
 log = logging.getLogger(__name__)
-MOST_LISTED = 8  # files in one error sentence
+MAX_LISTED = 8  # files named in one error
 
 
 @dataclass
-class Gathered:
-    """What reading the files one by one has found."""
+class Findings:
+    """The subsets and the problems that were found while reading the files one by one."""
 
     vectors: list[Tensor] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)  # "epoch3.pth lacks fc.bias"
-    differing: list[str] = field(default_factory=list)  # names of files whose rest differs from the base
-    first_difference: str = ""
+    differing: list[str] = field(default_factory=list)  # names of files that differ from the base outside the subset
+    first_difference: str = ""  # "fc.bias of epoch3.pth"
 
 
 def import_checkpoints(
@@ -49,39 +52,29 @@ def import_checkpoints(
     """Read the subset of each file, in this order, and score it on validation inside the network of `base`.
 
     Args:
-        task: `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
+        task: only `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
         files: the state dicts.
-        base: a full state dict, whose rest surrounds every subset; None: the first full one of `files`.
-        allow_different_rest: take the subsets of files whose rest is another.
-        scoring: how the checkpoints are scored.
+        base: a full state dict, whose other parameters surround every subset; None for the first full one of `files`.
+        allow_different_rest: accept files that differ from the base outside the subset.
+        scoring: how to score the checkpoints; None for the defaults.
 
     Raises:
-        UserError: files that do not fit the network or each other; each is named with what differs.
+        UserError: files do not fit the network or each other; each is named with the difference.
     """
     start = time.perf_counter()
     model, data = open_network_and_images(task)
     path, state = read_base(files, base, model)
-    recipe = {
-        "name": type(model).__name__ if task.score_with else task.model.name,
-        "pretrained": False,
-        "small_stem": None,
-        "options": dict(task.model.options),
-    }
-    if not task.score_with and ":" not in task.model.name:
-        model, recipe["small_stem"] = rebuild(recipe, data.facts, state=state, source=str(path))
-    if wrong := describe_misfit(state, model.state_dict(), floating_entries(model)):
-        raise UserError(
-            f"{path.name} {wrong}: it does not fit {recipe['name']} for {data.num_classes} classes; "
-            "check --model, --model-option and the data"
-        )
+    model, recipe = build_fitting_network(task, data.facts, model, state=state, path=path)
     subset = resolve_subset(model, task.param.subset, task.param.count)
     in_float32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     load_network(model, {**model.state_dict(), **in_float32}, str(path))
-    vectors_KD = gather_vectors(files, model, subset, base=path.name, allow_different_rest=allow_different_rest)
-
-    images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-    score = Scorer(model, subset, images, normalize=normalize, label="score", options=scoring)
-    accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
+    stages = Stages(["read", "score"])
+    with stages.stage("read", f"{len(files)} files") as progress:
+        vectors_KD = gather_vectors(
+            files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
+        )
+    with stages.stage("score", f"{len(vectors_KD)} checkpoints") as progress:
+        accuracy_K = measure_accuracy(vectors_KD, model, subset, data, scoring=scoring, progress=progress)
     settings = task.record()["task"]
     imported = {
         "model": recipe,
@@ -92,8 +85,6 @@ def import_checkpoints(
     }
     provenance = {
         "seconds": {"import": round(time.perf_counter() - start, 2)},
-        "accuracy_split": ACCURACY_SPLIT,
-        "data_fingerprint": data.fingerprint(),
         "files": [file.name for file in files],
         "base": path.name,
     }
@@ -101,97 +92,150 @@ def import_checkpoints(
         vectors_KD=vectors_KD,
         accuracy_K=accuracy_K,
         subset=subset,
-        network={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        network=copy_state(model),
         settings={"imported": imported},
-        provenance=provenance | data.about,
+        provenance=provenance | record_images(data),
     )
 
 
-def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
-    """Return the full state dict whose rest surrounds every subset, with its path.
+def build_fitting_network(
+    task: TaskSpec, facts: Mapping[str, int], model: nn.Module, *, state: Mapping[str, Tensor], path: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network that fits a full state dict, with new weights, and the recipe to record for it.
+
+    A network of timm is built again, because the state dict decides whether it has the small stem.
+
+    Args:
+        task: the network's name and options, or the user's code.
+        facts: num_classes, channels and image_size of the images.
+        model: the network that the task describes.
+        state: the full state dict.
+        path: the file of the state dict, for the error.
 
     Raises:
-        UserError: none of `files` is full, and no other is given.
+        UserError: the state dict does not fit the network.
     """
-    known, floating = model.state_dict().keys(), floating_entries(model).keys()
+    recipe: dict[str, Any] = {
+        "name": type(model).__name__ if task.score_with else task.model.name,
+        "pretrained": False,
+        "small_stem": None,
+        "options": dict(task.model.options),
+    }
+    if not task.score_with and ":" not in task.model.name:
+        model, recipe["small_stem"] = rebuild(recipe, facts, state=state, source=str(path))
+    if misfit := describe_misfit(state, model.state_dict(), get_floating_entries(model)):
+        options = f"--score-with {task.score_with}" if task.score_with else "--model, --model-option and --dataset"
+        raise UserError(
+            f"{path} does not fit the network {recipe['name']} for {facts['num_classes']} classes: it {misfit}. "
+            f"Check {options}"
+        )
+    return model, recipe
+
+
+def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
+    """Return the path and the content of the full state dict whose other parameters surround every subset.
+
+    Args:
+        files: the state dicts; the first full one is the base if `base` is None.
+        base: the file that the user chose.
+        model: the network.
+
+    Raises:
+        UserError: `base` does not exist, or it is None and no file is a full state dict.
+    """
+    if base and not base.is_file():
+        raise UserError(f"--base {base}: file not found. Set --base to a full state dict of the network")
+    known, floating = model.state_dict().keys(), get_floating_entries(model).keys()
     for path in [base] if base else files:
         state = rename_entries(read_state(path), known, path)
         if base or floating <= state.keys():
             return path, state
     missing = next(name for name in floating if name not in state)
     raise UserError(
-        f"none of the {len(files)} files holds the whole network ({path.name} lacks {missing}); "
-        "give one that does with --base FILE"
+        f"none of the {len(files)} files holds the whole network (for example, {path.name} lacks {missing}). "
+        "Set --base FILE to a full state dict of the network"
     )
 
 
 def gather_vectors(
-    files: Sequence[Path], model: nn.Module, subset: ParameterSubset, *, base: str, allow_different_rest: bool
+    files: Sequence[Path],
+    model: nn.Module,
+    subset: ParameterSubset,
+    *,
+    base: str,
+    allow_different_rest: bool,
+    progress: StageProgress | None = None,
 ) -> Tensor:
     """Return the subset of each file (K, D), read one file at a time.
 
     Args:
         files: the state dicts.
-        model: holds the weights of the file called `base`.
-        subset: of `model`.
-        base: the name of a file, for messages.
-        allow_different_rest: take the subsets of files whose rest is another than that of `model`.
+        model: the network with the weights of the base.
+        subset: the parameters to read.
+        base: the name of the base's file, for the error.
+        allow_different_rest: accept files that differ from `model` outside the subset.
+        progress: the progress of the stage that reads the files; None shows nothing.
 
     Raises:
-        UserError: files lack entries or have others, hold what is not a number, or differ outside the subset.
+        UserError: files lack entries or have unexpected ones, hold NaN or infinity, or differ outside the subset.
     """
-    own, found = model.state_dict(), Gathered()
-    for path in files:
-        state = rename_entries(read_state(path), own.keys(), path)
-        if wrong := describe_misfit(state, own, subset.names):
-            found.misfits.append(f"{path.name} {wrong}")
+    expected, found = model.state_dict(), Findings()
+    for path in (progress or StageProgress()).track(files):
+        state = rename_entries(read_state(path), expected.keys(), path)
+        if misfit := describe_misfit(state, expected, subset.names):
+            found.misfits.append(f"{path.name} {misfit}")
             continue
-        rest = [name for name in state if name not in subset.names and own[name].is_floating_point()]
-        if others := [name for name in rest if not torch.equal(state[name].float(), own[name].cpu())]:
+        rest = [name for name in state if name not in subset.names and expected[name].is_floating_point()]
+        if differing := [name for name in rest if not torch.equal(state[name].float(), expected[name].cpu())]:
             found.differing.append(path.name)
-            found.first_difference = found.first_difference or f"{others[0]} of {path.name}"
+            found.first_difference = found.first_difference or f"{differing[0]} of {path.name}"
         found.vectors.append(torch.cat([state[name].reshape(-1).float() for name in subset.names]))
         if not torch.isfinite(found.vectors[-1]).all():
             raise UserError(
-                f"{path} holds something that is not a finite number in the subset; "
-                "leave that file out (--files takes a pattern)"
+                f"{path} holds NaN or infinity in the subset. Remove this file, or exclude it with --files PATTERN"
             )
-    check_gathered(found, len(files), base=base, allow_different_rest=allow_different_rest)
-    warn_of_copies(files, found.vectors)
+    check_findings(found, len(files), base=base, allow_different_rest=allow_different_rest)
+    warn_about_copies(files, found.vectors)
     return torch.stack(found.vectors)
 
 
-def check_gathered(found: Gathered, num_files: int, *, base: str, allow_different_rest: bool) -> None:
-    """Name the files that cannot be part of the checkpoints.
+def check_findings(found: Findings, num_files: int, *, base: str, allow_different_rest: bool) -> None:
+    """Check that every file can be one of the checkpoints.
 
     Raises:
-        UserError: there are such.
+        UserError: some files do not fit the network, or differ from the base outside the subset.
     """
     if found.misfits:
-        listed = "; ".join(found.misfits[:MOST_LISTED])
-        if len(found.misfits) > MOST_LISTED:
-            listed += f"; and {len(found.misfits) - MOST_LISTED} more"
+        listed = "; ".join(found.misfits[:MAX_LISTED])
+        if len(found.misfits) > MAX_LISTED:
+            listed += f"; and {len(found.misfits) - MAX_LISTED} more"
         raise UserError(
-            f"{len(found.misfits)} of {num_files} files do not fit the network that {base} fits: {listed}; "
-            "leave them out (--files takes a pattern)"
+            f"{len(found.misfits)} of {num_files} files do not fit the network of {base}: {listed}. "
+            "Exclude them with --files PATTERN"
         )
     if found.differing and not allow_different_rest:
         raise UserError(
             f"{len(found.differing)} of {num_files} files differ from {base} outside the subset (first in "
-            f"{found.first_difference}), so their subsets inside its network would not be those models; give "
-            f"--subset all, or globs that cover what differs (--allow-different-rest puts them into the network of "
-            f"{base} all the same)"
+            f"{found.first_difference}), so the network of {base} with their subset would be a different model. Set "
+            "--subset all, or --subset to patterns that cover all differences. Use --allow-different-rest to import "
+            f"them into the network of {base} anyway"
         )
 
 
-def describe_misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], required: Collection[str]) -> str:
-    """Return what keeps a state dict from the network `own`: "lacks fc.bias (and 3 more)"; empty if nothing does."""
+def describe_misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], required: Collection[str]) -> str:
+    """Return why a state dict does not fit a network, for example "lacks fc.bias (and 3 more)"; empty if it fits.
+
+    Args:
+        state: the state dict.
+        expected: the state dict of the network.
+        required: the names of entries that must not be missing.
+    """
     missing = [f"lacks {name}" for name in required if name not in state]
-    unknown = [f"has unexpected entry {name}" for name in state if name not in own]
+    unknown = [f"has unexpected entry {name}" for name in state if name not in expected]
     shapes = [
-        f"has {name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        f"has {name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in state
-        if name in own and state[name].shape != own[name].shape
+        if name in expected and state[name].shape != expected[name].shape
     ]
     return ", ".join(
         faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
@@ -200,12 +244,14 @@ def describe_misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], requ
     )
 
 
-def warn_of_copies(files: Sequence[Path], vectors: Sequence[Tensor]) -> None:
-    """Log which files hold the same numbers, such as a best.pth beside the epoch it is."""
+def warn_about_copies(files: Sequence[Path], vectors: Sequence[Tensor]) -> None:
+    """Warn about files with the same subset, such as a best.pth that is a copy of one epoch."""
     seen: dict[bytes, Path] = {}
     for path, vector_D in zip(files, vectors, strict=True):
         first = seen.setdefault(hashlib.sha256(vector_D.numpy().data).digest(), path)
         if first is not path:
             log.warning(
-                "%s and %s hold the same numbers: leave one out (--files takes a pattern)", first.name, path.name
+                "%s and %s hold the same numbers in the subset. Exclude one of them with --files PATTERN",
+                first.name,
+                path.name,
             )

@@ -1,4 +1,4 @@
-"""State dicts that other programs saved, read without running code from them."""
+"""Reading state dicts that other programs saved, without running code from the files."""
 
 import argparse
 import re
@@ -14,25 +14,26 @@ from torch import Tensor
 from core.runtime.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training programs put a state dict under
-PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, Lightning, torch.compile
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs store a state dict
+PREFIXES = ("module.", "model.", "_orig_mod.")  # added to names by DataParallel, Lightning and torch.compile
+REPLACE_OR_EXCLUDE = "Replace this file with an intact copy, or exclude it with --files PATTERN"
 
 
 def list_state_files(folder: Path, pattern: str = "*") -> list[Path]:
     """Return the files of `folder` that may hold a state dict, in natural order.
 
     Raises:
-        UserError: no such folder, or fewer than two such files in it.
+        UserError: the folder does not exist, or holds fewer than two of these files.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give with --dir the one that holds the state dicts")
+        raise UserError(f"--dir {folder}: folder not found. Set --dir to the folder that holds the state dicts")
     found = sorted(
         (path for path in folder.glob(pattern) if path.is_file() and path.name.endswith(SUFFIXES)), key=split_numbers
     )
     if len(found) < 2:
         raise UserError(
-            f"{folder} holds {len(found)} files {pattern} that end in {', '.join(SUFFIXES)}; "
-            "a distribution needs at least 2 checkpoints"
+            f"--dir {folder} holds {len(found)} files {pattern} with one of the endings {', '.join(SUFFIXES)}, but at "
+            "least 2 checkpoints are needed. Set --dir or --files PATTERN to match more files"
         )
     return found
 
@@ -43,13 +44,11 @@ def split_numbers(path: Path) -> list[str | int]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one state dict, taken out of whatever a training program wrapped it in.
+    """Return the tensors of one state dict, without the dictionaries that training programs wrap around it.
 
     Raises:
-        UserError: missing or damaged, no state dict, or a pickle that needs code.
+        UserError: the file is damaged, holds no state dict, or cannot be read without running code.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
     content = unwrap(load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path))
     if isinstance(content, Mapping):
         tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
@@ -58,7 +57,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         tensors, held = {}, f"a {type(content).__name__}"
     if not tensors:
         raise UserError(
-            f"{path} holds no state dict but {held}; save the weights with torch.save(model.state_dict(), FILE)"
+            f"{path} holds no state dict but {held}. Save the weights with torch.save(model.state_dict(), FILE)"
         )
     return tensors
 
@@ -68,32 +67,31 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error})") from error
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}). {REPLACE_OR_EXCLUDE}") from error
 
 
 def load_pickle(path: Path) -> Any:
-    """Return what `torch.load` reads without code.
-
-    timm's training leaves its command line in the file, which is plain data.
+    """Return the content of a file of `torch.save`, read without running code from it.
 
     Raises:
-        UserError: the file needs code, or is damaged.
+        UserError: the file cannot be read without running code, or is damaged.
     """
     try:
+        # timm's training program stores its command line as an `argparse.Namespace`, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files, one of its own where code is needed
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} is a pickle that needs code ({code[1]}) to be read, which is never run here; save the weights "
-                "alone with torch.save(model.state_dict(), FILE), or as safetensors"
+                f"{path} is a pickle that needs code to be read ({code[1]}), and code from a file is never run. Save "
+                "the weights alone with torch.save(model.state_dict(), FILE), or as safetensors"
             ) from error
         reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise UserError(f"{path} is damaged or no file of torch.save ({reason})") from error
+        raise UserError(f"{path} is damaged or not a file of torch.save ({reason}). {REPLACE_OR_EXCLUDE}") from error
 
 
 def unwrap(content: Any) -> Any:
-    """Return the innermost of nested {"state_dict": …} or {"model": …}."""
+    """Return the innermost content of nested dictionaries such as {"state_dict": …} or {"model": …}."""
     if isinstance(content, Mapping):
         for key in WRAPPERS:
             if isinstance(content.get(key), Mapping):
@@ -102,21 +100,29 @@ def unwrap(content: Any) -> Any:
 
 
 def rename_entries(state: Mapping[str, Tensor], known: Collection[str], path: Path) -> dict[str, Tensor]:
-    """Return `state` under the names of the network: each name loses its prefixes until it is known.
+    """Return `state` under the network's own names, without the prefixes that other programs add.
+
+    Args:
+        state: the state dict.
+        known: the names of the network's entries.
+        path: the file of the state dict, for the error.
 
     Raises:
-        UserError: two names become one.
+        UserError: two names are the same without their prefixes.
     """
-    result: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if (own := strip_prefixes(name, known)) in result:
-            raise UserError(f"{path} holds {own} twice, as {name} and without its prefix; keep one of them")
-        result[own] = tensor
-    return result
+        if (stripped := strip_prefixes(name, known)) in renamed:
+            raise UserError(
+                f"{path} holds the entry {stripped} twice, with and without a prefix (as {name}). Remove one of them "
+                "from the state dict and save it again"
+            )
+        renamed[stripped] = tensor
+    return renamed
 
 
 def strip_prefixes(name: str, known: Collection[str]) -> str:
-    """Return `name` without what DataParallel, Lightning and torch.compile put before it, if that makes it known."""
+    """Return `name` without the prefixes of DataParallel, Lightning and torch.compile, if that makes it known."""
     stripped = name
     while stripped not in known:
         prefix = next((prefix for prefix in PREFIXES if stripped.startswith(prefix)), None)

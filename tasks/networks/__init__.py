@@ -1,1 +1,1 @@
-"""Classifiers: timm's networks, small ones that are generated whole, and rebuilding one from a file."""
+"""Building classifiers: networks of timm, mini networks that can be generated whole, and the user's own."""

@@ -1,4 +1,4 @@
-"""The one place where classifiers are built: any timm network, and ours, with a small stem for small images."""
+"""The builder of all classifiers: networks of timm, the mini networks and the user's own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from core.runtime.errors import UserError, nearest
-from tasks.networks.mini_networks import patch_size
+from core.runtime.errors import UserError, suggest_names
+from tasks.networks.mini_networks import choose_patch_size
 from tasks.user_code import call_user_code
 
-SMALL_IMAGE = 64  # pixels; at most this, a stem that divides the size by 4 would leave too little
+SMALL_IMAGE = 64  # pixels; a stem that divides the size by 4 leaves too little of images up to this size
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The `task.model` section: arguments of `build_classifier` beside those that the images decide."""
+    """The `task.model` section: the arguments of `build_classifier` that do not follow from the images."""
 
     name: str
     pretrained: bool = False
@@ -40,56 +40,85 @@ def build_classifier(
     Args:
         name: a network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
             is called with `options` alone.
-        num_classes: rows of the last layer.
-        channels: of the images.
+        num_classes: the number of classes.
+        channels: C, the number of color channels.
         image_size: S, in pixels.
         pretrained: start from timm's published weights (downloaded at first use).
-        small_stem: a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet, smaller
-            patches for a ViT and a ConvNeXt; others have none. None means: where the images are at most 64 pixels
-            and the weights are not pretrained, since those of the stem would not fit.
-        options: further arguments of `timm.create_model`; they win over what the image size suggests.
+        small_stem: use a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet,
+            smaller patches for a ViT or a ConvNeXt, no change for other networks. None uses it for images of at most
+            64 pixels unless the weights are pretrained, because pretrained weights do not fit a changed stem.
+        options: further arguments of `timm.create_model`; they override the ones chosen from the image size.
 
     Raises:
-        UserError: no such network, arguments that it does not take, weights that cannot be had, or images that it
-            cannot take.
+        UserError: the network is unknown, does not take the options or the images, or its pretrained weights cannot be
+            loaded.
     """
     if ":" in name:
         return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(
-            f"task.model.name={name!r} is not a network of timm {timm.__version__}: {nearest(name, timm.list_models())}"
+            f"task.model.name={name!r} is not a network of timm {timm.__version__}: "
+            f"{suggest_names(name, timm.list_models())}"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
-    arguments: dict[str, Any] = {
+    options, image_shape = dict(options or {}), (channels, image_size, image_size)
+    arguments = {
         "num_classes": num_classes,
         "in_chans": channels,
-        **size_options(name, image_size, small),
+        **choose_size_options(name, image_size, small),
+        **options,
     }
-    arguments |= options or {}
-    try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **arguments)
-    except TypeError as error:
-        raise UserError(f"task.model.options={dict(options or {})} do not fit {name}: {error}") from error
-    except Exception as error:  # what the hub's client raises without a network is not always an OSError
-        if pretrained:
-            raise UserError(
-                f"no pretrained weights for {name} with these options ({error}); "
-                "connect to a network once, give other task.model.options, or task.model.pretrained=false"
-            ) from error
-        raise UserError(word_refusal(name, error, channels=channels, image_size=image_size)) from error
+    model = create_model(name, arguments, pretrained=pretrained, options=options, image_shape=image_shape)
     if small:
         shrink_stem(model)
-    model.created_with = arguments  # so that an exported model can say how to load it
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, image_size, image_size))
-    except Exception as error:  # each network has its own way of failing at a size
-        raise UserError(word_refusal(name, error, channels=channels, image_size=image_size)) from error
+    model.created_with = arguments  # type: ignore[assignment]  # a model card writes these arguments
+    check_images(model, name, image_shape)
     return model.train()
 
 
-def build_for(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
-    """Return the network of a specification for images with these facts (`ImageData.facts`)."""
+def create_model(
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    pretrained: bool,
+    options: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+) -> nn.Module:
+    """Return the network that timm creates, and turn timm's errors into a `UserError`.
+
+    Args:
+        name: a network of timm.
+        arguments: all arguments of `timm.create_model`.
+        pretrained: start from timm's published weights.
+        options: those of the arguments that the user set, for the error.
+        image_shape: (C, S, S), for the error.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        raise UserError(
+            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that it names"
+        ) from error
+    except Exception as error:  # without a network connection, the hub's client does not always raise an OSError
+        if not pretrained:
+            raise UserError(describe_refusal(name, error, image_shape)) from error
+        raise UserError(
+            f"task.model.pretrained=true: no pretrained weights for {name} could be loaded ({error}). Connect to the "
+            "internet, change task.model.options, or set task.model.pretrained=false"
+        ) from error
+
+
+def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
+    """Put `model` into eval mode and check that it takes an image (C, S, S); raises `UserError`."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape))
+    except Exception as error:  # networks fail at a size in different ways
+        raise UserError(describe_refusal(name, error, image_shape)) from error
+
+
+def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
+    """Return the network of a specification for the images that `facts` (from `ImageData.facts`) describes."""
     return build_classifier(
         model.name,
         num_classes=facts["num_classes"],
@@ -101,62 +130,73 @@ def build_for(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
     )
 
 
-def weights_colors(name: str) -> tuple[list[float], list[float]] | None:
-    """Return mean and std of each channel that timm's pretrained weights were trained with; None without weights."""
+def get_pretrained_colors(name: str) -> tuple[list[float], list[float]] | None:
+    """Return the mean and std of each channel that normalized the training images of timm's pretrained weights.
+
+    Return None if timm has no pretrained weights for the network.
+    """
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return (list(published.mean), list(published.std)) if published else None
 
 
-def word_refusal(name: str, error: Exception, *, channels: int, image_size: int) -> str:
-    """Return the sentence about a network that cannot take the images."""
+def describe_refusal(name: str, error: Exception, image_shape: tuple[int, int, int]) -> str:
+    """Return the text of the error about a network that does not take images of this shape."""
     return (
-        f"task.model.name={name} cannot take images of {channels}×{image_size}×{image_size} "
-        f"({str(error) or type(error).__name__}); "
-        "give a larger task.data.image_size=, task.model.small_stem=true, or other task.model.options"
+        f"task.model.name={name} cannot take images of {'×'.join(map(str, image_shape))} "
+        f"({str(error) or type(error).__name__}). "
+        "Set a larger task.data.image_size, task.model.small_stem=true, or other task.model.options"
     )
 
 
-def size_options(name: str, image_size: int, small: bool) -> dict[str, int]:
-    """Return arguments of `timm.create_model` that fit a network to an image size, with a small stem or its own."""
+def choose_size_options(name: str, image_size: int, small: bool) -> dict[str, int]:
+    """Return the arguments of `timm.create_model` that fit a network to an image size.
+
+    Args:
+        name: a network of timm.
+        image_size: S, in pixels.
+        small: choose the patches of the small stem.
+    """
     options = {}
     architecture = timm.get_pretrained_cfg(name)
     if architecture and architecture.fixed_input_size and image_size != architecture.input_size[-1]:
         options["img_size"] = image_size
     family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
     if small and family in ("vision_transformer", "deit"):
-        options["patch_size"] = min(16, patch_size(image_size))
+        options["patch_size"] = min(16, choose_patch_size(image_size))
     if small and family == "convnext":
         options["patch_size"] = 1 if image_size <= 32 else 2
     return options
 
 
 def shrink_stem(model: nn.Module) -> None:
-    """Give a ResNet its usual form for CIFAR (He et al. 2016, §4.2); leave networks without its stem as they are."""
-    old = getattr(model, "conv1", None)
-    if isinstance(old, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
-        model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+    """Give a ResNet its usual stem for CIFAR (He et al. 2016, §4.2); networks of other kinds do not change."""
+    stem = getattr(model, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
+        model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
 
 
 def load_network(model: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
-    """Put a whole stored state dict into `model`, in eval mode.
+    """Load a whole stored state dict into `model`, and return it in eval mode.
+
+    Args:
+        model: the network.
+        state: the state dict.
+        source: the file of the state dict, for the error.
 
     Raises:
-        UserError: names or shapes that differ, the first of them named.
+        UserError: entries of the file and of the network differ in name or shape.
     """
-    own = model.state_dict()
-    wrong = [
-        name
-        for name in own.keys() | state.keys()
-        if own.get(name, torch.empty(0)).shape != state.get(name, torch.empty(0)).shape
-    ]
-    if missing := sorted(own.keys() ^ state.keys()) or sorted(wrong):
-        name = missing[0]
-        shapes = [tuple(side[name].shape) if name in side else "absent" for side in (state, own)]
+    expected = model.state_dict()
+    one_sided = expected.keys() ^ state.keys()
+    misshapen = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
+    if differing := sorted(one_sided) or sorted(misshapen):
+        name = differing[0]
+        stored, built = (tuple(side[name].shape) if name in side else "absent" for side in (state, expected))
         raise UserError(
-            f"{source} does not fit this network: {name} is {shapes[0]} in the file and {shapes[1]} in the network "
-            f"({len(missing)} entries differ); check task.model and task.data"
+            f"{source} does not fit the network: {name} is {stored} in the file and {built} in the network "
+            f"({len(differing)} entries differ). Set task.model and task.data to the values that the file was made with"
         )
     model.load_state_dict(state)
     return model.eval()

@@ -1,14 +1,14 @@
-"""Networks so small that all of their parameters can be generated, registered with timm under the names at the end.
+"""Networks that are small enough to generate all of their parameters, registered with timm at the end of this file.
 
     ConvNet-mini 24,262 · MLP-mini 66,970 · ResNet-mini 25,138 · ViT-mini 80,714 · ConvNeXt-mini 74,970 ·
     medium CNN 10,853
 
-parameters for images of 3×64×64 (the medium CNN: 3×32×32) and 10 classes: the counts of p-diff's paper and code. What
-the published descriptions leave open (strides, where the normalizations stand) was found by counting; each class says
-what the count settled. All but the medium CNN, which has no normalization, use LayerNorm: no network has running
-statistics.
+These are the numbers of parameters in p-diff's paper and code, for 10 classes and images of 3×64×64 (the medium CNN:
+3×32×32). The published descriptions leave some details open, such as strides and the positions of normalization layers.
+These details were inferred from the published numbers of parameters, and the docstring of each class names them. All
+networks use LayerNorm except the medium CNN, which has no normalization. No network has running statistics.
 
-B images · C color channels · c feature channels · S pixels at a side · P patches of one image · H attention heads.
+B images · C color channels · c feature channels · S image size in pixels · P patches of one image · H attention heads.
 """
 
 from typing import Any
@@ -20,18 +20,18 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 
-def patch_size(image_size: int) -> int:
-    """Return a patch size of at least 2 pixels, so that a side has at most 8 patches."""
+def choose_patch_size(image_size: int) -> int:
+    """Return a patch size of at least 2 pixels that divides a side into at most 8 patches."""
     return max(2, -(-image_size // 8))
 
 
-def stem_stride(image_size: int) -> int:
-    """Return 2 for the paper's 64 pixels; 1 for small images, so that 32 pixels give the same number of parameters."""
+def choose_stem_stride(image_size: int) -> int:
+    """Return stride 2 for the paper's 64 pixels, and 1 up to 32 pixels, which keeps the number of parameters."""
     return 2 if image_size > 32 else 1
 
 
 class Head(nn.Sequential):
-    """Two linear layers with 16 units between them (20 in the medium CNN)."""
+    """Two linear layers with 16 hidden units (20 in the medium CNN)."""
 
     def __init__(self, num_features: int, num_classes: int, num_hidden: int = 16):
         super().__init__(nn.Linear(num_features, num_hidden), nn.ReLU(), nn.Linear(num_hidden, num_classes))
@@ -41,7 +41,11 @@ class ConvStage(nn.Module):
     """Convolution, LayerNorm over channels and pixels, ReLU, and a max-pool that halves the size.
 
     Args:
-        size: of the normalized maps, in pixels.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        size: the height and width of the normalized maps, in pixels.
+        kernel_size: of the convolution.
+        stride: of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, kernel_size: int = 3, stride: int = 1):
@@ -55,14 +59,15 @@ class ConvStage(nn.Module):
 
 
 class ConvNetMini(nn.Module):
-    """Convolutions 3-8 (7×7), 8-8 and 8-4 (3×3), then 64-16-10.
+    """Convolutions 3-8 (7×7), 8-8 and 8-4 (3×3), then linear layers 64-16-10.
 
-    The count says that the normalized maps are 8×32×32, 8×16×16 and 4×8×8, so that the first convolution has stride 2.
+    Inferred from the number of parameters: the normalized maps are 8×32×32, 8×16×16 and 4×8×8, so the first convolution
+    has stride 2.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
         super().__init__()
-        stride = stem_stride(img_size)
+        stride = choose_stem_stride(img_size)
         size = -(-img_size // stride)
         self.stages = nn.Sequential(
             ConvStage(in_chans, 8, size, kernel_size=7, stride=stride),
@@ -77,10 +82,10 @@ class ConvNetMini(nn.Module):
 
 
 class MLPMini(nn.Module):
-    """1024-64-16-10, with a LayerNorm before each ReLU.
+    """Linear layers 1024-64-16-10, with a LayerNorm before each ReLU.
 
-    The published 1,024 inputs are fewer than the 12,288 numbers of an image; that they are its 32×32 means over 2×2
-    pixels and all colors is our choice. Images of at most 32 pixels lose their colors only.
+    An image has 12,288 numbers, but the published network has 1,024 inputs. Our choice is to average over the colors
+    and over 2×2 pixels, which leaves 32×32 numbers. Images of at most 32 pixels are averaged over the colors only.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
@@ -98,7 +103,7 @@ class MLPMini(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Two 3×3 convolutions around a shortcut, one LayerNorm over channels and pixels, and a max-pool of stride 2."""
+    """Two 3×3 convolutions with a shortcut around them, LayerNorm over channels and pixels, and a 2×2 max-pool."""
 
     def __init__(self, channels: int, hidden_channels: int, size: int):
         super().__init__()
@@ -113,15 +118,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNetMini(nn.Module):
-    """Convolution 3-8 (3×3), two residual blocks 8-4-8, then 128-16-10.
+    """Convolution 3-8 (3×3), two residual blocks 8-4-8, then linear layers 128-16-10.
 
-    The count says that both convolutions of a block are 3×3, and that the normalized maps are 8×32×32 after the first
-    convolution, 8×16×16 and 8×8×8 in the blocks: one LayerNorm each.
+    Inferred from the number of parameters: both convolutions of a block are 3×3, and there is one LayerNorm after the
+    first convolution (8×32×32) and one in each block (8×16×16 and 8×8×8).
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
         super().__init__()
-        stride = stem_stride(img_size)
+        stride = choose_stem_stride(img_size)
         size = -(-img_size // stride)
         self.stages = nn.Sequential(
             ConvStage(in_chans, 8, size, stride=stride), Bottleneck(8, 4, size // 2), Bottleneck(8, 4, size // 4)
@@ -134,7 +139,7 @@ class ResNetMini(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention whose heads together are narrower than its tokens, without biases."""
+    """Self-attention without biases, with `num_heads * head_dim` features that may be fewer than the tokens' `dim`."""
 
     def __init__(self, dim: int, num_heads: int, head_dim: int):
         super().__init__()
@@ -151,7 +156,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then two linear layers, each after a LayerNorm and beside a shortcut."""
+    """Attention, then two linear layers; both parts have a LayerNorm before them and a shortcut around them."""
 
     def __init__(self, dim: int, *, num_heads: int, head_dim: int, hidden_dim: int):
         super().__init__()
@@ -167,18 +172,19 @@ class TransformerBlock(nn.Module):
 
 
 class ViTMini(nn.Module):
-    """64 tokens of 64 numbers, 4 blocks with 4 heads of 8 and 64 hidden units.
+    """64 tokens of 64 features, and 4 blocks with 4 heads of 8 features and 64 hidden units.
 
-    The count says that it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580): patches are normalized before and
-    after their embedding, positions are sines and cosines, attention has no biases, and the head reads the mean token.
+    Inferred from the number of parameters: it is a "simple ViT" (Beyer et al. 2022, arXiv 2205.01580). Patches are
+    normalized before and after their embedding, positions are sines and cosines, attention has no biases, and the head
+    reads the mean token.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 64):
         super().__init__()
-        self.patch_size = patch_size(img_size)
+        self.patch_size = choose_patch_size(img_size)
         patch_dim, dim = in_chans * self.patch_size**2, 64
         self.embedding = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim))
-        self.register_buffer("position_Pc", sine_positions(img_size // self.patch_size, dim), persistent=False)
+        self.register_buffer("position_Pc", encode_positions(img_size // self.patch_size, dim), persistent=False)
         self.blocks = nn.Sequential(*(TransformerBlock(dim, num_heads=4, head_dim=8, hidden_dim=64) for _ in range(4)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
@@ -190,8 +196,8 @@ class ViTMini(nn.Module):
         return self.head(self.norm(tokens_BPc).mean(dim=1))
 
 
-def sine_positions(side: int, dim: int) -> Tensor:
-    """Return sines and cosines of the row and column of side × side patches, (P, dim).  Beyer et al. 2022, §2."""
+def encode_positions(side: int, dim: int) -> Tensor:
+    """Return sines and cosines of the column and row of side × side patches, (P, dim).  Beyer et al. 2022, §2."""
     frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
@@ -199,10 +205,11 @@ def sine_positions(side: int, dim: int) -> Tensor:
 
 
 class CNNMedium(nn.Module):
-    """Convolutions 3-16-32-15 (3×3), then 60-20-10, without normalization.
+    """Convolutions 3-16-32-15 (3×3), then linear layers 60-20-10, without normalization.
 
-    The 3-layer CNN of Schürholt et al. (2022, arXiv 2209.14733). The count says that convolutions have no padding: 32
-    pixels end in 2×2. They have padding for images of less than 22 pixels, of which nothing would be left.
+    This is the 3-layer CNN of Schürholt et al. (2022, arXiv 2209.14733). Inferred from the number of parameters: the
+    convolutions have no padding, so that 32×32 pixels end in 2×2. For images of less than 22 pixels, of which nothing
+    would be left, the convolutions have padding.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 32):
@@ -224,11 +231,11 @@ class CNNMedium(nn.Module):
 
 
 def _default_cfg(image_size: int) -> dict[str, object]:
-    """Return what timm reads of a network: built for one image size, no published weights."""
+    """Return timm's configuration of a network with a fixed image size and without published weights."""
     return {"num_classes": 10, "input_size": (3, image_size, image_size), "fixed_input_size": True}
 
 
-default_cfgs = {  # timm's name for it, read by `register_model`
+default_cfgs = {  # `register_model` of timm reads the variable of this name
     **{name: _default_cfg(64) for name in ("convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini")},
     "cnn_medium": _default_cfg(32),
 }
@@ -260,17 +267,18 @@ def vit_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn
 
 @register_model
 def convnext_mini(pretrained: bool = False, img_size: int = 64, **options: Any) -> nn.Module:
-    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32, by the published count.
+    """Return ConvNeXt-mini: timm's ConvNeXt with depths 1-2-2-2 and widths 16-32-32-32.
 
-    Patches of 4 pixels become smaller for images of less than 64, so that at least 2×2 positions are left at the end.
+    Depths and widths were inferred from the published number of parameters. Patches are 4×4 pixels, and smaller for
+    images of less than 64 pixels, so that the last stage has at least 2×2 positions.
     """
-    arrangement = {
+    arguments = {
         "depths": (1, 2, 2, 2),
         "dims": (16, 32, 32, 32),
         "patch_size": min(4, max(1, img_size // 16)),
         **options,
     }
-    return build_model_with_cfg(ConvNeXt, "convnext_mini", pretrained, kwargs_filter=("img_size",), **arrangement)
+    return build_model_with_cfg(ConvNeXt, "convnext_mini", pretrained, kwargs_filter=("img_size",), **arguments)
 
 
 @register_model

@@ -1,36 +1,40 @@
-"""Networks from a recipe that a file recorded: timm's and plain arguments, so that no file makes code run."""
+"""Building a network from the recipe in a file: a name of timm and plain arguments, so that no file can run code."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoints.subset import floating_entries
+from core.checkpoints.subset import get_floating_entries
 from core.runtime.errors import UserError
-from tasks.networks.build import ModelSpec, build_for
+from tasks.networks.build import ModelSpec, build_from_spec
 
-REFUSED = ("pretrained", "checkpoint_path", "cache_dir")  # beginnings of arguments with which timm reads other files
+REFUSED = ("pretrained", "checkpoint_path", "cache_dir")  # arguments that begin so make timm read other files
 
 
 def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
-    """Check that a recipe has a name, and arguments that are plain and only shape the network.
+    """Check that a recipe has a name and plain arguments that only shape the network.
+
+    Args:
+        recipe: name, small_stem and options of the network.
+        source: the file of the recipe, for the error.
 
     Raises:
-        UserError: it has not.
+        UserError: the recipe has no name, or an argument that is not plain or makes timm read other files.
     """
     options = recipe.get("options") or {}
     if not isinstance(recipe.get("name"), str) or not isinstance(options, Mapping):
-        raise UserError(f"{source} does not say which network it is of; import or collect again")
+        raise UserError(f"{source} does not name its network. Collect or import its checkpoints again")
     for key, value in options.items():
         if not str(key).isidentifier() or str(key).startswith(REFUSED) or not is_plain(value):
             raise UserError(
-                f"{source} asks for a network with {key}={value!r}, which a file may not; "
-                "import or collect again without it"
+                f"{source} sets the network's option {key}={value!r}, which is not allowed in a file. Collect or "
+                "import its checkpoints again without this option"
             )
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is a number, a string, None or a list of such."""
+    """Return whether a value is a number, a string, a bool, None or a (nested) list of these."""
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
@@ -39,32 +43,32 @@ def is_plain(value: Any) -> bool:
 def rebuild(
     recipe: Mapping[str, Any], facts: Mapping[str, int], *, state: Mapping[str, Tensor], source: str
 ) -> tuple[nn.Module, bool]:
-    """Return the timm network of a recipe with the stem that `state` has, and whether that is the small one.
+    """Return the timm network of a recipe with new weights, and whether it has the small stem.
 
-    Where neither stem fits `state`, it has the one that differs in fewer shapes. The weights are new.
+    If the recipe does not say which stem it is, the one whose shapes differ from `state` in fewer entries is chosen.
 
     Args:
-        recipe: name, small_stem and options.
+        recipe: name, small_stem and options of the network.
         facts: num_classes, channels and image_size of the images.
         state: a full state dict.
-        source: the file of the recipe, for messages.
+        source: the file of the recipe, for the error.
 
     Raises:
-        UserError: the recipe may not be built, or cannot be.
+        UserError: the recipe is not allowed, or the network cannot be built.
     """
     check_recipe(recipe, source)
-    small_stem = recipe.get("small_stem")
+    small_stem, options = recipe.get("small_stem"), recipe.get("options") or {}
     candidates: dict[int, tuple[nn.Module, bool]] = {}
-    refusal: UserError | None = None
+    refusals: list[UserError] = []
     for small in (False, True) if small_stem is None else (small_stem,):
         try:
-            model = build_for(facts, ModelSpec(recipe["name"], small_stem=small, options=recipe.get("options") or {}))
-        except UserError as error:  # of a network whose own stem leaves nothing of small images
-            refusal = error
+            model = build_from_spec(facts, ModelSpec(recipe["name"], small_stem=small, options=options))
+        except UserError as error:  # the full stem of some networks leaves nothing of small images
+            refusals.append(error)
             continue
-        shapes = {name: tensor.shape for name, tensor in floating_entries(model).items()}
+        shapes = {name: tensor.shape for name, tensor in get_floating_entries(model).items()}
         differing = sum(shapes[name] != state[name].shape for name in shapes.keys() & state.keys())
         candidates.setdefault(differing, (model, small))
     if not candidates:
-        raise refusal or UserError(f"{source} records no network")
+        raise refusals[-1]
     return candidates[min(candidates)]

@@ -1,1 +1,1 @@
-"""Scores of many parameter vectors, with the shared part of the network computed once."""
+"""Scoring many parameter vectors of one network, with the part that they share computed once."""

@@ -1,4 +1,4 @@
-"""Split a network at its generated parameters: what they cannot reach is computed once, for all models.
+"""Splitting a network at its generated parameters, so that the part before them is computed once for all models.
 
 B images in one chunk.
 """
@@ -18,27 +18,27 @@ log = logging.getLogger(__name__)
 class SplitNetwork:
     """A network as two graphs: `suffix(prefix(images), parameters)` equals the network with those parameters.
 
-    The prefix holds every operation that no generated parameter reaches; what crosses the cut depends on the images
-    only, so it can be kept and shared by all models.
+    The prefix holds every operation whose result does not depend on a generated parameter. The tensors that cross the
+    cut depend on the images only, so they can be kept and shared by all models.
     """
 
     prefix: fx.GraphModule
     suffix: fx.GraphModule
-    names: tuple[str, ...]  # generated parameters, in the order in which the suffix takes them
-    vectorizes: bool  # whether many models at once are faster than one after the other
+    names: tuple[str, ...]  # generated parameters, in the order of the suffix's arguments
+    vectorizes: bool  # whether running many models at once is faster than one after the other
 
     def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """Return everything that crosses the cut for these images."""
+        """Return the tensors that cross the cut for these images."""
         return self.prefix(images_BCSS)
 
     def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return logits (B, classes) of the network with `parameters`, from what `cache` gave."""
+        """Return logits (B, classes) of the network with `parameters`, given the result of `cache`."""
         return self.suffix(*crossing, *(parameters[name] for name in self.names))
 
 
 @dataclass(frozen=True)
 class WholeNetwork:
-    """The same interface without a cut: what "crosses" are the images themselves."""
+    """A network that is not split, with the interface of `SplitNetwork`; the images themselves are cached."""
 
     model: nn.Module
     vectorizes: bool = False
@@ -54,46 +54,47 @@ class WholeNetwork:
 
 
 def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
-    """Cut `model` (in eval mode) at its generated parameters, for chunks shaped like `images_BCSS`.
+    """Return `model` (in eval mode) cut at its generated parameters, for chunks shaped like `images_BCSS`.
 
-    Where `torch.export` cannot trace the network, the network stays whole and the log says why.
+    If `torch.export` cannot trace the network, it is not split, and the log says why.
+
+    Args:
+        model: the network.
+        names: the generated parameters.
+        images_BCSS: one chunk of images.
     """
     try:
         with torch.no_grad():
             program = torch.export.export(model, (images_BCSS,))
             graph_module = program.module(check_guards=False)
-            if any(
-                map(_writes, graph_module.graph.nodes)
-            ):  # a suffix that adds onto what crosses would change it for the next model
+            # A suffix that writes into a cached tensor would change it for the next model.
+            if any(map(_is_in_place, graph_module.graph.nodes)):
                 graph_module = program.run_decompositions({}).module(check_guards=False)
         return _cut(graph_module, names)
-    except (
-        Exception
-    ) as error:  # torch.export raises many kinds, none of which matters: the full forward is always there
-        log.info("no frozen prefix (%s: %s); every model is run whole", type(error).__name__, str(error).split("\n")[0])
+    except Exception as error:  # torch.export raises many kinds of errors; the full forward pass always works
+        reason = str(error).split("\n")[0]
+        log.info("Scoring with full forward passes: the network cannot be split (%s: %s)", type(error).__name__, reason)
         return WholeNetwork(model)
 
 
-def _writes(node: fx.Node) -> bool:
+def _is_in_place(node: fx.Node) -> bool:
     """Return whether an operation changes one of its arguments in place."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
-    """Copy each node into the prefix or the suffix, by whether a generated parameter reaches it."""
+    """Copy each node into the suffix if its result depends on a generated parameter, and into the prefix otherwise."""
     nodes = list(whole.graph.nodes)
     reached = {node for node in nodes if node.op == "get_attr" and node.target in names}
     if {node.target for node in reached} != set(names):
         raise ValueError("a generated parameter is missing from the traced graph")
-    for node in nodes:  # in execution order, so one pass suffices
+    for node in nodes:  # nodes are in execution order, so one pass is enough
         if node.op != "output" and reached.intersection(node.all_input_nodes):
             reached.add(node)
 
     suffix_nodes = [node for node in nodes if node in reached and node.op != "get_attr"]
     outside = {source: None for node in suffix_nodes for source in node.all_input_nodes if source not in reached}
-    constants = [
-        node for node in outside if node.op == "get_attr"
-    ]  # frozen weights the suffix uses: not crossing, its own
+    constants = [node for node in outside if node.op == "get_attr"]  # frozen weights become part of the suffix
     crossing = [node for node in outside if node.op != "get_attr"]
 
     prefix_graph = fx.Graph()
@@ -118,8 +119,9 @@ def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
     (logits,) = output.all_input_nodes
     suffix_graph.output(suffix_copies[logits])
 
-    # A matrix product with a matrix per model is one batched product. A convolution with a kernel per model becomes a
-    # grouped one, which took 1.5 to 4 times as long on a CPU; and frozen weights gain nothing from more rows.
+    # Matrix products with one matrix per model become one batched product, which is faster. Convolutions with one
+    # kernel per model become a grouped convolution, which took 1.5 to 4 times as long on a CPU. Products with frozen
+    # weights do not get faster with more rows.
     frozen = any(node.op == "get_attr" and node not in reached for node in nodes)
     convolves = any("conv" in str(node.target) for node in suffix_nodes)
     return SplitNetwork(

@@ -1,9 +1,9 @@
-"""A store for the output of the frozen prefix: on the device, then in main memory; the rest is computed anew.
+"""A cache of the frozen prefix's output, on the device and then in main memory; what does not fit is recomputed.
 
 B images in one chunk.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from core.runtime.memory import free_bytes
-from tasks.data.loaders import count_images, fixed_loader
+from core.runtime.memory import count_free_bytes
+from tasks.data.loaders import count_images, make_fixed_loader
 
 AUTO = "auto"
-SHARE = 0.4  # of the free memory of each kind, for each split in turn: after train, val and test a fifth is still free
+# The share of the free memory that the cache of one split may take. Train, val and test together leave 0.6³ = 22 %
+# free.
+SHARE = 0.4
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the suffix needs for some images: the tensors that cross the cut, and the labels (B,)."""
+    """The input of the suffix for B images: the tensors that cross the cut, and the labels (B,)."""
 
     crossing: tuple[Any, ...]
     labels_B: Tensor
@@ -30,21 +32,23 @@ class Chunk:
         """Yield every tensor of the chunk."""
         yield from (part for part in (*self.crossing, self.labels_B) if isinstance(part, Tensor))
 
-    def moved(self, move: Callable[[Tensor], Tensor]) -> "Chunk":
-        """Return the chunk with `move` applied to each of its tensors."""
-        return Chunk(
-            tuple(move(part) if isinstance(part, Tensor) else part for part in self.crossing), move(self.labels_B)
-        )
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Chunk":
+        """Return the chunk with `function` applied to each of its tensors."""
+        crossing = tuple(function(part) if isinstance(part, Tensor) else part for part in self.crossing)
+        return Chunk(crossing, function(self.labels_B))
 
 
 class PrefixCache:
-    """Chunks of one split, each computed once as far as memory reaches.
+    """The chunks of one split, each computed once and kept if memory allows.
 
     Args:
         images: the split.
-        compute: from a batch of images and their labels, as the loader gives them, to a `Chunk` on the device.
-        cache_bytes: most bytes that are kept, first on the device and then, for a GPU, in pinned main memory; "auto"
-            takes a share of what is free in each when the first pass begins.
+        batch_size: B, the number of images in one chunk.
+        compute: makes a `Chunk` on the device from a batch of images and labels of the loader.
+        cache_bytes: the largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
+            memory. "auto" takes a share of the free memory of each when the first pass begins.
+        num_workers: the number of processes that read images, or "auto".
+        device: the device that computes.
     """
 
     def __init__(
@@ -59,72 +63,77 @@ class PrefixCache:
     ):
         self.images, self.batch_size, self.compute = images, batch_size, compute
         self.cache_bytes, self.num_workers, self.device = cache_bytes, num_workers, device
-        self._kept: list[Chunk] | None = None  # the first chunks of the split, as many as fit
-        self.summary = ""  # of what is kept, once that is known
+        self._kept: list[Chunk] | None = None  # the first chunks of the split, as many as fit into memory
+        self.summary = ""  # a sentence about what is kept, set by the first pass
 
     def __len__(self) -> int:
         return -(-count_images(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Yield every chunk, on the device."""
+        """Yield every chunk on the device."""
         if self._kept is None:
             yield from self._first_pass()
             return
         for chunk in self._kept:
-            yield chunk.moved(lambda tensor: tensor.to(self.device, non_blocking=True))
-        yield from self._computed(first=len(self._kept))
+            yield chunk.map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True))
+        yield from self._compute_from(len(self._kept))
 
-    def _computed(self, first: int) -> Iterator[Chunk]:
-        """Compute the chunks from number `first` on."""
+    def _compute_from(self, first: int) -> Iterator[Chunk]:
+        """Compute and yield the chunks from number `first` on."""
         rest = range(first * self.batch_size, count_images(self.images))
         if rest:
             images = Subset(self.images, rest) if first else self.images
-            loader = fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
+            loader = make_fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
             for images_BCSS, labels_B in loader:
                 yield self.compute(images_BCSS, labels_B)
 
     def _first_pass(self) -> Iterator[Chunk]:
-        """Compute every chunk and keep the first ones."""
-        kept, places, full = [], self._places(), False
-        taken = dict.fromkeys(places, 0)
-        for chunk in self._computed(first=0):
+        """Compute and yield every chunk, and keep the first ones."""
+        kept, limits, full = [], self._limit_bytes(), False
+        used = dict.fromkeys(limits, 0)
+        for chunk in self._compute_from(0):
             yield chunk
-            sizes = {place: self._bytes_in(place, chunk) for place in places}
-            fitting = [place for place in places if taken[place] + sizes[place] <= places[place]]
-            full = full or not fitting  # after the first chunk that does not fit, a smaller one would leave a gap
+            sizes = {memory: self._count_bytes(memory, chunk) for memory in limits}
+            fitting = [memory for memory in limits if used[memory] + sizes[memory] <= limits[memory]]
+            full = full or not fitting  # keep no smaller chunk after one that did not fit: that would leave a gap
             if not full:
-                place = fitting[0]
-                taken[place] += sizes[place]
-                kept.append(chunk.moved(self._keep_on_device if place == self.device.type else _pin))
+                memory = fitting[0]
+                used[memory] += sizes[memory]
+                kept.append(chunk.map_tensors(self._keep_on_device if memory == self.device.type else _pin))
         self._kept = kept
-        where = " and ".join(f"{size / 1e6:,.0f} MB of {name} memory" for name, size in taken.items() if size)
-        num_images = count_images(self.images)
-        num_kept = min(len(kept) * self.batch_size, num_images)
-        self.summary = f"the frozen part of {num_kept} of {num_images} images is kept"
-        self.summary += f" in {where}" if where else ""
-        if num_kept < num_images:
-            self.summary += "; for the rest it is computed anew for each source (set scoring.cache_bytes to keep more)"
+        self.summary = self._summarize(used)
 
-    def _places(self) -> dict[str, float]:
-        """Return the bytes to be used in each kind of memory, in the order in which they are filled."""
+    def _summarize(self, used: Mapping[str, int]) -> str:
+        """Return a sentence about what is kept, given the bytes used in each kind of memory."""
+        where = " and ".join(f"{size / 1e6:,.0f} MB of {memory} memory" for memory, size in used.items() if size)
+        num_images = count_images(self.images)
+        num_kept = min(len(self._kept or ()) * self.batch_size, num_images)
+        summary = f"the output of the frozen layers is cached for {num_kept} of {num_images} images"
+        summary += f" in {where}" if where else ""
+        if num_kept == num_images:
+            return summary
+        return f"{summary} and recomputed for the other images (set scoring.cache_bytes to cache more)"
+
+    def _limit_bytes(self) -> dict[str, float]:
+        """Return the largest number of bytes to use in each kind of memory, in the order in which they are filled."""
         devices = [self.device] if self.device == CPU else [self.device, CPU]
         if self.cache_bytes == AUTO:
-            return {device.type: SHARE * free_bytes(device) for device in devices}
-        asked = float(self.cache_bytes)
-        on_device = asked if self.device == CPU else min(asked, SHARE * free_bytes(self.device))
-        return {device.type: room for device, room in zip(devices, (on_device, asked - on_device), strict=False)}
+            return {device.type: SHARE * count_free_bytes(device) for device in devices}
+        total = float(self.cache_bytes)
+        on_device = total if self.device == CPU else min(total, SHARE * count_free_bytes(self.device))
+        return {device.type: limit for device, limit in zip(devices, (on_device, total - on_device), strict=False)}
 
-    def _bytes_in(self, place: str, chunk: Chunk) -> int:
-        """Return what keeping a chunk takes; torch rounds each block of pinned memory up to a power of two."""
+    def _count_bytes(self, memory: str, chunk: Chunk) -> int:
+        """Return the bytes that a chunk takes; torch rounds each block of pinned memory up to a power of two."""
         sizes = [tensor.nbytes for tensor in chunk.tensors()]
-        return sum(sizes) if place == self.device.type else sum(1 << (size - 1).bit_length() for size in sizes if size)
+        return sum(sizes) if memory == self.device.type else sum(1 << (size - 1).bit_length() for size in sizes if size)
 
     @staticmethod
     def _keep_on_device(tensor: Tensor) -> Tensor:
-        """Return the tensor without what it is a view of, which would be kept with it."""
+        """Return the tensor, copied if it is a view, because keeping a view keeps the whole tensor behind it."""
         return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _pin(tensor: Tensor) -> Tensor:
-    """Return a copy in main memory that a GPU can read while it computes."""
+    """Return a copy in pinned main memory, which a GPU can read while it computes."""
     return tensor.cpu().pin_memory()

@@ -1,4 +1,4 @@
-"""Accuracy, loss and wrong images of many parameter vectors, with the shared part of the network computed once.
+"""Accuracy, loss and wrong images of many parameter vectors, with the frozen part of the network computed once.
 
 M models · N images · B images in one chunk · D numbers in one flattened subset.
 """
@@ -15,46 +15,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics.functional.classification import binary_calibration_error
-from tqdm import tqdm
 
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.evaluation.scores import Scores, Vote
 from core.runtime.errors import UserError
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
 log = logging.getLogger(__name__)
-MODELS_AT_ONCE = 32  # where the network vectorizes over models, at 256 images
-MODELS_COMPARED = 8  # with fp32, to tell what a lower precision costs
+MODELS_AT_ONCE = 32  # models that are vectorized over 256 images; fewer for larger chunks
+MODELS_COMPARED = 8  # models that are also run in fp32, to measure what a lower precision changes
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass
 class Tally:
-    """What is known of each image after one chunk, for M models."""
+    """Loss, error and confidence of M models on each of B images."""
 
     loss_MB: Tensor
     wrong_MB: Tensor  # bool
-    confidence_MB: Tensor  # of the predicted class
+    confidence_MB: Tensor  # the probability of the predicted class
 
     @classmethod
-    def of(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
+    def from_log_probabilities(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
         """Build from the log-probabilities of every class."""
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
         labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
         return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
 
     @classmethod
-    def joined(cls, chunks: Sequence["Tally"]) -> "Tally":
-        """Join the chunks of a split, on the CPU."""
+    def join(cls, chunks: Sequence["Tally"]) -> "Tally":
+        """Return the tally of all images of a split, on the CPU, from the tallies of its chunks."""
         return cls(*(torch.cat([getattr(chunk, field.name) for chunk in chunks], dim=1).cpu() for field in fields(cls)))
 
     @property
     def accuracy_M(self) -> np.ndarray:
-        """Share of right predictions."""
+        """Share of correct predictions."""
         return (~self.wrong_MB.numpy()).mean(axis=1)
 
     @property
@@ -67,7 +67,7 @@ class Tally:
         """Expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
         pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
         return np.array(
-            [binary_calibration_error(confidence, right.int(), n_bins=15).item() for confidence, right in pairs]
+            [binary_calibration_error(confidence, correct.int(), n_bins=15).item() for confidence, correct in pairs]
         )
 
 
@@ -76,13 +76,13 @@ class ScoringSpec:
     """The `scoring` section, and the machine.
 
     Args:
-        batch_size: B is at most this; "auto" is 256 on a CPU, and more on a GPU, where small images fill few of its
-            units.
-        cache_bytes: see `PrefixCache`.
-        precision: "fp32", or on a GPU "tf32" or "bf16" for what depends on the generated parameters. CPUs are slower
-            with less, or cannot do it at all.
-        num_workers: processes that read images, or "auto".
-        device: computes.
+        batch_size: the largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
+            small images do not use the whole GPU.
+        cache_bytes: the largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
+        precision: "fp32", or on a GPU "tf32" or "bf16" for the part that depends on the generated parameters. On a CPU,
+            lower precisions are slower or not available.
+        num_workers: the number of processes that read images, or "auto".
+        device: the device that computes.
 
     Raises:
         UserError: the precision is unknown, or lower than fp32 on a CPU.
@@ -98,7 +98,7 @@ class ScoringSpec:
         if self.precision not in PRECISIONS:
             raise UserError(f"scoring.precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
         if self.precision != "fp32" and self.device.type == "cpu":
-            raise UserError(f"scoring.precision={self.precision} needs a GPU; set scoring.precision=fp32")
+            raise UserError(f"scoring.precision={self.precision} needs a GPU. Set scoring.precision=fp32")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, num_workers: int | str, accelerator: str) -> "ScoringSpec":
@@ -106,28 +106,30 @@ class ScoringSpec:
         return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
-def images_at_once(images: Dataset, device: torch.device) -> int:
-    """Return the number of images in a chunk: 256, and on a GPU up to 2,048 where they are small."""
+def choose_batch_size(images: Dataset, device: torch.device) -> int:
+    """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small."""
     if device.type == "cpu":
         return 256
-    numbers = images[0][0].numel()
-    return min(2048, max(256, 2048 * 3 * 32**2 // numbers))
+    numbers_per_image = images[0][0].numel()
+    return min(2048, max(256, 2048 * 3 * 32**2 // numbers_per_image))
 
 
 class Scorer:
-    """Scores vectors on one split; calling it is a `ScoreFn`.
+    """A `ScoreFn` that scores vectors on one split.
 
-    The frozen prefix of each chunk of images is computed once and kept for later calls as far as memory reaches
-    (`PrefixCache`); beyond that it is computed anew at each call, still once for all models of the call.
+    The frozen prefix of each chunk of images is computed once and kept for later calls if memory allows
+    (`PrefixCache`). Chunks that do not fit are recomputed at each call, but still only once for all models of the call.
+    The last chunk is padded to B images, because the traced graph has a fixed size. With a lower precision than fp32,
+    the first call logs the share of predictions that are the same as in fp32.
 
     Args:
-        model: the classifier with its stored weights, in eval mode; never altered.
-        subset: the parameters that vectors are of.
+        model: the classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
+        subset: the parameters that the vectors hold.
         images: the split.
-        normalize: applied to each batch of images on the device.
-        options: the last chunk is padded to B images, since the traced graph has one size; with a lower precision the
-            first call says on how many images the predictions are those of fp32.
-        label: of the progress bar.
+        normalize: applied to each batch of images on the device; None for images that need no normalization.
+        options: batch size, cache, precision and device; None for the defaults.
+        label: names the split in log lines.
+        progress: the progress of the stage; a call counts one unit for each image of each model. None shows nothing.
     """
 
     def __init__(
@@ -139,62 +141,71 @@ class Scorer:
         normalize: nn.Module | None = None,
         options: ScoringSpec | None = None,
         label: str = "score",
+        progress: StageProgress | None = None,
     ):
         options = options or ScoringSpec()
         device, precision, batch_size = options.device, options.precision, options.batch_size
         self.subset, self.device, self.precision, self.label = subset, device, precision, label
-        self.agreement: float | None = None  # share of predictions that are those of fp32
+        self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
-        most = images_at_once(images, device) if batch_size == "auto" else int(batch_size)
-        num_images = count_images(images)
-        self.batch_size = -(-num_images // -(-num_images // most))  # even chunks: padding is computed, too
-        self.network = split_network(model.to(device).eval(), subset.names, self._padded(images[0][0][None]))
+        largest = choose_batch_size(images, device) if batch_size == "auto" else int(batch_size)
+        self.progress = progress or StageProgress()
+        self.num_images = num_images = count_images(images)
+        num_chunks = -(-num_images // largest)
+        self.batch_size = -(-num_images // num_chunks)  # chunks of equal size need the least padding
+        self.network = split_network(model.to(device).eval(), subset.names, self._prepare(images[0][0][None]))
         self.chunks = PrefixCache(
             images,
             self.batch_size,
-            self._chunk,
+            self._compute_chunk,
             cache_bytes=options.cache_bytes,
             num_workers=options.num_workers,
             device=device,
         )
 
-    def _padded(self, images_BCSS: Tensor) -> Tensor:
-        """Return the images, normalized, on the device, with zeros up to `batch_size`."""
+    def _prepare(self, images_BCSS: Tensor) -> Tensor:
+        """Return the normalized images on the device, padded with zeros to `batch_size` images."""
         images_BCSS = self.normalize(images_BCSS.to(self.device, non_blocking=True))
         missing = self.batch_size - len(images_BCSS)
         return F.pad(images_BCSS, (0, 0) * (images_BCSS.dim() - 1) + (0, missing))
 
-    def _chunk(self, images_BCSS: Tensor, labels_B: Tensor) -> Chunk:
-        """Run the frozen prefix."""
-        return Chunk(self.network.cache(self._padded(images_BCSS)), labels_B.to(self.device, non_blocking=True))
+    def _compute_chunk(self, images_BCSS: Tensor, labels_B: Tensor) -> Chunk:
+        """Return the chunk of these images, by running the frozen prefix."""
+        return Chunk(self.network.cache(self._prepare(images_BCSS)), labels_B.to(self.device, non_blocking=True))
 
-    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, bar: tqdm | None = None) -> Tensor:
-        """Return logits (M, B, classes) for one chunk."""
+    def logits(self, crossing: tuple[Any, ...], vectors_MD: Tensor, progress: StageProgress | None = None) -> Tensor:
+        """Return logits (M, B, classes) for one chunk.
 
-        def of_one(vector_D: Tensor) -> Tensor:
+        Args:
+            crossing: the tensors of the chunk that cross the cut.
+            vectors_MD: the models.
+            progress: advanced by one unit for each model; None shows nothing.
+        """
+
+        def run_model(vector_D: Tensor) -> Tensor:
             return self.network.logits(crossing, unflatten(vector_D, self.subset))
 
-        found, together = [], max(1, MODELS_AT_ONCE * 256 // self.batch_size)  # larger chunks of images, fewer models
-        for group in vectors_MD.split(together if self.network.vectorizes else 1):
-            found.append(torch.vmap(of_one)(group) if self.network.vectorizes else of_one(group[0])[None])
-            if bar is not None:
-                bar.update(len(group))
-        return torch.cat(found).float()
+        logits, models_at_once = [], max(1, MODELS_AT_ONCE * 256 // self.batch_size)
+        for group in vectors_MD.split(models_at_once if self.network.vectorizes else 1):
+            logits.append(torch.vmap(run_model)(group) if self.network.vectorizes else run_model(group[0])[None])
+            if progress is not None:
+                progress.advance(len(group))
+        return torch.cat(logits).float()
 
-    def _lowered(self) -> AbstractContextManager:
-        """Return a context with the configured precision."""
+    def _lower_precision(self) -> AbstractContextManager:
+        """Return a context in which torch computes in the configured precision."""
         if self.precision == "tf32":
-            return float32_products(tf32=True)
+            return set_float32_precision(tf32=True)
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _compare_with_fp32(self, crossing: tuple[Any, ...], vectors_MD: Tensor, num_images: int) -> None:
-        """Set `agreement`, and say it."""
-        with self._lowered():
+        """Set and log `agreement`, measured on one chunk."""
+        with self._lower_precision():
             lowered_MB = self.logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
         exact_MB = self.logits(crossing, vectors_MD[:MODELS_COMPARED])[:, :num_images].argmax(dim=2)
         self.agreement = (lowered_MB == exact_MB).double().mean().item()
         log.info(
-            "%s in %s: %.2f %% of %d predictions are those of fp32",
+            "%s: scoring in %s; %.2f%% of %d predictions are the same as in fp32",
             self.label,
             self.precision,
             100 * self.agreement,
@@ -202,24 +213,23 @@ class Scorer:
         )
 
     @torch.inference_mode()
-    @float32_products()
+    @set_float32_precision()
     def __call__(self, vectors_MD: Tensor) -> Scores:
         """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies, votes = [], []
-        with tqdm(
-            total=len(vectors_MD) * len(self.chunks), desc=self.label, dynamic_ncols=True, mininterval=0.5, leave=False
-        ) as bar:
+        with self.progress.part(len(vectors_MD) * self.num_images, units=len(vectors_MD) * len(self.chunks)):
             for chunk in self.chunks:
                 num_images = len(chunk.labels_B)
                 if self.precision != "fp32" and self.agreement is None:
                     self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
-                with self._lowered():
-                    log_MBC = self.logits(chunk.crossing, vectors_MD, bar)[:, :num_images].log_softmax(dim=2)
-                tallies.append(Tally.of(log_MBC, chunk.labels_B))
-                votes.append(Tally.of(log_MBC.exp().mean(dim=0, keepdim=True).log(), chunk.labels_B))
-        if first_call:  # after the bar, which would swallow it
+                with self._lower_precision():
+                    log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
+                mean_log_1BC = log_MBC.exp().mean(dim=0, keepdim=True).log()
+                tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
+                votes.append(Tally.from_log_probabilities(mean_log_1BC, chunk.labels_B))
+        if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
-        every, vote = Tally.joined(tallies), Tally.joined(votes)
-        together = Vote(float(vote.accuracy_M[0]), float(vote.nll_M[0]), float(vote.ece_M[0]))
-        return Scores(every.accuracy_M, every.nll_M, every.wrong_MB.numpy(), every.ece_M, together)
+        models, ensemble = Tally.join(tallies), Tally.join(votes)
+        vote = Vote(float(ensemble.accuracy_M[0]), float(ensemble.nll_M[0]), float(ensemble.ece_M[0]))
+        return Scores(models.accuracy_M, models.nll_M, models.wrong_MB.numpy(), models.ece_M, vote)

@@ -1,1 +1,1 @@
-"""Training of the classifiers that a task specifies, checkpoints taken from it, and fine-tuning."""
+"""Carrying out a task specification: training networks, collecting checkpoints, fine-tuning."""

@@ -1,4 +1,4 @@
-"""From images to a checkpoints file: train the classifiers, take checkpoints of them, score each on validation.
+"""The way from images to a checkpoints file: train the classifiers, collect checkpoints, score each on validation.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -9,22 +9,25 @@ from typing import Any
 
 import torch
 from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.subset import ParameterSubset
 from core.runtime.progress import Stages
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.training.train_networks import train_networks
 
-ACCURACY_SPLIT = "val"  # test is read once, for the report
+ACCURACY_SPLIT = "val"  # the test images are used once, for the report
 
 
 def record_machine(*, training_precision: str, num_devices: int, scoring_precision: str) -> dict[str, Any]:
-    """Return how the classifier is trained and scored, as far as it changes the checkpoints.
+    """Return the settings of training and scoring on this machine that change the checkpoints' values.
 
-    Only commands that train compare these: a file from several GPUs may be modelled on one.
+    Only commands that train compare these settings. A checkpoints file from several GPUs may be modeled on one.
     """
     return {
         "trainer": {"precision": training_precision, "devices": num_devices},
@@ -43,48 +46,79 @@ def collect_checkpoints(
     stages: Stages,
     scoring: ScoringSpec,
 ) -> CheckpointSet:
-    """Run both stages: "train_task", then "collect" with the accuracy of each checkpoint on validation.
+    """Train the classifiers (stage "train_task"), then collect and score their checkpoints (stage "collect").
 
     Args:
-        task: the classifier and how checkpoints are taken of it.
-        data: its images.
-        settings: from `TaskSpec.record` and `record_machine`, to be stored with the checkpoints.
-        state_dir: of training states, for a command that is interrupted.
-        make_trainer: Lightning's Trainer with the machine's options bound.
-        loggers: of the classifier's training.
-        stages: receives the seconds of each.
-        scoring: how the checkpoints are scored.
+        task: the classifier, and the way to collect checkpoints from it.
+        data: the images.
+        settings: the settings to store with the checkpoints, from `TaskSpec.record` and `record_machine`.
+        state_dir: the folder of training states, from which an interrupted command resumes.
+        make_trainer: Lightning's Trainer with the machine's options already set.
+        loggers: the loggers of the classifier's training.
+        stages: receives the seconds of each stage.
+        scoring: how to score the checkpoints.
     """
-    with stages.stage("train_task"):
+    with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
-            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, label=stages.label
+            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
         )
-    stages.seconds["train_task"] = trained.seconds  # of all sessions
-    model, subset = trained.model, trained.subset
-    with stages.stage("collect"):
-        vectors_KD = task.collect.collect_vectors(
-            trained,
-            data,
-            k=task.param.k,
-            seed=task.seed,
-            num_workers=task.data.num_workers,
-            make_trainer=make_trainer,
-            label=stages.label,
+    stages.seconds["train_task"] = trained.seconds  # including the sessions before an interruption
+    with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
+        with progress.part(name="train"):
+            vectors_KD = task.collect.collect_vectors(
+                trained,
+                data,
+                k=task.param.k,
+                seed=task.seed,
+                num_workers=task.data.num_workers,
+                make_trainer=make_trainer,
+                progress=progress,
+            )
+        accuracy_K = measure_accuracy(
+            vectors_KD, trained.model, trained.subset, data, scoring=scoring, progress=progress
         )
-        images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-        score = Scorer(model, subset, images, normalize=normalize, label=stages.label, options=scoring)
-        accuracy_K = torch.from_numpy(score(vectors_KD).accuracy_M)
     return CheckpointSet(
         vectors_KD=vectors_KD,
         accuracy_K=accuracy_K,
-        subset=subset,
-        network={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        subset=trained.subset,
+        network=copy_state(trained.model),
         settings=settings,
-        provenance={
-            "seconds": dict(stages.seconds),
-            "accuracy_split": ACCURACY_SPLIT,
-            "data_fingerprint": data.fingerprint(),
-            **data.about,
-        },
+        provenance={"seconds": dict(stages.seconds), **record_images(data)},
         history_ED=trained.history_ED,
     )
+
+
+def measure_accuracy(
+    vectors_KD: Tensor,
+    model: nn.Module,
+    subset: ParameterSubset,
+    data: ImageData,
+    *,
+    scoring: ScoringSpec | None,
+    progress: StageProgress,
+) -> Tensor:
+    """Return the accuracy of each checkpoint (K,) on `ACCURACY_SPLIT`.
+
+    Args:
+        vectors_KD: the checkpoints.
+        model: the network around the subset.
+        subset: the parameters that the vectors hold.
+        data: the images.
+        scoring: how to score; None for the defaults.
+        progress: the progress of the stage that scores.
+    """
+    images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
+    label = f"{ACCURACY_SPLIT} images"
+    score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring, progress=progress)
+    with progress.part(units=len(vectors_KD) * score.num_images, name="score"):
+        return torch.from_numpy(score(vectors_KD).accuracy_M)
+
+
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the network's whole state dict on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def record_images(data: ImageData) -> dict[str, Any]:
+    """Return the entries of a checkpoints file that identify the images which its checkpoints were scored on."""
+    return {"accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint(), **data.provenance}

@@ -1,4 +1,4 @@
-"""The strongest simple baseline: originals trained on for some more steps.
+"""The strongest simple baseline: original checkpoints that are trained for a few more steps.
 
 M models · B images in one batch · D numbers in one flattened subset.
 """
@@ -13,43 +13,51 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import unflatten
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeOptimizer
-from tasks.data.loaders import training_loader
+from tasks.data.loaders import make_training_loader
 from tasks.scoring.frozen_prefix import split_network
 from tasks.task import Task
 
 
-def shuffle_without_end(loader: DataLoader) -> Iterator[list[Tensor]]:
-    """Yield batches without end, each epoch in an order of its own."""
+def repeat_epochs(loader: DataLoader) -> Iterator[list[Tensor]]:
+    """Yield batches without end, in a different order at each epoch."""
     for epoch in count():
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # an `EpochOrder`
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # the sampler is an `EpochOrder`
         yield from loader
 
 
-@float32_products()
+@set_float32_precision()
 def finetune(
     vectors_MD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, num_steps: int, seed: int
 ) -> Tensor:
-    """Train each of M vectors on for `num_steps` and return them (M, D); the given ones stay as they are.
+    """Return M vectors (M, D), each trained for `num_steps` more steps; `vectors_MD` itself does not change.
 
-    Each model goes on with batches of its own; shared ones would correlate the results. Running statistics in the
-    subset are no parameters: they stay as they are. Products are exact float32 on every device, as in scoring.
+    Each model gets its own batches; shared ones would correlate the results. Running statistics in the subset do not
+    change, because they are not parameters. Matrix products are exact float32 on every device, as in scoring.
+
+    Args:
+        vectors_MD: the checkpoints to start from.
+        task: the network, the subset and the images.
+        make_optimizer: builds the optimizer from the parameters of one model.
+        batch_size: B.
+        num_steps: the number of optimizer steps.
+        seed: the seed of the order and augmentation of the images.
     """
-    loader = training_loader(
+    loader = make_training_loader(
         task.data.train,
         batch_size,
         seed=derive_seed(seed, "finetuned"),
         num_workers=task.scoring.num_workers,
         device=task.device,
     )
-    batches, normalize = shuffle_without_end(loader), task.data.make_normalizer().to(task.device)
+    batches, normalize = repeat_epochs(loader), task.data.make_normalizer().to(task.device)
     tuned_MD = vectors_MD.to(task.device, copy=True)
-    trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]  # not running statistics
+    trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]
     network = None
     for tuned_D in tuned_MD:
-        model = unflatten(tuned_D, task.subset)  # views, so that training writes into `tuned_MD`
+        model = unflatten(tuned_D, task.subset)  # views into `tuned_MD`, so training writes into it
         optimizer = make_optimizer([model[name].requires_grad_() for name in trained])
         for images_BCSS, labels_B in islice(batches, num_steps):
             images_BCSS, labels_B = (part.to(task.device, non_blocking=True) for part in (images_BCSS, labels_B))
@@ -65,5 +73,5 @@ def finetune(
 
 
 def copy_frozen(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy on `device` without gradients: only the vectors are trained, which stand in for its subset."""
+    """Return a copy on `device` that requires no gradients, because only the vectors in place of its subset do."""
     return copy.deepcopy(model).to(device).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Train the classifiers that checkpoints are taken of: one, or several from different seeds.
+"""Training the classifiers that checkpoints are collected from: one, or several from different seeds.
 
 R trained networks · E epochs · D numbers in one flattened subset.
 """
@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
 from core.runtime.seeding import derive_seed
+from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.collection import Planned, TrainedNetworks
+from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
 from tasks.data.splits import ImageData
-from tasks.networks.build import ModelSpec, build_for
+from tasks.networks.build import ModelSpec, build_from_spec
 from tasks.specification import TaskSpec
 
-# Parameters: the history is for a figure, not worth a second copy of a whole network per epoch.
-LARGEST_HISTORY = 100_000
+# The history of larger subsets is not recorded: it only serves a figure, and each epoch adds a copy of the subset.
+MAX_HISTORY_PARAMS = 100_000
 
 
 def initialize_classifier(model: ModelSpec, data: ImageData, seed: int) -> nn.Module:
-    """Return the network of `task.model` as `seed` initializes it."""
+    """Return the network of `task.model` with the initial weights of `seed`."""
     torch.manual_seed(derive_seed(seed, "classifier/init"))
-    return build_for(data.facts, model)
+    return build_from_spec(data.facts, model)
 
 
 def train_classifier(
@@ -34,19 +35,32 @@ def train_classifier(
     task: TaskSpec,
     data: ImageData,
     *,
-    planned: Planned,
-    history_of: ParameterSubset | None,
+    planned: PlannedNetwork,
+    history_subset: ParameterSubset | None,
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None,
 ) -> tuple[float, Tensor | None]:
-    """Train `model` in place for `task.epochs`, or take it from `state_dir`. Validation is watched, never selected on.
+    """Train `model` in place for `task.epochs`, or load it from `state_dir` if its training already finished.
 
-    With 0 epochs, for pretrained weights, the network stays as it is.
+    The validation accuracy is logged but does not decide when training ends. With 0 epochs, which is meant for
+    pretrained weights, the network does not change.
+
+    Args:
+        model: the network with its initial weights.
+        task: epochs, optimizer, scheduler and batch size.
+        data: the images.
+        planned: the name of the network's files, and its seed.
+        history_subset: the parameters to record during training; None records nothing.
+        state_dir: the folder of training states and finished networks.
+        make_trainer: Lightning's Trainer with the machine's options already set.
+        loggers: the loggers of this training.
+        progress: the progress of the stage; None shows nothing.
 
     Returns:
-        The seconds, and with `history_of` that subset at the start of each epoch and at the end, (E + 1, D).
+        The seconds of training, and the values (E + 1, D) of `history_subset` at the start of each epoch and at the
+        end.
     """
     if task.epochs == 0:
         return 0.0, None
@@ -56,16 +70,16 @@ def train_classifier(
         make_optimizer=task.make_optimizer,
         make_scheduler=task.make_scheduler,
         seed=planned.seed,
-        history_of=history_of,
+        history_subset=history_subset,
         num_epochs=task.epochs,
     )
     seconds = fit(
         module,
         TrainingImages(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
         name=planned.name,
-        label=label,
         state_dir=state_dir,
         make_trainer=make_trainer,
+        progress=progress,
         loggers=loggers,
         max_epochs=task.epochs,
     )
@@ -79,42 +93,45 @@ def train_networks(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
-    label: str,
+    progress: StageProgress | None = None,
 ) -> TrainedNetworks:
-    """Train every network that the checkpoints need; finished ones of an interrupted command are in `state_dir`.
+    """Train every network that the checkpoints are collected from, and load the finished ones from `state_dir`.
 
     Args:
-        task: whose `collect` plans the networks.
+        task: the network, its training, and `collect`, which plans the networks.
         data: the images.
-        state_dir: of training states and finished networks.
-        make_trainer: Lightning's Trainer with the machine's options bound.
-        loggers: of the first network; several would be one zigzag.
-        label: of the progress bar.
+        state_dir: the folder of training states and finished networks of an interrupted command.
+        make_trainer: Lightning's Trainer with the machine's options already set.
+        loggers: the loggers of the first network; the curves of several networks would overlap in one plot.
+        progress: the progress of the stage; None shows nothing.
 
     Raises:
-        UserError: there is no such subset, or it cannot be collected in this way.
+        UserError: the network does not have the subset, or the subset cannot be collected in this way.
     """
     plan = task.collect.plan_networks(task.seed)
     first = initialize_classifier(task.model, data, plan[0].seed)
-    subset = resolve_subset(first, task.param.subset, task.param.count)  # a wrong subset should not cost a training
-    task.collect.check_subset(subset, task.param.subset, first)
+    subset = resolve_subset(first, task.param.subset, task.param.count)
+    task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
     last_RD = torch.empty(len(plan), subset.num_params)
     seconds, first_history_ED = 0.0, None
-    for index, planned in enumerate(plan):
+    progress = progress or StageProgress()
+    for index, planned in enumerate(progress.track(plan)):
+        if len(plan) > 1:
+            progress.show(f"network {index + 1}/{len(plan)}")
         is_first = index == 0
         model = first if is_first else initialize_classifier(task.model, data, planned.seed)
-        took, history_ED = train_classifier(
+        seconds_of_one, history_ED = train_classifier(
             model,
             task,
             data,
             planned=planned,
-            history_of=subset if is_first and subset.num_params <= LARGEST_HISTORY else None,
+            history_subset=subset if is_first and subset.num_params <= MAX_HISTORY_PARAMS else None,
             state_dir=state_dir,
             make_trainer=make_trainer,
             loggers=loggers if is_first else (),
-            label=f"{label} {index + 1}/{len(plan)}" if len(plan) > 1 else label,
+            progress=progress,
         )
         last_RD[index] = flatten(model, subset)
-        seconds += took
+        seconds += seconds_of_one
         first_history_ED = history_ED if is_first else first_history_ED
     return TrainedNetworks(first.eval(), subset, last_RD, history_ED=first_history_ED, seconds=round(seconds, 2))

@@ -1,4 +1,4 @@
-"""Fixtures that several tests of `core` share; what they are made of is in tiny.py."""
+"""Fixtures that several tests of `core` share; tiny.py holds the helpers that they use."""
 
 import copy
 import resource
@@ -35,7 +35,7 @@ SHRUNK = {
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Tensors here are so small that threads would only wait for each other: on a busy machine, 20 times as long."""
+    """Use one thread, because threads over tensors this small mostly wait: 20 times as long on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,8 +48,8 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def a_training_state_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits here are over before a real one would save for the first time."""
+def save_state_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save training states at every step, because these fits end before the usual interval has passed."""
     monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))
 
 
@@ -65,7 +65,7 @@ def tiny_checkpoints(tiny_network: nn.Sequential) -> CheckpointSet:
 
 @pytest.fixture(scope="session")
 def shrunk_system() -> DictConfig:
-    """Composed once, since that takes longer than most tests."""
+    """Return the shrunk system of `tiny_system`, composed once because that takes longer than most tests."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         choices = ["system=ae_ddpm", "system/autoencoder=small", "system/denoiser=mlp", "system/sampler=dpm_solver"]
         system = compose("base", overrides=choices).system
@@ -76,13 +76,13 @@ def shrunk_system() -> DictConfig:
 
 @pytest.fixture
 def tiny_system(shrunk_system: DictConfig) -> DictConfig:
-    """The real configs/system/ae_ddpm.yaml with the default autoencoder, denoiser and sampler, shrunk."""
+    """Return configs/system/ae_ddpm.yaml with its default autoencoder, denoiser and sampler, at the sizes of SHRUNK."""
     return copy.deepcopy(shrunk_system)
 
 
 @pytest.fixture
 def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> LatentDiffusionGenerator:
-    """An untrained generator whose normalizers and BatchNorm statistics are anything but neutral."""
+    """Return an untrained generator with non-trivial normalizers and BatchNorm statistics."""
     recipes = {
         name: OmegaConf.to_container(tiny_system[name]) for name in ("autoencoder", "denoiser", "schedule", "sampler")
     }
@@ -100,7 +100,7 @@ def tiny_generator(tiny_checkpoints: CheckpointSet, tiny_system: DictConfig) -> 
 
 @pytest.fixture
 def keep_signals() -> Iterator[None]:
-    """Lightning answers Ctrl-C by ignoring further ones for good; later tests should stay stoppable."""
+    """Restore the Ctrl-C handler after the test, because Lightning ignores Ctrl-C for good after the first one."""
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
@@ -108,7 +108,7 @@ def keep_signals() -> Iterator[None]:
 
 @pytest.fixture
 def full_disk() -> Callable[[], AbstractContextManager[None]]:
-    """`with full_disk():` no file can grow beyond 64 kB; holds for root too, unlike file permissions."""
+    """Return a context manager in which no file can grow beyond 64 kB; unlike file permissions, it also stops root."""
 
     @contextmanager
     def limited() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What the tests of `core` are made of: a two-norm network, 12 checkpoints of it, a crash on demand, damaged files."""
+"""Helpers of the tests: a network with two norms, 12 checkpoints of it, a diffusion stage, crashes, damaged files."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -9,11 +9,15 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset
+from core.diffusion.gaussian_diffusion import NoiseSchedule
+from core.networks.denoiser import ConvDenoiser
 from core.runtime.provenance import ROOT
 from core.runtime.trainer import MakeTrainer
+from core.training.stage_modules import LatentDiffusionModule
 
 CONFIGS = ROOT / "configs"
 SAMPLERS = sorted(path.stem for path in (CONFIGS / "system/sampler").glob("*.yaml"))
@@ -21,14 +25,14 @@ K = 12
 
 
 def sampler_recipe(name: str) -> dict[str, Any]:
-    """configs/system/sampler/<name>.yaml as plain values."""
+    """Return configs/system/sampler/<name>.yaml as plain values."""
     return OmegaConf.to_container(OmegaConf.load(CONFIGS / f"system/sampler/{name}.yaml"))
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Take a network away from its special beginning, as training would; in eval mode.
+    """Change all weights and BatchNorm statistics at random, and return the model in eval mode.
 
-    BatchNorm statistics then differ from those of any batch, and layers that start at zero no longer hide the others.
+    Statistics then differ from those of any batch, and layers that start at zero no longer hide errors in other layers.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -41,14 +45,14 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def make_network() -> nn.Sequential:
-    """Its last two norms hold 2 · 14 + 2 · 16 = 60 numbers."""
+    """Return a network whose last two norms have 2 · 14 + 2 · 16 = 60 parameters."""
     return nn.Sequential(
         nn.Linear(6, 14), nn.BatchNorm1d(14), nn.ReLU(), nn.Linear(14, 16), nn.LayerNorm(16), nn.Linear(16, 3)
     ).eval()
 
 
 def make_checkpoints(network: nn.Module) -> CheckpointSet:
-    """K vectors around the network's own, all different, with accuracies that tell the rows apart."""
+    """Return K different checkpoints near the network's own weights, each with another accuracy."""
     subset = resolve_subset(network, "last_norms", count=2)
     return CheckpointSet(
         vectors_KD=flatten(network, subset) + 0.1 * torch.randn(K, subset.num_params),
@@ -60,8 +64,26 @@ def make_checkpoints(network: nn.Module) -> CheckpointSet:
     )
 
 
+def make_diffusion_module(denoiser: nn.Module | None = None, *, num_steps: int) -> LatentDiffusionModule:
+    """Return the module of a diffusion stage over 9 latents of 6 numbers, the same at every call.
+
+    The default denoiser has BatchNorm statistics, so that averaging and resuming have buffers to handle, too.
+    """
+    torch.manual_seed(1)
+    denoiser = denoiser or ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3)
+    return LatentDiffusionModule(
+        denoiser,
+        NoiseSchedule(50),
+        torch.randn(9, 6),
+        make_optimizer=partial(AdamW, lr=1e-2),
+        num_steps=num_steps,
+        batch_size=4,
+        seed=0,
+    )
+
+
 def cpu_trainer(*extra: Callback) -> MakeTrainer:
-    """What `fit` takes: a Trainer on the CPU, here with callbacks of the test's own before those of `fit`."""
+    """Return a Trainer factory on the CPU for `fit`, with `extra` callbacks before those of `fit`."""
 
     def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
         return Trainer(accelerator="cpu", devices=1, callbacks=[*extra, *callbacks], **options)
@@ -70,14 +92,14 @@ def cpu_trainer(*extra: Callback) -> MakeTrainer:
 
 
 def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Two state dicts are equal bit by bit."""
+    """Assert that two state dicts are equal bit by bit."""
     assert state.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(state[name], expected[name], rtol=0, atol=0, msg=partial("{}: {}".format, name))
 
 
 class StopAfter(Callback):
-    """Ends a fit as a crash or Ctrl-C would, after that many optimizer steps."""
+    """A callback that ends a fit after `steps` optimizer steps, as a crash or Ctrl-C would."""
 
     def __init__(self, steps: int, error: type[BaseException] = RuntimeError):
         self.steps, self.error = steps, error
@@ -88,7 +110,7 @@ class StopAfter(Callback):
 
 
 def damaged_copies(path: Path) -> Iterator[tuple[str, bytes]]:
-    """What a crash, a full disk or a wrong download leaves of a file: (how, content)."""
+    """Yield (damage, content) for what a crash, a full disk or a wrong download leaves of a file."""
     whole = path.read_bytes()
     yield "empty", b""
     yield "cut inside the header", whole[:20]

@@ -1,4 +1,4 @@
-"""The device of these tests: the GPU, or the CPU in a rehearsal (P_DIFF_REHEARSE=1); else they are skipped."""
+"""Fixtures for the tests on a GPU. They are skipped without one, unless P_DIFF_REHEARSE=1 runs them on the CPU."""
 
 import os
 
@@ -8,17 +8,17 @@ from torch.utils.data import TensorDataset
 
 from tasks.data.splits import ImageData
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it once, at the first product on a GPU
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it once, at the first matrix product on a GPU
 
 
 @pytest.fixture(scope="session")
 def device():
-    """Return the GPU; in a rehearsal the CPU, where the same tests run at the same size."""
+    """Return the GPU, or the CPU in a rehearsal."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if os.environ.get("P_DIFF_REHEARSE") == "1":
         return torch.device("cpu")
-    pytest.skip("needs a GPU; P_DIFF_REHEARSE=1 runs on the CPU what can run there")
+    pytest.skip("needs a GPU; P_DIFF_REHEARSE=1 runs it on the CPU")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def gpu(device):
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
-    """Tensors here are so small that the threads of a rehearsal would only wait for each other."""
+    """Use one thread, since with such small tensors several threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def one_thread():
 
 @pytest.fixture
 def deterministic():
-    """Let a test set trainer.deterministic=true, which Lightning would leave switched on for the tests after it."""
+    """Restore torch's settings after a test with trainer.deterministic=true, which Lightning leaves switched on."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(before[0])
@@ -49,7 +49,7 @@ def deterministic():
 
 @pytest.fixture
 def data():
-    """40 random images of bytes, as train, validation and test alike."""
+    """Return 40 random images of bytes, which serve as train, validation and test images."""
     torch.manual_seed(0)
     images = TensorDataset(torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8), torch.randint(4, (40,)))
     return ImageData(images, images, images, 4, 3, 16, ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))

@@ -1,4 +1,4 @@
-"""The classifier on a GPU: trained in TF32, on several devices, fine-tuned, and its snapshots."""
+"""Tests of the classifier on a GPU: precisions, several devices, and the collected checkpoints."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TASK = (
 
 
 class Products(Callback):
-    """Record of how float32 numbers are multiplied while a fit runs, and on which device."""
+    """Callback that records the device and the TF32 settings during a fit."""
 
     def __init__(self):
         self.seen = set()
@@ -39,11 +39,11 @@ def train(cfg, data, state_dir, *extra):
         return configured(callbacks=[*callbacks, *extra], **options)
 
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
-    return train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=(), label="")
+    return train_networks(task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=())
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False)])
-def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data, tmp_path, precision, tf32):
+def test_the_classifier_trains_in_the_chosen_precision(device, data, tmp_path, precision, tf32):
     before, products = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32), Products()
     trained = train(configuration(device, *TASK, f"trainer.precision={precision}"), data, tmp_path / "state", products)
     assert products.seen == {(tf32, tf32, device.type)}
@@ -52,13 +52,13 @@ def test_the_classifier_trains_in_the_precision_that_was_asked_for(device, data,
     assert not torch.equal(trained.history_ED[0], trained.history_ED[-1])
 
 
-def test_collecting_gives_as_many_different_snapshots_as_asked_for(device, data):
+def test_collecting_returns_k_different_checkpoints(device, data):
     torch.manual_seed(0)
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
     trained = TrainedNetworks(model, subset, flatten(model, subset)[None])
-    options = {"make_trainer": instantiate(cfg.trainer), "label": "collect", "num_workers": task.data.num_workers}
+    options = {"make_trainer": instantiate(cfg.trainer), "num_workers": task.data.num_workers}
     vectors_KD = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
     assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"
     assert torch.isfinite(vectors_KD).all() and len(torch.unique(vectors_KD, dim=0)) == 7

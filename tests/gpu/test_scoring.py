@@ -1,4 +1,4 @@
-"""Scoring on a GPU: in fp32 the numbers of the CPU, in lower precisions nearly those."""
+"""Tests of scoring on a GPU: fp32 gives the results of the CPU, lower precisions nearly agree with it."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ NETWORKS = {
     "resnet18": {"image_size": 16},
     "vit_tiny_patch16_224": {"image_size": 32, "options": {"img_size": 32, "patch_size": 8}},
     "convnext_tiny": {"image_size": 32, "options": {"depths": (1, 1, 2, 2)}},
-    "mlp_mini": {"image_size": 16},  # generated whole, many models at once
+    "mlp_mini": {"image_size": 16},  # every parameter is generated, and many models are scored at once
 }
-BATCH = 8  # of 22 images: the last chunk is not full
+BATCH = 8  # the last chunk of the 22 images is not full
 
 
 def score(name, device, precision="fp32", **options):
@@ -38,14 +38,14 @@ def score(name, device, precision="fp32", **options):
 def test_in_fp32_the_device_scores_as_the_cpu(device, name):
     _, on_cpu, _ = score(name, torch.device("cpu"))
     scorer, on_device, vectors_MD = score(name, device)
-    for scores in (on_device, scorer(vectors_MD)):  # computed, then from what was kept
+    for scores in (on_device, scorer(vectors_MD)):  # without and with the cached frozen part
         assert np.array_equal(scores.wrong_MN, on_cpu.wrong_MN)
         np.testing.assert_allclose(scores.loss_M, on_cpu.loss_M, rtol=0, atol=1e-4)
         assert scores.vote.loss == pytest.approx(on_cpu.vote.loss, abs=1e-4)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 300_000, "auto"])
-def test_what_is_kept_in_whichever_memory_changes_nothing(device, cache_bytes):
+def test_the_size_of_the_cache_does_not_change_the_scores(device, cache_bytes):
     _, expected, _ = score("resnet18", device)
     scorer, first, vectors_MD = score("resnet18", device, cache_bytes=cache_bytes)
     for scores in (first, scorer(vectors_MD)):
@@ -53,11 +53,11 @@ def test_what_is_kept_in_whichever_memory_changes_nothing(device, cache_bytes):
         np.testing.assert_allclose(scores.loss_M, expected.loss_M, rtol=1e-6)
 
 
-def test_chunks_that_the_gpu_has_no_room_for_are_kept_pinned(gpu, monkeypatch):
+def test_chunks_that_do_not_fit_on_the_gpu_are_kept_in_pinned_memory(gpu, monkeypatch):
     _, expected, _ = score("resnet18", gpu)
     bytes_of_one_chunk = sum(tensor.nbytes for tensor in next(iter(score("resnet18", gpu)[0].chunks)).tensors())
     free = {"cuda": 1.5 * bytes_of_one_chunk / prefix_cache.SHARE, "cpu": 1e9}
-    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(prefix_cache, "count_free_bytes", lambda device: free[device.type])
     scorer, first, vectors_MD = score("resnet18", gpu)
     kept = [chunk.labels_B for chunk in scorer.chunks._kept]
     assert kept[0].is_cuda and kept[-1].is_pinned() and len(kept) == len(scorer.chunks)

@@ -1,4 +1,4 @@
-"""Both stages on a GPU: finite, resumed as if unbroken, compiled, in lower precision, and sampled as on the CPU."""
+"""Tests of both stages on a GPU: finite weights, resuming, compiling, precisions, and equal samples on GPU and CPU."""
 
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from tests.gpu.tiny import CONV, MLP, checkpoints, train
 
 
 class Devices(Callback):
-    """Record of the device on which each stage trains."""
+    """Callback that records the device on which each stage trains."""
 
     def __init__(self):
         self.seen = set()
@@ -25,7 +25,7 @@ class Devices(Callback):
 
 
 class StopDiffusion(StopAfter):
-    """Interruption of the second stage only."""
+    """Callback that interrupts the second stage only."""
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
@@ -48,13 +48,13 @@ def test_both_stages_train_on_the_device_and_end_finite(device, tmp_path, denois
 
 
 @pytest.mark.parametrize("stop", [StopAfter(13), StopDiffusion(13)], ids=["autoencoder", "diffusion"])
-def test_a_resumed_training_equals_an_unbroken_one(device, deterministic, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))  # fits here are over sooner than it
-    unbroken = train(tmp_path / "unbroken", device, "trainer.deterministic=true")
+def test_a_resumed_training_equals_an_uninterrupted_one(device, deterministic, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))  # these fits end before the default interval
+    uninterrupted = train(tmp_path / "uninterrupted", device, "trainer.deterministic=true")
     with pytest.raises(RuntimeError, match="stopped by the test"):
         train(tmp_path / "broken", device, "trainer.deterministic=true", extra=[stop])
     resumed = train(tmp_path / "broken", device, "trainer.deterministic=true").state_dict()
-    for name, expected in unbroken.state_dict().items():
+    for name, expected in uninterrupted.state_dict().items():
         torch.testing.assert_close(resumed[name], expected, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 

@@ -1,4 +1,4 @@
-"""Both stages over 12 tiny checkpoints on any device, with the real configuration."""
+"""Training of both stages over 12 tiny checkpoints on any device, with the real configuration."""
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,20 +21,20 @@ CONV = ("system/denoiser=conv", "system.denoiser.channels=[4,8,4,1]")
 
 
 def configuration(device, *overrides, trainer=None) -> DictConfig:
-    """Return the composed configuration with one of configs/trainer, by default that of `device`."""
+    """Return the composed configuration with a file of configs/trainer, by default the one for `device`."""
     chosen = trainer or ("cpu" if device.type == "cpu" else "gpu")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("base", overrides=[f"trainer={chosen}", *overrides])
 
 
 def checkpoints() -> CheckpointSet:
-    """Return 12 vectors of 60 numbers."""
+    """Return 12 checkpoints of 60 parameters."""
     torch.manual_seed(0)
     return make_checkpoints(make_network())
 
 
 def train(folder, device, *overrides, denoiser=MLP, extra=()) -> LatentDiffusionGenerator:
-    """Fit both stages on `device`, with more callbacks than their own."""
+    """Fit both stages on `device` with the callbacks `extra` added to their own; return the generator."""
     cfg = configuration(device, *SHRUNK, *denoiser, *overrides)
     configured = instantiate(cfg.trainer)
 

@@ -1,6 +1,8 @@
-"""The real entry points, run in this process in an empty folder, on a network that trains in seconds."""
+"""Fixtures that run the real entry points in this process, on a network that trains in seconds."""
 
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,19 +31,33 @@ ENTRY_POINTS = {"task_training.py": task_training.main, "train_p_diff.py": train
 
 @dataclass
 class Outcome:
-    """How a command ended: 0, or the sentence on stderr."""
+    """Exit of a command: a status, or the text that Python prints on stderr before it exits with 1."""
 
     error: str | int
 
 
+def assert_one_line(error: str | int | None) -> str:
+    """Return the error of a command that ended with exactly one line on stderr, which is no traceback."""
+    assert isinstance(error, str) and error.strip() and "\n" not in error and "Traceback" not in error, error
+    return error
+
+
+def assert_names(error: str, *words: object) -> None:
+    """Check that each name, value and number occurs in an error as a whole word; the prose around it is free."""
+    for word in map(str, words):
+        start = r"(?<![\w-])" if word[0].isalnum() else ""  # rules out parts of names, such as 6 in pytest-6
+        end = r"\b" if word[-1].isalnum() else ""
+        assert re.search(start + re.escape(word) + end, error), f"{word!r} is missing in: {error}"
+
+
 class Workplace:
-    """A folder in which commands are run as a user would."""
+    """Folder in which commands are run as a user would run them."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         self.path, self.monkeypatch = path, monkeypatch
 
     def run(self, script: str, *overrides: str, tiny: bool = True) -> Outcome:
-        """`python <script> <overrides>`; later overrides win."""
+        """Run `python <script> <overrides>`; of two overrides of one setting the later wins."""
         chosen = {override.split("=")[0]: override for override in [*(TINY if tiny else []), *overrides]}
         options_first = sorted(chosen.values(), key=lambda word: not word.startswith("-"))
         self.monkeypatch.setattr(sys, "argv", [script, *options_first])
@@ -52,16 +68,20 @@ class Workplace:
             return Outcome(exit_.code or 0)
         return Outcome(0)
 
+    def refuse(self, script: str, *overrides: str, tiny: bool = True) -> str:
+        """Run a command that must end with one line on stderr; return the line."""
+        return assert_one_line(self.run(script, *overrides, tiny=tiny).error)
+
     def metrics(self, run: str = "outputs/digits_test_resnet/ae_ddpm") -> dict:
-        """metrics.json of a run."""
+        """Return the content of a run's metrics.json."""
         return json.loads((self.path / run / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder with a finished tiny run, made once for all workers without a shortcut; tests work on copies."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one tiny run for all workers, without the shortcuts of `shortcuts.py`; tests work on copies of it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "finished"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"  # each worker has its own base
     with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as monkeypatch:
         if not (folder / "outputs").is_dir():
             attempt = tmp_path_factory.mktemp("attempt")
@@ -74,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="module")
 def workplace(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """One folder for all tests of a module, with a finished tiny run in it."""
+    """Make one folder for all tests of a module, with a finished tiny run in it."""
     path = tmp_path_factory.mktemp("workplace")
     shutil.copytree(finished, path, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as monkeypatch, blank_figures(), remembered_splits():
@@ -83,6 +103,12 @@ def workplace(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
-    """A folder without anything in it."""
+    """Make an empty folder."""
     with blank_figures(), remembered_splits():
         yield Workplace(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score one distorted copy of each digit instead of three, for tests that compare no run with an earlier one."""
+    monkeypatch.setattr("tasks.data.digits.COPIES", 1)

@@ -1,7 +1,7 @@
-"""Shortcuts for runs that repeat what the finished run of `conftest.py` has done in full.
+"""Shortcuts that save time in runs whose tests check numbers and not figures.
 
-A dozen tests run both commands over one frozen network and look at numbers, not at figures. Rendering figures and
-tracing that network again and again would take most of their time.
+The `finished` run of `conftest.py` is made without them. A dozen other tests run both commands over the same frozen
+network, and would spend most of their time on rendering figures and on tracing that network again.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ import tasks.scoring.scorer
 import tasks.training.finetuning
 from tasks.scoring.frozen_prefix import split_network
 
-REMEMBERED: dict[tuple[Any, ...], tuple[Any, str]] = {}  # what was asked for: (the split, digest of its tensors)
+REMEMBERED: dict[tuple[Any, ...], tuple[Any, str]] = {}  # arguments of the split: (its result, digest of its tensors)
 RENDER = Figure.savefig
 
 
 @cache
 def blank(kind: str) -> bytes:
-    """Return an empty figure as a file of this kind."""
+    """Return the bytes of an empty figure in this file format."""
     drawn = io.BytesIO()
     RENDER(Figure(figsize=(0.1, 0.1)), drawn, format=kind)
     return drawn.getvalue()
@@ -34,7 +34,7 @@ def blank(kind: str) -> bytes:
 
 @contextmanager
 def blank_figures() -> Iterator[None]:
-    """Draw every figure, but save a blank one in its place."""
+    """Draw every figure, but save an empty one in its place."""
 
     def save(_: Figure, file: Any, *, format: str, **__: Any) -> None:
         file.write_bytes(blank(format))
@@ -44,8 +44,8 @@ def blank_figures() -> Iterator[None]:
         yield
 
 
-def digest(*modules: nn.Module) -> str:
-    """Return a hash of all tensors and of which of them ask for gradients."""
+def hash_tensors(*modules: nn.Module) -> str:
+    """Return a hash of all tensors, including which of them require gradients."""
     found = hashlib.sha256()
     for module in modules:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -55,17 +55,19 @@ def digest(*modules: nn.Module) -> str:
 
 
 def remembering(split: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `split_network` that traces a network once: the same weights, structure and chunk give the same split."""
+    """Return a `split_network` that traces a network once per combination of weights, structure and shape of images."""
 
     def remembered(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> Any:
-        key = (repr(model), digest(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
+        key = (repr(model), hash_tensors(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
         if key not in REMEMBERED:
             found = split(model, names, images_BCSS)
-            if not hasattr(found, "prefix"):  # a network that stays whole is not worth remembering
+            if not hasattr(
+                found, "prefix"
+            ):  # a network without a frozen prefix is not traced, so there is nothing to save
                 return found
-            REMEMBERED[key] = found, digest(found.prefix, found.suffix)
+            REMEMBERED[key] = found, hash_tensors(found.prefix, found.suffix)
         found, tensors = REMEMBERED[key]
-        assert digest(found.prefix, found.suffix) == tensors, "a run changed the network that it scored with"
+        assert hash_tensors(found.prefix, found.suffix) == tensors, "a run changed the network that it scored"
         return found
 
     return remembered
@@ -73,7 +75,7 @@ def remembering(split: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def remembered_splits() -> Iterator[None]:
-    """Trace each network once in this process, wherever `split_network` is called."""
+    """Trace each network once in this process, for every caller of `split_network`."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, module in list(sys.modules.items()):
             if name.startswith("tasks.") and getattr(module, "split_network", None) is split_network:

@@ -1,4 +1,4 @@
-"""The pipeline through its entry points: what it writes, that it repeats, that it resumes."""
+"""Tests of the pipeline through its entry points: files that it writes, repeated runs, and reuse of files."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_metrics_follow_the_contract(workplace):
     assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
 
 
-def test_a_rebuilt_report_is_the_page_of_the_run_to_the_last_byte(workplace):
+def test_a_rebuilt_report_has_the_same_bytes(workplace):
     folder = workplace.path / "outputs/rebuilt"
     assert workplace.run("train_p_diff.py", "output_dir=outputs/rebuilt").error == 0
     fresh = {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()}
@@ -126,14 +126,14 @@ def test_running_again_reuses_everything(workplace):
     assert {**workplace.metrics(), "seconds": {}} == {**metrics, "seconds": {}}
 
 
-def test_checkpoints_may_be_modelled_and_tested_on_another_machine_than_they_come_from(workplace):
+def test_checkpoints_may_be_used_with_other_trainer_settings_than_they_were_made_with(workplace):
     elsewhere = "trainer.precision=32-true"
     before = workplace.metrics()["table"]
     assert workplace.run("train_p_diff.py", "mode=test", elsewhere).error == 0
     assert workplace.metrics()["table"] == before
     assert workplace.run("train_p_diff.py", elsewhere, "output_dir=outputs/exact").error == 0
     assert workplace.run("train_p_diff.py", "output_dir=outputs/exact").error == 0, (
-        "another precision is another training"
+        "a run with another precision should train anew"
     )
     assert (workplace.path / "outputs/exact.1").is_dir()
 
@@ -182,9 +182,9 @@ def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
     states = [load_file(path) for path in sorted((run / "generated").glob("[0-9]*.safetensors"))]
     assert len(states) == 7
     generator = load_generator(run / "generator.safetensors")
-    alone_D = generator.sample(7, [5])[0]
+    single_D = generator.sample(7, [5])[0]
     exported_D = torch.cat([states[5][name].flatten() for name in generator.subset.names])
-    torch.testing.assert_close(exported_D, alone_D)
+    torch.testing.assert_close(exported_D, single_D)
 
 
 def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):

@@ -1,4 +1,4 @@
-"""Every system and every architecture of the paper through both entry points, on networks shrunk to seconds."""
+"""Tests of every system and every architecture of the paper through both entry points, on tiny networks."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.scores import ScoreTable
 from tests.pipeline.test_whole_networks import FEW
 
-SHRUNK = {  # of the same family, with the same names in the same places
+SHRUNK = {  # tiny networks whose parameters have the names of the full-size networks
     "resnet18": {"channels": "[4,4,8,8]"},
     "resnet50": {"channels": "[4,4,8,8]"},
     "vit_tiny": {"embed_dim": 12, "depth": 12, "patch_size": 8},
@@ -25,6 +25,7 @@ SUBSETS = {
 NAMES = {"vit_tiny": "vit_tiny_patch16_224", "vit_base": "vit_base_patch16_224"}
 
 
+@pytest.mark.usefixtures("fewer_images")
 @pytest.mark.parametrize("model", SHRUNK)
 def test_an_architecture_goes_through_the_whole_pipeline(empty, model):
     chosen = [
@@ -56,7 +57,7 @@ def test_a_system_goes_through_the_whole_pipeline(workplace, system):
     assert (workplace.path / out / "report/index.html").is_file()
 
 
-def test_a_second_run_over_the_same_checkpoints_takes_the_scores_of_the_originals(workplace):
+def test_a_second_run_over_the_same_checkpoints_reuses_the_scores_of_the_originals(workplace):
     assert (
         workplace.run("train_p_diff.py", "output_dir=outputs/other", "system.autoencoder.latent_noise=0.3").error == 0
     )

@@ -1,4 +1,4 @@
-"""A real headless Chromium that looks at a page as a phone or a desk would."""
+"""A headless Chromium that shows a page as a phone or a desktop would."""
 
 import os
 import shutil
@@ -19,14 +19,14 @@ FLAGS = [
 
 
 def find() -> tuple[str, str] | None:
-    """The browser and its driver, if both are installed."""
+    """Return the paths of the browser and its driver, None unless both are installed."""
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     driver = shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None
 
 
 def install() -> str | None:
-    """Install Debian's Chromium; None if that worked, else the reason why not."""
+    """Install Debian's Chromium and return None, or the reason why that failed."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "no chromium and chromedriver are installed, and only root can install them with apt-get"
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
@@ -44,7 +44,7 @@ def install() -> str | None:
 
 @contextmanager
 def started(profile: Path) -> Iterator[webdriver.Chrome]:
-    """A fresh browser without a network of its own; it ends with the block."""
+    """Start a browser without network access and quit it at the end of the block."""
     browser, driver = find() or ("", "")
     options = Options()
     options.binary_location = browser
@@ -64,7 +64,7 @@ def started(profile: Path) -> Iterator[webdriver.Chrome]:
 
 
 def look(chrome: webdriver.Chrome, page: Path, width: int, scheme: str) -> None:
-    """Open the page, every image decoded, in a window of this width (CSS pixels) and scheme ("light" or "dark")."""
+    """Open the page with all its images in a window of this width (CSS pixels) and scheme ("light" or "dark")."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     chrome.execute_cdp_cmd(

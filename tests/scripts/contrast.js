@@ -1,4 +1,4 @@
-// Contrast ratio (WCAG) of every element that holds text of its own, against the nearest background that is not transparent.
+// Return the contrast ratio (WCAG) of every element that has text of its own, against the nearest opaque background.
 const channels = color => color.match(/[\d.]+/g).map(Number);
 const over = (top, below) => {
   const alpha = top.length > 3 ? top[3] : 1;

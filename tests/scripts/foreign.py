@@ -1,4 +1,4 @@
-"""What a user brings: a training loop, files and a network of their own; knows nothing of this project."""
+"""Stand-in for a user's own program: its training loop, files and network. It imports nothing from this project."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    """All 1,797 digits as (N, 1, 16, 16), and their labels."""
+def load_all_digits() -> tuple[Tensor, Tensor]:
+    """Return all 1,797 digits as (N, 1, 16, 16), and their labels (N,)."""
     loaded = load_digits()
     return F.interpolate(torch.tensor(loaded.images, dtype=torch.float32)[:, None] / 8 - 1, size=16), torch.tensor(
         loaded.target
@@ -19,8 +19,8 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def learn(model: nn.Module, steps: int = 80) -> nn.Module:
-    """Train all of it, well above chance, so that checkpoints have accuracies of their own."""
-    images, labels = digits()
+    """Train the whole network well above chance, so that its checkpoints differ in accuracy."""
+    images, labels = load_all_digits()
     optimizer = torch.optim.Adam(model.train().parameters(), lr=3e-3)
     for step in range(steps):
         batch = slice(64 * (step % 28), 64 * (step % 28) + 64)
@@ -32,8 +32,8 @@ def learn(model: nn.Module, steps: int = 80) -> nn.Module:
 
 
 def train(model: nn.Module, trained: str = "", steps: int = 6) -> list[dict[str, Tensor]]:
-    """State dicts after each step; only parameters whose name holds `trained` move, and no statistics do."""
-    images, labels = digits()
+    """Return the state dict after each step; only parameters with `trained` in their name change, and no statistics."""
+    images, labels = load_all_digits()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained in name)
     optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0)
@@ -48,7 +48,7 @@ def train(model: nn.Module, trained: str = "", steps: int = 6) -> list[dict[str,
 
 
 def make_network(name: str = "test_resnet", small_stem: bool = False, **options) -> nn.Module:
-    """A network of timm for the digits; the same at every call."""
+    """Return a network of timm for the digits, with the same weights at every call."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10, in_chans=1, **options)
     if small_stem:
@@ -57,7 +57,7 @@ def make_network(name: str = "test_resnet", small_stem: bool = False, **options)
 
 
 def write(states: list[dict[str, Tensor]], folder: Path, ending: str = ".pth", wrap=lambda state: state) -> Path:
-    """epoch1, epoch2, … in `folder`, without leading zeros."""
+    """Write epoch5, epoch6, … epoch10 to `folder`, so that natural order differs from alphabetic order."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, state in enumerate(states, 5):
         path = folder / f"epoch{number}{ending}"

@@ -1,4 +1,4 @@
-"""Many runs in one table: the paper's columns, what sets runs apart, a plot per swept setting, bad folders named."""
+"""Several runs in one table: the paper's columns, the differing settings, a figure per sweep, bad folders named."""
 
 import csv
 import json
@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from core.command_line.run_command import run_command
-from core.report.comparison import comparison_table, differing, lines, read_compared, swept
+from core.report.compared_runs import differing_settings, read_runs, swept_settings
+from core.report.comparison import build_lines, build_table
 from scripts import compare_runs
 from tests.core.report.synthetic import write_run
 
@@ -22,7 +23,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def made(template, tmp_path):
-    """`made(name, best, **settings)`: a run's folder with these settings by dotted name, and p_diff's best accuracy."""
+    """Return a function that makes a run's folder, given p_diff's best accuracy and settings by dotted name."""
 
     def make(name: str, best: float = 0.9, settings: dict | None = None) -> Path:
         folder = Path(shutil.copytree(template, tmp_path / name))
@@ -52,7 +53,7 @@ def cells(markdown: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeypatch, capsys):
+def test_each_run_is_a_row_with_the_papers_columns_and_its_numbers(made, monkeypatch, capsys):
     folders = [
         made("a", 0.9, {"task.data.dataset": "cifar100"}),
         made("b", 0.8, {"task.model.name": "vit_tiny_patch16_224"}),
@@ -71,15 +72,15 @@ def test_a_row_per_run_with_the_papers_columns_and_its_own_numbers(made, monkeyp
     )
 
 
-def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
+def test_only_settings_that_differ_within_a_data_set_and_model_are_shown(made):
     folders = [
         made("a", settings={"task.param.k": 50}),
         made("b", settings={"task.param.k": 200}),
         made("c", settings={"task.data.dataset": "mnist", "task.epochs": 99}),
     ]
-    compared, problems = read_compared(folders)
-    assert differing(compared) == ["task.param.k"] and not problems
-    table = comparison_table(compared)
+    compared, problems = read_runs(folders)
+    assert differing_settings(compared) == ["task.param.k"] and not problems
+    table = build_table(compared)
     assert [column.label for column in table.columns][1] == "task.param.k" and [row[1].text for row in table.rows] == [
         "50",
         "200",
@@ -87,40 +88,40 @@ def test_only_settings_that_set_runs_of_one_row_apart_are_shown(made):
     ]
 
 
-def test_where_a_class_differs_the_class_is_the_setting_and_not_what_only_it_has(made):
+def test_if_a_class_differs_the_options_of_each_class_are_not_shown(made):
     conv = {
         "system.coder": {"_target_": "package.Conv", "channels": 8, "noise": 0.1},
         "system.sampler": {"_target_": "package.DDIM", "num_steps": 50},
     }
     pca = {"system.coder": {"_target_": "package.PCA", "channels": 9}, "system.sampler": None}
-    compared, _ = read_compared(
+    compared, _ = read_runs(
         [
             made("a", settings=conv),
             made("b", settings=pca),
             made("ab", settings={**conv, "system.coder": pca["system.coder"]}),
         ]
     )
-    assert differing(compared) == ["system.sampler._target_", "system.coder._target_"]
-    table = comparison_table(compared)
+    assert differing_settings(compared) == ["system.sampler._target_", "system.coder._target_"]
+    table = build_table(compared)
     assert [column.label for column in table.columns][1:3] == ["system.sampler", "system.coder"]
     assert [[cell.text for cell in row[1:3]] for row in table.rows] == [["DDIM", "Conv"], ["DDIM", "PCA"], ["–", "PCA"]]
 
     loud = {**conv, "system.coder": conv["system.coder"] | {"noise": 0.5}}
-    compared, _ = read_compared([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])
-    assert differing(compared) == ["system.sampler._target_", "system.coder.noise"]
+    compared, _ = read_runs([made("c", settings=conv), made("d", settings=pca), made("e", settings=loud)])
+    assert differing_settings(compared) == ["system.sampler._target_", "system.coder.noise"]
 
 
 def test_a_list_is_shown_by_its_items(made):
-    compared, _ = read_compared(
+    compared, _ = read_runs(
         [
             made("a", settings={"task.param.subset": ["fc.*", "conv1.*"]}),
             made("b", settings={"task.param.subset": "all"}),
         ]
     )
-    assert [row[1].text for row in comparison_table(compared).rows] == ["fc.*, conv1.*", "all"]
+    assert [row[1].text for row in build_table(compared).rows] == ["fc.*, conv1.*", "all"]
 
 
-def test_of_settings_that_follow_one_another_one_is_shown(made):
+def test_of_settings_that_change_together_one_is_shown(made):
     settings = [
         {
             "system.note": f"for {epochs}",
@@ -132,27 +133,25 @@ def test_of_settings_that_follow_one_another_one_is_shown(made):
         for epochs in (1, 3)
     ]
     folders = [made(f"r{index}", settings=chosen) for index, chosen in enumerate(settings)]
-    assert sorted(differing(read_compared(folders)[0])) == ["seed", "task.epochs"], (
-        "a number stands for words, a seed for seeds only"
+    assert sorted(differing_settings(read_runs(folders)[0])) == ["seed", "task.epochs"], (
+        "a number replaces words, and a seed only other seeds"
     )
 
 
-def test_runs_stand_in_the_order_of_their_numbers_and_words_in_the_given_one(made):
+def test_runs_are_sorted_by_numbers_and_words_keep_the_given_order(made):
     settings = [("b", 100), ("b", 20), ("a", 100), ("a", 20)]
     folders = [
         made(f"r{index}", settings={"system.coder": word, "task.param.k": k})
         for index, (word, k) in enumerate(settings)
     ]
-    compared, _ = read_compared(folders)
+    compared, _ = read_runs(folders)
     assert {(run.settings["system.coder"], run.settings["task.param.k"]) for run in compared} == set(settings)
     assert [run.settings["task.param.k"] for run in compared] == [20, 20, 100, 100]
     other = [made(f"s{index}", settings={"system.coder": word}) for index, word in enumerate(["z", "y"])]
-    assert [run.settings["system.coder"] for run in read_compared(other)[0]] == ["z", "y"]
+    assert [run.settings["system.coder"] for run in read_runs(other)[0]] == ["z", "y"]
 
 
-def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_another(
-    made, monkeypatch, tmp_path, capsys
-):
+def test_there_is_one_figure_per_swept_setting_and_none_for_seeds_or_paths(made, monkeypatch, tmp_path, capsys):
     folders = [
         made(
             f"{k}_{seed}",
@@ -168,7 +167,8 @@ def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_anot
         "sweep_task.param.k.png",
         "sweep_task.param.k.svg",
     }
-    assert (tmp_path / "out" / "compare.md").read_text() == capsys.readouterr().out
+    page, printed = (tmp_path / "out" / "compare.md").read_text(), capsys.readouterr().out
+    assert page.startswith(printed) and "](sweep_task.param.k.svg)" in page[len(printed) :]
     rows = list(csv.DictReader((tmp_path / "out" / "compare.csv").open()))
     assert [row["task.param.k"] for row in rows] == ["10", "10", "50", "50"] and [
         float(row["p_diff_best"]) for row in rows
@@ -176,15 +176,15 @@ def test_a_plot_per_swept_setting_and_none_for_seeds_places_or_what_follows_anot
     assert rows[0]["run"] == str(folders[0])
 
 
-def test_seeds_are_repetitions_on_one_line_and_other_settings_make_other_lines(made):
+def test_seeds_share_a_line_and_other_settings_make_further_lines(made):
     grid = [(k, noise, seed) for k in (10, 50) for noise in (0.1, 0.5) for seed in (1, 2)]
     folders = [
         made(f"r{index}", 0.5 + index / 100, {"task.param.k": k, "system.latent_noise": noise, "seed": seed})
         for index, (k, noise, seed) in enumerate(grid)
     ]
-    compared, _ = read_compared(folders)
-    assert swept(compared) == ["task.param.k", "system.latent_noise"]
-    over_k = lines(compared, "task.param.k")
+    compared, _ = read_runs(folders)
+    assert swept_settings(compared) == ["task.param.k", "system.latent_noise"]
+    over_k = build_lines(compared, "task.param.k")
     assert list(over_k) == ["digits, resnet18, system.latent_noise=0.1", "digits, resnet18, system.latent_noise=0.5"]
     points = over_k["digits, resnet18, system.latent_noise=0.5"]
     assert [point.value for point in points] == [10, 10, 50, 50] and [
@@ -192,22 +192,22 @@ def test_seeds_are_repetitions_on_one_line_and_other_settings_make_other_lines(m
     ] == pytest.approx([0.52, 0.53, 0.56, 0.57])
 
 
-def test_switches_and_classes_are_words_of_a_plot(made, monkeypatch, tmp_path):
+def test_switches_and_classes_are_words_on_the_axis(made, monkeypatch, tmp_path):
     coders = {"a": {"_target_": "package.Conv", "channels": 8}, "b": {"_target_": "package.PCA"}}
     folders = [
         made(f"{name}{pretrained}", settings={"task.model.pretrained": pretrained, "system.coder": coders[name]})
         for name in coders
         for pretrained in (True, False)
     ]
-    compared, _ = read_compared(folders)
-    assert swept(compared) == ["task.model.pretrained", "system.coder._target_"]
-    over = lines(compared, "system.coder._target_")
+    compared, _ = read_runs(folders)
+    assert swept_settings(compared) == ["task.model.pretrained", "system.coder._target_"]
+    over = build_lines(compared, "system.coder._target_")
     assert list(over) == [
         "digits, resnet18, task.model.pretrained=True",
         "digits, resnet18, task.model.pretrained=False",
     ]
     assert [point.value for point in over["digits, resnet18, task.model.pretrained=True"]] == ["Conv", "PCA"]
-    assert {point.value for points in lines(compared, "task.model.pretrained").values() for point in points} == {
+    assert {point.value for points in build_lines(compared, "task.model.pretrained").values() for point in points} == {
         "True",
         "False",
     }
@@ -225,16 +225,16 @@ def test_folders_that_cannot_be_compared_are_named_and_the_others_compared(made,
     printed = capsys.readouterr()
     assert len(cells(printed.out)) == 1
     named = printed.err.splitlines()
-    assert len(named) == 3 and all(line.startswith("left out: ") for line in named)
+    assert len(named) == 3 and all(line.startswith("skipped: ") for line in named)
     assert "cut/metrics.json" in named[0] and "bare/config.yaml" in named[1] and "absent" in named[2]
 
 
-def test_without_any_run_the_status_tells(monkeypatch, tmp_path, capsys):
-    assert "none of the 2 folders" in call(monkeypatch, tmp_path / "a", tmp_path / "b")
+def test_without_any_run_the_status_is_an_error(monkeypatch, tmp_path, capsys):
+    assert "2 folders" in call(monkeypatch, tmp_path / "a", tmp_path / "b")
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("left out") == 2
+    assert printed.out == "" and len(printed.err.splitlines()) == 2
 
 
 def test_the_same_folder_counts_once(made):
     folder = made("a")
-    assert len(read_compared([folder, folder])[0]) == 1
+    assert len(read_runs([folder, folder])[0]) == 1

@@ -1,4 +1,4 @@
-"""The command line that rebuilds a report: a path on stdout, or one sentence."""
+"""The command line that rebuilds a report prints the path of the page, or an error of one line."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(monkeypatch, *words) -> int | str | None:
-    """Exit status, or the sentence that stands for status 1."""
+    """Return the exit status, or the error for status 1."""
     monkeypatch.setattr(sys, "argv", ["make_report", *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         run_command(make_report.main)
@@ -31,13 +31,14 @@ def test_the_documented_command_writes_the_report_from_saved_files_alone(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_folder_is_one_sentence(monkeypatch, tmp_path):
-    assert "there is no folder" in call(monkeypatch, tmp_path / "nothing")
-    sentence = call(monkeypatch, tmp_path)
-    assert sentence.startswith("error: there is no metrics.json") and "\n" not in sentence
+def test_a_wrong_folder_is_an_error_of_one_line(monkeypatch, tmp_path):
+    for folder, named in ((tmp_path / "nothing", "nothing"), (tmp_path, "metrics.json")):
+        error = call(monkeypatch, folder)
+        assert error.startswith("error: ") and "\n" not in error
+        assert named in error and str(tmp_path) in error and "output_dir" in error
 
 
-def test_a_bug_of_ours_keeps_its_traceback():
+def test_an_unexpected_error_keeps_its_traceback():
     def broken() -> None:
         raise KeyError("a bug")
 

@@ -1,4 +1,4 @@
-"""The report in a real headless browser: at a desk's and a phone's width, in light and in dark."""
+"""The report in a headless browser, at the widths of a desktop and a phone, in light and in dark mode."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ CONTRAST = Path(__file__).with_name("contrast.js")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything, a long name, published numbers and a missing file, so that the page has all its parts."""
+    """Return the page of a run with a long name, published numbers and a damaged file, so that every part is there."""
     settings = {"task.data.dataset": "cifar100", "output_dir": "outputs/" + "a_very_long_name_without_any_space_" * 4}
     folder = write_run(tmp_path_factory.mktemp("browser") / "run", settings=settings)
     (folder / "scores" / "finetuned.npz").write_bytes(b"damaged")
@@ -56,19 +56,19 @@ def test_every_figure_is_loaded_and_fits_its_card(chrome, page, width, scheme):
     images = chrome.execute_script(
         "return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])"
     )
-    assert len(images) == 12 and all(natural > 0 and 250 < shown <= width and alt for natural, shown, alt in images)
+    assert len(images) == 13 and all(natural > 0 and 250 < shown <= width and alt for natural, shown, alt in images)
     backgrounds = chrome.execute_script(
         "return [...document.images].map(image => getComputedStyle(image).backgroundColor)"
     )
-    assert set(backgrounds) == {"rgb(255, 255, 255)"}, "figures are drawn for a light card"
+    assert set(backgrounds) == {"rgb(255, 255, 255)"}, "figures need a white background"
 
 
 @pytest.mark.parametrize("width, scheme", LOOKS)
-def test_text_can_be_told_from_what_is_behind_it(chrome, page, width, scheme):
+def test_text_has_enough_contrast(chrome, page, width, scheme):
     look(chrome, page, width, scheme)
     chrome.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width, (
-        "opened details are wider than the window"
+        "the opened details are wider than the window"
     )
     worst = chrome.execute_script(CONTRAST.read_text())
     assert len(worst) > 100
@@ -78,7 +78,7 @@ def test_text_can_be_told_from_what_is_behind_it(chrome, page, width, scheme):
 
 
 def column(chrome: Chrome, number: int) -> list[str]:
-    """Texts of one column of the table over sources, from the top."""
+    """Return the texts of one column of the table of sources, from the top."""
     return [
         row.find_elements(By.CSS_SELECTOR, "th, td")[number].text
         for row in chrome.find_elements(By.CSS_SELECTOR, "#sources tbody tr")
@@ -86,13 +86,13 @@ def column(chrome: Chrome, number: int) -> list[str]:
 
 
 def header(chrome: Chrome, label: str):
-    """(number of the column, its header, the button in it)."""
+    """Return the number of a column, its header, and the button in the header."""
     heads = chrome.find_elements(By.CSS_SELECTOR, "#sources thead th")
     number = [head.text.strip("↑↓ ") for head in heads].index(label)
     return number, heads[number], heads[number].find_element(By.TAG_NAME, "button")
 
 
-def test_a_click_sorts_by_number_and_a_second_turns_the_order(chrome, page):
+def test_a_click_sorts_by_number_and_a_second_click_reverses_the_order(chrome, page):
     look(chrome, page, 1280, "light")
     rows = json.loads((page.parents[1] / "metrics.json").read_text())["table"]
     by_mean = [row["source"] for row in sorted(rows, key=lambda row: -row["accuracy_mean"])]
@@ -103,7 +103,7 @@ def test_a_click_sorts_by_number_and_a_second_turns_the_order(chrome, page):
     assert column(chrome, 0) == by_mean[::-1] and head.get_attribute("aria-sort") == "ascending"
 
 
-def test_what_is_absent_is_last_in_either_order(chrome, page):
+def test_missing_values_come_last_in_both_orders(chrome, page):
     look(chrome, page, 1280, "light")
     number, _, button = header(chrome, "std %")
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_words_are_sorted_as_words_with_the_keyboard_too(chrome, page):
     assert column(chrome, 0) == sorted(before) != before and head.get_attribute("aria-sort") == "ascending"
 
 
-def test_wide_tables_scroll_inside_their_own_box_with_the_name_of_the_row_in_sight(chrome, page):
+def test_wide_tables_scroll_in_their_own_box_and_keep_the_names_of_rows_visible(chrome, page):
     look(chrome, page, 390, "light")
     scrolled, left = chrome.execute_script(
         """const box = document.querySelector("#sources .scroll");
@@ -130,7 +130,31 @@ def test_wide_tables_scroll_inside_their_own_box_with_the_name_of_the_row_in_sig
     assert scrolled == 300 and 0 <= left < 3
 
 
-def test_the_verdict_is_in_sight_without_scrolling_a_page(chrome, page):
-    look(chrome, page, 1280, "light")
-    first = chrome.find_element(By.CSS_SELECTOR, "#verdict li")
-    assert first.rect["y"] < 900
+def bottom(chrome: Chrome, selector: str) -> float:
+    """Return where the first element that matches ends, in CSS pixels from the top of the page."""
+    rect = chrome.find_element(By.CSS_SELECTOR, selector).rect
+    return rect["y"] + rect["height"]
+
+
+@pytest.fixture(scope="module")
+def whole_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a run without problems, whose first screen is not pushed down by a list of them."""
+    return write_page(write_run(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def test_the_first_screen_of_a_desktop_holds_the_answer_its_numbers_and_a_figure(chrome, whole_page):
+    look(chrome, whole_page, 1280, "light")
+    for selector in (".overview", "nav", "#verdict .headline", "#verdict .keys", "#verdict img"):
+        assert bottom(chrome, selector) < 900, selector
+
+
+def test_the_first_screen_of_a_phone_holds_the_answer(chrome, whole_page):
+    look(chrome, whole_page, 390, "dark")
+    for selector in (".overview", "nav", "#verdict .headline"):
+        assert bottom(chrome, selector) < 844, selector
+
+
+def test_explanations_of_tables_are_visible_without_a_click(chrome, page):
+    look(chrome, page, 390, "light")
+    hidden = [term.text for term in chrome.find_elements(By.CSS_SELECTOR, ".terms dd") if not term.is_displayed()]
+    assert not hidden and len(chrome.find_elements(By.CSS_SELECTOR, ".terms dd")) > 40

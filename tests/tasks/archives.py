@@ -1,4 +1,4 @@
-"""Tiny datasets in their true on-disk formats, with images that a network can tell apart."""
+"""Tiny datasets in their published file formats, with a recognizable pattern in the images of each class."""
 
 import gzip
 import io
@@ -10,30 +10,30 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from scripts.gpu_check.archives import class_images, pickles_in_archive, write_cifar100
+from scripts.gpu_check.archives import make_class_images, write_cifar100, write_pickle_archive
 
-__all__ = ["class_images", "write_cifar100"]  # of the check on a GPU, which makes the same images
+__all__ = ["make_class_images", "write_cifar100"]  # defined in scripts/gpu_check, which uses the same images
 
 
 def write_cifar10(root: Path, per_class: int = 8) -> Path:
-    """`root`/cifar-10-python.tar.gz as published: five training batches, a test batch, the meta file."""
-    images, labels = class_images(10, 5 * per_class, 32, seed=1)
+    """Write `root`/cifar-10-python.tar.gz with five training batches, a test batch and the meta file."""
+    images, labels = make_class_images(10, 5 * per_class, 32, seed=1)
     content = {}
     parts = zip(np.split(images, 5), np.split(np.array(labels), 5), strict=True)
     for batch, (part, part_labels) in enumerate(parts, start=1):
         content[f"data_batch_{batch}"] = {"data": part.reshape(len(part), -1), "labels": part_labels.tolist()}
-    images, labels = class_images(10, per_class, 32, seed=2)
+    images, labels = make_class_images(10, per_class, 32, seed=2)
     content["test_batch"] = {"data": images.reshape(len(images), -1), "labels": labels}
     content["batches.meta"] = {"label_names": [f"class {index}" for index in range(10)]}
-    return pickles_in_archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
+    return write_pickle_archive(root, "cifar-10-batches-py", content, archive="cifar-10-python")
 
 
 def write_mnist(root: Path) -> None:
-    """`root`/MNIST/raw/*-ubyte.gz as published: magic number, sizes, bytes, all big-endian."""
+    """Write `root`/MNIST/raw/*-ubyte.gz with magic number, sizes and bytes, all big-endian."""
     raw = root / "MNIST/raw"
     raw.mkdir(parents=True)
     for prefix, per_class, seed in (("train", 8, 1), ("t10k", 2, 2)):
-        images, labels = class_images(10, per_class, 28, seed=seed)
+        images, labels = make_class_images(10, per_class, 28, seed=seed)
         with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
             file.write(np.array([2051, len(images), 28, 28], dtype=">i4").tobytes() + images[:, 0].tobytes())
         with gzip.open(raw / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
@@ -41,9 +41,9 @@ def write_mnist(root: Path) -> None:
 
 
 def write_svhn(root: Path) -> None:
-    """`root`/{train,test}_32x32.mat as published: X (32, 32, 3, N), y with 10 for the digit 0."""
+    """Write `root`/{train,test}_32x32.mat with X (32, 32, 3, N) and y, where 10 stands for the digit 0."""
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 32, seed=seed)
+        images, labels = make_class_images(10, per_class, 32, seed=seed)
         savemat(
             root / f"{name}_32x32.mat",
             {"X": images.transpose(2, 3, 1, 0), "y": np.array([[label or 10] for label in labels], dtype=np.uint8)},
@@ -51,23 +51,23 @@ def write_svhn(root: Path) -> None:
 
 
 def write_stl10(root: Path) -> None:
-    """`root`/stl10_binary.tar.gz as published: images column by column, labels from 1."""
+    """Write `root`/stl10_binary.tar.gz with images column by column and labels from 1."""
     files = {
         "class_names.txt": b"airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n",
         "fold_indices.txt": b"0 1 2\n",
         "unlabeled_X.bin": b"",
     }
     for name, per_class, seed in (("train", 8, 1), ("test", 2, 2)):
-        images, labels = class_images(10, per_class, 96, seed=seed)
+        images, labels = make_class_images(10, per_class, 96, seed=seed)
         files[f"{name}_X.bin"] = images.transpose(0, 1, 3, 2).tobytes()
         files[f"{name}_y.bin"] = bytes(label + 1 for label in labels)
     _tar(root / "stl10_binary.tar.gz", {f"stl10_binary/{name}": content for name, content in files.items()})
 
 
 def write_flowers102(root: Path) -> None:
-    """`root`/flowers-102/{102flowers.tgz,imagelabels.mat,setid.mat}: one image of each class in each split.
+    """Write `root`/flowers-102/{102flowers.tgz,imagelabels.mat,setid.mat} with one image of each class in each split.
 
-    Labels and ids count from 1.
+    Labels and ids start at 1.
     """
     folder = root / "flowers-102"
     folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def write_flowers102(root: Path) -> None:
 
 
 def write_pets(root: Path) -> None:
-    """`root`/oxford-iiit-pet/{images,annotations}.tar.gz: lines "name class species breed", classes from 1."""
+    """Write `root`/oxford-iiit-pet/{images,annotations}.tar.gz, lines "name class species breed", classes from 1."""
     folder = root / "oxford-iiit-pet"
     folder.mkdir(parents=True)
     names = {
@@ -98,7 +98,7 @@ def write_pets(root: Path) -> None:
 
 
 def write_food101(root: Path) -> None:
-    """`root`/food-101.tar.gz: meta/{train,test}.json with the images of each class, images/<class>/<id>.jpg."""
+    """Write `root`/food-101.tar.gz with meta/{train,test}.json listing images/<class>/<id>.jpg of each class."""
     lists = {
         split: {
             f"dish_{label:03}": [f"dish_{label:03}/{first + number}" for number in range(2)] for label in range(101)
@@ -114,10 +114,10 @@ def write_food101(root: Path) -> None:
 
 
 def write_imagenet(root: Path) -> None:
-    """The archives of ILSVRC2012: the devkit with meta.mat, a tar of tars for training, a flat tar for validation.
+    """Write the archives of ILSVRC2012: devkit with meta.mat, a tar of tars for training, a flat tar for validation.
 
-    torchvision counts classes from the folders, so a few do; the devkit's table has fields for trees, of which leaves
-    count.
+    Four classes are enough, because torchvision finds the classes in the folders. The devkit's table describes a tree
+    of classes, of which torchvision reads the leaves.
     """
     root.mkdir(parents=True, exist_ok=True)
     wnids = [f"n{index:08}" for index in range(4)]
@@ -166,7 +166,7 @@ def write_imagefolder(
     classes: tuple[str, ...] = ("cat", "dog", "owl"),
     per_class: int = 4,
 ) -> None:
-    """`root`/<split>/<class>/<number>.jpg; without splits, `root`/<class>/<number>.jpg."""
+    """Write `root`/<split>/<class>/<number>.jpg, or `root`/<class>/<number>.jpg if `splits` is empty."""
     for split in splits or ("",):
         for label, name in enumerate(classes):
             folder = root / split / name
@@ -176,7 +176,7 @@ def write_imagefolder(
 
 
 def _photo(seed: int) -> bytes:
-    """A small JPEG that is wider than high."""
+    """Return a small JPEG that is wider than high."""
     pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")

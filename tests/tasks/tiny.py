@@ -1,4 +1,4 @@
-"""Configurations of small tasks, for the tests of collecting and training."""
+"""Configurations of small tasks for the tests of collecting and training."""
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf

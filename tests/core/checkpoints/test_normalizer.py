@@ -1,4 +1,4 @@
-"""To zero mean and unit variance, and back."""
+"""Normalization to zero mean and unit variance, and its inverse."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SUBSET = ParameterSubset(
 
 @pytest.fixture
 def vectors_KD():
-    """Tensors of very different size and place; variances positive, over several magnitudes; one single number."""
+    """Tensors with very different means and scales: positive variances over several magnitudes, and a single number."""
     parts = [
         1 + 0.01 * torch.randn(K, 40),
         0.3 * torch.randn(K, 40),

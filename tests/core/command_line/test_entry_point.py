@@ -1,4 +1,4 @@
-"""What the user sees: one sentence for a mistake, status 130 for Ctrl-C, a traceback only for a bug."""
+"""The end of a command: one line after a mistake, status 130 after Ctrl-C, a traceback only after a bug."""
 
 import os
 
@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset
 
-from core.command_line.entry_point import entry_point, with_slashes
+from core.command_line.entry_point import convert_group_override, entry_point
 from core.runtime.errors import UserError
 from tests.core.tiny import StopAfter, cpu_trainer
 
@@ -18,7 +18,7 @@ CONFIG = {"trainer": {"accelerator": "cpu"}}
 
 
 def outcome(main, config=CONFIG) -> str | int:
-    """The status or sentence that the process would end with."""
+    """Return the exit status or the error message of the process."""
     with pytest.raises(SystemExit) as stop:
         entry_point(main)(OmegaConf.create(config))
     return stop.value.code
@@ -36,9 +36,7 @@ def test_a_mistake_found_by_a_constructor_that_the_configuration_names_is_the_sa
         instantiate({"_target_": "core.networks.autoencoder.ConvAutoencoder", "kernel_size": 4}, num_params=10)
 
     sentence = outcome(main)
-    assert (
-        sentence.startswith("error: autoencoder with channels=") and "odd kernel" in sentence and "\n" not in sentence
-    )
+    assert sentence.startswith("error: ") and "kernel_size=4" in sentence and "\n" not in sentence
 
 
 def test_an_argument_that_a_class_of_the_configuration_does_not_take_is_named_with_the_class():
@@ -123,7 +121,7 @@ def test_everything_else_passes_through(error):
     ("task.collect=independent", "task/collect=independent"),
     ("system.autoencoder=paper", "system/autoencoder=paper"),
     ("task.model=resnet18,vit_tiny", "task/model=resnet18,vit_tiny"),
-    ("task.model=resnet81", "task/model=resnet81"),  # so that Hydra names the choices that there are
+    ("task.model=resnet81", "task/model=resnet81"),  # so that the error lists the choices of the group
     ("task.model.name=vit_tiny", "task.model.name=vit_tiny"),
     ("task.collect.runs=20", "task.collect.runs=20"),
     ("task/model=vit_tiny", "task/model=vit_tiny"),
@@ -135,40 +133,38 @@ def test_everything_else_passes_through(error):
     ("task.model=", "task.model="),
 ])  # fmt: skip
 def test_a_choice_of_a_group_may_be_given_with_dots(word, expected):
-    assert with_slashes(word) == expected
+    assert convert_group_override(word) == expected
 
 
 @pytest.mark.parametrize("devices", [[1], -1, 0, "0,1", True])
 def test_devices_are_a_number_so_that_it_can_be_recorded(devices):
     config = {"trainer": {"accelerator": "cpu", "devices": devices, "strategy": "ddp_spawn"}}
-    assert outcome(lambda cfg: None, config).startswith(f"error: trainer.devices={devices}: expected a number")
+    sentence = outcome(lambda cfg: None, config)
+    assert sentence.startswith(f"error: trainer.devices={devices}: ") and "auto" in sentence
 
 
 @pytest.mark.parametrize("trainer", [{"devices": 2}, {"devices": "auto", "strategy": "auto"}])
 def test_several_devices_need_the_strategy_whose_processes_end_with_the_training(trainer):
     config = {"trainer": {"accelerator": "cpu", **trainer}}
-    assert outcome(lambda cfg: None, config) == (
-        f"error: trainer.devices={trainer['devices']}: expected 1; give trainer=ddp for several GPUs, "
-        "or set CUDA_VISIBLE_DEVICES to choose one"
-    )
+    sentence = outcome(lambda cfg: None, config)
+    assert sentence.startswith(f"error: trainer.devices={trainer['devices']}: ")
+    assert "trainer=ddp" in sentence and "CUDA_VISIBLE_DEVICES" in sentence
     entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_16_bits_need_a_gpu(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
-    assert (
-        outcome(lambda cfg: None, config)
-        == f"error: trainer.precision={precision} needs a GPU; set trainer.precision=tf32"
-    )
+    sentence = outcome(lambda cfg: None, config)
+    assert sentence.startswith(f"error: trainer.precision={precision} needs a GPU") and "=tf32" in sentence
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "transformer-engine", 16, None])
 def test_a_precision_that_would_cast_the_network_for_good_is_refused_before_anything_starts(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
-    assert outcome(lambda cfg: None, config).startswith(
-        f"error: trainer.precision={precision}: expected one of tf32, 32-true, bf16-mixed, 16-mixed"
-    )
+    sentence = outcome(lambda cfg: None, config)
+    assert sentence.startswith(f"error: trainer.precision={precision}: ")
+    assert "tf32, 32-true, bf16-mixed, 16-mixed" in sentence
 
 
 @pytest.mark.parametrize("asked, on, warns", [(True, True, False), ("warn", True, True), (False, False, False)])

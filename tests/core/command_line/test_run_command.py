@@ -1,9 +1,9 @@
-"""One policy for errors: that of scripts/ here, that of the entry points in test_entry_point.py."""
+"""Errors of commands without Hydra; test_entry_point.py tests the entry points."""
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from core.command_line.run_command import mistakes_in_one_sentence, run_command
+from core.command_line.run_command import exit_on_mistake, run_command
 from core.runtime.errors import UserError
 
 
@@ -23,14 +23,14 @@ def test_a_mistake_is_one_sentence_also_from_a_process_that_loads_images(num_wor
 
 
 class FitStopped(SystemExit):
-    """Stands for the exit by which Lightning answers Ctrl-C inside a fit."""
+    """The exit that Lightning makes of Ctrl-C inside a fit."""
 
 
 def interrupted():
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
-        raise FitStopped(1)  # noqa: B904, as Lightning leaves out the cause, too
+        raise FitStopped(1)  # noqa: B904, because Lightning also omits the cause
 
 
 def test_ctrl_c_inside_a_fit_ends_in_status_130():
@@ -41,7 +41,7 @@ def test_ctrl_c_inside_a_fit_ends_in_status_130():
 
 @pytest.mark.parametrize("also, expected", [((), ZeroDivisionError), ((ZeroDivisionError,), SystemExit)])
 def test_errors_of_libraries_are_mistakes_only_where_a_command_line_says_so(also, expected):
-    with pytest.raises(expected), mistakes_in_one_sentence(*also):
+    with pytest.raises(expected), exit_on_mistake(*also):
         raise ZeroDivisionError("by the user")
 
 

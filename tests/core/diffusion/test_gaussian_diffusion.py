@@ -1,4 +1,4 @@
-"""The DDPM objective against closed forms, and the reverse process with denoisers for which the answer is known."""
+"""The DDPM objective against closed forms, and sampling with denoisers whose result is known."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from hydra.utils import instantiate
 
-from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, denoising_loss, standard_normal
+from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, denoising_loss, draw_standard_normal
 from core.networks.denoiser import MLPDenoiser
 from core.runtime.errors import UserError
 from core.runtime.seeding import generator_for
@@ -23,7 +23,7 @@ def schedule():
 
 
 def signal_and_noise(schedule):
-    """The products √ᾱ and √(1−ᾱ) for every timestep, through the public function."""
+    """Return √ᾱ_t and √(1−ᾱ_t) for every timestep, as `q_sample` uses them."""
     t_B, ones, zeros = (
         torch.arange(schedule.num_timesteps),
         torch.ones(schedule.num_timesteps, 1),
@@ -32,13 +32,13 @@ def signal_and_noise(schedule):
     return schedule.q_sample(ones, t_B, zeros)[:, 0], schedule.q_sample(zeros, t_B, ones)[:, 0]
 
 
-def test_a_schedule_of_two_steps_is_the_product_by_hand():
+def test_a_schedule_of_two_steps_equals_the_products_by_hand():
     signal, noise = signal_and_noise(NoiseSchedule(2, 0.1, 0.4))
     assert signal.tolist() == pytest.approx([math.sqrt(0.9), math.sqrt(0.9 * 0.6)])
     assert noise.tolist() == pytest.approx([math.sqrt(0.1), math.sqrt(1 - 0.9 * 0.6)])
 
 
-def test_the_papers_schedule_ends_where_it_is_known_to_end(schedule):
+def test_the_schedule_of_ddpm_has_its_known_first_and_last_values(schedule):
     signal, noise = signal_and_noise(schedule)
     log_product = sum(math.log1p(-(1e-4 + (0.02 - 1e-4) * t / 999)) for t in range(1000))
     assert (
@@ -48,13 +48,13 @@ def test_the_papers_schedule_ends_where_it_is_known_to_end(schedule):
     assert (signal.diff() < 0).all()
 
 
-def test_signal_and_noise_keep_unit_variance(schedule):
+def test_the_variances_of_signal_and_noise_add_up_to_one(schedule):
     signal, noise = signal_and_noise(schedule)
     torch.testing.assert_close(signal**2 + noise**2, torch.ones(1000))
 
 
 @pytest.mark.parametrize("options", [(1000, 1e-4, 0.02), (100, 1e-4, 0.02), (1000, 1e-3, 0.01)])
-def test_training_and_the_library_samplers_share_one_schedule(options):
+def test_the_schedule_of_training_equals_that_of_the_samplers(options):
     steps, start, end = options
     library = DDPMScheduler(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule="linear")
     torch.testing.assert_close(
@@ -77,31 +77,31 @@ def test_each_sample_is_noised_by_its_own_timestep(schedule):
         )
 
 
-class Spy:
-    """A denoiser that answers with `answer` and keeps what it was asked."""
+class ZeroDenoiser:
+    """A denoiser that always predicts zero noise and records its inputs."""
 
-    def __init__(self, answer):
-        self.answer, self.asked = answer, []
+    def __init__(self):
+        self.inputs = []
 
     def __call__(self, x_BL, t_B):
-        self.asked.append((x_BL, t_B))
-        return self.answer(x_BL, t_B)
+        self.inputs.append((x_BL, t_B))
+        return torch.zeros_like(x_BL)
 
 
-def test_the_loss_draws_a_timestep_for_each_sample_from_all_of_them():
-    spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
-    denoising_loss(spy, NoiseSchedule(8), torch.randn(2000, 3))
-    ((_, t_B),) = spy.asked
+def test_the_loss_draws_one_uniform_timestep_per_sample():
+    denoiser = ZeroDenoiser()
+    denoising_loss(denoiser, NoiseSchedule(8), torch.randn(2000, 3))
+    ((_, t_B),) = denoiser.inputs
     assert t_B.shape == (2000,)
     counts = torch.bincount(t_B, minlength=8)
     assert len(counts) == 8 and (counts > 200).all() and (counts < 300).all()
 
 
-def test_the_denoiser_is_shown_the_sample_noised_for_its_timestep(schedule):
-    """For x_0 = 0, x_t / √(1−ᾱ_t) is the noise itself: unit variance at every timestep."""
-    spy = Spy(lambda x_BL, t_B: torch.zeros_like(x_BL))
-    denoising_loss(spy, schedule, torch.zeros(4000, 5))
-    ((x_BL, t_B),) = spy.asked
+def test_the_loss_gives_the_denoiser_samples_noised_for_their_timesteps(schedule):
+    """For x_0 = 0, x_t / √(1−ᾱ_t) is the noise itself, which has unit variance at every timestep."""
+    denoiser = ZeroDenoiser()
+    denoising_loss(denoiser, schedule, torch.zeros(4000, 5))
+    ((x_BL, t_B),) = denoiser.inputs
     noise = x_BL / schedule.q_sample(torch.zeros(4000, 5), t_B, torch.ones(4000, 5))
     early, late = noise[t_B < 300], noise[t_B > 700]
     assert early.std().item() == pytest.approx(1, rel=0.05) and late.std().item() == pytest.approx(1, rel=0.05)
@@ -117,20 +117,21 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(schedule):
     assert denoising_loss(perfect, schedule, x_start).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_loss_of_predicting_nothing_is_the_variance_of_the_noise(schedule):
-    loss = denoising_loss(Spy(lambda x_BL, t_B: torch.zeros_like(x_BL)), schedule, torch.full((5000, 4), 7.0))
+def test_the_loss_of_predicting_zero_is_the_variance_of_the_noise(schedule):
+    loss = denoising_loss(ZeroDenoiser(), schedule, torch.full((5000, 4), 7.0))
     assert loss.item() == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize(
     "options", [(0, 1e-4, 0.02), (10, 0.0, 0.02), (10, 0.02, 1e-4), (10, 0.1, 1.0), (10, -0.1, 0.1)]
 )
-def test_what_is_no_schedule_is_refused_with_its_values(options):
+def test_an_invalid_schedule_is_refused_with_its_values(options):
     with pytest.raises(UserError, match="num_timesteps={}, beta_start={}, beta_end={}".format(*options)):
         NoiseSchedule(*options)
 
 
 def alphas_cumprod():
+    """Return ᾱ_t of the default schedule for every timestep (T,)."""
     return (1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float64)).cumprod(0)
 
 
@@ -138,7 +139,7 @@ def sample(denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=None, 
     recipe = sampler_recipe(sampler)
     generators = [generator_for(0, "test", index) for index in indices]
     steps = num_steps or recipe["num_steps"]
-    x_BL = standard_normal(latent_dim, generators, torch.device("cpu"))
+    x_BL = draw_standard_normal(latent_dim, generators, torch.device("cpu"))
     return denoise(
         denoiser,
         schedule or NoiseSchedule(T),
@@ -150,8 +151,8 @@ def sample(denoiser, sampler, *, latent_dim=3, indices=range(4), schedule=None, 
     )
 
 
-def perfect_for_gaussian(mean_L, std):
-    """ε* of data ~ N(mean, std²): the noise that is expected in x_t = √ᾱ x_0 + √(1−ᾱ) ε."""
+def make_optimal_denoiser(mean_L, std):
+    """Return the optimal denoiser E[ε | x_t] for data x_0 ~ N(mean, std²), where x_t = √ᾱ x_0 + √(1−ᾱ) ε."""
 
     def denoiser(x_BL, t_B):
         alpha = alphas_cumprod()[t_B][:, None].to(x_BL.dtype)
@@ -162,32 +163,32 @@ def perfect_for_gaussian(mean_L, std):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_data_that_is_one_point_is_sampled_as_that_point(sampler):
-    point_L = torch.tensor([0.3, -2.0, 7.0])  # far outside the [-1, 1] to which image samplers clip
-    samples = sample(perfect_for_gaussian(point_L, std=0), sampler)
+    point_L = torch.tensor([0.3, -2.0, 7.0])  # outside of [-1, 1], to which samplers for images clip
+    samples = sample(make_optimal_denoiser(point_L, std=0), sampler)
     torch.testing.assert_close(samples, point_L.expand(4, 3), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_deterministic_samplers_follow_the_flow_of_a_gaussian(sampler):
-    """For Gaussian data the probability flow carries (x_T − √ᾱ μ) / std_T over unchanged to (x_0 − μ) / std_0."""
+    """For Gaussian data, the probability flow ODE has (x_0 − μ) / std_0 = (x_T − √ᾱ_T μ) / std_T."""
     mean_L, std = torch.tensor([1.0, -2.0, 3.0]), 0.5
-    samples = sample(perfect_for_gaussian(mean_L, std), sampler, indices=range(50))
+    samples = sample(make_optimal_denoiser(mean_L, std), sampler, indices=range(50))
     x_T = torch.stack([torch.randn(3, generator=generator_for(0, "test", index)) for index in range(50)])
     alpha = alphas_cumprod()[-1]
     expected = mean_L + std * (x_T - alpha.sqrt() * mean_L) / (alpha * std**2 + 1 - alpha).sqrt()
-    torch.testing.assert_close(samples, expected.float(), rtol=0, atol=0.1)  # 20 or 50 steps for 1,000
+    torch.testing.assert_close(samples, expected.float(), rtol=0, atol=0.1)  # 20 or 50 steps instead of 1,000
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gaussian_data_is_sampled_with_its_mean_and_std(sampler):
-    mean_L, std = torch.tensor([1.0, -2.0, 3.0]).repeat(500), 0.5  # coordinates are independent: 4 × 500 draws of each
-    samples = sample(perfect_for_gaussian(mean_L, std), sampler, latent_dim=1500).view(-1, 3)
+    mean_L, std = torch.tensor([1.0, -2.0, 3.0]).repeat(500), 0.5  # 4 samples × 500 draws of each coordinate
+    samples = sample(make_optimal_denoiser(mean_L, std), sampler, latent_dim=1500).view(-1, 3)
     torch.testing.assert_close(samples.mean(dim=0), mean_L[:3], rtol=0, atol=0.05)
     torch.testing.assert_close(samples.std(dim=0), torch.full((3,), std), rtol=0.08, atol=0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_sample_is_the_same_alone_and_in_any_batch(sampler):
+def test_a_sample_does_not_depend_on_its_batch(sampler):
     denoiser = randomize(MLPDenoiser(3, hidden_dim=8, num_blocks=1))
     together = sample(denoiser, sampler, indices=[0, 1, 2, 3])
     torch.testing.assert_close(sample(denoiser, sampler, indices=[2]), together[[2]], rtol=1e-4, atol=1e-4)
@@ -196,15 +197,10 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_denoiser_is_asked_with_one_timestep_per_sample_falling_to_zero(sampler):
-    asked = []
-
-    def denoiser(x_BL, t_B):
-        asked.append(t_B)
-        return torch.zeros_like(x_BL)
-
+def test_the_denoiser_gets_one_timestep_per_sample_falling_to_zero(sampler):
+    denoiser = ZeroDenoiser()
     sample(denoiser, sampler)
-    timesteps = torch.stack(asked)
+    timesteps = torch.stack([t_B for _, t_B in denoiser.inputs])
     assert timesteps.shape == (sampler_recipe(sampler)["num_steps"], 4) and timesteps.dtype == torch.int64
     assert (timesteps == timesteps[:, :1]).all() and (timesteps[:, 0].diff() < 0).all()
     assert timesteps[0, 0] >= 0.9 * T and timesteps[-1, 0] <= 0.06 * T
@@ -213,35 +209,34 @@ def test_the_denoiser_is_asked_with_one_timestep_per_sample_falling_to_zero(samp
 def test_ancestral_sampling_visits_every_timestep_and_its_last_step_adds_no_noise():
     seen = {}
     samples = sample(
-        perfect_for_gaussian(torch.ones(3), std=0.5), "ddpm", on_step=lambda t, x_BL: seen.update({t: x_BL})
+        make_optimal_denoiser(torch.ones(3), std=0.5), "ddpm", on_step=lambda t, x_BL: seen.update({t: x_BL})
     )
     assert list(seen) == list(reversed(range(T)))
     torch.testing.assert_close(samples, seen[0], rtol=0, atol=0)
-    # at t = 0 the step returns the estimate of x_0 from x_1 itself: Ho et al. 2020, Algorithm 2, line 3
+    # The step at t = 0 returns the estimate of x_0 without noise (Ho et al. 2020, Algorithm 2, line 3).
     alpha = alphas_cumprod()[0].float()
     estimate = (
         seen[1]
-        - (1 - alpha).sqrt() * perfect_for_gaussian(torch.ones(3), 0.5)(seen[1], torch.zeros(4, dtype=torch.int64))
+        - (1 - alpha).sqrt() * make_optimal_denoiser(torch.ones(3), 0.5)(seen[1], torch.zeros(4, dtype=torch.int64))
     ) / alpha.sqrt()
     torch.testing.assert_close(samples, estimate, rtol=1e-4, atol=1e-4)
 
 
-def test_sampling_leaves_the_global_randomness_alone():
+def test_sampling_does_not_use_the_global_random_state():
     before = torch.get_rng_state()
-    sample(lambda x_BL, t_B: torch.zeros_like(x_BL), "ddpm")
+    sample(ZeroDenoiser(), "ddpm")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_sampler_uses_the_schedule_that_was_trained_with():
-    """Under a schedule that hardly adds noise, x_T is nearly x_0; under the default one, x_0 = x_T / √ᾱ_T = 157 x_T."""
-    nearly_still = NoiseSchedule(T, 1e-6, 1e-6)
-    samples = sample(lambda x_BL, t_B: torch.zeros_like(x_BL), "ddim", schedule=nearly_still)
+    """If ε = 0, then x_0 = x_T / √ᾱ_T: nearly x_T with almost no noise, and 157 x_T with the default schedule."""
+    samples = sample(ZeroDenoiser(), "ddim", schedule=NoiseSchedule(T, 1e-6, 1e-6))
     x_T = torch.stack([torch.randn(3, generator=generator_for(0, "test", index)) for index in range(4)])
     torch.testing.assert_close(samples, x_T, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("num_steps", [T + 1, -1])
-def test_steps_that_the_schedule_does_not_have_are_refused_with_both_numbers(sampler, num_steps):
-    with pytest.raises(UserError, match=f"num_steps={num_steps}: expected 1 to {T}"):
+def test_an_invalid_number_of_steps_is_refused_with_the_largest_valid_one(sampler, num_steps):
+    with pytest.raises(UserError, match=rf"system\.sampler\.num_steps={num_steps} .*{T}"):
         sample(None, sampler, num_steps=num_steps)

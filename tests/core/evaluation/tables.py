@@ -1,4 +1,4 @@
-"""Score tables made by hand."""
+"""Artificial score tables for tests."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from core.evaluation.scores import Scores, ScoreTable
 
 
 def scores(accuracy, loss=None, num_images=40, with_wrong=True, seed=0) -> Scores:
-    """Scores with these accuracies; random images are wrong."""
+    """Make scores with these accuracies and random wrong images."""
     accuracy_M = np.asarray(accuracy, dtype=np.float64)
     loss_M = np.asarray(loss, dtype=np.float64) if loss is not None else 1 - accuracy_M
     wrong_MN = np.random.default_rng(seed).random((len(accuracy_M), num_images)) > accuracy_M[:, None]
@@ -14,6 +14,6 @@ def scores(accuracy, loss=None, num_images=40, with_wrong=True, seed=0) -> Score
 
 
 def table(source, test, val=None, identity="id", seed=0) -> ScoreTable:
-    """A table whose vectors are random."""
+    """Make a table with random vectors."""
     vectors_MD = np.random.default_rng(seed).normal(size=(len(test.accuracy_M), 6)).astype(np.float32)
     return ScoreTable(source, vectors_MD, {"test": test} | ({"val": val} if val is not None else {}), identity, 1.5)

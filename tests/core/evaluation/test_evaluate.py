@@ -1,4 +1,4 @@
-"""Every source is scored once, kept, and taken again only for the same question."""
+"""Every source is scored once, stored, and reused only with the same settings."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.evaluation.evaluate import evaluate
-from core.evaluation.kinds import Kind, kind_of
+from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
 from core.evaluation.store import Identity, ScoreStore
@@ -24,7 +24,7 @@ SPLITS = EVERY_SPLIT
 GIVEN = [
     Source(
         name,
-        kind_of(name),
+        infer_kind(name),
         vectors_MD.clone,
         ("test",) if name == "gaussian" else EVERY_SPLIT,
         needs_generator=name == "p_diff",
@@ -45,7 +45,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def score(run, tmp_path):
-    """`score(identity, reuse)` gives the tables, and the (source, split) pairs that were really scored."""
+    """Function that evaluates all sources; returns the tables and the (source, split) pairs that were not reused."""
 
     def session(identity="id", reuse=True, shared_identity="shared", run=run):
         current, scored = [], []
@@ -77,7 +77,7 @@ def score(run, tmp_path):
     return session
 
 
-def test_all_sources_are_scored_on_test_and_on_other_splits_those_among_which_one_is_chosen(score):
+def test_every_source_is_scored_on_its_splits_in_order(score):
     tables, scored = score()
     assert scored == ALL and list(tables) == [*MADE, "soup_original", "soup_p_diff"]
     for source, table in tables.items():
@@ -89,7 +89,7 @@ def test_all_sources_are_scored_on_test_and_on_other_splits_those_among_which_on
             np.testing.assert_allclose(split_scores.accuracy_M, expected[:, 0].numpy() + SPLITS.index(split))
 
 
-def test_the_same_question_is_not_scored_again(score):
+def test_tables_of_the_same_settings_are_reused(score):
     first, _ = score()
     again, scored = score()
     assert scored == []
@@ -101,14 +101,14 @@ def test_the_same_question_is_not_scored_again(score):
 OF_P_DIFF = [pair for pair in ALL if "p_diff" in pair[0]]
 
 
-@pytest.mark.parametrize("question", [{"identity": "other", "shared_identity": "another"}, {"reuse": False}])
-def test_another_question_is_scored_anew_and_kept(score, question):
+@pytest.mark.parametrize("changes", [{"identity": "other", "shared_identity": "another"}, {"reuse": False}])
+def test_tables_of_other_settings_are_scored_again_and_stored(score, changes):
     score()
-    assert score(**question)[1] == ALL
-    assert score(**question | {"reuse": True})[1] == []
+    assert score(**changes)[1] == ALL
+    assert score(**changes | {"reuse": True})[1] == []
 
 
-def test_another_generator_finds_what_does_not_depend_on_it(score, tmp_path):
+def test_another_generator_reuses_sources_that_need_no_generator(score, tmp_path):
     first, _ = score()
     second, scored = score(identity="other", run=RunDirectory(tmp_path / "second"))
     assert scored == OF_P_DIFF
@@ -118,7 +118,7 @@ def test_another_generator_finds_what_does_not_depend_on_it(score, tmp_path):
         np.testing.assert_array_equal(table.latents_ML, first[source].latents_ML)
 
 
-def test_a_damaged_table_is_scored_anew_and_named(score, run, caplog):
+def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, caplog):
     score()
     run.scores("gaussian").write_bytes(dict(damaged_copies(run.scores("gaussian")))["half"])
     with caplog.at_level(logging.WARNING):
@@ -127,13 +127,13 @@ def test_a_damaged_table_is_scored_anew_and_named(score, run, caplog):
     assert score()[1] == []
 
 
-def test_an_interrupted_scoring_goes_on_with_the_next_source(score, run):
+def test_interrupted_scoring_resumes_with_the_next_source(score, run):
     score()
     run.scores("p_diff").unlink()
     assert score()[1] == [("p_diff", split) for split in SPLITS]
 
 
-def test_each_table_keeps_the_kind_of_its_source(score, run):
+def test_each_table_stores_the_kind_of_its_source(score, run):
     tables, _ = score()
     assert [table.stored_kind for table in tables.values()] == [
         Kind.ORIGINAL, Kind.FREE, Kind.GENERATED, Kind.FREE, Kind.SOUP, Kind.SOUP,
@@ -157,8 +157,8 @@ def test_without_a_checkpoints_file_nothing_is_shared(run, tmp_path):
     assert store.get(GIVEN[0]) is not None and store.get(GIVEN[1]) is None
 
 
-def test_an_identity_is_that_of_its_settings_and_the_shared_one_knows_no_generator():
-    one, other = (Identity.of({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
+def test_an_identity_follows_from_its_settings_and_the_shared_one_ignores_the_generator():
+    one, other = (Identity.from_settings({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
     assert one.shared == other.shared and len({one.run, other.run, one.shared}) == 3
-    assert Identity.of({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
-    assert Identity.of({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared
+    assert Identity.from_settings({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
+    assert Identity.from_settings({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared

@@ -1,4 +1,4 @@
-"""Measures over score tables against loops by hand and against scikit-learn and scipy."""
+"""Measures over score tables, compared with plain loops, scikit-learn and scipy."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from sklearn.metrics import jaccard_score
 from core.evaluation import metrics
 from core.evaluation.metrics import (
     Spacing,
+    find_most_alike,
     iou_matrix,
     l2_matrix,
     max_iou,
     min_l2,
-    most_alike,
     near_copies,
     summarize,
     variance_kept,
@@ -50,7 +50,7 @@ def iou_by_hand(a_N, b_N):
     return both / either
 
 
-def test_iou_is_that_of_the_definition_and_of_scikit_learn(wrong_MN, reference_KN):
+def test_iou_agrees_with_the_definition_and_with_scikit_learn(wrong_MN, reference_KN):
     by_hand = [[iou_by_hand(a_N, b_N) for b_N in reference_KN] for a_N in wrong_MN]
     library = [[jaccard_score(a_N, b_N) for b_N in reference_KN] for a_N in wrong_MN]
     np.testing.assert_allclose(iou_matrix(wrong_MN, reference_KN), by_hand, rtol=1e-6)
@@ -62,7 +62,7 @@ def test_iou_of_known_sets():
     np.testing.assert_allclose(iou_matrix(wrong_MN, wrong_MN), [[1, 0, 2 / 3], [0, 1, 1 / 3], [2 / 3, 1 / 3, 1]])
 
 
-def test_models_without_errors_are_alike_and_unlike_any_other():
+def test_models_without_errors_have_iou_1_with_each_other_and_0_with_other_models():
     perfect, other = np.zeros((1, 4), dtype=bool), np.array([[1, 0, 0, 0]], dtype=bool)
     assert iou_matrix(perfect, perfect).tolist() == [[1]] and iou_matrix(perfect, other).tolist() == [[0]]
 
@@ -79,7 +79,7 @@ def test_max_iou_is_the_largest_over_the_references(wrong_MN, reference_KN):
     np.testing.assert_allclose(max_iou(wrong_MN, reference_KN), expected, rtol=1e-6)
 
 
-def test_a_model_is_left_out_of_its_own_references_only_where_that_is_said(wrong_MN):
+def test_a_model_is_left_out_of_its_own_references_only_with_same(wrong_MN):
     expected = [max(iou_by_hand(wrong_MN[i], wrong_MN[j]) for j in range(M) if j != i) for i in range(M)]
     np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN, same=True), expected, rtol=1e-6)
     np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN), np.ones(M))
@@ -103,36 +103,36 @@ def test_within_iou_is_the_mean_over_pairs_of_different_models(wrong_MN):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, M, M + 1])
-def test_no_similarity_depends_on_how_many_models_are_compared_at_a_time(wrong_MN, reference_KN, rows, monkeypatch):
+def test_no_similarity_depends_on_the_size_of_blocks(wrong_MN, reference_KN, rows, monkeypatch):
     whole = [
         iou_matrix(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, reference_KN),
+        *find_most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
     monkeypatch.setattr(metrics, "ROWS", rows)
     blocks = [
         iou_matrix(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, reference_KN),
-        *most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, reference_KN),
+        *find_most_alike(wrong_MN, wrong_MN, same=True),
         within_iou(wrong_MN),
     ]
     for once, again in zip(whole, blocks, strict=True):
         np.testing.assert_allclose(again, once, rtol=1e-12)
 
 
-def test_the_most_alike_reference_is_the_one_of_the_largest_similarity(wrong_MN, reference_KN):
-    largest_M, which_M = most_alike(wrong_MN, reference_KN)
+def test_the_most_alike_reference_has_the_largest_iou(wrong_MN, reference_KN):
+    largest_M, which_M = find_most_alike(wrong_MN, reference_KN)
     similarity_MK = iou_matrix(wrong_MN, reference_KN)
     assert (
         which_M.tolist() == similarity_MK.argmax(axis=1).tolist()
         and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
     )
     twins = np.concatenate([wrong_MN, wrong_MN])
-    assert most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
+    assert find_most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
 
 
-def test_distances_are_those_of_scipy(vectors_MD, random):
+def test_distances_agree_with_scipy(vectors_MD, random):
     reference_KD = random.normal(size=(K, D))
     np.testing.assert_allclose(l2_matrix(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD), rtol=1e-6)
     np.testing.assert_allclose(min_l2(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD).min(axis=1), rtol=1e-6)
@@ -145,18 +145,18 @@ def test_the_distance_of_a_near_copy_keeps_its_digits(random):
 
 
 @pytest.mark.parametrize("columns", [1, 4, D, D + 1])
-def test_no_distance_depends_on_how_many_numbers_are_compared_at_a_time(vectors_MD, random, columns, monkeypatch):
+def test_no_distance_depends_on_the_size_of_blocks(vectors_MD, random, columns, monkeypatch):
     reference_KD = random.normal(size=(K, D))
     monkeypatch.setattr(metrics, "COLUMNS", columns)
     np.testing.assert_allclose(l2_matrix(vectors_MD, reference_KD), cdist(vectors_MD, reference_KD), rtol=1e-12)
 
 
 def test_the_spacing_of_a_right_triangle():
-    spacing = Spacing.of(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
+    spacing = Spacing.measure(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
     assert spacing.smallest == 3 and spacing.mean == pytest.approx(4)
 
 
-def test_the_variance_kept_is_all_for_copies_none_for_the_mean_and_unknown_without_any():
+def test_the_variance_kept_is_1_for_copies_0_for_the_mean_and_none_for_equal_originals():
     original_KD = np.random.default_rng(0).normal(3.0, 2.0, size=(50, 7))
     deviation_KD = original_KD - original_KD.mean(axis=0)
     assert variance_kept(original_KD, original_KD) == 1
@@ -166,20 +166,20 @@ def test_the_variance_kept_is_all_for_copies_none_for_the_mean_and_unknown_witho
     assert variance_kept(np.zeros((3, 7)), np.ones((3, 7))) is None
 
 
-def test_near_copies_lie_nearer_than_any_two_originals_to_each_other():
+def test_near_copies_are_closer_than_any_two_originals_to_each_other():
     assert near_copies(np.array([0.0, 2.9, 3.0, 9.0]), Spacing(smallest=3.0, mean=4.0)) == 0.5
 
 
-def test_an_exact_copy_is_a_near_copy_even_of_originals_that_are_equal():
+def test_an_exact_copy_is_a_near_copy_even_if_originals_are_equal():
     assert near_copies(np.array([0.0, 0.1]), Spacing(smallest=0.0, mean=1.0)) == 0.5
 
 
-def test_the_mean_of_scattered_originals_counts_as_near_although_it_copies_none(random):
+def test_the_mean_of_scattered_originals_counts_as_a_near_copy_without_being_one(random):
     vectors_KD = random.normal(size=(20, 500))
-    assert near_copies(min_l2(vectors_KD.mean(axis=0, keepdims=True), vectors_KD), Spacing.of(vectors_KD)) == 1
+    assert near_copies(min_l2(vectors_KD.mean(axis=0, keepdims=True), vectors_KD), Spacing.measure(vectors_KD)) == 1
 
 
-def test_a_vector_is_left_out_of_its_own_references_only_where_that_is_said(vectors_MD):
+def test_a_vector_is_left_out_of_its_own_references_only_with_same(vectors_MD):
     distances = cdist(vectors_MD, vectors_MD)
     assert min_l2(vectors_MD, vectors_MD) == pytest.approx(np.zeros(M))
     np.testing.assert_allclose(
@@ -204,7 +204,7 @@ def test_one_model_has_no_spread():
     assert "accuracy_std" not in summarize(np.array([0.5]))
 
 
-def test_the_best_end_of_a_summary_is_the_lower_one_where_less_is_better():
+def test_the_best_value_of_a_summary_is_the_lowest_if_lower_is_better():
     distance = Metric("fid", "distance", higher_is_better=False)
     row = summarize(np.array([3.0, 1.0, 2.0]), distance)
     assert (row["accuracy_best"], row["accuracy_median"], row["accuracy_worst"]) == (1.0, 2.0, 3.0)

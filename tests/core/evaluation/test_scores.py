@@ -1,5 +1,6 @@
-"""Score tables on disk."""
+"""Score tables on disk, and selection of a model by its scores."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +20,8 @@ def saved(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("num_images", [1, 8, 13, 40])  # masks are packed eight to a byte
-def test_everything_survives_the_disk_in_its_order(tmp_path, num_images):
+@pytest.mark.parametrize("num_images", [1, 8, 13, 40])  # Masks are packed into bytes of eight images.
+def test_a_table_survives_the_disk(tmp_path, num_images):
     before = table(
         "p_diff", scores([0.5, 0.9, 0.7], num_images=num_images), scores([0.4, 0.8, 0.6], num_images=7, seed=1)
     )
@@ -35,7 +36,7 @@ def test_everything_survives_the_disk_in_its_order(tmp_path, num_images):
             assert loaded.dtype == kept.dtype and loaded.shape == kept.shape
 
 
-def test_what_only_some_tables_hold_survives_the_disk_or_stays_absent(tmp_path, saved):
+def test_optional_parts_of_a_table_survive_the_disk_or_stay_absent(tmp_path, saved):
     vote, ece_M = Vote(accuracy=0.9, loss=0.25, ece=0.03), np.array([0.1, 0.2])
     latents_ML = np.arange(6, dtype=np.float32).reshape(2, 3)
     full = table("p_diff", replace(scores([0.5, 0.9]), ece_M=ece_M, vote=vote), scores([0.5, 0.9]))
@@ -49,7 +50,7 @@ def test_what_only_some_tables_hold_survives_the_disk_or_stays_absent(tmp_path, 
     assert ScoreTable.load(saved).latents_ML is None
 
 
-def test_a_task_without_right_and_wrong_images_has_no_mask(tmp_path):
+def test_a_task_without_wrong_images_has_no_mask(tmp_path):
     table("p_diff", scores([0.5, 0.9], with_wrong=False)).save(tmp_path / "p_diff.npz")
     assert ScoreTable.load(tmp_path / "p_diff.npz").scores["test"].wrong_MN is None
 
@@ -61,9 +62,8 @@ def test_a_source_with_a_dot_keeps_its_name(saved):
 @pytest.mark.parametrize("damage", ["empty", "cut inside the header", "half", "last byte missing", "other content"])
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
-    with pytest.raises(UserError, match="cannot read the scores") as error:
+    with pytest.raises(UserError, match=re.escape(str(saved))):
         ScoreTable.load(saved)
-    assert str(saved) in str(error.value)
 
 
 def test_a_foreign_file_is_named(saved):
@@ -86,7 +86,7 @@ def test_a_file_that_would_run_code_is_refused(saved):
 
 def test_a_full_disk_keeps_the_old_table(saved, full_disk):
     before = saved.read_bytes()
-    with full_disk(), pytest.raises(UserError, match=r"cannot write .*noised_0\.05\.npz"):
+    with full_disk(), pytest.raises(UserError, match=r"noised_0\.05\.npz"):
         table("noised_0.05", scores([0.5] * 5000)).save(saved)
     assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -96,17 +96,17 @@ def made(accuracy, loss, metric=ACCURACY) -> Scores:
 
 
 def test_the_best_model_has_the_highest_accuracy_and_among_equals_the_lowest_loss():
-    assert made([0.5, 0.9, 0.7], [0.1, 9.0, 0.1]).best() == 1
-    assert made([0.9, 0.5, 0.9, 0.9], [0.3, 0.1, 0.2, 0.4]).best() == 2
-    assert made([0.5], [1.0]).best() == 0
+    assert made([0.5, 0.9, 0.7], [0.1, 9.0, 0.1]).pick_best() == 1
+    assert made([0.9, 0.5, 0.9, 0.9], [0.3, 0.1, 0.2, 0.4]).pick_best() == 2
+    assert made([0.5], [1.0]).pick_best() == 0
 
 
 def test_the_least_loss_and_among_equals_the_highest_accuracy():
-    assert made([0.9, 0.5, 0.7], [0.2, 0.1, 0.3]).least_loss() == 1
-    assert made([0.5, 0.9, 0.7], [0.1, 0.1, 0.1]).least_loss() == 1
+    assert made([0.9, 0.5, 0.7], [0.2, 0.1, 0.3]).pick_least_loss() == 1
+    assert made([0.5, 0.9, 0.7], [0.1, 0.1, 0.1]).pick_least_loss() == 1
 
 
-@pytest.mark.parametrize("choose", [Scores.best, Scores.least_loss])
+@pytest.mark.parametrize("choose", [Scores.pick_best, Scores.pick_least_loss])
 def test_a_model_that_diverged_is_chosen_last(choose):
     assert choose(made([0.5, 0.5], [np.nan, 3.0])) == 1
 
@@ -114,17 +114,17 @@ def test_a_model_that_diverged_is_chosen_last(choose):
 DISTANCE = Metric("fid", "distance", higher_is_better=False)
 
 
-def test_where_less_is_better_the_lowest_is_the_best():
+def test_the_lowest_value_is_the_best_if_lower_is_better():
     scored = made([3.0, 1.0, 2.0, 1.0], [0.1, 0.3, 0.1, 0.2], DISTANCE)
-    assert scored.ranking().tolist() == [3, 1, 2, 0] and scored.best() == 3 and scored.least_loss() == 2
+    assert scored.rank().tolist() == [3, 1, 2, 0] and scored.pick_best() == 3 and scored.pick_least_loss() == 2
     assert (DISTANCE.sign, ACCURACY.sign) == (-1, 1)
 
 
-def test_what_is_wrong_is_only_asked_where_the_task_has_such():
-    with pytest.raises(ValueError, match="which items are wrong"):
-        made([0.5], [1.0]).known_wrong()
+def test_wrong_images_are_required_to_be_known():
+    with pytest.raises(ValueError, match="wrong_MN"):
+        made([0.5], [1.0]).require_wrong()
     known = scores([0.5, 0.9])
-    assert known.known_wrong() is known.wrong_MN
+    assert known.require_wrong() is known.wrong_MN
 
 
 def test_another_metric_survives_the_disk_and_accuracy_adds_nothing_to_the_file(tmp_path, saved):
@@ -135,7 +135,7 @@ def test_another_metric_survives_the_disk_and_accuracy_adds_nothing_to_the_file(
         assert not any("metric" in name for name in file)
 
 
-def test_the_kind_of_a_table_is_what_its_file_says_else_what_its_name_says(tmp_path, saved):
+def test_the_kind_of_a_table_is_stored_or_else_inferred_from_its_name(tmp_path, saved):
     assert ScoreTable.load(saved).kind is Kind.FREE and ScoreTable.load(saved).stored_kind is None
     replace(ScoreTable.load(saved), stored_kind=Kind.TRAINED).save(tmp_path / "own_name.npz")
     assert ScoreTable.load(tmp_path / "own_name.npz").kind is Kind.TRAINED

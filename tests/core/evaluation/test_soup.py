@@ -1,4 +1,4 @@
-"""A greedy soup, with models that are one number and whose best average is known."""
+"""Greedy soups of models that are single numbers, so that the best average is known."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 
 from core.evaluation.kinds import Kind
 from core.evaluation.scores import Metric, Scores, ScoreTable
-from core.evaluation.soup import greedy_soup, soups
+from core.evaluation.soup import greedy_soup, list_soups
 
-VALUES = [0.2, 0.4, 0.9, 0.7]  # the nearer to 0.5, the better
+VALUES = [0.2, 0.4, 0.9, 0.7]  # A value is better the nearer it is to 0.5.
 
 
 def score_fn(vectors_MD):
@@ -19,13 +19,13 @@ def score_fn(vectors_MD):
 @pytest.mark.parametrize(
     "num_candidates, expected",
     [
-        (1, 0.4),  # the best alone
-        (2, (0.4 + 0.7) / 2),  # 0.55 is nearer to 0.5 than 0.4 is
-        (4, (0.4 + 0.7) / 2),  # neither 0.2 nor 0.9 makes it better
+        (1, 0.4),  # Only the best model is tried.
+        (2, (0.4 + 0.7) / 2),  # 0.55 is nearer to 0.5 than 0.4 is.
+        (4, (0.4 + 0.7) / 2),  # Neither 0.2 nor 0.9 improves the average.
         (99, (0.4 + 0.7) / 2),
     ],
 )
-def test_from_the_best_down_a_model_joins_where_the_average_does_not_get_worse(num_candidates, expected):
+def test_models_join_best_first_if_the_average_does_not_get_worse(num_candidates, expected):
     vectors_MD = torch.tensor(VALUES)[:, None]
     before = vectors_MD.clone()
     soup = greedy_soup(vectors_MD, score_fn(vectors_MD), score_fn, num_candidates=num_candidates)
@@ -52,7 +52,7 @@ def test_the_soup_of_one_model_is_a_copy_of_it():
     assert vectors_MD.item() == pytest.approx(0.4)
 
 
-def test_where_less_is_better_a_model_joins_as_long_as_the_average_does_not_get_larger():
+def test_a_model_joins_if_the_average_does_not_get_larger_when_lower_is_better():
     distance = Metric("distance", "from 0.5", higher_is_better=False)
 
     def distances(vectors_MD):
@@ -64,9 +64,9 @@ def test_where_less_is_better_a_model_joins_as_long_as_the_average_does_not_get_
     assert soup.item() == pytest.approx((0.4 + 0.7) / 2)
 
 
-def test_the_soups_are_made_from_tables_that_are_scored_by_then():
+def test_soups_use_tables_that_are_added_before_they_are_made():
     tables = {}
-    original, generated = soups(tables, score_fn, 1)
+    original, generated = list_soups(tables, score_fn, 1)
     assert (original.name, original.kind, original.needs_generator) == ("soup_original", Kind.SOUP, False)
     assert (generated.name, generated.kind, generated.needs_generator) == ("soup_p_diff", Kind.SOUP, True)
     assert original.splits == generated.splits == ("val", "test")

@@ -1,19 +1,19 @@
-"""What is scored: each source by name, drawn by itself."""
+"""Sources of weights: their names, sizes, kinds and independence of each other."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from core.evaluation.kinds import Kind, family_of, kind_of
-from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, sources
+from core.evaluation.kinds import Kind, get_family, infer_kind
+from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, list_sources
 
 OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
 
 @pytest.fixture
 def listed(tiny_checkpoints, tiny_generator):
-    """`listed(options, seed, checkpoints)`: every source."""
+    """Function that returns all sources for some options, seed and checkpoints."""
 
     def build(options=OPTIONS, seed=0, checkpoints=tiny_checkpoints):
         generated_MD = torch.full((3, 60), 7.0)
@@ -24,14 +24,14 @@ def listed(tiny_checkpoints, tiny_generator):
             options=options,
             seed=seed,
         )
-        return sources(material, lambda vectors_MD: vectors_MD + 100)
+        return list_sources(material, lambda vectors_MD: vectors_MD + 100)
 
     return build
 
 
 @pytest.fixture
 def make(listed):
-    """`make(options, seed, checkpoints)`: by name, what makes the vectors of each source."""
+    """Function that returns the `make` of every source by name, for some options, seed and checkpoints."""
 
     def build(*args, **kwargs):
         return {source.name: source.make for source in listed(*args, **kwargs)}
@@ -56,7 +56,7 @@ def test_every_source_has_its_name_and_its_number_of_models(make):
     }
 
 
-def test_the_plain_sources_are_what_they_are_called(make, tiny_checkpoints, tiny_generator):
+def test_the_sources_that_draw_nothing_hold_the_right_vectors(make, tiny_checkpoints, tiny_generator):
     made = make()
     assert torch.equal(made["original"](), tiny_checkpoints.vectors_KD)
     torch.testing.assert_close(made["ensemble"]()[0], tiny_checkpoints.vectors_KD.mean(dim=0))
@@ -79,7 +79,7 @@ def test_each_noise_level_uses_its_own_sigma(make, tiny_checkpoints):
     assert distance("noised_0.1") == pytest.approx(10 * distance("noised_0.01"), rel=0.3)
 
 
-def test_a_source_is_the_same_whatever_else_is_made_and_in_whatever_order(make):
+def test_a_source_does_not_depend_on_other_sources_or_their_order(make):
     first = {name: vectors() for name, vectors in make().items()}
     fewer = make(SourceOptions(num_baselines=5, noise=(), average_of=4))
     for name in reversed(fewer):
@@ -89,7 +89,7 @@ def test_a_source_is_the_same_whatever_else_is_made_and_in_whatever_order(make):
         assert not torch.equal(other[name](), first[name]), name
 
 
-def test_making_every_source_alters_no_checkpoint(make, tiny_checkpoints):
+def test_making_the_sources_does_not_change_the_checkpoints(make, tiny_checkpoints):
     before = tiny_checkpoints.vectors_KD.clone()
     for vectors in make().values():
         vectors()
@@ -102,18 +102,18 @@ def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_th
 ):
     vectors_KD = torch.randn(k, 60)
     checkpoints = replace(tiny_checkpoints, vectors_KD=vectors_KD, accuracy_K=torch.rand(k))
-    averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if family_of(name) == "average"]
+    averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if get_family(name) == "average"]
     assert averages == [name]
 
 
-def test_no_noise_level_at_all_is_a_choice(make):
-    assert not any(family_of(name) == "noised" for name in make(SourceOptions(noise=())))
+def test_the_list_of_noise_levels_may_be_empty(make):
+    assert not any(get_family(name) == "noised" for name in make(SourceOptions(noise=())))
 
 
-def test_a_source_says_its_kind_its_splits_and_whether_it_needs_the_generator(listed):
-    said = {source.name: (source.kind, source.splits, source.needs_generator) for source in listed()}
+def test_each_source_has_its_kind_its_splits_and_its_need_of_the_generator(listed):
+    found = {source.name: (source.kind, source.splits, source.needs_generator) for source in listed()}
     free = (Kind.FREE, ("test",), False)
-    assert said == {
+    assert found == {
         "original": (Kind.ORIGINAL, EVERY_SPLIT, False),
         "ensemble": (Kind.FREE, EVERY_SPLIT, False),
         "p_diff": (Kind.GENERATED, EVERY_SPLIT, True),
@@ -128,10 +128,10 @@ def test_a_source_says_its_kind_its_splits_and_whether_it_needs_the_generator(li
     }
 
 
-def test_the_stored_name_of_a_source_says_its_kind(listed):
+def test_the_kind_of_a_source_is_inferred_from_its_name(listed):
     for source in listed():
-        assert kind_of(source.name) is source.kind
-    assert kind_of("soup_original") is kind_of("soup_p_diff") is Kind.SOUP
+        assert infer_kind(source.name) is source.kind
+    assert infer_kind("soup_original") is infer_kind("soup_p_diff") is Kind.SOUP
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_the_stored_name_of_a_source_says_its_kind(listed):
     [("noised_0.05", "noised"), ("average_16", "average"), ("gaussian_full", "gaussian_full"), ("p_diff", "p_diff")],
 )
 def test_a_family_is_the_name_without_its_number(name, family):
-    assert family_of(name) == family
+    assert get_family(name) == family

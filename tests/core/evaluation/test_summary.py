@@ -1,4 +1,4 @@
-"""metrics.json: what each row holds, and who chose the best model."""
+"""Rows of metrics.json, and the split that chooses the best model."""
 
 import json
 from dataclasses import replace
@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.evaluation.intervals import Bootstrap, interval
+from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, within_iou
 from core.evaluation.scores import Vote
-from core.evaluation.summary import summary, table_row
+from core.evaluation.summary import make_table_row, summarize_tables
 from tests.core.evaluation.tables import scores, table
 
 
 @pytest.fixture
 def tables():
-    """The model that is best on validation is not the one that is best on test."""
+    """Score tables in which validation and test have different best models."""
     return {
         "original": table(
             "original", scores([0.70, 0.80, 0.90, 0.60], seed=1), scores([0.8, 0.95, 0.7, 0.6], seed=2), seed=1
@@ -29,15 +29,15 @@ def tables():
 
 
 def test_the_papers_protocol_reports_the_best_on_test(tables):
-    assert summary(tables)["paper_protocol"] == {"original": 0.90, "ensemble": 0.85, "p_diff": 0.99}
+    assert summarize_tables(tables)["paper_protocol"] == {"original": 0.90, "ensemble": 0.85, "p_diff": 0.99}
 
 
 def test_the_held_out_protocol_chooses_on_validation_and_reports_on_test(tables):
-    assert summary(tables)["held_out_protocol"] == {"original": 0.80, "ensemble": 0.85, "p_diff": 0.65}
+    assert summarize_tables(tables)["held_out_protocol"] == {"original": 0.80, "ensemble": 0.85, "p_diff": 0.65}
 
 
 def test_there_is_one_row_per_source_in_their_order(tables):
-    rows = summary(tables)["table"]
+    rows = summarize_tables(tables)["table"]
     assert [(row["source"], row["n"]) for row in rows] == [
         ("original", 4),
         ("ensemble", 1),
@@ -48,7 +48,7 @@ def test_there_is_one_row_per_source_in_their_order(tables):
 
 def test_a_row_compares_with_the_originals_on_test(tables):
     row, scored, original = (
-        table_row(tables["p_diff"], tables["original"]),
+        make_table_row(tables["p_diff"], tables["original"]),
         tables["p_diff"].scores["test"],
         tables["original"],
     )
@@ -60,29 +60,29 @@ def test_a_row_compares_with_the_originals_on_test(tables):
 
 
 def test_the_originals_are_compared_with_the_other_originals(tables):
-    row = table_row(tables["original"], tables["original"])
+    row = make_table_row(tables["original"], tables["original"])
     assert row["max_iou_mean"] < 1 and row["min_l2_mean"] > 0
 
 
 def test_a_copy_of_the_originals_under_another_name_is_fully_similar(tables):
     copied = table("reconstructed", tables["original"].scores["test"], seed=1)
-    row = table_row(copied, tables["original"])
+    row = make_table_row(copied, tables["original"])
     assert row["max_iou_mean"] == 1 and row["min_l2_mean"] == 0
 
 
 def test_one_model_has_neither_a_spread_nor_a_similarity_within(tables):
-    row = table_row(tables["ensemble"], tables["original"])
+    row = make_table_row(tables["ensemble"], tables["original"])
     assert {"accuracy_std", "within_iou_mean"}.isdisjoint(row) and {"max_iou_mean", "min_l2_mean"} <= row.keys()
 
 
 def test_a_task_without_right_and_wrong_images_has_no_similarity(tables):
     originals = table("original", scores([0.5, 0.6], with_wrong=False))
-    row = table_row(table("p_diff", scores([0.5, 0.6], with_wrong=False), seed=9), originals)
+    row = make_table_row(table("p_diff", scores([0.5, 0.6], with_wrong=False), seed=9), originals)
     assert {"max_iou_mean", "within_iou_mean"}.isdisjoint(row) and row["min_l2_mean"] > 0
 
 
 def test_it_is_plain_json_without_nan(tables):
-    content = summary(tables)
+    content = summarize_tables(tables)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
@@ -96,11 +96,11 @@ def row_of(content, source):
 
 def test_a_row_holds_the_interval_of_its_mean(tables):
     bootstrap = Bootstrap(tables)
-    rows = summary(tables, bootstrap)["table"]
-    assert rows == summary(tables)["table"]
+    rows = summarize_tables(tables, bootstrap)["table"]
+    assert rows == summarize_tables(tables)["table"]
     for row in rows:
         assert (
-            row["accuracy_interval"] == interval(bootstrap.accuracy(row["source"]))
+            row["accuracy_interval"] == percentile_interval(bootstrap.draw_accuracy(row["source"]))
             and row["accuracy_interval"][0] < row["accuracy_interval"][1]
         )
 
@@ -110,45 +110,48 @@ def test_one_model_without_known_images_has_no_interval():
         name: table(name, scores([0.5] * n, with_wrong=False), scores([0.5] * n))
         for name, n in (("original", 3), ("ensemble", 1), ("p_diff", 2))
     }
-    assert [row["source"] for row in summary(plain)["table"] if "accuracy_interval" in row] == ["original", "p_diff"]
+    assert [row["source"] for row in summarize_tables(plain)["table"] if "accuracy_interval" in row] == [
+        "original",
+        "p_diff",
+    ]
 
 
 def test_a_row_measures_distance_by_the_spacing_of_the_originals(tables):
-    row, original_KD = row_of(summary(tables), "p_diff"), tables["original"].vectors_MD
-    spacing, nearest_M = Spacing.of(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
+    row, original_KD = row_of(summarize_tables(tables), "p_diff"), tables["original"].vectors_MD
+    spacing, nearest_M = Spacing.measure(original_KD), min_l2(tables["p_diff"].vectors_MD, original_KD)
     assert row["min_l2_relative_mean"] == pytest.approx(nearest_M.mean() / spacing.mean)
     assert row["near_copies"] == near_copies(nearest_M, spacing)
 
 
 def test_the_originals_have_no_near_copies_but_a_relative_distance_below_one(tables):
-    row = row_of(summary(tables), "original")
+    row = row_of(summarize_tables(tables), "original")
     assert "near_copies" not in row and 0 < row["min_l2_relative_mean"] <= 1
 
 
 def test_originals_that_are_all_equal_give_no_relative_distance(tables):
     tables["original"] = replace(tables["original"], vectors_MD=np.ones((4, 6), np.float32))
-    row = row_of(summary(tables), "p_diff")
+    row = row_of(summarize_tables(tables), "p_diff")
     assert "min_l2_relative_mean" not in row and row["near_copies"] == 0
 
 
-def test_one_original_is_compared_with_none(tables):
+def test_a_single_original_has_no_measure_of_similarity(tables):
     tables["original"] = table("original", scores([0.7]), scores([0.8]))
-    content = summary(tables)
+    content = summarize_tables(tables)
     assert {"max_iou_mean", "min_l2_mean"}.isdisjoint(row_of(content, "original"))
     assert "min_l2_mean" in row_of(content, "p_diff") and {"near_copies", "min_l2_relative_mean"}.isdisjoint(
         row_of(content, "p_diff")
     )
 
 
-def test_calibration_is_reported_where_it_was_measured(tables):
+def test_calibration_is_reported_if_it_was_measured(tables):
     tables["p_diff"] = with_test(tables["p_diff"], ece_M=np.array([0.1, 0.2, 0.6]))
-    content = summary(tables)
+    content = summarize_tables(tables)
     assert row_of(content, "p_diff")["ece_mean"] == pytest.approx(0.3) and "ece_mean" not in row_of(content, "original")
 
 
 def test_a_loss_that_is_not_finite_is_not_reported(tables):
     tables["p_diff"] = with_test(tables["p_diff"], loss_M=np.array([0.1, np.nan, 0.1]), vote=Vote(0.5, np.inf, 0.1))
-    content = summary(tables)
+    content = summarize_tables(tables)
     assert "loss_mean" not in row_of(content, "p_diff")
     assert {"source": "p_diff", "method": "soft vote", "n_models": 3, "accuracy": 0.5, "ece": 0.1} in content[
         "combination"
@@ -162,7 +165,7 @@ def test_each_rule_of_selection_uses_the_split_it_names(tables):
             [0.1] * len(tables[source].vectors_MD), loss=[3.0, 2.0, 1.0, 4.0][: len(tables[source].vectors_MD)]
         )
         tables[source] = replace(tables[source], scores={**tables[source].scores, "train": train})
-    rows = summary(tables)["selection"]
+    rows = summarize_tables(tables)["selection"]
     assert [tuple(row.values()) for row in rows] == [
         ("original", "val_accuracy", 0.80, False),
         ("original", "val_loss", 0.80, False),
@@ -177,7 +180,7 @@ def test_each_rule_of_selection_uses_the_split_it_names(tables):
 
 
 def test_a_rule_whose_split_was_not_scored_has_no_row(tables):
-    assert "train_loss" not in {row["chosen_by"] for row in summary(tables)["selection"]}
+    assert "train_loss" not in {row["chosen_by"] for row in summarize_tables(tables)["selection"]}
 
 
 def test_the_loss_rule_follows_the_loss_and_not_the_accuracy(tables):
@@ -185,15 +188,17 @@ def test_the_loss_rule_follows_the_loss_and_not_the_accuracy(tables):
         tables["p_diff"], scores={**tables["p_diff"].scores, "val": scores([0.9, 0.8, 0.1], loss=[0.5, 0.6, 0.4])}
     )
     chosen = {
-        row["chosen_by"]: row["test_accuracy"] for row in summary(tables)["selection"] if row["source"] == "p_diff"
+        row["chosen_by"]: row["test_accuracy"]
+        for row in summarize_tables(tables)["selection"]
+        if row["source"] == "p_diff"
     }
     assert chosen == {"val_accuracy": 0.75, "val_loss": 0.99, "test_accuracy": 0.99}
 
 
-def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
+def test_combinations_follow_the_model_chosen_on_validation(tables):
     tables["original"] = with_test(tables["original"], vote=Vote(0.91, 0.3, 0.02), ece_M=np.array([0.4, 0.3, 0.2, 0.1]))
     tables["soup_original"] = table("soup_original", scores([0.88], loss=[0.4]), scores([0.9]))
-    assert summary(tables)["combination"] == [
+    assert summarize_tables(tables)["combination"] == [
         {
             "source": "original",
             "method": "one model",
@@ -215,10 +220,10 @@ def test_combinations_stand_beside_one_model_chosen_on_validation(tables):
     ]
 
 
-def test_soups_are_no_rows_of_the_table(tables):
-    before = summary(tables)["table"]
+def test_soups_have_no_row_in_the_table(tables):
+    before = summarize_tables(tables)["table"]
     for source in ("original", "p_diff"):
         tables[f"soup_{source}"] = table(f"soup_{source}", scores([0.9]), scores([0.9]))
-    content = summary(tables)
+    content = summarize_tables(tables)
     assert content["table"] == before
     assert [row["source"] for row in content["combination"] if row["method"] == "greedy soup"] == ["original", "p_diff"]

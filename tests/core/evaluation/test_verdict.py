@@ -1,22 +1,30 @@
-"""The verdict on made-up models whose truth is known: linear classifiers scattered around the true one."""
+"""The verdict on artificial models whose quality is known: linear classifiers scattered around the true one."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
-from core.evaluation.audit import audit, judged
+from core.evaluation.audit import audit, decide_difference
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.scores import ACCURACY, MAX_IOU, Scores, ScoreTable
-from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict, outcome
-from core.report.sentences import worded
+from core.evaluation.verdict import (
+    Comparison,
+    Decision,
+    Difference,
+    Novelty,
+    Outcome,
+    Standing,
+    Verdict,
+    decide_outcome,
+)
 
 K, N, D = 30, 600, 20
+BETTER, WORSE, UNDECIDED = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
 
 
 class World:
-    """Images with 5 % wrong labels, and originals around the true classifier; scores follow from the vectors."""
+    """Images with 5% wrong labels, and originals around the true classifier; scores follow from the vectors."""
 
     def __init__(self, seed=0, with_wrong=True):
         self.random, self.with_wrong = np.random.default_rng(seed), with_wrong
@@ -50,7 +58,7 @@ class World:
 
     def verdict(self, generated_MD, **others):
         tables = self.tables(generated_MD, **others)
-        return worded(audit(tables, Bootstrap(tables, draws=500)))
+        return audit(tables, Bootstrap(tables, draws=500))
 
 
 @pytest.fixture
@@ -58,193 +66,135 @@ def world():
     return World()
 
 
-def by_baseline(content, key):
-    return {row["baseline"]: row[key] for row in content["comparisons"]}
+def outcomes(verdict):
+    """The outcome of every comparison, by baseline."""
+    return {row.baseline.source: row.outcome for row in verdict.comparisons}
+
+
+def accuracy_decisions(verdict):
+    """The decision on the accuracy axis of every comparison, by baseline."""
+    return {row.baseline.source: row.accuracy.decision for row in verdict.comparisons}
 
 
 def test_a_copy_of_the_originals_is_memorized_and_dominated(world):
-    content = world.verdict(world.originals_KD[world.random.permutation(K)])
-    assert set(by_baseline(content, "outcome").values()) == {"is dominated"}
-    assert (
-        by_baseline(content, "accuracy_is")["original"] == "undecided"
-        and by_baseline(content, "max_iou_is")["original"] == "worse"
-    )
-    assert content["near_copies"]["p_diff"] == 1 and content["p_diff"]["max_iou_mean"] == 1
-    assert content["novelty"] == "memorized" and content["averaging"][0]["gain_difference"]["is"] == "worse"
-    assert (
-        content["sentences"][0].startswith("No, a generated model falls short")
-        and "memorized rather than new (maximum IoU 1.000" in content["sentences"][0]
-    )
+    verdict = world.verdict(world.originals_KD[world.random.permutation(K)])
+    assert set(outcomes(verdict).values()) == {Outcome.IS_DOMINATED}
+    original, average = verdict.get_comparison("original"), verdict.get_comparison("average_8")
+    assert original.accuracy.decision is UNDECIDED and original.max_iou.decision is WORSE
+    assert verdict.near_copies["p_diff"] == 1 and verdict.p_diff.max_iou_mean == 1
+    assert verdict.novelty is Novelty.MEMORIZED
+    assert average.accuracy.decision is verdict.averaging[0].gain_difference.decision is WORSE
 
 
-def test_an_autoencoder_that_forgets_what_sets_checkpoints_apart_is_named(world):
+@pytest.mark.parametrize("share", [0.9, 0.1, 0.0])
+def test_the_variance_that_the_autoencoder_keeps_is_measured(world, share):
     mean_D, originals_KD = world.originals_KD.mean(axis=0), world.originals_KD
-    for share, said in ((0.1, True), (0.9, False)):  # of the way from the mean to the original
-        content = world.verdict(world.averages(30), reconstructed=mean_D + share * (originals_KD - mean_D))
-        assert (content["variance_kept"] < 0.5) == said == ("caution" in content)
-    content = world.verdict(world.averages(30), reconstructed=mean_D + 0 * originals_KD)
-    assert (
-        content["caution"] in content["sentences"]
-        and "keeps nothing" in content["caution"]
-        and "system/autoencoder=chunked" in content["caution"]
-    )
-    assert "variance_kept" not in world.verdict(world.averages(30)), "nothing was reconstructed"
+    verdict = world.verdict(world.averages(30), reconstructed=mean_D + share * (originals_KD - mean_D))
+    assert verdict.variance_kept == pytest.approx(1 - (1 - share) ** 2, abs=1e-4)
 
 
-def test_better_than_an_average_that_is_worth_nothing_is_not_called_good(world):
-    """As with checkpoints of independent trainings, whose average is at chance."""
-    content = world.verdict(world.around(world.target_D, 2.0, 30), average_8=world.around(-world.target_D, 0.5, 30))
-    assert by_baseline(content, "accuracy_is") | {"average_8": "better", "original": "worse"} == by_baseline(
-        content, "accuracy_is"
-    )
-    assert (
-        content["sentences"][0].startswith("Yes, a generated model beats an average")
-        and ") but falls short of the originals (-" in content["sentences"][0]
-    )
-    good = world.verdict(world.around(world.target_D, 0.15, 30))
-    assert "falls short" not in good["sentences"][0]
+def test_no_variance_is_measured_without_reconstructions(world):
+    assert world.verdict(world.averages(30)).variance_kept is None
 
 
-def test_means_of_the_originals_tie_with_averages_and_are_not_called_memorized(world):
-    content = world.verdict(world.averages(30))
-    outcomes = by_baseline(content, "outcome")
-    assert (
-        outcomes["average_8"] == "tie"
-        and outcomes["original"] == outcomes["noised_0.3"] == "dominates"
-        and outcomes["ensemble"] == "is dominated"
-    )
-    row = content["averaging"][0]
-    assert (row["p_diff_gain"]["is"], row["average_gain"]["is"], row["gain_difference"]["is"]) == (
-        "better",
-        "better",
-        "undecided",
-    )
-    assert content["novelty"] == "as close as an average"
-    assert (
-        content["sentences"][0].startswith("No, a generated model does not measurably beat")
-        and "no newer than such an average" in content["sentences"][0]
-    )
+def test_models_can_beat_a_worthless_average_and_still_be_worse_than_the_originals(world):
+    """The average of independently trained checkpoints has chance accuracy."""
+    verdict = world.verdict(world.around(world.target_D, 2.0, 30), average_8=world.around(-world.target_D, 0.5, 30))
+    decisions = accuracy_decisions(verdict)
+    assert (decisions["average_8"], decisions["original"]) == (BETTER, WORSE) and verdict.best_average == "average_8"
+    good = accuracy_decisions(world.verdict(world.around(world.target_D, 0.15, 30)))
+    assert (good["average_8"], good["original"]) == (BETTER, BETTER)
+
+
+def test_means_of_the_originals_tie_with_averages_and_are_not_memorized(world):
+    verdict = world.verdict(world.averages(30))
+    found = outcomes(verdict)
+    assert found["average_8"] is Outcome.TIE and found["ensemble"] is Outcome.IS_DOMINATED
+    assert found["original"] is found["noised_0.3"] is Outcome.DOMINATES
+    row = verdict.averaging[0]
+    assert row.p_diff_gain.decision is row.average_gain.decision is BETTER
+    assert row.gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is UNDECIDED
+    assert verdict.novelty is Novelty.AS_CLOSE
 
 
 def test_better_and_newer_models_dominate_everything(world):
-    content = world.verdict(world.around(world.target_D, 0.15, 30))
-    assert set(by_baseline(content, "outcome").values()) == {"dominates"}
+    verdict = world.verdict(world.around(world.target_D, 0.15, 30))
+    assert set(outcomes(verdict).values()) == {Outcome.DOMINATES}
+    assert verdict.novelty is Novelty.NEWER
     assert (
-        content["novelty"] == "newer than an average" and content["averaging"][0]["gain_difference"]["is"] == "better"
-    )
-    assert (
-        content["sentences"][0].startswith("Yes, a generated model beats")
-        and "it is newer than such an average" in content["sentences"][0]
+        verdict.averaging[0].gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is BETTER
     )
 
 
 def test_worse_models_beat_no_baseline_in_accuracy(world):
-    content = world.verdict(world.around(world.target_D, 2.5, 30))
-    assert set(by_baseline(content, "accuracy_is").values()) == {"worse"}
-    assert {"dominates", "tie"}.isdisjoint(by_baseline(content, "outcome").values())
-    assert content["near_copies"]["p_diff"] == 0 and content["novelty"] != "memorized"
-    assert (
-        content["sentences"][0].startswith("No, a generated model falls short")
-        and "loses against the originals" in content["sentences"][1]
-    )
+    verdict = world.verdict(world.around(world.target_D, 2.5, 30))
+    assert set(accuracy_decisions(verdict).values()) == {WORSE}
+    assert {Outcome.DOMINATES, Outcome.TIE}.isdisjoint(outcomes(verdict).values())
+    assert verdict.averaging[0].p_diff_gain.decision is WORSE
+    assert verdict.near_copies["p_diff"] == 0 and verdict.novelty not in (None, Novelty.MEMORIZED)
 
 
-def test_noisy_copies_of_few_originals_are_memorized_even_if_they_are_the_best_ones(world):
+def test_noisy_copies_of_a_few_originals_are_memorized_even_if_these_are_the_best_ones(world):
     accuracy_K = world.table("original", world.originals_KD).scores["test"].accuracy_M
     best = world.originals_KD[np.argsort(accuracy_K)[-5:]].repeat(6, axis=0)
-    content = world.verdict(best + 0.02 * world.random.normal(size=best.shape))
-    assert by_baseline(content, "outcome")["original"] == "trade-off" and content["novelty"] == "memorized"
+    verdict = world.verdict(best + 0.02 * world.random.normal(size=best.shape))
+    assert outcomes(verdict)["original"] is Outcome.TRADE_OFF and verdict.novelty is Novelty.MEMORIZED
 
 
 def test_differences_are_p_diff_minus_the_baseline_and_within_their_intervals(world):
-    content = world.verdict(world.averages(20))
-    own = content["p_diff"]
-    for row in content["comparisons"]:
-        assert row["accuracy_difference"] == pytest.approx(own["accuracy_mean"] - row["accuracy_mean"])
-        assert row["max_iou_difference"] == pytest.approx(own["max_iou_mean"] - row["max_iou_mean"])
-        for axis in ("accuracy", "max_iou"):
-            assert row[f"{axis}_interval"][0] < row[f"{axis}_difference"] < row[f"{axis}_interval"][1]
+    verdict = world.verdict(world.averages(20))
+    ours = verdict.p_diff
+    for row in verdict.comparisons:
+        assert row.accuracy.value == pytest.approx(ours.accuracy_mean - row.baseline.accuracy_mean)
+        assert row.max_iou.value == pytest.approx(ours.max_iou_mean - row.baseline.max_iou_mean)
+        for axis in (row.accuracy, row.max_iou):
+            assert axis.interval[0] < axis.value < axis.interval[1]
 
 
-def test_every_source_but_p_diff_and_the_soups_is_a_baseline(world):
-    content = world.verdict(world.averages(5))
-    assert by_baseline(content, "n") == {"original": K, "ensemble": 1, "noised_0.3": K, "average_8": 30}
+def test_every_source_except_p_diff_and_the_soups_is_a_baseline(world):
+    counts = {row.baseline.source: row.baseline.n for row in world.verdict(world.averages(5)).comparisons}
+    assert counts == {"original": K, "ensemble": 1, "noised_0.3": K, "average_8": 30}
 
 
 def test_the_gain_over_averaging_is_the_difference_to_the_average(world):
-    content = world.verdict(world.averages(5), average_16=world.averages(3))
-    assert [row["source"] for row in content["averaging"]] == ["average_8", "average_16"] and set(
-        content["near_copies"]
-    ) == {"p_diff", "average_8", "average_16"}
-    for row in content["averaging"]:
-        assert row["gain_difference"]["difference"] == pytest.approx(
-            row["p_diff_gain"]["difference"] - row["average_gain"]["difference"]
-        )
-        assert row["gain_difference"]["difference"] == by_baseline(content, "accuracy_difference")[row["source"]]
+    verdict = world.verdict(world.averages(5), average_16=world.averages(3))
+    assert [row.source for row in verdict.averaging] == ["average_8", "average_16"]
+    assert list(verdict.near_copies) == ["p_diff", "average_8", "average_16"]
+    for row in verdict.averaging:
+        assert row.gain_difference.value == pytest.approx(row.p_diff_gain.value - row.average_gain.value)
+        assert row.gain_difference.value == verdict.get_comparison(row.source).accuracy.value
 
 
-def test_the_headline_takes_the_most_accurate_average(world):
-    content = world.verdict(world.averages(5), average_2=world.originals_KD[:4])
-    assert content["best_average"] == "average_8" and "average_8" in content["sentences"][0]
+def test_the_best_average_is_the_most_accurate_one(world):
+    assert world.verdict(world.averages(5), average_2=world.originals_KD[:4]).best_average == "average_8"
 
 
-def test_without_averages_the_mean_of_all_stands_for_them(world):
+def test_without_averages_the_ensemble_stands_for_them(world):
     tables = world.tables(world.averages(5))
     del tables["average_8"]
-    content = worded(audit(tables, Bootstrap(tables, draws=200)))
-    assert content["best_average"] == "ensemble" and "against ensemble" in content["sentences"][0]
+    verdict = audit(tables, Bootstrap(tables, draws=200))
+    assert verdict.best_average == "ensemble" and [row.source for row in verdict.averaging] == ["ensemble"]
 
 
-def test_without_known_images_accuracy_alone_decides():
+def test_without_masks_of_wrong_images_accuracy_alone_decides():
     world = World(with_wrong=False)
-    content = world.verdict(world.around(world.target_D, 0.15, 30))
-    assert set(by_baseline(content, "outcome").values()) == {"dominates"}
-    assert (
-        "novelty" not in content
-        and "max_iou_mean" not in content["p_diff"]
-        and not any("IoU" in said for said in content["sentences"])
-    )
-    assert "whether it is new was not measured" in content["sentences"][0]
+    verdict = world.verdict(world.around(world.target_D, 0.15, 30))
+    assert set(outcomes(verdict).values()) == {Outcome.DOMINATES}
+    assert verdict.novelty is None and verdict.p_diff.max_iou_mean is None
+    assert all(row.max_iou is None and row.baseline.max_iou_mean is None for row in verdict.comparisons)
 
 
-def test_nothing_is_decided_between_two_single_models_without_known_images():
+def test_nothing_is_decided_between_two_single_models_without_masks_of_wrong_images():
     world = World(with_wrong=False)
-    row = next(row for row in world.verdict(world.originals_KD[:1])["comparisons"] if row["baseline"] == "ensemble")
-    assert row["accuracy_is"] == "undecided" and row["outcome"] == "tie" and "accuracy_interval" not in row
+    ensemble = world.verdict(world.originals_KD[:1]).get_comparison("ensemble")
+    assert ensemble.accuracy.decision is UNDECIDED and ensemble.accuracy.interval is None
+    assert ensemble.outcome is Outcome.TIE
 
 
-def test_one_original_has_no_other_to_be_compared_with(world):
-    content = world.verdict(world.averages(4), original=world.originals_KD[:1])
-    row = next(row for row in content["comparisons"] if row["baseline"] == "original")
-    assert not any(key.startswith("max_iou") for key in row) and content["near_copies"] == {}
-
-
-def test_every_sentence_says_the_numbers_it_rests_on(world):
-    content = world.verdict(world.averages(20))
-    assert 3 <= len(content["sentences"]) <= 6
-    average = next(row for row in content["comparisons"] if row["baseline"] == "average_8")
-    low, high = (f"{100 * end:+.2f}" for end in average["accuracy_interval"])
-    assert (
-        f"({100 * average['accuracy_difference']:+.2f} points, 95 % interval {low} to {high}, against average_8)"
-        in content["sentences"][0]
-    )
-    assert f"{content['p_diff']['max_iou_mean']:.3f} against {average['max_iou_mean']:.3f}" in content["sentences"][0]
-    assert f"{100 * content['near_copies']['p_diff']:.0f} % of the generated models" in content["sentences"][2]
-    assert all(
-        re.search(r"\d", said) and said.endswith(".") and said[0].isupper() | said.startswith("p_diff")
-        for said in content["sentences"]
-    )
-    for name in ("original", "ensemble", "noised_0.3", "average_8"):
-        assert name in content["sentences"][-1]
-
-
-def test_no_sentence_is_the_same_for_other_outcomes(world):
-    several = [
-        world.verdict(vectors)["sentences"]
-        for vectors in (world.originals_KD, world.averages(30), world.around(world.target_D, 0.15, 30))
-    ]
-    for versions in zip(*several, strict=False):  # one verdict has a sentence more than another
-        assert len(set(versions)) == 3
+def test_a_single_original_has_neither_a_maximum_iou_nor_near_copies(world):
+    verdict = world.verdict(world.averages(4), original=world.originals_KD[:1])
+    original = verdict.get_comparison("original")
+    assert original.max_iou is None and original.baseline.max_iou_mean is None and verdict.near_copies == {}
 
 
 def test_it_is_plain_json_and_repeats(world):
@@ -257,15 +207,14 @@ def test_it_is_plain_json_and_repeats(world):
 def test_it_survives_its_json(with_wrong):
     world = World(with_wrong=with_wrong)
     tables = world.tables(world.averages(5), reconstructed=0.9 * world.originals_KD)
-    found = audit(tables, Bootstrap(tables, draws=200))
-    assert Verdict.from_json(json.loads(json.dumps(worded(found)))) == found
+    verdict = audit(tables, Bootstrap(tables, draws=200))
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
-def test_its_json_has_the_keys_of_the_format():
-    world = World()
-    content = world.verdict(world.averages(5), reconstructed=world.originals_KD)
+def test_its_json_has_the_keys_of_the_format(world):
+    content = world.verdict(world.averages(5), reconstructed=world.originals_KD).to_json()
     assert list(content) == [
-        "p_diff", "comparisons", "averaging", "best_average", "near_copies", "novelty", "variance_kept", "sentences",
+        "p_diff", "comparisons", "averaging", "best_average", "near_copies", "novelty", "variance_kept",
     ]  # fmt: skip
     assert list(content["p_diff"]) == ["n", "accuracy_mean", "max_iou_mean"]
     assert list(content["comparisons"][0]) == [
@@ -276,6 +225,32 @@ def test_its_json_has_the_keys_of_the_format():
     assert list(content["averaging"][0]["p_diff_gain"]) == ["difference", "interval", "is"]
 
 
+def test_its_json_has_no_keys_for_numbers_that_were_not_measured():
+    verdict = Verdict(
+        p_diff=Standing("p_diff", 1, 0.8),
+        comparisons=(Comparison(Standing("original", 1, 0.7), Difference(0.1, None, UNDECIDED), None),),
+        averaging=(),
+        best_average="original",
+        near_copies={},
+    )
+    assert verdict.to_json() == {
+        "p_diff": {"n": 1, "accuracy_mean": 0.8},
+        "comparisons": [
+            {
+                "baseline": "original",
+                "n": 1,
+                "accuracy_mean": 0.7,
+                "accuracy_difference": 0.1,
+                "accuracy_is": "undecided",
+                "outcome": "tie",
+            }
+        ],
+        "averaging": [],
+        "best_average": "original",
+        "near_copies": {},
+    }
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -284,10 +259,10 @@ def test_its_json_has_the_keys_of_the_format():
         lambda content: content["comparisons"][0].update(accuracy_is="fine"),
         lambda content: content["averaging"][0].pop("average_gain"),
     ],
-    ids=["no comparisons", "no decision", "another decision", "no gain"],
+    ids=["no comparisons", "no decision", "unknown decision", "no gain"],
 )
 def test_json_of_another_format_is_refused(world, damage):
-    content = world.verdict(world.averages(5))
+    content = world.verdict(world.averages(5)).to_json()
     damage(content)
     with pytest.raises((KeyError, ValueError)):
         Verdict.from_json(content)
@@ -309,7 +284,7 @@ def test_json_of_another_format_is_refused(world, damage):
     ],
 )
 def test_the_outcome_of_two_axes(axes, word):
-    assert outcome(*map(Decision, axes)) is Outcome(word)
+    assert decide_outcome(*map(Decision, axes)) is Outcome(word)
 
 
 @pytest.mark.parametrize(
@@ -323,8 +298,8 @@ def test_the_outcome_of_two_axes(axes, word):
         (0, MAX_IOU, "undecided"),
     ],
 )
-def test_an_axis_is_decided_where_the_interval_excludes_zero(shift, metric, word):
-    found = judged(shift, np.linspace(-1, 1, 100) + shift, metric)
+def test_an_axis_is_decided_if_the_interval_excludes_zero(shift, metric, word):
+    found = decide_difference(shift, np.linspace(-1, 1, 100) + shift, metric)
     assert found.decision is Decision(word) and found.value == shift
     assert found.interval == pytest.approx((shift - 0.95, shift + 0.95))
 
@@ -337,15 +312,17 @@ def test_an_axis_is_decided_where_the_interval_excludes_zero(shift, metric, word
         (1.0, 0.0, "better", "better", "near-copies that err otherwise"),
         (1.0, 1.0, "worse", "worse", "memorized"),
         (1.0, 1.0, "worse", "undecided", "memorized"),
-        # Originals are far apart and models poor: near to one, but no copy of what it does.
+        # Originals are far apart and models are poor, so models are near an original without copying its errors.
         (1.0, 1.0, "worse", "better", "closer than an average"),
         (1.0, 1.0, "undecided", "better", "as close as an average"),
         (0.0, 0.0, "worse", "worse", "closer than an average"),
         (0.0, 0.0, "better", "better", "newer than an average"),
     ],
 )
-def test_near_copies_are_memorized_where_nearness_or_errors_tell(near, near_average, than_average, than_original, word):
-    undecided = Difference(0.0, None, Decision.UNDECIDED)
+def test_near_copies_are_memorized_if_distances_or_errors_show_it(
+    near, near_average, than_average, than_original, word
+):
+    undecided = Difference(0.0, None, UNDECIDED)
     found = Verdict(
         p_diff=Standing("p_diff", 30, 0.8, 0.7),
         comparisons=tuple(

@@ -1,4 +1,4 @@
-"""Weights that need no generative model, against closed forms; none alters or aliases the checkpoints."""
+"""The baselines against closed forms; none changes the checkpoints or shares memory with them."""
 
 import numpy as np
 import pytest
@@ -34,13 +34,13 @@ def generator():
 
 @pytest.fixture
 def vectors_KD():
-    """Correlated, with a mean and sizes that differ from tensor to tensor."""
+    """Correlated checkpoints, whose means and sizes differ between the parameter tensors."""
     mixing = torch.randn(10, 10) * torch.tensor([1.0] * 4 + [0.1] * 4 + [5.0] * 2)
     return torch.randn(8, 10) @ mixing + torch.arange(10.0)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_no_baseline_alters_the_checkpoints_or_shares_memory_with_them(vectors_KD, generator, name):
+def test_no_baseline_changes_the_checkpoints_or_shares_memory_with_them(vectors_KD, generator, name):
     before = vectors_KD.clone()
     made = MAKE[name](vectors_KD, generator)
     assert torch.equal(vectors_KD, before)
@@ -49,7 +49,7 @@ def test_no_baseline_alters_the_checkpoints_or_shares_memory_with_them(vectors_K
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_baseline_depends_on_its_generator_alone(vectors_KD, name):
+def test_a_baseline_depends_only_on_its_random_generator(vectors_KD, name):
     first = MAKE[name](vectors_KD, generator_for(0, "test"))
     torch.rand(1000)
     assert torch.equal(MAKE[name](vectors_KD, generator_for(0, "test")), first)
@@ -57,7 +57,7 @@ def test_a_baseline_depends_on_its_generator_alone(vectors_KD, name):
         assert not torch.equal(MAKE[name](vectors_KD, generator_for(1, "test")), first)
 
 
-def test_the_ensemble_is_one_model_the_mean(vectors_KD):
+def test_the_ensemble_is_the_mean_as_one_model(vectors_KD):
     torch.testing.assert_close(baselines.ensemble(vectors_KD), vectors_KD.sum(dim=0)[None] / 8)
 
 
@@ -74,8 +74,8 @@ def test_without_noise_the_models_are_checkpoints(vectors_KD, generator):
     assert all((vectors_KD == vector_D).all(dim=1).any() for vector_D in made)
 
 
-def test_noise_is_relative_to_the_std_of_each_tensor_of_the_checkpoint_it_is_added_to(generator):
-    sizes = torch.tensor([[1.0, 0.1, 10.0], [2.0, 0.0, 3.0]])  # (checkpoint, tensor)
+def test_noise_is_relative_to_the_std_of_each_tensor_of_its_checkpoint(generator):
+    sizes = torch.tensor([[1.0, 0.1, 10.0], [2.0, 0.0, 3.0]])  # shape (checkpoint, tensor)
     subset = ParameterSubset(("a", "b", "c"), ((2000,), (2000,), (2000,)))
     pattern = torch.tensor([1.0, -1.0]).repeat(1000)  # std 1, mean 0
     vectors_KD = torch.cat([size * pattern + 100 for size in sizes.T[:, :, None]], dim=1)
@@ -88,7 +88,7 @@ def test_noise_is_relative_to_the_std_of_each_tensor_of_the_checkpoint_it_is_add
 
 @pytest.mark.parametrize("group_size", [1, 3, 8])
 def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, group_size):
-    made = baselines.average(torch.eye(8), group_size, num_models=50, generator=generator)  # row i marks checkpoint i
+    made = baselines.average(torch.eye(8), group_size, num_models=50, generator=generator)  # row i is checkpoint i
     chosen = made > 0
     assert made.shape == (50, 8) and (chosen.sum(dim=1) == group_size).all()
     torch.testing.assert_close(made[chosen], torch.full((50 * group_size,), 1 / group_size))
@@ -96,8 +96,8 @@ def test_an_average_is_the_mean_of_that_many_different_checkpoints(generator, gr
     assert len(chosen.unique(dim=0)) > 1 or group_size == 8
 
 
-def test_averages_of_different_models_do_not_build_on_each_other(vectors_KD, generator):
-    many = baselines.average(vectors_KD, 8, num_models=5, generator=generator)  # every group is all of them
+def test_no_average_changes_the_next_one(vectors_KD, generator):
+    many = baselines.average(vectors_KD, 8, num_models=5, generator=generator)  # every group holds all checkpoints
     torch.testing.assert_close(many, vectors_KD.mean(dim=0).expand(5, -1))
 
 
@@ -112,7 +112,7 @@ def test_an_interpolation_lies_anywhere_between_two_different_checkpoints(genera
 def test_the_diagonal_gaussian_has_the_means_and_variances_of_the_checkpoints_and_no_correlation(vectors_KD, generator):
     made = baselines.gaussian(vectors_KD, 20_000, generator)
     expected = np.diag(np.cov(vectors_KD.numpy().T))
-    assert abs(np.corrcoef(vectors_KD.numpy().T) - np.eye(10)).max() > 0.5  # which is there to be lost
+    assert abs(np.corrcoef(vectors_KD.numpy().T) - np.eye(10)).max() > 0.5  # the correlation that must get lost
     np.testing.assert_allclose(made.mean(dim=0), vectors_KD.mean(dim=0), atol=0.05 * expected.max() ** 0.5)
     np.testing.assert_allclose(made.var(dim=0), expected, rtol=0.06)
     np.testing.assert_allclose(np.corrcoef(made.numpy().T), np.eye(10), atol=0.04)
@@ -129,7 +129,7 @@ def test_the_full_gaussian_has_the_mean_and_covariance_of_the_checkpoints(vector
 
 
 def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
-    """Of K = 4 checkpoints in D = 10, a draw can only leave the mean along 3 directions."""
+    """Draws from K = 4 checkpoints differ from their mean along K − 1 = 3 directions only."""
     vectors_KD = torch.randn(4, 10)
     centered = baselines.gaussian_full(vectors_KD, 50, generator) - vectors_KD.mean(dim=0)
     assert torch.linalg.matrix_rank(centered, rtol=1e-4) == 3
@@ -137,14 +137,12 @@ def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "gaussian_full"])
-def test_a_coordinate_that_never_varied_stays(vectors_KD, generator, name):
+def test_a_coordinate_that_does_not_vary_is_kept(vectors_KD, generator, name):
     vectors_KD[:, 3] = 7.0
     torch.testing.assert_close(MAKE[name](vectors_KD, generator)[:, 3], torch.full((20,), 7.0))
 
 
-def test_only_running_variances_may_not_be_negative():
+def test_only_negative_running_variances_are_set_to_zero():
     vectors_MD = torch.tensor([[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])
-    assert baselines.without_negative_variances(vectors_MD, WITH_STATISTICS).tolist() == [
-        [-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]
-    ]
-    assert vectors_MD[0, 4] == -1, "the given ones were altered"
+    assert baselines.clamp_variances(vectors_MD, WITH_STATISTICS).tolist() == [[-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]]
+    assert vectors_MD[0, 4] == -1, "the given vectors were changed"

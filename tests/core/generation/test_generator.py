@@ -1,6 +1,7 @@
-"""The trained generator: model i is model i, the file holds all of it and runs no code."""
+"""The trained generator: model i does not depend on its batch, and its file is complete and runs no code."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 from core.generation.generator import WeightGenerator
-from core.generation.generator_file import load_generator, load_generator_of
+from core.generation.generator_file import load_generator, load_matching_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
@@ -28,14 +29,14 @@ def saved(tmp_path, tiny_generator):
     return path
 
 
-def rewrite(path, recipes):
-    """The same file with other recipes: what somebody else could send."""
+def replace_recipes(path, recipes):
+    """Rewrite a generator file with other recipes, as an attacker could."""
     tensors, metadata = load_artifact(path, "generator")
     save_artifact(path, "generator", tensors, metadata={**metadata, "recipes": {**metadata["recipes"], **recipes}})
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_model_i_is_the_same_alone_in_any_batch_and_in_any_order(tiny_generator, sampler):
+def test_model_i_depends_neither_on_its_batch_nor_on_the_order(tiny_generator, sampler):
     tiny_generator.use_sampler({**sampler_recipe(sampler), "num_steps": 20})
     together = tiny_generator.sample(0, range(7))
     assert together.shape == (7, 60) and len(together.unique(dim=0)) == 7
@@ -56,7 +57,7 @@ def test_sampling_depends_on_the_seed_alone(tiny_generator):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_generator_survives_the_disk_bit_by_bit(saved, tiny_generator, sampler):
+def test_a_saved_generator_is_loaded_bit_by_bit(saved, tiny_generator, sampler):
     recipe = {**sampler_recipe(sampler), "num_steps": 20}
     before_MD = tiny_generator.use_sampler(recipe).sample(0, range(3))
     tiny_generator.save(saved)
@@ -72,18 +73,18 @@ def test_the_generator_survives_the_disk_bit_by_bit(saved, tiny_generator, sampl
     torch.testing.assert_close(loaded.reconstruct(vectors_MD), tiny_generator.reconstruct(vectors_MD), rtol=0, atol=0)
 
 
-def test_it_decodes_in_eval_mode_without_touching_its_statistics(tiny_generator):
+def test_decoding_is_in_eval_mode_and_changes_no_statistics(tiny_generator):
     assert not any(module.training for module in tiny_generator.modules())
     before = {name: tensor.clone() for name, tensor in tiny_generator.state_dict().items()}
     latents_BL = torch.randn(5, 6)
     together = tiny_generator.decode(latents_BL)
     torch.testing.assert_close(tiny_generator.decode(latents_BL[[3]]), together[[3]], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(tiny_generator.decode(latents_BL), together, rtol=0, atol=0)  # no latent noise either
+    torch.testing.assert_close(tiny_generator.decode(latents_BL), together, rtol=0, atol=0)  # no latent noise
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_generator.state_dict().items())
 
 
 @pytest.mark.parametrize("load", [False, True])
-def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, tmp_path, load):
+def test_networks_given_in_train_mode_decode_in_eval_mode(tiny_generator, tmp_path, load):
     expected = tiny_generator.decode(torch.ones(2, 6))
     tiny_generator.train()
     generator = LatentDiffusionGenerator(
@@ -101,7 +102,7 @@ def test_networks_handed_over_in_train_mode_decode_in_eval_mode(tiny_generator, 
     torch.testing.assert_close(generator.decode(torch.ones(2, 6)), expected, rtol=0, atol=0)
 
 
-def test_gpus_do_not_round_what_is_generated_or_reconstructed(tiny_generator, tiny_checkpoints, monkeypatch):
+def test_generation_and_reconstruction_do_not_use_tensorfloat32(tiny_generator, tiny_checkpoints, monkeypatch):
     seen = set()
     for network, name in (
         (tiny_generator.denoiser, "forward"),
@@ -121,7 +122,7 @@ def test_gpus_do_not_round_what_is_generated_or_reconstructed(tiny_generator, ti
     assert seen == {("forward", False), ("encode", False), ("decode", False)}
 
 
-def test_both_normalizers_are_undone_in_their_order(tiny_generator):
+def test_decoding_undoes_the_latent_normalizer_first(tiny_generator):
     tiny_generator.autoencoder.encode = lambda vectors_BD: vectors_BD[:, :6]
     tiny_generator.autoencoder.decode = lambda latents_BL: torch.cat(
         [latents_BL, torch.zeros(len(latents_BL), 54)], dim=1
@@ -140,16 +141,16 @@ def test_a_lossless_autoencoder_reconstructs_exactly_in_order_and_in_batches(
     tiny_generator.latent_normalizer = Normalizer.per_coordinate(torch.randn(9, 60))
     before = tiny_checkpoints.vectors_KD.clone()
     for rows in (200, 5):
-        monkeypatch.setattr("core.generation.latent_diffusion.MOST_ROWS", rows)
+        monkeypatch.setattr("core.generation.latent_diffusion.MAX_VECTORS_PER_PASS", rows)
         reconstructed = tiny_generator.reconstruct(tiny_checkpoints.vectors_KD)
         torch.testing.assert_close(reconstructed, before, rtol=1e-5, atol=1e-5)
     assert torch.equal(tiny_checkpoints.vectors_KD, before)
 
 
 def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
-    """A whole network is generated with its statistics; a negative variance would make it NaN."""
+    """A whole network is generated with its running statistics; a negative variance would make its output NaN."""
     names = [name for name, tensor in tiny_network.state_dict().items() if tensor.is_floating_point()]
-    subset = ParameterSubset.of(tiny_network, names)
+    subset = ParameterSubset.from_model(tiny_network, names)
     vectors_KD = torch.rand(9, subset.num_params)
     tiny_generator.normalizer = Normalizer.per_tensor(vectors_KD, subset)
     tiny_generator.autoencoder.decode = lambda latents_BL: 10 * torch.randn(len(latents_BL), subset.num_params)
@@ -157,7 +158,7 @@ def test_generated_running_variances_are_positive(tiny_network, tiny_generator):
     assert (parts["1.running_var"] > 0).all() and (parts["1.running_mean"] < 0).any()
 
 
-def test_progress_sees_every_batch_and_on_step_every_step(tiny_generator):
+def test_progress_gets_every_batch_and_on_step_every_step(tiny_generator):
     batches, steps = [], []
     tiny_generator.sample(
         0,
@@ -170,10 +171,13 @@ def test_progress_sees_every_batch_and_on_step_every_step(tiny_generator):
     assert steps == [2] * 20 + [2] * 20 + [1] * 20
 
 
-@pytest.mark.parametrize("options", [{"indices": []}, {"indices": [0], "batch_size": 0}])
-def test_no_model_and_no_batch_are_refused(tiny_generator, options):
-    with pytest.raises(UserError, match=r"generation.num_models=|generation.batch_size="):
-        tiny_generator.sample(0, **options)
+@pytest.mark.parametrize(
+    "indices, batch_size, named",
+    [([], 200, r"generation\.num_models=0\b"), ([0], 0, r"generation\.batch_size=0\b")],
+)
+def test_sampling_no_model_or_with_no_batch_size_is_refused(tiny_generator, indices, batch_size, named):
+    with pytest.raises(UserError, match=named):
+        tiny_generator.sample(0, indices, batch_size=batch_size)
 
 
 def test_the_sampler_may_be_changed_after_training(tiny_generator):
@@ -194,15 +198,15 @@ def test_the_fingerprint_changes_with_what_decides_the_samples(tiny_generator, c
     assert tiny_generator.fingerprint != before
 
 
-def test_changing_the_sampler_of_one_generator_changes_no_other(saved, tiny_generator):
+def test_changing_the_sampler_of_one_generator_leaves_the_other_unchanged(saved, tiny_generator):
     recipes = tiny_generator.recipes
     other = load_generator(saved)
     other.use_sampler(sampler_recipe("ddim"))
     assert recipes["sampler"] == tiny_generator.recipes["sampler"] != other.recipes["sampler"]
 
 
-def run_code(path):
-    """Recipes that would create a file, if anything in them were called."""
+def malicious_recipes(path):
+    """Return recipes that would create the file `path` if Hydra called a function that they name."""
     touch = {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(path)]}]}
     network = {"_target_": "core.networks.autoencoder.ConvAutoencoder", "latent_dim": 6, "channels": [4, 8]}
     shell = {"_target_": "os.system", "_args_": [f"touch {path}"]}
@@ -221,25 +225,24 @@ def run_code(path):
     }
 
 
-RECIPES = sorted(run_code("path"))
+ATTACKS = sorted(malicious_recipes("path"))
 
 
-@pytest.mark.parametrize("attack", RECIPES)
+@pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("network", ["autoencoder", "denoiser"])
 def test_a_file_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, network, attack):
-    rewrite(saved, {network: run_code(tmp_path / "ran")[attack]})
+    replace_recipes(saved, {network: malicious_recipes(tmp_path / "ran")[attack]})
     with pytest.raises(UserError) as error:
         load_generator(saved)
     assert str(saved) in str(error.value)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("attack", RECIPES)
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, attack):
-    rewrite(
-        saved, {"sampler": {"num_steps": 5, "scheduler": {**run_code(tmp_path / "ran")[attack], "_partial_": True}}}
-    )
-    with pytest.raises(UserError):
+    scheduler = {**malicious_recipes(tmp_path / "ran")[attack], "_partial_": True}
+    replace_recipes(saved, {"sampler": {"num_steps": 5, "scheduler": scheduler}})
+    with pytest.raises(UserError, match=f"_target_={re.escape(scheduler['_target_'])} must be"):
         load_generator(saved).sample(0, [0])
     assert not (tmp_path / "ran").exists()
 
@@ -263,8 +266,8 @@ def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, t
     ],
     ids=str,
 )
-def test_a_file_whose_parts_do_not_fit_is_named(saved, recipes):
-    rewrite(saved, recipes)
+def test_a_file_whose_recipes_do_not_fit_its_tensors_is_named(saved, recipes):
+    replace_recipes(saved, recipes)
     with pytest.raises(UserError) as error:
         load_generator(saved)
     assert str(saved) in str(error.value)
@@ -275,9 +278,9 @@ def test_a_file_that_lacks_a_tensor_is_named(saved, missing):
     tensors, metadata = load_artifact(saved, "generator")
     del tensors[missing]
     save_artifact(saved, "generator", tensors, metadata=metadata)
-    with pytest.raises(UserError, match="whole generator") as error:
+    with pytest.raises(UserError, match=missing) as error:
         load_generator(saved)
-    assert str(saved) in str(error.value) and missing in str(error.value)
+    assert str(saved) in str(error.value) and "mode=train" in str(error.value)
 
 
 @pytest.mark.parametrize("missing", ["recipes", "subset", "trained_on"])
@@ -293,18 +296,18 @@ def test_a_file_that_lacks_metadata_is_named(saved, missing):
 @pytest.mark.parametrize("damage", ["empty", "half", "other content"])
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
-    with pytest.raises(UserError, match=r"generator.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"generator\.safetensors"):
         load_generator(saved)
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match=r"absent.*train_p_diff.py mode=train"):
+def test_a_missing_file_says_how_to_train_one(tmp_path):
+    with pytest.raises(UserError, match=r"absent.*train_p_diff\.py mode=train"):
         load_generator(tmp_path / "absent")
 
 
 def test_checkpoints_are_no_generator(tmp_path, tiny_checkpoints):
     tiny_checkpoints.save(tmp_path / "checkpoints.safetensors")
-    with pytest.raises(UserError, match=r"checkpoints.safetensors is not a p-diff generator file"):
+    with pytest.raises(UserError, match=r"checkpoints\.safetensors .*checkpoints"):
         load_generator(tmp_path / "checkpoints.safetensors")
 
 
@@ -314,18 +317,20 @@ def test_the_recipes_are_plain_values(saved):
     assert set(metadata["recipes"]) == {"autoencoder", "denoiser", "schedule", "sampler"}
 
 
-def test_a_file_of_an_earlier_version_gives_the_vectors_that_it_gave_then():
-    """It was written at commit 51f1b39, before files recorded which kind of generator they hold."""
+def test_a_file_of_an_earlier_version_still_gives_the_same_vectors():
+    """Commit 51f1b39 wrote the file; at that time generator files did not name a kind."""
     generator = load_generator(FILES / "generator_51f1b39.safetensors")
     assert isinstance(generator, LatentDiffusionGenerator) and generator.fingerprint == "44aad726997ef094"
     assert generator.trained_on["k"] == 12 and generator.trained_on["seconds"] == {"autoencoder": 1.0, "diffusion": 2.0}
-    then = load_file(FILES / "expected.safetensors")
-    torch.testing.assert_close(generator.sample(3, range(4)), then["sampled"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(generator.reconstruct(then["vectors"]), then["reconstructed"], rtol=1e-5, atol=1e-6)
+    expected = load_file(FILES / "expected.safetensors")
+    torch.testing.assert_close(generator.sample(3, range(4)), expected["sampled"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        generator.reconstruct(expected["vectors"]), expected["reconstructed"], rtol=1e-5, atol=1e-6
+    )
 
 
 class Copies(WeightGenerator):
-    """Stands for another kind: no latents, no steps; a model is one of the vectors that it keeps."""
+    """Another kind of generator, without latents or steps: a model is one of the vectors that it keeps."""
 
     kind = "copies"
 
@@ -350,9 +355,9 @@ def copies(tmp_path, tiny_checkpoints):
     return generator
 
 
-def test_a_file_is_read_as_the_kind_of_generator_that_it_records(tmp_path, tiny_checkpoints, copies, monkeypatch):
+def test_a_file_is_read_as_the_kind_of_generator_that_it_names(tmp_path, tiny_checkpoints, copies, monkeypatch):
     monkeypatch.setattr("core.generation.generator_file.GENERATORS", {"copies": Copies})
-    loaded = load_generator_of(tmp_path / "copies.safetensors", tiny_checkpoints)
+    loaded = load_matching_generator(tmp_path / "copies.safetensors", tiny_checkpoints)
     assert torch.equal(loaded.sample(0, [3, 13]), tiny_checkpoints.vectors_KD[[3, 1]])
     assert (loaded.has_encoder, loaded.has_steps) == (False, False)
     assert (loaded.fingerprint, loaded.subset, loaded.trained_on) == (
@@ -360,20 +365,20 @@ def test_a_file_is_read_as_the_kind_of_generator_that_it_records(tmp_path, tiny_
         copies.subset,
         copies.trained_on,
     )
-    assert loaded.use_sampler(sampler_recipe("ddim")).fingerprint == copies.fingerprint  # it has none to choose
+    assert loaded.use_sampler(sampler_recipe("ddim")).fingerprint == copies.fingerprint  # without effect
 
 
-def test_a_kind_that_is_not_known_is_named(tmp_path, copies):
-    with pytest.raises(UserError, match="unknown kind, copies") as error:
+def test_an_unknown_kind_is_named(tmp_path, copies):
+    with pytest.raises(UserError, match="unknown kind copies") as error:
         load_generator(tmp_path / "copies.safetensors")
     assert str(tmp_path / "copies.safetensors") in str(error.value)
 
 
 def test_a_generator_of_other_checkpoints_is_refused_with_both_files(saved, tiny_checkpoints):
-    assert load_generator_of(saved, tiny_checkpoints).trained_on["k"] == 12
+    assert load_matching_generator(saved, tiny_checkpoints).trained_on["k"] == 12
     others = replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD + 1, path=saved.with_name("others"))
     with pytest.raises(UserError, match="was not trained on") as error:
-        load_generator_of(saved, others)
+        load_matching_generator(saved, others)
     assert str(saved) in str(error.value) and str(others.path) in str(error.value)
 
 

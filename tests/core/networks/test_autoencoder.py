@@ -1,4 +1,4 @@
-"""The parameter autoencoder: any D, additive noise while training only, nothing dead."""
+"""The parameter autoencoders take any D, add noise during training only, and have no unused weights."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def autoencoder():
 
 @pytest.mark.parametrize("num_params", [1, 7, 33, 2048])
 @pytest.mark.parametrize("channels", [(4,), (4, 8, 4)])
-def test_any_number_of_parameters_goes_in_and_out(num_params, channels):
+def test_vectors_of_any_length_are_encoded_and_decoded(num_params, channels):
     autoencoder = ConvAutoencoder(num_params, channels=channels, latent_dim=5).eval()
     vectors_BD = torch.randn(3, num_params)
     assert autoencoder.encode(vectors_BD).shape == (3, 5)
@@ -27,7 +27,7 @@ def test_any_number_of_parameters_goes_in_and_out(num_params, channels):
     assert num_params <= autoencoder.padded_length < num_params + 2 ** len(channels)
 
 
-def test_padding_is_zeros_at_the_end(autoencoder):
+def test_vectors_are_padded_with_zeros_at_the_end(autoencoder):
     padded = ConvAutoencoder(40, channels=(4, 8, 4), latent_dim=5).eval()
     padded.load_state_dict(autoencoder.state_dict())
     vectors_BD = torch.randn(3, 33)
@@ -54,7 +54,7 @@ def test_every_coordinate_reaches_the_latent_and_is_reached_by_it(autoencoder):
     assert jacobian.ne(0).any(dim=-1).all()
 
 
-def test_without_training_nothing_is_random_and_no_sample_depends_on_its_batch(autoencoder):
+def test_in_eval_mode_nothing_is_random_and_no_sample_depends_on_its_batch(autoencoder):
     vectors_BD = torch.randn(4, 33)
     together = autoencoder(vectors_BD)
     torch.testing.assert_close(together, autoencoder(vectors_BD), rtol=0, atol=0)
@@ -62,25 +62,26 @@ def test_without_training_nothing_is_random_and_no_sample_depends_on_its_batch(a
 
 
 @pytest.mark.parametrize("noises", [(0.5, 0.0), (0.0, 0.5), (0.3, 0.4)])
-def test_noise_is_added_with_the_stated_std_whatever_the_size_of_the_vector(autoencoder, noises):
+def test_noise_has_the_given_std_whatever_the_size_of_the_vector(autoencoder, noises):
     autoencoder.input_noise, autoencoder.latent_noise = noises
     autoencoder.encode = autoencoder.decode = lambda values: values
-    vectors_BD = 1000 * torch.randn(2000, 33)  # x (1 − σ) + σ ε would take half of it away
+    vectors_BD = 1000 * torch.randn(2000, 33)  # large, so that the rule x (1 − σ) + σ ε would fail
     added = autoencoder.train()(vectors_BD) - vectors_BD
     assert added.mean().item() == pytest.approx(0, abs=0.01)
     assert added.std().item() == pytest.approx(0.5, rel=0.02)
 
 
-def test_the_default_noises_are_the_papers():
+def test_the_default_noises_are_those_of_the_paper():
     autoencoder = ConvAutoencoder(8)
     assert (autoencoder.input_noise, autoencoder.latent_noise) == (0.001, 0.1)
 
 
 @pytest.mark.parametrize(
-    "options", [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}]
+    "options",
+    [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}, {"latent_dim": 0}],
 )
-def test_impossible_options_are_refused_with_their_values(options):
-    (name, value), *_ = options.items()
+def test_an_invalid_option_is_refused_with_its_value(options):
+    ((name, value),) = options.items()
     shown = list(value) if isinstance(value, tuple) else value
     with pytest.raises(UserError) as error:
         ConvAutoencoder(8, **options)
@@ -88,19 +89,19 @@ def test_impossible_options_are_refused_with_their_values(options):
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "system/autoencoder").glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_configured_autoencoder_fits_the_papers_subset(path):
+def test_each_configured_autoencoder_takes_vectors_of_the_papers_length(path):
     autoencoder = instantiate(OmegaConf.load(path), num_params=2048).eval()
     with torch.no_grad():
         assert autoencoder(torch.randn(2, 2048)).shape == (2, 2048)
         assert autoencoder.encode(torch.randn(2, 2048)).shape == (2, autoencoder.latent_dim)
 
 
-def test_the_loss_of_the_vae_is_the_negative_elbo_per_number():
+def test_the_loss_of_the_vae_is_the_negative_elbo_per_parameter():
     vae = VariationalAutoencoder(33, channels=(4,), latent_dim=5, input_noise=0.0, kl_weight=0.7)
     vectors_BD = torch.randn(2000, 33)
     torch.manual_seed(1)
     loss = vae.training_loss(vectors_BD)
-    features_BF = vae.features(vectors_BD[:, None])
+    features_BF = vae.encode_map(vectors_BD[:, None])
     posterior = Normal(vae.to_latent(features_BF), (vae.to_log_variance(features_BF) / 2).exp())
     kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1).mean() / 33
     errors = [(vae.decode(posterior.sample()) - vectors_BD).square().mean() for _ in range(8)]
@@ -110,5 +111,5 @@ def test_the_loss_of_the_vae_is_the_negative_elbo_per_number():
 def test_the_vae_encodes_to_the_mean_of_its_posterior():
     vae = VariationalAutoencoder(33, channels=(4,), latent_dim=5).eval()
     vectors_BD = torch.randn(3, 33)
-    torch.testing.assert_close(vae.encode(vectors_BD), vae.to_latent(vae.features(vectors_BD[:, None])))
+    torch.testing.assert_close(vae.encode(vectors_BD), vae.to_latent(vae.encode_map(vectors_BD[:, None])))
     torch.testing.assert_close(vae(vectors_BD), vae(vectors_BD), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Denoisers: every sample has its own timestep, every parameter a gradient."""
+"""Denoisers give every sample its own timestep and every parameter a gradient."""
 
 import pytest
 import torch
@@ -20,14 +20,14 @@ def denoiser(request):
     return randomize(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3))
 
 
-def test_the_timestep_is_each_samples_own(denoiser):
+def test_a_prediction_does_not_depend_on_the_batch(denoiser):
     x_BL, t_B = torch.randn(3, L), torch.tensor([3, 700, 42])
     together = denoiser(x_BL, t_B)
     for row in range(3):
         torch.testing.assert_close(together[[row]], denoiser(x_BL[[row]], t_B[[row]]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_timestep_changes_the_prediction_of_its_own_sample_only(denoiser):
+def test_a_timestep_changes_only_the_prediction_of_its_sample(denoiser):
     x_BL = torch.randn(1, L).repeat(3, 1)
     same, other = denoiser(x_BL, torch.tensor([5, 5, 5])), denoiser(x_BL, torch.tensor([5, 900, 5]))
     assert (same[1] - other[1]).abs().max() > 1e-3
@@ -49,16 +49,16 @@ def test_the_prediction_has_the_shape_of_the_latent(denoiser):
 def test_no_activation_bounds_the_predicted_noise():
     denoiser = randomize(ConvDenoiser(L, channels=(4, 1), kernel_size=3))
     predicted = denoiser(1000 * torch.randn(100, L), torch.full((100,), 500))
-    assert predicted.min() < -10 and predicted.max() > 10  # ELU ends at −1
+    assert predicted.min() < -10 and predicted.max() > 10  # an ELU would end at −1
 
 
-def test_the_mlp_starts_from_the_noise_of_unit_data():
+def test_the_untrained_mlp_predicts_its_input():
     x_BL = 100 * torch.randn(4, L)
     torch.testing.assert_close(MLPDenoiser(L)(x_BL, torch.tensor([0, 1, 500, 999])), x_BL)
 
 
 @pytest.mark.parametrize("channels", [(4, 1), (4, 8, 4, 1), (4, 8, 16, 8, 4, 1)])
-def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_timestep(channels):
+def test_falling_layers_also_receive_the_output_of_their_rising_twin_and_all_layers_the_timestep(channels):
     denoiser = randomize(ConvDenoiser(L, channels=channels, kernel_size=3))
     calls = []
     for layer in (*denoiser.rising, *denoiser.falling):
@@ -73,7 +73,7 @@ def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_time
     for received, output in rising:
         torch.testing.assert_close(received, previous + time_B1L)
         previous = output
-    twins = [0, *(output for _, output in reversed(rising[:-1]))]  # the deepest has no twin: it is the input itself
+    twins = [0, *(output for _, output in reversed(rising[:-1]))]  # the deepest output is not added again
     for (received, output), twin in zip(falling, twins, strict=True):
         torch.testing.assert_close(received, previous + twin + time_B1L)
         previous = output
@@ -84,7 +84,7 @@ def test_falling_layers_also_receive_their_rising_twins_and_every_layer_the_time
 def test_channels_that_do_not_rise_and_fall_alike_are_refused_with_their_values(channels):
     with pytest.raises(UserError) as error:
         ConvDenoiser(L, channels=channels)
-    assert str(list(channels)) in str(error.value)
+    assert f"channels={list(channels)}" in str(error.value)
 
 
 def test_an_even_kernel_is_refused_with_its_value():

@@ -1,4 +1,4 @@
-"""A made-up run and its report, drawn once for all tests that only look."""
+"""A synthetic run and its report, drawn once for all tests that only read it."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.core.report.synthetic import write_run
 
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with its report. Nothing may be changed in it."""
+    """Return a run's folder with its report. Tests must not change it."""
     folder = write_run(tmp_path_factory.mktemp("reported") / "run")
     write_page(folder)
     return folder
@@ -20,13 +20,13 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(reported: Path, tmp_path: Path) -> Path:
-    """A copy of that run without a report, to be damaged."""
+    """Return a copy of that run without its report, for tests that damage it."""
     return Path(shutil.copytree(reported, tmp_path / "run", ignore=shutil.ignore_patterns("report")))
 
 
 @pytest.fixture
 def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes the time where the test is about something else: saving, and t-SNE."""
+    """Replace saving figures and t-SNE by fast fakes, for tests that do not look at figures."""
 
     def save(drawn, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,4 +36,4 @@ def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         return files
 
     monkeypatch.setattr(gallery, "save", save)
-    monkeypatch.setattr(gallery.weight_figures, "neighbor_map", lambda components_PC, seed: components_PC[:, :2])
+    monkeypatch.setattr(gallery.weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])

@@ -1,4 +1,4 @@
-"""Runs made up without training: vectors around a center, and mistakes that follow from the vectors.
+"""Synthetic runs, made without training: vectors around a center, and errors computed from the vectors.
 
 K originals · M models · N images · D numbers in one vector.
 """
@@ -16,7 +16,7 @@ from core.evaluation.verdict import Averaging, Comparison, Decision, Difference,
 
 TENSORS = ("layer4.1.bn1.weight", "layer4.1.bn1.bias", "layer4.1.bn2.weight", "layer4.1.bn2.bias")
 SENTENCES = [
-    "p_diff is better than the originals by 0.45 points (95 % interval 0.41 to 0.49) "
+    "p_diff is better than the originals by 0.45 points (95% interval 0.41 to 0.49) "
     "and no newer than noise of σ = 0.05.",
     "Plain means of 16 checkpoints are as good as p_diff: the difference is −0.02 points (−0.05 to 0.01).",
     "No generated model is a near-copy of an original.",
@@ -34,7 +34,7 @@ PROVENANCE = {
 
 
 def make_vectors(rng: np.random.Generator, k: int, m: int, d: int) -> dict[str, np.ndarray]:
-    """{source: (M, D)} for 12 sources, as they would come from K originals that vary in few directions."""
+    """Return {source: (M, D)} for 12 sources, made from K originals that vary in few directions."""
     scale = np.repeat([1.0, 0.1, 1.0, 0.1], -(-d // 4))[:d]
     center = np.repeat([1.0, 0.0, 1.2, 0.0], -(-d // 4))[:d] + 0.2 * scale * rng.normal(size=d)
     directions = rng.normal(size=(8, d)) * scale / np.sqrt(d)
@@ -66,7 +66,7 @@ def make_vectors(rng: np.random.Generator, k: int, m: int, d: int) -> dict[str, 
 
 
 def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.ndarray, readout_DN: np.ndarray) -> Scores:
-    """Mistakes grow with the distance from the center and depend on the direction."""
+    """Return scores whose errors grow with the distance from the center and depend on the direction."""
     offset_MD = (vectors_MD - reference_KD.mean(0)) / reference_KD.std(0)
     response_MN = offset_MD @ readout_DN / np.sqrt(len(readout_DN))
     wrong_MN = difficulty_N + 0.35 * response_MN + 0.02 * (response_MN**2).mean(1, keepdims=True) > 1.3
@@ -74,7 +74,7 @@ def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.nda
     return Scores(accuracy_M, 0.1 + 2 * (1 - accuracy_M), wrong_MN, 0.3 * (1 - accuracy_M))
 
 
-def table_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
+def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
     same = table.source == original.source
     scores, l2_M = table.scores["test"], min_l2(table.vectors_MD, original.vectors_MD, same=same)
     row = {
@@ -103,7 +103,7 @@ def standing(row: dict[str, Any]) -> Standing:
 
 
 def made_comparison(rank: int, row: dict[str, Any], ours: dict[str, Any]) -> Comparison:
-    """A comparison whose decisions only go round, so that every outcome is there."""
+    """Return a comparison whose decisions depend on its rank alone, so that every outcome occurs."""
     accuracy, iou = ours["accuracy_mean"] - row["accuracy_mean"], ours["max_iou_mean"] - row["max_iou_mean"]
     better, worse, undecided = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
     decisions = ((better, better), (better, worse), (worse, undecided), (undecided, undecided))[rank % 4]
@@ -115,8 +115,8 @@ def made_comparison(rank: int, row: dict[str, Any], ours: dict[str, Any]) -> Com
 
 
 def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
-    """What train_p_diff.py would put into metrics.json; the verdict is only worded like one."""
-    rows = [table_row(table, tables["original"]) for table in tables.values()]
+    """Return metrics.json as train_p_diff.py would write it, with fixed sentences as its verdict."""
+    rows = [make_row(table, tables["original"]) for table in tables.values()]
     by_source = {row["source"]: row for row in rows}
     ours = by_source["p_diff"]
     comparisons = tuple(
@@ -166,10 +166,10 @@ def write_run(
     latent: int | None = 8,
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """A run's folder with everything that a report reads.
+    """Write every file that a report reads and return the folder.
 
     Args:
-        latent: length of the latents; None for a run without.
+        latent: length of the latents, None for a run without latents.
         settings: overrides of config.yaml by dotted name.
     """
     rng = np.random.default_rng(seed)
@@ -199,7 +199,7 @@ def write_run(
 
 
 def write_histories(folder: Path, rng: np.random.Generator, d: int) -> None:
-    """trajectories.npz and training_history.npz."""
+    """Write trajectories.npz and training_history.npz."""
     timesteps_S = np.linspace(999, 0, 12).astype(int)
     rise_S = 1 / (1 + np.exp((timesteps_S - 450) / 90))
     np.savez(

@@ -1,4 +1,4 @@
-"""The page: self-contained, verdict first, whatever is missing or damaged named and the rest there."""
+"""The page is self-contained, starts with the verdict, names damaged files and shows the rest."""
 
 import json
 import re
@@ -10,19 +10,27 @@ import pytest
 from omegaconf import OmegaConf
 
 from core.evaluation.scores import Scores, ScoreTable
+from core.report.cells import format_signed
 from core.report.page import write_page
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from tests.core.report.synthetic import SENTENCES
 
 FIGURES = {
-    "accuracy_vs_max_iou", "max_iou", "iou_matrix", "min_l2", "weights_over_nearest", "weight_densities",
+    "differences", "accuracy_vs_max_iou", "max_iou", "iou_matrix", "min_l2", "weights_over_nearest", "weight_densities",
     "pca_weights", "tsne_weights", "pca_latents", "tsne_latents", "reverse_diffusion", "training_history",
 }  # fmt: skip
 
 
+PROBLEMS = 'id="problems"'  # the section that names missing and damaged files
+
+
 def figures_on(html: str) -> set[str]:
     return set(re.findall(r'<figure id="(\w+)"', html))
+
+
+def problems_on(html: str) -> str:
+    return html[html.index(PROBLEMS) : html.index('id="verdict"')]
 
 
 def test_a_whole_run_gives_every_figure_as_png_and_svg_and_on_the_page(reported):
@@ -30,7 +38,7 @@ def test_a_whole_run_gives_every_figure_as_png_and_svg_and_on_the_page(reported)
     assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
     html = (reported / "report" / "index.html").read_text()
     assert figures_on(html) == FIGURES and html.count("data:image/svg+xml;base64,") == len(FIGURES)
-    assert "Not in this report" not in html
+    assert PROBLEMS not in html
 
 
 def test_the_page_refers_to_nothing_outside_itself(reported):
@@ -43,12 +51,35 @@ def test_the_page_refers_to_nothing_outside_itself(reported):
 
 def test_the_verdict_comes_first_then_the_sources_then_the_figures(reported):
     html = (reported / "report" / "index.html").read_text()
-    order = [html.index(sentence) for sentence in SENTENCES]
-    order += [html.index(f'id="{section}"') for section in ("sources", "figures", "protocols", "use", "provenance")]
+    sections = [html.index(f'id="{name}"') for name in ("figures", "protocols", "use", "provenance")]
+    order = [html.index('id="verdict"'), html.index(SENTENCES[0]), html.index('id="differences"')]
+    order += [*map(html.index, SENTENCES[1:]), html.index('id="sources"'), *sections]
     assert order == sorted(order)
 
 
-def test_numbers_on_the_page_are_those_of_metrics_json(reported):
+def test_the_first_screen_tells_what_was_trained_and_generated_and_the_numbers_of_the_verdict(reported):
+    html = (reported / "report" / "index.html").read_text()
+    first = html[html.index("<header>") : html.index('id="details"')]
+    for fact in ("resnet18", "digits", "K = 40", "D = 64", "ae_ddpm", "M = 24", "400 test images"):
+        assert fact in first, fact
+    verdict = json.loads((reported / "metrics.json").read_text())["verdict"]
+    against = next(row for row in verdict["comparisons"] if row["baseline"] == "average_16")
+    assert format_signed(against["accuracy_difference"], 100, 2) in first
+    assert format_signed(against["max_iou_difference"]) in first
+    assert len(figures_on(first)) == 1
+
+
+def test_every_source_and_every_measure_is_explained_under_its_table(reported):
+    html = (reported / "report" / "index.html").read_text()
+    section = html[html.index('id="sources"') : html.index('id="figures"')]
+    terms = re.findall(r"<dt>(.*?):</dt> <dd>(.*?)</dd>", section)
+    assert all(len(explanation) > 10 for _, explanation in terms)
+    metrics = json.loads((reported / "metrics.json").read_text())
+    headers = re.findall(r'<th scope="col".*?>(.*?)</th>', section)
+    assert {row["source"] for row in metrics["table"]} | set(headers) == {term for term, _ in terms}
+
+
+def test_numbers_on_the_page_equal_metrics_json(reported):
     html = (reported / "report" / "index.html").read_text()
     metrics = json.loads((reported / "metrics.json").read_text())
     for row in metrics["table"]:
@@ -61,7 +92,7 @@ def test_numbers_on_the_page_are_those_of_metrics_json(reported):
     assert "task.data.split_seed" in html and "2025-01-31 12:00 UTC" in html and "2.11.0" in html
 
 
-def test_what_comes_from_files_is_text_and_never_markup(run, fast_figures):
+def test_text_from_files_is_escaped(run, fast_figures):
     config = OmegaConf.load(run / "config.yaml")
     config.task.data.dataset = "<script>alert(1)</script>"
     OmegaConf.save(config, run / "config.yaml")
@@ -73,14 +104,14 @@ def test_a_rebuilt_report_is_the_same_report(run, reported):
     write_page(RunDirectory(run))
     for path in sorted((reported / "report").rglob("*.*")):
         again = run / "report" / path.relative_to(reported / "report")
-        if path.suffix not in {".html"}:  # the page names output_dir, which is another
+        if path.suffix != ".html":  # the page names output_dir, which differs
             assert again.read_bytes() == path.read_bytes(), path.name
     assert {path.suffix for path in (run / "report").rglob("*.*")} == {".html", ".md", ".csv", ".png", ".svg"}, (
         "a temporary file was left"
     )
 
 
-def test_a_figure_that_a_rebuilt_report_lacks_does_not_stay_from_the_earlier_one(run, fast_figures):
+def test_a_rebuilt_report_removes_figures_that_it_lacks(run, fast_figures):
     write_page(run)
     (run / "trajectories.npz").unlink()
     write_page(run)
@@ -128,7 +159,7 @@ def without_a_decision(run: Path) -> None:
         (lambda run: (run / "config.yaml").unlink(), "config.yaml", set()),
         (lambda run: (run / "provenance.json").write_text("{"), "provenance.json", set()),
         (lambda run: (run / "provenance.json").write_text("[1]"), "provenance.json", set()),
-        (without_a_decision, "metrics.json", set()),
+        (without_a_decision, "metrics.json", {"differences"}),
     ],
     ids=[
         "cut",
@@ -144,10 +175,10 @@ def without_a_decision(run: Path) -> None:
         "bad verdict",
     ],
 )
-def test_what_is_missing_or_damaged_is_named_and_the_rest_is_reported(run, fast_figures, caplog, damage, named, lost):
+def test_a_missing_or_damaged_file_is_named_and_the_rest_is_reported(run, fast_figures, caplog, damage, named, lost):
     damage(run)
     html = write_page(run).read_text()
-    problems = html[html.index("Not in this report") : html.index('id="verdict"')]
+    problems = problems_on(html)
     assert named in problems and named in caplog.text and problems.count("<li>") == 1
     assert figures_on(html) == FIGURES - lost
     assert SENTENCES[0] in html and "89" in html
@@ -163,13 +194,14 @@ def test_scores_of_another_run_are_named_and_left_out(run, fast_figures):
     )
     alien.save(run / "scores" / "gaussian.npz")
     html = write_page(run).read_text()
-    assert "(7, 3)" in html and "gaussian is missing from the figures" in html and figures_on(html) == FIGURES
+    assert "(7, 3)" in problems_on(html) and "gaussian" in problems_on(html) and figures_on(html) == FIGURES
 
 
-def test_without_the_originals_scores_the_tables_and_what_needs_no_comparison_remain(run, fast_figures):
+def test_without_scores_of_the_originals_the_tables_and_figures_without_them_remain(run, fast_figures):
     (run / "scores" / "original.npz").unlink()
     html = write_page(run).read_text()
     assert figures_on(html) == {
+        "differences",
         "pca_weights",
         "tsne_weights",
         "pca_latents",
@@ -177,17 +209,18 @@ def test_without_the_originals_scores_the_tables_and_what_needs_no_comparison_re
         "reverse_diffusion",
         "training_history",
     }
-    assert "without the scores of original" in html and SENTENCES[0] in html
+    assert "scores/original.npz" in problems_on(html) and SENTENCES[0] in html
 
 
 def test_without_any_scores_the_page_is_still_written(run, fast_figures):
     for path in (run / "scores").iterdir():
         path.unlink()
     html = write_page(run).read_text()
-    assert figures_on(html) == {"reverse_diffusion", "training_history"} and html.count("scores/") >= 12
+    assert figures_on(html) == {"differences", "reverse_diffusion", "training_history"}
+    assert problems_on(html).count("scores/") == 12
 
 
-def test_a_task_without_right_and_wrong_has_no_similarity_and_no_complaint(run, fast_figures):
+def test_a_task_without_wrong_images_has_no_similarity_figures_and_no_problem(run, fast_figures):
     for path in (run / "scores").iterdir():
         table = ScoreTable.load(path)
         scores = table.scores["test"]
@@ -196,7 +229,7 @@ def test_a_task_without_right_and_wrong_has_no_similarity_and_no_complaint(run, 
         ).save(path)
     html = write_page(run).read_text()
     assert figures_on(html) == FIGURES - {"accuracy_vs_max_iou", "max_iou", "iou_matrix", "pca_latents", "tsne_latents"}
-    assert "Not in this report" not in html
+    assert PROBLEMS not in html
 
 
 def test_metrics_of_an_older_version_are_reported_without_what_they_lack(run, fast_figures):
@@ -209,7 +242,8 @@ def test_metrics_of_an_older_version_are_reported_without_what_they_lack(run, fa
     ]
     (run / "metrics.json").write_text(json.dumps(metrics))
     html = write_page(run).read_text()
-    assert "without a verdict" in html and 'id="use"' not in html and "ECE" not in html and "95 % interval" not in html
+    assert not any(f'id="{name}"' in html for name in ("details", "use", "differences")) and 'class="keys"' not in html
+    assert "ECE" not in html and "95% interval" not in html
 
 
 def test_one_original_and_one_generated_model_are_enough(run, fast_figures):
@@ -221,11 +255,7 @@ def test_one_original_and_one_generated_model_are_enough(run, fast_figures):
             run / "scores" / f"{source}.npz"
         )
     html = write_page(run).read_text()
-    assert (
-        "could not be drawn" not in html
-        and "accuracy_vs_max_iou" in figures_on(html)
-        and "min_l2" not in figures_on(html)
-    )
+    assert PROBLEMS not in html and "accuracy_vs_max_iou" in figures_on(html) and "min_l2" not in figures_on(html)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +269,7 @@ def test_one_original_and_one_generated_model_are_enough(run, fast_figures):
         '{"table": [{"source": "original"}], "paper_protocol": {}, "held_out_protocol": {}}',
     ],
 )
-def test_without_usable_metrics_there_is_one_sentence_and_no_page(run, content):
+def test_invalid_metrics_are_an_error_and_leave_no_page(run, content):
     (run / "metrics.json").unlink()
     if content is not None:
         (run / "metrics.json").write_text(content)
@@ -249,29 +279,29 @@ def test_without_usable_metrics_there_is_one_sentence_and_no_page(run, content):
 
 
 def test_published_numbers_stand_beside_ours_where_there_are_any(run, fast_figures):
-    assert "Published for this data set" not in write_page(run).read_text()  # nobody published digits
+    assert 'id="published"' not in write_page(run).read_text()  # The paper has no numbers for digits.
     config = OmegaConf.load(run / "config.yaml")
     config.task.data.dataset = "cifar100"
     OmegaConf.save(config, run / "config.yaml")
     html = write_page(run).read_text()
-    published = html[html.index("Published for this data set") :]
+    published = html[html.index('id="published"') :]
     assert all(number in published for number in ("77.40", "77.70", "77.90", "77.24", "77.55", "0.848"))
 
 
-def test_the_folder_may_be_anything_but_writable(run, fast_figures):
+def test_a_folder_that_cannot_be_written_to_is_an_error(run, fast_figures):
     (run / "report").write_text("a file")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="report"):
         write_page(run)
 
 
-def test_captions_say_in_one_sentence_how_to_read_a_figure(reported):
+def test_captions_tell_how_to_read_a_figure_and_what_would_be_good_or_bad(reported):
     html = (reported / "report" / "index.html").read_text()
-    captions = re.findall(r"<figcaption>(.*?) <code>", html, re.DOTALL)
+    captions = re.findall(r"<figcaption><p>(.*?)</p><p><b>Good:</b> (.*?)</p><p><b>Bad:</b> (.*?) <code>", html)
     assert len(captions) == len(FIGURES)
-    assert all(caption.endswith(".") and ". " not in caption for caption in captions)
+    assert all(len(part) > 20 and part.endswith(".") for caption in captions for part in caption)
 
 
-def test_markdown_and_csv_hold_the_figures_of_the_page(reported: Path):
+def test_markdown_and_csv_hold_the_numbers_of_the_page(reported: Path):
     metrics = json.loads((reported / "metrics.json").read_text())
     text, csv = (
         (reported / "report" / "table.md").read_text(),

@@ -1,10 +1,16 @@
-"""The paper's and its logs' numbers are found for the very setting, and only for it."""
+"""The numbers of the paper and its logs are found for their own setting and for no other."""
 
 from pathlib import Path
 
 import pytest
 
-from core.report.published import beside_ours, from_logs, from_paper, plain, rows_of
+from core.report.published import (
+    build_published_table,
+    find_log_rows,
+    find_paper_accuracies,
+    normalize_name,
+    read_rows,
+)
 from core.report.run_files import RunFiles
 
 
@@ -26,8 +32,8 @@ def made(dataset, model, subset="last_norms", k=300) -> RunFiles:
      ("resnet18", "ResNet-18"), ("resnet50.a1_in1k", "ResNet-50"),
      ("convnext_tiny", "ConvNeXt-Tiny"), ("convnext_base", "ConvNeXt-Base"), ("convnet_mini", "ConvNet-mini")],
 )  # fmt: skip
-def test_our_names_are_theirs(ours, theirs):
-    assert plain(ours) == plain(theirs)
+def test_names_of_the_same_thing_match(ours, theirs):
+    assert normalize_name(ours) == normalize_name(theirs)
 
 
 @pytest.mark.parametrize(
@@ -39,17 +45,19 @@ def test_our_names_are_theirs(ours, theirs):
         ("convnext_tiny", "ConvNeXt-mini"),
     ],
 )
-def test_other_names_are_not(ours, theirs):
-    assert plain(ours) != plain(theirs)
+def test_names_of_different_things_do_not_match(ours, theirs):
+    assert normalize_name(ours) != normalize_name(theirs)
 
 
 def test_the_files_hold_the_whole_tables():
-    paper, logs = rows_of("paper.csv"), rows_of("logs.csv")
+    paper, logs = read_rows("paper.csv"), read_rows("logs.csv")
     assert len(paper) == 36 + 6 + 10 and sum(row["category"] == "main" for row in logs) == 36
     assert all(30 < float(row[source]) < 100 for row in paper for source in ("original", "ensemble", "p_diff"))
     assert {
-        (plain(row["dataset"]), plain(row["architecture"])) for row in logs if row["category"] in ("main", "full")
-    } <= {(plain(row["dataset"]), plain(row["architecture"])) for row in paper}
+        (normalize_name(row["dataset"]), normalize_name(row["architecture"]))
+        for row in logs
+        if row["category"] in ("main", "full")
+    } <= {(normalize_name(row["dataset"]), normalize_name(row["architecture"])) for row in paper}
 
 
 @pytest.mark.parametrize(
@@ -61,28 +69,31 @@ def test_the_files_hold_the_whole_tables():
         (made("stl10", "mlp_mini", subset="all"), [0.35, 0.35, 0.352]),
     ],
 )
-def test_the_papers_numbers_are_those_of_the_setting(run, numbers):
-    (row,) = from_paper(run).values()
+def test_the_papers_numbers_belong_to_the_setting(run, numbers):
+    (row,) = find_paper_accuracies(run).values()
     assert list(row.values()) == pytest.approx(numbers)
 
 
 def test_another_subset_or_data_set_has_no_published_number():
-    assert not from_paper(made("cifar100", "resnet18", subset="all"))
-    assert not from_paper(made("cifar100", "resnet18", subset=["layer4.*"]))
-    assert beside_ours(made("digits", "resnet18")) is None and beside_ours(RunFiles(Path("run"), {})) is None
+    assert not find_paper_accuracies(made("cifar100", "resnet18", subset="all"))
+    assert not find_paper_accuracies(made("cifar100", "resnet18", subset=["layer4.*"]))
+    assert (
+        build_published_table(made("digits", "resnet18")) is None
+        and build_published_table(RunFiles(Path("run"), {})) is None
+    )
 
 
 def test_logs_of_another_k_are_shown_only_for_that_k():
     for k in (50, 300):
-        assert list(from_logs(made("cifar100", "resnet18", k=k))) == ["its logs, cifar100_resnet18"]
-    assert list(from_logs(made("cifar100", "resnet18", k=200))) == [
+        assert list(find_log_rows(made("cifar100", "resnet18", k=k))) == ["its logs, cifar100_resnet18"]
+    assert list(find_log_rows(made("cifar100", "resnet18", k=200))) == [
         "its logs, cifar100_resnet18",
         "its logs, numberckpt_200",
     ]
 
 
-def test_ours_come_first_and_what_was_not_published_is_a_dash():
-    table = beside_ours(made("cifar100", "resnet18"))
+def test_our_numbers_come_first_and_unpublished_ones_are_dashes():
+    table = build_published_table(made("cifar100", "resnet18"))
     ours, paper, logs = ([cell.text for cell in row] for row in table.rows)
     assert [column.label for column in table.columns][:6] == [
         "from",

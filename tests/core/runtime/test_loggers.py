@@ -1,4 +1,4 @@
-"""Metrics as JSON lines, and the loggers of the configuration."""
+"""The JSON-lines logger and the loggers of the configuration."""
 
 import json
 

@@ -1,9 +1,9 @@
-"""What float32 means on a GPU: torch's switches can be looked at without one."""
+"""The precision of float32 products, read from switches of torch that also exist without a GPU."""
 
 import pytest
 import torch
 
-from core.runtime.precision import float32_products
+from core.runtime.precision import set_float32_precision
 
 
 def switches() -> tuple[bool, bool]:
@@ -13,17 +13,17 @@ def switches() -> tuple[bool, bool]:
 @pytest.mark.parametrize("tf32", [False, True])
 def test_precision_holds_inside_and_is_left_as_it_was(tf32):
     before = switches()
-    assert before == (False, True), "torch's default has changed: see what the docstring says of it"
-    with pytest.raises(RuntimeError, match="inside"), float32_products(tf32):
+    assert before == (False, True), "torch has changed its defaults; update the docstring of set_float32_precision"
+    with pytest.raises(RuntimeError, match="inside"), set_float32_precision(tf32):
         assert switches() == (tf32, tf32)
         raise RuntimeError("inside")
     assert switches() == before
 
 
 def test_blocks_nest_and_decorate():
-    @float32_products()
+    @set_float32_precision()
     def exact():
-        with float32_products(tf32=True):
+        with set_float32_precision(tf32=True):
             inner = switches()
         return inner, switches()
 
@@ -33,6 +33,6 @@ def test_blocks_nest_and_decorate():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_convolutions_are_exact_on_a_gpu():
     images, kernel = torch.randn(8, 64, 32, 32), torch.randn(64, 64, 3, 3)
-    with float32_products():
+    with set_float32_precision():
         found = torch.nn.functional.conv2d(images.cuda(), kernel.cuda()).cpu()
     torch.testing.assert_close(found, torch.nn.functional.conv2d(images, kernel), rtol=1e-4, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Remarks of Lightning are silenced by a command, and never by an import."""
+"""Commands silence warnings of Lightning; imports do not."""
 
 import logging
 import subprocess
@@ -11,14 +11,14 @@ from core.runtime.provenance import ROOT
 from core.runtime.quiet import REMARKS, quiet_lightning
 
 LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
-SAID = (
+WARNINGS = (
     "The 'train_dataloader' does not have many workers which may be a bottleneck.",
     "Checkpoint directory /tmp exists and is not empty.",
     "The number of training batches (3) is smaller than the logging interval Trainer(log_every_n_steps=50).",
 )
 
 
-@pytest.mark.parametrize("text", SAID)
+@pytest.mark.parametrize("text", WARNINGS)
 def test_a_remark_is_silenced_and_other_warnings_are_not(text):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
@@ -30,7 +30,7 @@ def test_a_remark_is_silenced_and_other_warnings_are_not(text):
 
 
 def test_importing_the_trainer_changes_neither_warnings_nor_loggers():
-    """Other imports filter warnings of their own; none of the remarks may be among them."""
+    """Check only our patterns, because other libraries also filter warnings when they are imported."""
     code = (
         "import logging, warnings; import core.runtime.trainer; from core.runtime.quiet import REMARKS\n"
         "patterns = {pattern.pattern for _, pattern, *_ in warnings.filters if hasattr(pattern, 'pattern')}\n"

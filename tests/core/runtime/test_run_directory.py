@@ -1,4 +1,4 @@
-"""One folder per run: resumed, moved aside or refused, never mixed."""
+"""The folder of a run: resumed, moved aside or refused, so that two runs never mix."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with SETTINGS that left a file in every place."""
+    """A finished run with SETTINGS and a file in every subfolder."""
     run = RunDirectory(tmp_path / "outputs" / "run")
     run.begin(CONFIG, SETTINGS, "train")
     for path in (
@@ -56,7 +56,7 @@ def test_training_with_other_settings_moves_the_earlier_run_aside_whole(run):
 
 
 def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
-    shutil.rmtree(run.training_state)  # to save space
+    shutil.rmtree(run.training_state)  # as users do to save space
     RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
     assert run.generator.exists()
     RunDirectory(run.path).begin(CONFIG, OTHER, "train")
@@ -66,7 +66,7 @@ def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
 @pytest.mark.parametrize("mode", ["test", "generate"])
 def test_other_modes_refuse_other_settings_and_touch_nothing(run, mode):
     before = content(run.path)
-    with pytest.raises(UserError, match=r"system\.ema_decay=0\.9 there, 0\.5 here") as error:
+    with pytest.raises(UserError, match=r"system\.ema_decay=0\.9 .*0\.5") as error:
         RunDirectory(run.path).begin(CONFIG, OTHER, mode)
     assert str(run.path) in str(error.value)
     assert content(run.path) == before and [path.name for path in run.path.parent.iterdir()] == ["run"]
@@ -97,7 +97,7 @@ def test_damaged_settings_are_named(run):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "regular").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write") as error:
+    with pytest.raises(UserError) as error:
         RunDirectory(tmp_path / "regular" / "run").begin(CONFIG, SETTINGS, "train")
     assert str(tmp_path / "regular" / "run") in str(error.value)
 

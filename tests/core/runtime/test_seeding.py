@@ -1,4 +1,4 @@
-"""One seed per purpose."""
+"""Seeds per purpose and index."""
 
 import itertools
 

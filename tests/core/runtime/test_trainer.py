@@ -1,4 +1,4 @@
-"""Fitting one stage: resumed where it stopped, loaded where it finished, the same result either way."""
+"""A fit that is interrupted and resumed, or loaded after it finished, gives the result of an unbroken one."""
 
 import json
 from contextlib import nullcontext
@@ -26,7 +26,10 @@ STEPS = 23
 
 
 def autoencoder_stage(steps=STEPS):
-    """The module as a new process builds it, with BatchNorm statistics and two noises, and its callbacks."""
+    """Return the autoencoder module as a new process builds it, and its callbacks.
+
+    BatchNorm statistics and two noises would reveal a fit that is not resumed exactly.
+    """
     torch.manual_seed(1)
     autoencoder, vectors_KD = ConvAutoencoder(20, channels=(4,), latent_dim=5), torch.randn(9, 20)
     return AutoencoderModule(
@@ -35,7 +38,7 @@ def autoencoder_stage(steps=STEPS):
 
 
 def diffusion_stage(steps=STEPS):
-    """The same with an average of the weights beside them."""
+    """Return the diffusion module and the callback that averages its weights."""
     torch.manual_seed(1)
     denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
     module = LatentDiffusionModule(
@@ -51,7 +54,7 @@ def diffusion_stage(steps=STEPS):
 
 
 class Epochs(LightningModule):
-    """Several passes over a loader, a validation after each, a learning rate that falls from epoch to epoch."""
+    """A module for fits by epochs, with a validation after each and a learning rate that falls per epoch."""
 
     stage = "classifier"
 
@@ -81,12 +84,11 @@ def epochs_stage():
 
 
 def run_stage(build, folder, *extra, **options):
-    """One session: builds the module anew and fits it. Returns its state and the seconds."""
+    """Build the module anew, fit it in one session, and return its state and the seconds."""
     module, callbacks = build()
     seconds = fit(
         module,
         name=module.stage,
-        label="[1/1]",
         state_dir=folder / "training_state",
         make_trainer=cpu_trainer(*extra),
         callbacks=callbacks,
@@ -102,7 +104,7 @@ def build(request):
 
 @pytest.fixture(scope="module")
 def unbroken(build, tmp_path_factory):
-    """The state that an undisturbed fit ends with."""
+    """Return the state after a fit without interruption."""
     return run_stage(build, tmp_path_factory.mktemp("unbroken"))[0]
 
 
@@ -111,7 +113,8 @@ def interrupt(build, folder, steps, error=RuntimeError):
         run_stage(build, folder, StopAfter(steps, error))
 
 
-# 1: before any training state; 13: after the state of step 12; 22: before the last step; 23: before the end is recorded
+# Interruptions before any training state (1), after the state of step 12 (13), before the last step (22), and after
+# the last step but before the finished file is written (23).
 @pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
 def test_an_interrupted_stage_equals_an_unbroken_one(build, unbroken, tmp_path, steps):
     interrupt(build, tmp_path, steps)
@@ -119,13 +122,13 @@ def test_an_interrupted_stage_equals_an_unbroken_one(build, unbroken, tmp_path, 
 
 
 def test_a_stage_killed_after_its_last_state_equals_an_unbroken_one(build, tmp_path):
-    build = partial(build, steps=20)  # a multiple of STATES_PER_FIT: the last state holds the last step
+    build = partial(build, steps=20)  # the end of the only epoch comes after the last training state
     with pytest.raises(RuntimeError):
         run_stage(build, tmp_path / "broken", StopAtEpochEnd())
     assert_same(run_stage(build, tmp_path / "broken")[0], run_stage(build, tmp_path / "unbroken")[0])
 
 
-# 5 steps an epoch: in the first epoch, in the middle of the third, at an epoch's end, in the last
+# An epoch has 5 steps: interruptions in the first epoch, in the third, at the end of the third, and in the fourth.
 @pytest.mark.parametrize("steps", [3, 12, 15, 19])
 def test_interrupted_epochs_equal_unbroken_ones(tmp_path, steps):
     options = {"max_epochs": 4}
@@ -143,12 +146,12 @@ def test_a_stage_interrupted_twice_equals_an_unbroken_one(build, unbroken, tmp_p
     assert_same(run_stage(build, tmp_path)[0], unbroken)
 
 
-def test_ctrl_c_loses_nothing_either(build, unbroken, tmp_path, keep_signals):
+def test_a_fit_stopped_by_ctrl_c_equals_an_unbroken_one(build, unbroken, tmp_path, keep_signals):
     interrupt(build, tmp_path, 13, KeyboardInterrupt)
     assert_same(run_stage(build, tmp_path)[0], unbroken)
 
 
-def test_resuming_goes_on_from_the_last_state_instead_of_starting_over(build, tmp_path):
+def test_a_resumed_fit_starts_at_its_last_training_state(build, tmp_path):
     interrupt(build, tmp_path, 13)
     seen = StepsSeen()
     run_stage(build, tmp_path, seen)
@@ -158,7 +161,7 @@ def test_resuming_goes_on_from_the_last_state_instead_of_starting_over(build, tm
 def test_a_finished_stage_is_loaded_and_not_repeated_and_leaves_one_safe_file(build, unbroken, tmp_path):
     state, seconds = run_stage(build, tmp_path)
     assert [path.name for path in (tmp_path / "training_state").iterdir()] == [f"{build()[0].stage}.safetensors"]
-    again, seconds_again = run_stage(build, tmp_path, StopAfter(1))  # would raise if it trained
+    again, seconds_again = run_stage(build, tmp_path, StopAfter(1))  # raises if it trains
     assert_same(again, state)
     assert seconds_again == seconds > 0
 
@@ -177,11 +180,21 @@ def test_a_damaged_finished_stage_is_named(tmp_path, damage):
         run_stage(autoencoder_stage, tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["empty", "half", "other content"])
+def test_a_fit_with_a_damaged_training_state_starts_at_step_0(build, unbroken, tmp_path, damage, caplog):
+    interrupt(build, tmp_path, 13)
+    state = tmp_path / f"training_state/{build()[0].stage}.ckpt"
+    state.write_bytes(dict(damaged_copies(state))[damage])
+    seen = StepsSeen()
+    assert_same(run_stage(build, tmp_path, seen)[0], unbroken)
+    assert seen.steps == list(range(STEPS)) and state.name in caplog.text
+
+
 @pytest.mark.parametrize("option, named", [({"precision": "half"}, "half"), ({"presicion": 32}, "presicion")])
-def test_an_option_that_lightning_does_not_take_is_named(tmp_path, option, named):
+def test_an_option_that_is_invalid_for_lightning_is_named(tmp_path, option, named):
     module, _ = autoencoder_stage()
     with pytest.raises(UserError, match=f"trainer: .*{named}"):
-        fit(module, name="autoencoder", label="", state_dir=tmp_path, make_trainer=partial(cpu_trainer(), **option))
+        fit(module, name="autoencoder", state_dir=tmp_path, make_trainer=partial(cpu_trainer(), **option))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -201,27 +214,27 @@ def test_losses_are_kept_as_json_lines_with_stage_and_step(tmp_path):
 
 
 class Products(Callback):
-    """Records how float32 numbers are multiplied while a fit runs."""
+    """Records whether float32 products use TensorFloat-32 during a fit."""
 
     def on_train_batch_start(self, *_):
         self.tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", True), ("32-true", False), (None, True)])
-def test_a_fit_multiplies_as_asked_and_leaves_no_trace(tmp_path, precision, tf32):
+def test_a_fit_sets_the_precision_of_products_and_restores_it(tmp_path, precision, tf32):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     products, options = Products(), {"precision": precision} if precision else {}
     module, _ = autoencoder_stage(3)
     make = partial(make_trainer, accelerator="cpu", **options)
     for callbacks, stops in (([products], False), ([products, StopAfter(2)], True)):
         with pytest.raises(RuntimeError) if stops else nullcontext():
-            fit(module, name=f"stage_{stops}", label="", state_dir=tmp_path, make_trainer=make, callbacks=callbacks)
+            fit(module, name=f"stage_{stops}", state_dir=tmp_path, make_trainer=make, callbacks=callbacks)
         assert products.tf32 == (tf32, tf32)
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
-def test_the_number_of_looks_at_a_loss_does_not_grow_with_the_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.runtime.trainer.LOOKS_PER_FIT", 5)
+def test_longer_fits_do_not_read_the_loss_more_often(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.runtime.trainer.LOSS_READS_PER_FIT", 5)
     for steps in (10, 40):
         run_stage(partial(autoencoder_stage, steps), tmp_path / str(steps))
         lines = (tmp_path / f"{steps}/metrics.jsonl").read_text().splitlines()
@@ -233,14 +246,14 @@ def test_the_cpu_is_used_where_it_is_asked_for():
 
 
 class StopAtEpochEnd(Callback):
-    """Ends a fit after the last step and its state."""
+    """Raises an error at the end of an epoch, after its last training state."""
 
     def on_train_epoch_end(self, *_):
         raise RuntimeError("stopped by the test")
 
 
 class StepsSeen(Callback):
-    """Records the number of each step that is taken."""
+    """Records the numbers of the steps that a fit makes."""
 
     def __init__(self):
         self.steps = []

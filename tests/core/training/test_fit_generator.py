@@ -1,4 +1,4 @@
-"""From checkpoints to a generator: what is averaged, what is frozen, what is resumed."""
+"""Training of a generator: averaged weights, frozen autoencoder, resumed stages, recorded settings."""
 
 import copy
 import json
@@ -19,42 +19,44 @@ from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
 from core.training.fit_generator import fit_generator
 from core.training.stage_modules import LatentDiffusionModule
-from core.training.system import SystemSpec, training_settings
+from core.training.system import SystemSpec, select_training_settings
 from tests.core.tiny import CONFIGS, StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
 
 FILES = Path(__file__).parent / "files"
-DECAY, STEPS = 0.8, 23  # of tiny_system
+DECAY, STEPS = 0.8, 23  # system.ema_decay and system.diffusion_steps of tiny_system
 
 
-class Watch(Callback):
-    """Copies the data of the diffusion stage, and the denoiser after each of its steps."""
+class RecordDiffusion(Callback):
+    """Records the latents of the diffusion stage, and the denoiser after each of its steps."""
 
     def __init__(self):
         self.states = []
 
     def on_train_start(self, trainer, module):
-        self.latents_KL = module.rows_K.clone()  # of the last stage, in the end
+        self.latents_KL = module.rows_K.clone()  # the diffusion stage is last, so its rows remain
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
             self.states.append({name: tensor.detach().clone() for name, tensor in module.denoiser.state_dict().items()})
 
 
-class StopDiffusion(StopAfter):
+class StopDiffusionAfter(StopAfter):
+    """Ends the diffusion stage after `steps` of its steps."""
+
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
             super().on_train_batch_end(trainer, module)
 
 
-def spec(system) -> SystemSpec:
+def make_spec(system) -> SystemSpec:
     return SystemSpec.from_config(OmegaConf.to_container(system, resolve=True))
 
 
 def train(folder, system, checkpoints, *extra, seed=0) -> LatentDiffusionGenerator:
-    """One session of both stages."""
+    """Fit both stages, or resume them."""
     stages = Stages(["autoencoder", "diffusion"])
     return fit_generator(
-        spec(system),
+        make_spec(system),
         checkpoints,
         seed=seed,
         state_dir=folder / "training_state",
@@ -72,7 +74,7 @@ def checkpoints():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, shrunk_system, checkpoints):
-    """The folder of an undisturbed training, and its generator."""
+    """Return the folder and the generator of an uninterrupted training."""
     folder = tmp_path_factory.mktemp("finished")
     return folder, train(folder, shrunk_system, checkpoints)
 
@@ -81,16 +83,16 @@ def finished(tmp_path_factory, shrunk_system, checkpoints):
 def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(
     tiny_system, checkpoints, tmp_path, denoiser
 ):
-    if denoiser == "conv":  # its BatchNorm statistics are averaged too
+    if denoiser == "conv":  # has BatchNorm statistics, which are averaged, too
         tiny_system.denoiser = OmegaConf.create(
             {"_target_": "core.networks.denoiser.ConvDenoiser", "channels": [4, 8, 4, 1], "kernel_size": 3}
         )
-    watch = Watch()
-    generator = train(tmp_path, tiny_system, checkpoints, watch)
-    assert len(watch.states) == STEPS
+    record = RecordDiffusion()
+    generator = train(tmp_path, tiny_system, checkpoints, record)
+    assert len(record.states) == STEPS
 
-    average = {name: tensor.double() for name, tensor in watch.states[0].items() if tensor.is_floating_point()}
-    for state in watch.states[1:]:
+    average = {name: tensor.double() for name, tensor in record.states[0].items() if tensor.is_floating_point()}
+    for state in record.states[1:]:
         average = {name: DECAY * before + (1 - DECAY) * state[name] for name, before in average.items()}
 
     generator.save(tmp_path / "generator.safetensors")
@@ -98,21 +100,21 @@ def test_the_generator_holds_the_average_of_the_weights_and_not_the_last_ones(
         final = stage.denoiser.state_dict()
         for name, expected in average.items():
             torch.testing.assert_close(final[name].double(), expected, rtol=1e-4, atol=1e-6)
-        last = watch.states[-1]
+        last = record.states[-1]
         assert all((final[name] - last[name]).abs().max() > 1e-5 for name in average if name.endswith("weight"))
 
 
 def test_the_diffusion_learns_standardized_latents_of_the_autoencoder_in_eval_mode(tiny_system, checkpoints, tmp_path):
-    """Raw latents, or those of an encoder that depends on its batch, would not have zero mean and unit variance."""
-    watch = Watch()
-    generator = train(tmp_path, tiny_system, checkpoints, watch)
-    for latents_KL in (watch.latents_KL, generator.encode(checkpoints.vectors_KD)):
+    """Latents have zero mean and unit variance only if they are normalized and encoded independently of the batch."""
+    record = RecordDiffusion()
+    generator = train(tmp_path, tiny_system, checkpoints, record)
+    for latents_KL in (record.latents_KL, generator.encode(checkpoints.vectors_KD)):
         torch.testing.assert_close(latents_KL.mean(dim=0), torch.zeros(6), rtol=0, atol=1e-4)
         torch.testing.assert_close(latents_KL.std(dim=0, correction=0), torch.ones(6), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(generator.encode(checkpoints.vectors_KD), watch.latents_KL, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(generator.encode(checkpoints.vectors_KD), record.latents_KL, rtol=1e-4, atol=1e-4)
 
 
-def test_the_autoencoder_no_longer_changes_in_the_second_stage(finished, tiny_system, checkpoints, tmp_path):
+def test_the_second_stage_does_not_change_the_autoencoder(finished, tiny_system, checkpoints, tmp_path):
     tiny_system.diffusion_steps = STEPS + 10
     longer = train(tmp_path, tiny_system, checkpoints)
     assert_same(longer.autoencoder.state_dict(), finished[1].autoencoder.state_dict())
@@ -120,7 +122,7 @@ def test_the_autoencoder_no_longer_changes_in_the_second_stage(finished, tiny_sy
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_result_depends_on_the_seed_and_not_on_earlier_randomness(
+def test_the_result_depends_on_the_seed_and_not_on_the_global_random_state(
     finished, tiny_system, checkpoints, tmp_path, seed
 ):
     torch.rand(1000)
@@ -131,10 +133,10 @@ def test_the_result_depends_on_the_seed_and_not_on_earlier_randomness(
 
 @pytest.mark.parametrize(
     "stop",
-    [StopAfter(13), StopDiffusion(1), StopDiffusion(13)],
+    [StopAfter(13), StopDiffusionAfter(1), StopDiffusionAfter(13)],
     ids=["autoencoder", "diffusion, no state", "diffusion"],
 )
-def test_an_interrupted_training_equals_an_unbroken_one(finished, tiny_system, checkpoints, tmp_path, stop):
+def test_an_interrupted_training_gives_the_same_generator(finished, tiny_system, checkpoints, tmp_path, stop):
     with pytest.raises(RuntimeError):
         train(tmp_path, tiny_system, checkpoints, stop)
     assert_same(train(tmp_path, tiny_system, checkpoints).state_dict(), finished[1].state_dict())
@@ -142,16 +144,16 @@ def test_an_interrupted_training_equals_an_unbroken_one(finished, tiny_system, c
 
 def test_a_finished_training_is_loaded_and_not_repeated(finished, tiny_system, checkpoints):
     folder, generator = finished
-    again = train(folder, tiny_system, checkpoints, StopAfter(1))  # would raise if any stage trained
+    again = train(folder, tiny_system, checkpoints, StopAfter(1))  # raises if a stage trains
     assert_same(again.state_dict(), generator.state_dict())
     assert again.trained_on == generator.trained_on
 
 
-def test_two_checkpoints_train_and_neither_they_nor_the_network_change(tiny_system, checkpoints, tmp_path):
+def test_training_on_two_checkpoints_works_and_does_not_change_them(tiny_system, checkpoints, tmp_path):
     two = checkpoints.first(2)
     before = two.fingerprint
     generator = train(tmp_path, tiny_system, two, seed=3)
-    assert replace(two).fingerprint == before  # computed anew
+    assert replace(two).fingerprint == before  # the copy computes its fingerprint anew
     assert torch.isfinite(generator.sample(0, range(3))).all()
     assert (generator.trained_on["fingerprint"], generator.trained_on["k"], generator.trained_on["seed"]) == (
         before,
@@ -161,8 +163,8 @@ def test_two_checkpoints_train_and_neither_they_nor_the_network_change(tiny_syst
     assert set(generator.trained_on["seconds"]) == {"autoencoder", "diffusion"}
 
 
-def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free(tiny_system, tiny_checkpoints):
-    settings = training_settings(spec(tiny_system), tiny_checkpoints, seed=5)
+def test_the_settings_hold_what_decides_the_generator_but_not_the_sampler(tiny_system, tiny_checkpoints):
+    settings = select_training_settings(make_spec(tiny_system), tiny_checkpoints, seed=5)
     assert (
         settings["seed"] == 5
         and settings["task"]["param"]["k"] == 12
@@ -172,10 +174,10 @@ def test_the_settings_name_what_decides_the_generator_and_leave_the_sampler_free
 
     changed = copy.deepcopy(tiny_system)
     changed.sampler.num_steps = 7
-    assert training_settings(spec(changed), tiny_checkpoints, seed=5) == settings
+    assert select_training_settings(make_spec(changed), tiny_checkpoints, seed=5) == settings
     changed.ema_decay = 0.5
-    assert training_settings(spec(changed), tiny_checkpoints, seed=5) != settings
-    assert training_settings(spec(tiny_system), tiny_checkpoints.first(11), seed=5) != settings
+    assert select_training_settings(make_spec(changed), tiny_checkpoints, seed=5) != settings
+    assert select_training_settings(make_spec(tiny_system), tiny_checkpoints.first(11), seed=5) != settings
 
 
 class TwelveCheckpoints:
@@ -186,30 +188,30 @@ class TwelveCheckpoints:
 
 
 @pytest.mark.parametrize("system", ["ae_ddpm", "vae"])
-def test_the_recorded_settings_are_those_of_earlier_versions(system):
-    """The files hold what commit 51f1b39 recorded; a run of then must not be taken for one with other settings."""
+def test_the_settings_equal_those_that_an_earlier_version_recorded(system):
+    """The files hold the settings that commit 51f1b39 recorded; its runs must still be recognized as the same."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("base", overrides=[f"system={system}"]).system
-    then = json.loads((FILES / f"settings_{system}.json").read_text())
-    assert training_settings(spec(composed), TwelveCheckpoints(), seed=5) == then
+    recorded = json.loads((FILES / f"settings_{system}.json").read_text())
+    assert select_training_settings(make_spec(composed), TwelveCheckpoints(), seed=5) == recorded
 
 
-def test_a_system_lists_its_settings_and_no_others(tiny_system):
+def test_an_unknown_and_a_missing_setting_are_named(tiny_system):
     settings = OmegaConf.to_container(tiny_system, resolve=True)
-    with pytest.raises(UserError, match=r"system\.ema_decays .* ema_decay\?"):
+    with pytest.raises(UserError, match=r"system\.ema_decays .*\bema_decay\b"):
         SystemSpec.from_config({**settings, "ema_decays": 0.9})
     del settings["ema_decay"]
-    with pytest.raises(UserError, match=r"system\.ema_decay is missing"):
+    with pytest.raises(UserError, match=r"system\.ema_decay .*system\.ema_decay="):
         SystemSpec.from_config(settings)
 
 
-def test_diverging_training_ends_in_one_sentence_that_names_the_stage(tiny_system, checkpoints, tmp_path):
+def test_an_error_of_a_diverging_training_names_the_stage(tiny_system, checkpoints, tmp_path):
     tiny_system.denoiser_optimizer.lr = 1e30
     with pytest.raises(UserError, match=r"^diffusion: .*learning rate"):
         train(tmp_path, tiny_system, checkpoints)
 
 
-def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpoints, tmp_path):
+def test_without_a_denoiser_latents_are_drawn_from_the_prior(tiny_system, checkpoints, tmp_path):
     vae = {
         "_target_": "core.networks.autoencoder.VariationalAutoencoder",
         "channels": [4, 8],
@@ -244,12 +246,12 @@ def test_without_a_denoiser_the_prior_of_the_vae_is_sampled(tiny_system, checkpo
     ],
     ids=["pca", "chunked"],
 )
-def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_second_session(
+def test_autoencoders_that_adapt_to_the_vectors_can_be_resumed_saved_and_loaded(
     tiny_system, checkpoints, tmp_path, autoencoder
 ):
     tiny_system.autoencoder = OmegaConf.create(autoencoder)
     generator = train(tmp_path, tiny_system, checkpoints)
-    again = train(tmp_path, tiny_system, checkpoints)  # both stages are finished: they are loaded
+    again = train(tmp_path, tiny_system, checkpoints)  # loads both finished stages
     assert_same(again.state_dict(), generator.state_dict())
     generator.save(tmp_path / "generator.safetensors")
     loaded = load_generator(tmp_path / "generator.safetensors")
@@ -258,38 +260,36 @@ def test_autoencoders_that_look_at_the_vectors_first_survive_their_file_and_a_se
     )
     spread_D = checkpoints.vectors_KD.std(dim=0)
     far_D = (generator.reconstruct(checkpoints.vectors_KD) - checkpoints.vectors_KD).abs().mean(dim=0)
-    assert far_D.mean() < spread_D.mean(), "worse than the mean of the checkpoints"
+    assert far_D.mean() < spread_D.mean(), "a worse reconstruction than the mean of the checkpoints"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_loss_trains_the_same_network(tiny_system, checkpoints, tmp_path):
-    tiny_system.autoencoder.latent_noise = tiny_system.autoencoder.input_noise = (
-        0.0  # compiled code has a random stream of its own
-    )
+    # Compiled code draws other random numbers, so the noises are switched off.
+    tiny_system.autoencoder.latent_noise = tiny_system.autoencoder.input_noise = 0.0
     tiny_system.autoencoder_steps = 3
     eager = train(tmp_path / "eager", tiny_system, checkpoints)
     tiny_system.compile = "default"
     compiled = train(tmp_path / "compiled", tiny_system, checkpoints)
-    vectors_KD = (
-        checkpoints.vectors_KD
-    )  # not the weights: Adam makes a step of the rounding error of a gradient that is zero
+    # Weights are not compared, because Adam turns the rounding error of a zero gradient into a whole step.
+    vectors_KD = checkpoints.vectors_KD
     torch.testing.assert_close(compiled.reconstruct(vectors_KD), eager.reconstruct(vectors_KD), rtol=1e-2, atol=1e-2)
 
 
-def test_without_normalization_both_stages_see_raw_numbers(tiny_system, checkpoints, tmp_path):
+def test_without_normalization_both_stages_get_raw_numbers(tiny_system, checkpoints, tmp_path):
     tiny_system.normalization = tiny_system.latent_normalization = "none"
-    watch = Watch()
-    generator = train(tmp_path, tiny_system, checkpoints, watch)
+    record = RecordDiffusion()
+    generator = train(tmp_path, tiny_system, checkpoints, record)
     with torch.no_grad():
-        torch.testing.assert_close(watch.latents_KL, generator.autoencoder.encode(checkpoints.vectors_KD))
+        torch.testing.assert_close(record.latents_KL, generator.autoencoder.encode(checkpoints.vectors_KD))
     generator.save(tmp_path / "generator.safetensors")
     loaded = load_generator(tmp_path / "generator.safetensors")
-    torch.testing.assert_close(loaded.encode(checkpoints.vectors_KD), watch.latents_KL)
+    torch.testing.assert_close(loaded.encode(checkpoints.vectors_KD), record.latents_KL)
 
 
 @pytest.mark.parametrize("name", ["normalization", "latent_normalization"])
 def test_an_unknown_normalization_is_refused_before_training(tiny_system, checkpoints, tmp_path, name):
     tiny_system[name] = "batch"
-    with pytest.raises(UserError, match=f"system.{name}=batch: expected one of per_"):
+    with pytest.raises(UserError, match=rf"system\.{name}=batch .*per_.*none"):
         train(tmp_path, tiny_system, checkpoints)
     assert not (tmp_path / "training_state").exists()

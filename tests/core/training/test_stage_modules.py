@@ -1,4 +1,4 @@
-"""The stages: each step depends on its number alone, a loss that is no number stops the fit, the target is clean."""
+"""The modules of the stages: the draws of a step, the end of a diverging fit, and the loss of the autoencoder."""
 
 from functools import partial
 
@@ -16,10 +16,10 @@ from core.training.stage_modules import AutoencoderModule, SteppedModule
 from tests.core.tiny import cpu_trainer
 
 K = 10
-STILL = partial(SGD, lr=0.0)  # moves nothing
+FREEZE = partial(SGD, lr=0.0)  # leaves all weights as they are
 
 
-def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=STILL, batch_size=4, seed=0):
+def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=FREEZE, batch_size=4, seed=0):
     vectors_KD = torch.arange(K).float()[:, None].repeat(1, 8) if vectors_KD is None else vectors_KD
     autoencoder = ConvAutoencoder(8, channels=(4,), latent_dim=3)
     return AutoencoderModule(
@@ -29,22 +29,21 @@ def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=STILL, batch_si
 
 @pytest.fixture
 def run(tmp_path):
-    """Fit a module with callbacks of the test's own."""
+    """Return a function that fits a module with further callbacks."""
 
-    def session(module, *extra):
+    def run_fit(module, *extra):
         return fit(
             module,
             name="autoencoder",
-            label="",
             state_dir=tmp_path / "training_state",
             make_trainer=cpu_trainer(*extra),
         )
 
-    return session
+    return run_fit
 
 
-def batches_of(module, run, monkeypatch):
-    """The rows that each step draws."""
+def record_batches(module, run, monkeypatch):
+    """Fit the module, and return the numbers of the rows that each step drew."""
     drawn, loss = [], module.loss
     monkeypatch.setattr(module, "loss", lambda rows_B: drawn.append(rows_B[:, 0].clone()) or loss(rows_B))
     run(module)
@@ -52,59 +51,67 @@ def batches_of(module, run, monkeypatch):
 
 
 def test_every_batch_holds_different_rows_and_all_rows_are_seen(run, monkeypatch):
-    drawn = batches_of(make_module(), run, monkeypatch)
+    drawn = record_batches(make_module(), run, monkeypatch)
     assert len(drawn) == 30 and all(len(rows.unique()) == len(rows) == 4 for rows in drawn)
     assert set(torch.cat(drawn).tolist()) == set(range(K))
     assert len({tuple(rows.tolist()) for rows in drawn}) > 25
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(run, monkeypatch):
-    drawn = batches_of(make_module(batch_size=50, num_steps=2), run, monkeypatch)
+    drawn = record_batches(make_module(batch_size=50, num_steps=2), run, monkeypatch)
     assert [sorted(rows.tolist()) for rows in drawn] == [list(range(K))] * 2
 
 
 @pytest.mark.parametrize("seed, same", [(0, True), (1, False)])
-def test_a_step_draws_by_seed_and_number_whatever_happened_before(tmp_path, run, monkeypatch, seed, same):
-    first = batches_of(make_module(), run, monkeypatch)
+def test_the_draws_of_a_step_depend_on_seed_and_step_only(tmp_path, run, monkeypatch, seed, same):
+    first = record_batches(make_module(), run, monkeypatch)
     torch.rand(1000)
     (tmp_path / "training_state/autoencoder.safetensors").unlink()
-    second = batches_of(make_module(seed=seed), run, monkeypatch)
+    second = record_batches(make_module(seed=seed), run, monkeypatch)
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)) == same
 
 
-def test_the_learning_rate_falls_along_a_cosine_from_the_given_one_to_zero(run):
+def test_the_learning_rate_falls_to_zero_along_a_cosine(run):
     rates = []
 
-    class Watch(Callback):
+    class RecordRates(Callback):
         def on_train_batch_start(self, trainer, *_):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    run(make_module(num_steps=20, make_optimizer=partial(SGD, lr=0.1)), Watch())
+    run(make_module(num_steps=20, make_optimizer=partial(SGD, lr=0.1)), RecordRates())
     cosine = 0.05 * (1 + torch.cos(torch.pi * torch.arange(20) / 20))
     assert rates == pytest.approx(cosine.tolist(), abs=1e-6)
 
 
-def test_a_loss_that_is_no_number_at_the_start_stops_with_stage_and_step(run):
-    with pytest.raises(UserError, match="autoencoder: the loss is nan at step 0"):
+def test_a_loss_that_is_not_finite_stops_the_fit_with_stage_and_step(run):
+    with pytest.raises(UserError, match=r"^autoencoder: .*\bnan\b.* step 0\b"):
         run(make_module(torch.full((K, 8), float("nan"))))
 
 
-@pytest.mark.parametrize("num_steps", [7, 70])
-def test_weights_that_are_no_numbers_never_count_as_finished(run, tmp_path, num_steps):
+# 1 step: the loss is finite, the weights after it are not; more steps: the loss of a later step is not finite
+@pytest.mark.parametrize("num_steps, lr", [(1, float("inf")), (7, 1e30), (70, 1e30)])
+def test_a_fit_that_diverges_is_not_recorded_as_finished(run, tmp_path, num_steps, lr):
     torch.manual_seed(0)
-    with pytest.raises(UserError, match=r"autoencoder: .* smaller learning rate"):
-        run(make_module(torch.randn(K, 8), num_steps=num_steps, make_optimizer=partial(AdamW, lr=1e30)))
+    with pytest.raises(UserError, match=r"^autoencoder: .*learning rate"):
+        run(make_module(torch.randn(K, 8), num_steps=num_steps, make_optimizer=partial(AdamW, lr=lr)))
     assert not (tmp_path / "training_state/autoencoder.safetensors").exists()
 
 
-def test_the_data_is_neither_a_parameter_nor_saved():
+def test_weights_that_are_not_finite_at_the_end_are_named():
+    module = make_module()
+    module.autoencoder.to_latent.bias.data[1] = float("inf")
+    with pytest.raises(UserError, match=r"^autoencoder: autoencoder\.to_latent\.bias is not finite .*learning rate"):
+        module.on_train_end()
+
+
+def test_the_rows_are_neither_parameters_nor_saved():
     module = make_module()
     assert isinstance(module, SteppedModule)
     assert not any("rows_K" in name for name in (*module.state_dict(), *dict(module.named_parameters())))
 
 
 class Shift(Autoencoder):
-    """Stands for an autoencoder: adds 2 to what it is given and keeps it."""
+    """An autoencoder that returns its input plus 2, and records the input."""
 
     def __init__(self):
         super().__init__(num_params=5, latent_dim=5)
@@ -122,18 +129,18 @@ def shift_module():
     )
 
 
-def test_the_loss_is_the_mean_square_distance_to_the_clean_vector(shift_module):
+def test_the_loss_is_the_mean_squared_error_to_the_vector_without_noise(shift_module):
     rows_B = torch.randn(4, 5)
     assert shift_module.loss(rows_B).item() == pytest.approx(4.0)
-    assert torch.equal(shift_module.autoencoder.given, rows_B)  # the noise is the autoencoder's own affair
+    assert torch.equal(shift_module.autoencoder.given, rows_B)  # the module leaves the noise to the autoencoder
 
 
-def test_the_optimizer_moves_the_autoencoder(shift_module):
+def test_the_optimizer_gets_the_parameters_of_the_autoencoder(shift_module):
     (group,) = shift_module.configure_optimizers()["optimizer"].param_groups
     assert [id(parameter) for parameter in group["params"]] == [id(shift_module.autoencoder.weight)]
 
 
-def test_vectors_are_normalized_batch_by_batch_where_a_normalizer_is_given():
+def test_a_normalizer_is_applied_to_each_batch_without_a_copy_of_the_vectors():
     vectors_KD = 3 + 2 * torch.randn(9, 5)
     normalizer = Normalizer.per_coordinate(vectors_KD)
     module = AutoencoderModule(

@@ -1,49 +1,36 @@
-"""The average of the weights equals Lightning's own, and stays where the training is."""
-
-from functools import partial
+"""The averaged weights equal those of Lightning, and stay on the device of the training."""
 
 import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from torch.optim import AdamW
 
-from core.diffusion.gaussian_diffusion import NoiseSchedule
-from core.networks.denoiser import ConvDenoiser
 from core.runtime.trainer import fit
-from core.training.stage_modules import LatentDiffusionModule
 from core.training.weight_average import WeightAverage
-from tests.core.tiny import cpu_trainer
+from tests.core.tiny import cpu_trainer, make_diffusion_module
 from tests.device_stand_in import DEVICE, stand_in, stand_in_trainer
 
 
-def fitted(folder, average, make_trainer):
-    torch.manual_seed(1)
-    denoiser, latents_KL = ConvDenoiser(6, channels=(4, 8, 4, 1), kernel_size=3), torch.randn(9, 6)
-    module = LatentDiffusionModule(
-        denoiser,
-        NoiseSchedule(50),
-        latents_KL,
-        make_optimizer=partial(AdamW, lr=1e-2),
-        num_steps=7,
-        batch_size=4,
-        seed=0,
-    )
-    fit(module, name="diffusion", label="", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
+def fit_with_average(average, folder, make_trainer):
+    """Fit a diffusion stage for 7 steps and return its averaged state."""
+    module = make_diffusion_module(num_steps=7)
+    fit(module, name="diffusion", state_dir=folder / "state", make_trainer=make_trainer, callbacks=[average])
     return module.state_dict()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_the_average_equals_lightnings(tmp_path, decay):
-    ours = fitted(tmp_path / "ours", WeightAverage(decay), cpu_trainer())
-    reference = fitted(tmp_path / "reference", EMAWeightAveraging(decay=decay), cpu_trainer())
+def test_the_average_equals_that_of_lightning(tmp_path, decay):
+    ours = fit_with_average(WeightAverage(decay), tmp_path / "ours", cpu_trainer())
+    reference = fit_with_average(EMAWeightAveraging(decay=decay), tmp_path / "reference", cpu_trainer())
     assert ours.keys() == reference.keys()
     for name, tensor in ours.items():
-        if tensor.is_floating_point():  # a number of batches is counted, not averaged
+        if tensor.is_floating_point():  # integers count batches, and are not averaged
             torch.testing.assert_close(tensor, reference[name], rtol=1e-5, atol=1e-6)
 
 
-class WhereIsTheAverage(Callback):
+class RecordDevices(Callback):
+    """Records the devices of the averaged weights at the last step."""
+
     def __init__(self, average):
         self.average = average
 
@@ -53,11 +40,11 @@ class WhereIsTheAverage(Callback):
 
 def test_the_average_is_on_the_device_that_trains(tmp_path):
     average = WeightAverage(0.9)
-    watch = WhereIsTheAverage(average)
+    record = RecordDevices(average)
     with stand_in():
-        fitted(
-            tmp_path,
+        fit_with_average(
             average,
-            lambda *, callbacks, **options: stand_in_trainer(callbacks=[watch, *callbacks], **options),
+            tmp_path,
+            lambda *, callbacks, **options: stand_in_trainer(callbacks=[record, *callbacks], **options),
         )
-    assert watch.devices == {DEVICE}
+    assert record.devices == {DEVICE}

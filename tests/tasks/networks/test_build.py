@@ -1,4 +1,4 @@
-"""The one builder of classifiers."""
+"""The builder of classifiers: stems, sizes, pretrained weights, and errors about networks that do not fit."""
 
 import pytest
 import timm
@@ -28,7 +28,7 @@ def test_large_images_keep_the_stem_and_the_choice_can_be_forced():
     ).conv1.kernel_size == (7, 7)
 
 
-PAPERS = [  # configuration, network, the last two normalization layers, D
+PAPERS = [  # configuration, network of timm, the last two normalization layers, D
     ("resnet18", "resnet18", ["layer4.1.bn1", "layer4.1.bn2"], 2048),
     ("resnet50", "resnet50", ["layer4.2.bn2", "layer4.2.bn3"], 5120),
     ("vit_tiny", "vit_tiny_patch16_224", ["blocks.11.norm2", "norm"], 768),
@@ -39,7 +39,7 @@ PAPERS = [  # configuration, network, the last two normalization layers, D
 
 
 @pytest.mark.parametrize("config, name, expected, num_params", PAPERS, ids=[paper[0] for paper in PAPERS])
-def test_the_last_two_norms_are_the_papers(config, name, expected, num_params):
+def test_the_last_two_norms_are_the_published_ones(config, name, expected, num_params):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/task/model/{config}.yaml"))
     assert options["name"] == name
     subset = resolve_subset(
@@ -75,7 +75,7 @@ def test_the_stem_of_a_convnext_follows_the_image_size(image_size, patch):
     )
 
 
-def test_options_win_over_what_the_image_size_suggests():
+def test_options_override_the_ones_chosen_from_the_image_size():
     assert (
         build_classifier(
             "vit_tiny_patch16_224", num_classes=10, channels=3, image_size=32, options={"patch_size": 8}
@@ -109,34 +109,32 @@ def test_a_network_comes_in_training_mode_and_the_check_of_its_size_draws_nothin
 
 @pytest.mark.parametrize("name", ["vgg11", "convnext_tiny"])
 def test_images_that_a_network_cannot_take_are_refused(name):
-    with pytest.raises(
-        UserError, match=rf"task.model.name={name} cannot take images of 3×16×16 \(.*task.data.image_size="
-    ):
+    with pytest.raises(UserError, match=rf"task\.model\.name={name} cannot take images of 3×16×16 \(.*image_size"):
         build_classifier(name, num_classes=10, channels=3, image_size=16, small_stem=False)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
-def test_pretrained_weights_without_a_network_are_one_sentence(name, tmp_path, monkeypatch):
+def test_pretrained_weights_that_cannot_be_downloaded_are_an_error(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=f"no pretrained weights for {name}.*task.model.pretrained=false"):
+    with pytest.raises(UserError, match=f"no pretrained weights for {name}.* set task.model.pretrained=false"):
         build_classifier(
             name, num_classes=10, channels=3, image_size=32, pretrained=True, options={"cache_dir": str(tmp_path)}
         )
 
 
-def test_any_failure_to_get_pretrained_weights_is_one_sentence(monkeypatch):
+def test_any_failure_to_download_pretrained_weights_is_a_user_error(monkeypatch):
     class ConnectError(Exception):
-        """Like httpx's, no OSError."""
+        """An error that is not an OSError, like the one of httpx."""
 
     def fail(*args, **kwargs):
         raise ConnectError("Name or service not known")
 
     monkeypatch.setattr("timm.create_model", fail)
-    with pytest.raises(UserError, match=r"no pretrained weights for resnet18.*Name or service not known"):
+    with pytest.raises(UserError, match=r"pretrained=true.*resnet18.*Name or service not known"):
         build_classifier("resnet18", num_classes=10, channels=3, image_size=32, pretrained=True)
 
 
-def test_pretrained_weights_keep_the_stem_that_they_were_made_for(monkeypatch):
+def test_pretrained_weights_keep_the_stem_that_they_were_trained_with(monkeypatch):
     given = {}
     original = timm.create_model
 
@@ -155,20 +153,34 @@ def test_pretrained_weights_keep_the_stem_that_they_were_made_for(monkeypatch):
     ).conv1.kernel_size == (3, 3)
 
 
-def test_unknown_names_are_refused_with_near_ones():
-    with pytest.raises(UserError, match=r"'resnet81'.*resnet18"):
+def test_unknown_names_are_refused_with_similar_names():
+    with pytest.raises(UserError, match=r"task\.model\.name='resnet81'.*resnet18"):
         build_classifier("resnet81", num_classes=10, channels=3, image_size=32)
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(UserError, match="no_such_option"):
+    with pytest.raises(UserError, match=r"task\.model\.options=\{'no_such_option': 1\} .*resnet18"):
         build_classifier("resnet18", num_classes=10, channels=3, image_size=32, options={"no_such_option": 1})
 
 
-def test_a_network_of_another_shape_is_refused_by_name():
-    state = build_classifier("resnet18", num_classes=10, channels=3, image_size=32).state_dict()
-    with pytest.raises(UserError, match=r"some file.*fc\.bias is \(10,\) in the file and \(100,\)"):
-        load_network(build_classifier("resnet18", num_classes=100, channels=3, image_size=32), state, "some file")
+def test_a_state_dict_of_another_shape_is_refused_with_the_entry():
+    model = build_classifier("test_resnet", num_classes=100, channels=3, image_size=32)
+    state = build_classifier("test_resnet", num_classes=10, channels=3, image_size=32).state_dict()
+    expected = (
+        r"a\.pth does not fit the network: fc\.bias is \(10,\) in the file and \(100,\).*\(2 entries.*task\.model"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_network(model, state, "a.pth")
+
+
+def test_a_state_dict_with_missing_or_unexpected_entries_is_refused_with_an_entry():
+    model = build_classifier("test_resnet", num_classes=10, channels=3, image_size=32)
+    state = model.state_dict()
+    with pytest.raises(UserError, match=r"a\.pth.*extra is \(2,\) in the file and absent.*\(1 entries"):
+        load_network(model, {**state, "extra": torch.zeros(2)}, "a.pth")
+    del state["fc.bias"]
+    with pytest.raises(UserError, match=r"a\.pth.*fc\.bias is absent in the file and \(10,\).*\(1 entries"):
+        load_network(model, state, "a.pth")
 
 
 def test_a_loaded_network_is_in_eval_mode():

@@ -1,16 +1,16 @@
-"""Networks that are generated whole: the published sizes, other sizes, gradients."""
+"""The mini networks: published numbers of parameters, other image sizes, and gradients."""
 
 import pytest
 import timm
 import torch
 from omegaconf import OmegaConf
 
-from core.checkpoints.subset import floating_entries, resolve_subset
+from core.checkpoints.subset import get_floating_entries, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from tasks.networks.build import build_classifier
 
-PUBLISHED = {  # parameters for ten classes, and the image size that they are counted at
+PUBLISHED = {  # number of parameters for ten classes, and the image size that it applies to
     "convnet_mini": (24_262, 64),
     "mlp_mini": (66_970, 64),
     "resnet_mini": (25_138, 64),
@@ -26,11 +26,11 @@ def test_the_number_of_parameters_is_the_published_one(name):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/task/model/{name}.yaml"))
     model = build_classifier(**options, num_classes=10, channels=3, image_size=image_size)
     assert sum(parameter.numel() for parameter in model.parameters()) == num_params
-    assert resolve_subset(model, "all").num_params == num_params, "something beside the parameters would be generated"
+    assert resolve_subset(model, "all").num_params == num_params, "running statistics would be generated, too"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_timm_knows_them_at_the_papers_size(name):
+def test_timm_creates_them_at_the_published_size(name):
     model = timm.create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name][0]
 
@@ -60,7 +60,7 @@ def test_their_last_norms_are_found(name, last):
 
 
 def test_without_normalization_there_are_no_last_norms():
-    with pytest.raises(UserError, match=r"last_norms.*no normalization layer.*task.param.subset=all"):
+    with pytest.raises(UserError, match=r"last_norms.*task\.param\.subset=all"):
         resolve_subset(build_classifier("cnn_medium", num_classes=10, channels=1, image_size=16), "last_norms")
 
 
@@ -70,7 +70,7 @@ def test_a_state_dict_is_the_whole_network(name):
     second.load_state_dict(first.state_dict())
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(first(images), second(images))
-    assert floating_entries(first).keys() == dict(first.named_parameters()).keys()
+    assert get_floating_entries(first).keys() == dict(first.named_parameters()).keys()
 
 
 def test_options_reach_the_network_and_unknown_ones_are_refused():
@@ -85,11 +85,11 @@ def test_options_reach_the_network_and_unknown_ones_are_refused():
 
 
 def test_there_are_no_pretrained_weights():
-    with pytest.raises(UserError, match="no pretrained weights for vit_mini"):
+    with pytest.raises(UserError, match=r"vit_mini.*task\.model\.pretrained=false"):
         build_classifier("vit_mini", num_classes=10, channels=3, image_size=64, pretrained=True)
 
 
-def test_a_position_is_told_from_every_other():
+def test_all_positions_have_different_encodings():
     positions_Pc = timm.create_model("vit_mini").position_Pc
     assert positions_Pc.shape == (64, 64)
     assert torch.pdist(positions_Pc).min() > 0.1

@@ -1,4 +1,4 @@
-"""What of the frozen part is kept, where, and what is computed anew."""
+"""The cache of the frozen prefix: which chunks are kept, in which memory, and which are recomputed."""
 
 import pytest
 import torch
@@ -24,11 +24,12 @@ def make_cache(cache_bytes, computed, device="cpu"):
 @pytest.mark.parametrize(
     "chunks, again", [(0, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), (1, [[4, 5, 6, 7], [8, 9]]), (2, [[8, 9]]), (3, [])]
 )
-def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_computed_anew(chunks, again):
+def test_the_first_chunks_are_kept_if_memory_allows_and_the_others_are_recomputed(chunks, again):
     computed = []
     cache = make_cache(chunks * CHUNK_BYTES, computed)
     first = [*cache]
-    assert f"{min(10, 4 * chunks)} of 10 images" in cache.summary and ("computed anew" in cache.summary) == (chunks < 3)
+    assert f"{min(10, 4 * chunks)} of 10 images" in cache.summary
+    assert ("scoring.cache_bytes" in cache.summary) == (chunks < 3)
     assert [number for labels in computed for number in labels] == list(range(10))
     computed.clear()
     for before, now in zip(first, cache, strict=True):
@@ -38,12 +39,12 @@ def test_the_first_chunks_are_kept_as_far_as_memory_reaches_and_the_rest_is_comp
 
 def test_a_smaller_last_chunk_leaves_no_gap():
     computed = []
-    cache = make_cache(1.5 * CHUNK_BYTES, computed)  # the last chunk of two images would fit where the second did not
+    cache = make_cache(1.5 * CHUNK_BYTES, computed)  # the second chunk does not fit, but the last of two images would
     assert [chunk.labels_B.tolist() for chunk in cache] == [chunk.labels_B.tolist() for chunk in cache]
     assert computed[3:] == [[4, 5, 6, 7], [8, 9]]
 
 
-def test_a_view_is_kept_without_what_it_is_a_view_of():
+def test_a_view_is_kept_without_the_tensor_behind_it():
     whole = torch.zeros(8, 6)
     cache = PrefixCache(
         TensorDataset(torch.zeros(8, 6), torch.arange(8)),
@@ -59,29 +60,29 @@ def test_a_view_is_kept_without_what_it_is_a_view_of():
     assert kept.crossing[0].untyped_storage().nbytes() == 8 * 4 and torch.equal(kept.crossing[0], whole[:, 0])
 
 
-def test_tensors_in_memory_are_read_without_workers_also_from_the_middle(monkeypatch):
+def test_tensors_in_memory_are_read_without_workers_also_in_a_second_pass(monkeypatch):
     cache, seen = make_cache(CHUNK_BYTES, []), []
-    original = prefix_cache.fixed_loader
+    original = prefix_cache.make_fixed_loader
 
     def remember(images, *_, **options):
         seen.append(images)
         return original(images, 4, **options)
 
-    monkeypatch.setattr(prefix_cache, "fixed_loader", remember)
+    monkeypatch.setattr(prefix_cache, "make_fixed_loader", remember)
     list(cache), list(cache)
     assert [choose_workers(images, 4, num_workers="auto", device=torch.device("cuda")) for images in seen] == [0, 0]
 
 
-def test_pinned_blocks_count_as_large_as_torch_makes_them():
+def test_pinned_blocks_count_with_the_size_that_torch_rounds_up_to():
     chunk = Chunk((torch.zeros(5), None), torch.zeros(3))
     cache = make_cache("auto", [], "cuda")
-    assert (cache._bytes_in("cuda", chunk), cache._bytes_in("cpu", chunk)) == (20 + 12, 32 + 16)
+    assert (cache._count_bytes("cuda", chunk), cache._count_bytes("cpu", chunk)) == (20 + 12, 32 + 16)
 
 
 def test_a_gpu_is_filled_before_main_memory_and_left_partly_free(monkeypatch):
-    monkeypatch.setattr(prefix_cache, "free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
-    assert make_cache("auto", [], "cuda")._places() == {"cuda": 400, "cpu": 2000}
-    assert make_cache(800, [], "cuda")._places() == {"cuda": 400, "cpu": 400}
-    assert make_cache(300, [], "cuda")._places() == {"cuda": 300, "cpu": 0}
-    assert make_cache("auto", [])._places() == {"cpu": 2000}
-    assert make_cache(9000, [])._places() == {"cpu": 9000}, "a number is what the user says"
+    monkeypatch.setattr(prefix_cache, "count_free_bytes", lambda device: 1000 if device.type == "cuda" else 5000)
+    assert make_cache("auto", [], "cuda")._limit_bytes() == {"cuda": 400, "cpu": 2000}
+    assert make_cache(800, [], "cuda")._limit_bytes() == {"cuda": 400, "cpu": 400}
+    assert make_cache(300, [], "cuda")._limit_bytes() == {"cuda": 300, "cpu": 0}
+    assert make_cache("auto", [])._limit_bytes() == {"cpu": 2000}
+    assert make_cache(9000, [])._limit_bytes() == {"cpu": 9000}, "the user's number was not used"

@@ -1,4 +1,4 @@
-"""The baseline that trains originals on."""
+"""The baseline that trains original checkpoints for a few more steps."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.seeding import derive_seed
-from tasks.data.loaders import training_loader
+from tasks.data.loaders import make_training_loader
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 from tasks.scoring.scorer import ScoringSpec
@@ -33,9 +33,9 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
     vectors_MD = torch.stack([flatten(task.model, task.subset) + shift for shift in (0.0, 0.1)])
     given = vectors_MD.clone()
     tuned_MD = finetune(vectors_MD, task, make_optimizer=adamw, batch_size=8, num_steps=num_steps, seed=5)
-    assert torch.equal(vectors_MD, given), "the originals were altered"
+    assert torch.equal(vectors_MD, given), "the originals were changed"
 
-    loader = training_loader(task.data.train, 8, derive_seed(5, "finetuned"))
+    loader = make_training_loader(task.data.train, 8, derive_seed(5, "finetuned"))
     epochs = []
     for epoch in (0, 1):
         loader.sampler.set_epoch(epoch)
@@ -61,7 +61,7 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
         torch.testing.assert_close(tuned_D, flatten(task.model, task.subset), rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_larger_than_the_training_images_takes_them_all():
+def test_a_batch_size_above_the_number_of_training_images_uses_them_all():
     task = make_task()
     given_MD = flatten(task.model, task.subset)[None]
     assert not torch.equal(

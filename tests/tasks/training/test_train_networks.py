@@ -1,4 +1,4 @@
-"""Training classifiers: one or several, unbroken or not, and the order of their images."""
+"""Training classifiers: one or several, interrupted or not, in one process or two, and the order of their images."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.data.loaders import training_loader
+from tasks.data.loaders import make_training_loader
 from tasks.data.splits import TransformedImages
 from tasks.networks.build import build_classifier
 from tasks.training.train_networks import initialize_classifier, train_networks
@@ -20,14 +20,16 @@ from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(8, [8] * 5), (13, [13] * 3), (64, [40])])
-def test_leftover_images_make_no_small_batch_unless_there_are_only_so_many(data, batch_size, sizes):
-    assert [len(labels) for _, labels in training_loader(data.train, batch_size, seed=0)] == sizes
+def test_leftover_images_are_skipped_unless_there_is_less_than_one_batch(data, batch_size, sizes):
+    assert [len(labels) for _, labels in make_training_loader(data.train, batch_size, seed=0)] == sizes
 
 
 def test_training_history_starts_and_ends_with_the_networks_own_values(model, data):
     cfg, subset = steps_config("task.epochs=2"), resolve_subset(model, "last_norms")
     start_D = flatten(model, subset)
-    module = Classifier(model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), history_of=subset, num_epochs=2)
+    module = Classifier(
+        model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), history_subset=subset, num_epochs=2
+    )
     trainer = instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False)
     trainer.fit(module, torch.utils.data.DataLoader(data.train, 8))
     assert torch.equal(module.history_ED[0], start_D)
@@ -36,7 +38,7 @@ def test_training_history_starts_and_ends_with_the_networks_own_values(model, da
 
 
 class StopsAfter(Callback):
-    """As if the machine went down."""
+    """A callback that interrupts training as a crash would."""
 
     def __init__(self, epochs):
         self.epochs = epochs
@@ -47,7 +49,7 @@ class StopsAfter(Callback):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tmp_path, data, num_workers):
+def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_workers(tmp_path, data, num_workers):
     cfg = steps_config("task.epochs=4", "task.batch_size=8")
 
     def train(folder, num_workers, *stops):
@@ -60,12 +62,11 @@ def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tm
             make_scheduler=instantiate(cfg.task.scheduler),
             seed=3,
         )
-        torch.manual_seed(len(stops))  # what was drawn before must not matter
+        torch.manual_seed(len(stops))  # earlier draws must not change the training
         fit(
             module,
             TrainingImages(images, 8, seed=3, num_workers=num_workers),
             name="classifier",
-            label="",
             state_dir=folder / "state",
             make_trainer=instantiate(cfg.trainer),
             callbacks=stops,
@@ -83,7 +84,7 @@ def test_a_resumed_training_equals_an_unbroken_one_with_any_number_of_workers(tm
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
 
 
-def test_processes_that_train_together_draw_masks_of_their_own_in_every_epoch(model, monkeypatch):
+def test_every_process_and_epoch_has_its_own_seed(model, monkeypatch):
     module, seeds = Classifier(model, CLASSES, make_optimizer=None, seed=3), set()
     for rank in (0, 1):
         monkeypatch.setattr(Classifier, "global_rank", rank)
@@ -95,9 +96,7 @@ def test_processes_that_train_together_draw_masks_of_their_own_in_every_epoch(mo
 
 
 def train(cfg, data, state_dir):
-    return train_networks(
-        task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=(), label=""
-    )
+    return train_networks(task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=())
 
 
 def test_independent_checkpoints_are_the_last_weights_of_networks_from_different_seeds(tmp_path, data):
@@ -118,7 +117,7 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
         seed=seed,
     )
     instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False).fit(
-        module, training_loader(data.train, 8, seed)
+        module, make_training_loader(data.train, 8, seed)
     )
     assert torch.equal(trained.last_RD[2], flatten(model, trained.subset))
 
@@ -140,16 +139,19 @@ def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
     with pytest.raises(RuntimeError, match="went down"):
         train(cfg, data, tmp_path / "broken")
     resumed = train(cfg, data, tmp_path / "broken")
-    assert len(fitted) == 4, "of 3 networks the third was begun twice"
+    assert len(fitted) == 4, "3 networks are trained, and the third is started twice"
     assert torch.equal(resumed.last_RD, unbroken.last_RD) and torch.equal(resumed.history_ED, unbroken.history_ED)
     assert resumed.seconds > 0
 
 
 def test_independent_networks_need_the_whole_network_to_be_generated(tmp_path, data):
-    with pytest.raises(UserError, match=r"task.param.subset=last_norms.*give task.param.subset=all"):
+    expected = (
+        r"task\.param\.subset=last_norms cannot be used with task\.collect=independent.*Set task\.param\.subset=all"
+    )
+    with pytest.raises(UserError, match=expected):
         train(independent_config("task.param.subset=last_norms"), data, tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"give task.param.subset=all"):
+    with pytest.raises(UserError, match=r"task\.param\.subset=\['layer\*'\].*task\.param\.subset=all"):
         train(independent_config("task.param.subset=[layer*]"), data, tmp_path)
 
 
@@ -162,7 +164,7 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
         "task.epochs=2",
         "task.batch_size=6",
     ]
-    cfg = task_config("task.param.subset=all", *options)  # no batch statistics, which would be those of each half
+    cfg = task_config("task.param.subset=all", *options)  # without BatchNorm, whose statistics are of one process only
     trained = train(cfg, data, tmp_path / "state")
 
     model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
@@ -170,11 +172,11 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     scheduler = instantiate(cfg.task.scheduler)(optimizer)
     images, labels = data.train.tensors
     for epoch in range(2):
-        order = training_loader(data.train, 6, cfg.task.seed).sampler
+        order = make_training_loader(data.train, 6, cfg.task.seed).sampler
         order.set_epoch(epoch)
-        every = torch.tensor([draw.image for draw in order])
-        for start in range(0, 36, 12):  # the 4 images that are left over of 40 fill no batch
-            rows = every[start : start + 12]
+        shuffled = torch.tensor([draw.image for draw in order])
+        for start in range(0, 36, 12):  # the last 4 of the 40 images do not fill a batch and are skipped
+            rows = shuffled[start : start + 12]
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
             optimizer.step()
@@ -185,10 +187,10 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
         and torch.equal(trained.history_ED[-1], trained.last_RD[0])
         and not torch.equal(trained.history_ED[1], trained.history_ED[2])
     )
-    assert not torch.distributed.is_initialized(), "what follows would wait for the other process"
+    assert not torch.distributed.is_initialized(), "later code would wait for the other process"
 
 
-def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training(tmp_path, data):
+def test_too_few_images_for_a_batch_in_each_process_are_refused(tmp_path, data):
     options = [
         "trainer=ddp",
         "trainer.accelerator=cpu",
@@ -197,11 +199,7 @@ def test_too_few_images_for_a_batch_in_each_process_are_not_taken_for_a_training
         "task.epochs=1",
         "task.batch_size=30",
     ]
-    with pytest.raises(
-        UserError,
-        match=r"classifier: there are too few images for one batch on each of 2 devices; "
-        r"give a smaller task.batch_size",
-    ):
+    with pytest.raises(UserError, match=r"classifier: .*2 devices.*task\.batch_size"):
         train(task_config(*options), data, tmp_path / "state")
     assert not (tmp_path / "state/classifier.safetensors").exists()
 
@@ -211,7 +209,7 @@ class Unreadable(TransformedImages):
         raise UserError(f"image {index} cannot be read; remove it")
 
 
-def test_a_mistake_found_by_one_of_several_processes_is_a_mistake(tmp_path, data):
+def test_an_error_in_one_of_several_processes_is_a_user_error(tmp_path, data):
     broken = replace(data, train=Unreadable(data.train, range(40), None))
     with pytest.raises(UserError, match=r"UserError: image \d+ cannot be read; remove it"):
         train(

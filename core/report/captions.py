@@ -1,0 +1,111 @@
+"""The words beside each figure: its title, how to read it, and what would be good or bad."""
+
+from typing import NamedTuple
+
+
+class Caption(NamedTuple):
+    """The words beside one figure."""
+
+    title: str
+    reading: str  # what the marks mean
+    good: str  # what would be good, continuing after "Good:"
+    bad: str  # what would be bad, continuing after "Bad:"
+
+
+CAPTIONS = {  # by the name of the figure
+    "differences": Caption(
+        "Generated models against each other source",
+        "Each row is p_diff minus another source of weights (explained under the table of sources), with the 95% "
+        "interval of the difference. The side on which p_diff is better is shaded.",
+        "filled circles in both panels, above all in the row of the averages.",
+        "crosses, or empty circles throughout, because averaging and noise need no generative model.",
+    ),
+    "accuracy_vs_max_iou": Caption(
+        "Accuracy and novelty of every source",
+        "Each labeled marker is the mean of a source. Dark dots are single checkpoints (original), orange diamonds "
+        "single generated models, and pale dots models of the other sources. The maximum IoU is the share of wrong "
+        "test images that a model has in common with its most similar original, where 1 means the same errors.",
+        "p_diff above and left of the averages, so more accurate and newer.",
+        "p_diff far right, like copies of originals, or on top of the averages, which are free.",
+    ),
+    "max_iou": Caption(
+        "Errors shared with the nearest original",
+        "One histogram per source of its models' maximum IoU, the share of wrong test images in common with the most "
+        "similar original. The black line is the median. An original is compared with the other originals.",
+        "p_diff left of original, so that its models make other errors.",
+        "p_diff near 1, where models repeat the errors of an original.",
+    ),
+    "iou_matrix": Caption(
+        "Which sources make the same errors",
+        "Each pixel compares the errors of two models, with a random sample of models per source. Bright pairs are "
+        "wrong on the same test images.",
+        "a dark p_diff block on the diagonal, so that generated models differ from each other.",
+        "a bright p_diff block on the diagonal (little diversity), or a bright block where p_diff meets an average "
+        "(the same behavior).",
+    ),
+    "min_l2": Caption(
+        "Distance to the nearest original",
+        "One histogram per source of the Euclidean distance (L2) between a model's weights and the nearest original. "
+        "The black line is the median. Left of the dashed line, a model is a near-copy, closer to an original than "
+        "any two originals are to each other.",
+        "p_diff right of the dashed line. Farther is not better by itself, because noise lies far away, too.",
+        "p_diff left of the dashed line, which means near-copies.",
+    ),
+    "weights_over_nearest": Caption(
+        "Generated weights above their nearest originals",
+        "Each pair of rows is a model and, below it, the original nearest to it. The pairs run from the closest "
+        "generated model to the farthest, then come two originals for scale. Bright weights lie above the originals' "
+        "mean, dark ones below.",
+        "pairs of p_diff that differ as much as the pairs of originals.",
+        "the two rows of a pair look the same, which means a copy.",
+    ),
+    "weight_densities": Caption(
+        "Distribution of single weights",
+        "Each panel shows how one randomly chosen weight is distributed over the models of a source.",
+        "the dashed curve (p_diff) follows the solid one (original).",
+        "the dashed curve is much narrower, so diversity is lost. If the dotted curve (gaussian) fits as well, this "
+        "weight needs no diffusion model.",
+    ),
+    "pca_weights": Caption(
+        "Map of the weights (PCA)",
+        "Each marker is a model, placed along the two directions in which the weights of all models differ most.",
+        "p_diff spreads over the region of the originals.",
+        "p_diff is one tight cloud (little diversity), or lies exactly on single originals (copies).",
+    ),
+    "tsne_weights": Caption(
+        "Neighborhoods of the weights (t-SNE)",
+        "Each marker is a model, and models that are close here have similar weights. The distances between separate "
+        "groups and the sizes of groups mean nothing.",
+        "p_diff mixes with the originals without covering them.",
+        "p_diff forms a group of its own, so its weights are unlike those of the checkpoints.",
+    ),
+    "pca_latents": Caption(
+        "Map of the latents (PCA)",
+        "As in the map of the weights, but for the latents, the short codes that the autoencoder makes of the weights "
+        "and that the generator learns to draw.",
+        "p_diff spreads over the region of the originals.",
+        "p_diff misses parts of that region, so the generator has not learned their distribution.",
+    ),
+    "tsne_latents": Caption(
+        "Neighborhoods of the latents (t-SNE)",
+        "Models that are close here have similar latents (the autoencoder's short codes). The distances between "
+        "separate groups and the sizes of groups mean nothing.",
+        "p_diff mixes with the originals without covering them.",
+        "p_diff forms a group of its own.",
+    ),
+    "reverse_diffusion": Caption(
+        "Accuracy during generation",
+        "Generation starts from noise (left) and ends with weights (right). Each thin line is the validation accuracy "
+        "of one model if generation stopped at that step, and the thick line is the mean.",
+        "the lines rise and meet at a high accuracy.",
+        "they end low or far apart. If they are flat from the start, the decoder alone makes good weights and "
+        "diffusion adds little.",
+    ),
+    "training_history": Caption(
+        "The generated weights during classifier training",
+        "Each row is a weight that is later generated, each column an epoch. Within a tensor, the weights are sorted "
+        "by their final value, bright above the tensor's mean and dark below.",
+        "the last columns look alike, so the weights had settled before checkpoints were taken.",
+        "the columns still change at the end.",
+    ),
+}

@@ -1,0 +1,134 @@
+"""The first screen of the report: the run in three sentences, and the verdict in three numbers."""
+
+from typing import NamedTuple
+
+from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.verdict import Decision, Difference, Verdict
+from core.report.cells import format_number, format_signed
+from core.report.glossary import explain_sources
+from core.report.run_files import RunFiles
+from core.report.tables import format_signed_interval
+
+SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
+PARTS = ("autoencoder", "denoiser")  # sections of the system that name a class
+
+
+class KeyNumber(NamedTuple):
+    """One number of the verdict, with all that is needed to read it."""
+
+    label: str
+    value: str
+    meaning: str  # what the number says in words
+    detail: str
+    tone: str  # "good", "bad" or "neutral"
+
+
+def describe_run(run: RunFiles) -> dict[str, str]:
+    """Return what was trained, generated and measured, one sentence each."""
+    counts = {row["source"]: row["n"] for row in run.metrics["table"]}
+    return {
+        "Trained": describe_training(run, counts.get(ORIGINAL)),
+        "Generated": describe_generation(run, counts.get(GENERATED)),
+        "Measured": describe_measurement(run, len(counts) - 1),
+    }
+
+
+def describe_training(run: RunFiles, count: int | None) -> str:
+    """Describe the checkpoints: their network and data set, how many there are, and which parameters they hold."""
+    original = run.tables.get(ORIGINAL)
+    numbers = f"D = {original.vectors_MD.shape[1]:,} numbers each" if original is not None else ""
+    parameters = describe_parameters(run)
+    content = f"{numbers} ({parameters})" if numbers and parameters else numbers or parameters
+    network = f"{run.model} on {run.dataset}" if run.dataset and run.model else "a classifier"
+    checkpoints = f"K = {count} checkpoints" if count else "checkpoints"
+    return f"{network}, kept as {checkpoints}" + (f" of {content}." if content else ".")
+
+
+def describe_parameters(run: RunFiles) -> str:
+    """Name the parameters that are generated, an empty text if config.yaml does not say."""
+    subset, count = run.task_setting("param", "subset"), run.task_setting("param", "count")
+    if subset == "last_norms":
+        return f"weights and biases of the last {count} normalization layers" if count else "the last norm layers"
+    if subset == "all":
+        return "every parameter of the network"
+    return "parameters named " + ", ".join(map(str, subset)) if isinstance(subset, list) else ""
+
+
+def describe_generation(run: RunFiles, count: int | None) -> str:
+    """Describe the generated models and the system that generated them."""
+    name = run.setting("system", "name")
+    classes = [run.setting("system", part, "_target_") for part in PARTS]
+    parts = [f"system={name}", *(str(target).rpartition(".")[2] for target in classes if target)]
+    if steps := run.setting("system", "sampler", "num_steps"):
+        parts.append(f"{steps} sampling steps")
+    means = f" by {SYSTEMS.get(name, 'another system')} ({', '.join(parts)})" if name else ""
+    return (f"M = {count} models" if count else "models") + f", named p_diff,{means}.".replace(",.", ".")
+
+
+def describe_measurement(run: RunFiles, others: int) -> str:
+    """Describe what the models were measured with."""
+    original = run.tables.get(ORIGINAL)
+    wrong_MN = original.scores["test"].wrong_MN if original is not None else None
+    images = "test images" if wrong_MN is None else f"{wrong_MN.shape[1]:,} test images"
+    return f"accuracy and novelty on {images}, against {others} other sources of weights (baselines)."
+
+
+def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
+    """Return accuracy and novelty against the most accurate average of checkpoints, and the share of near-copies."""
+    if verdict is None:
+        return []
+    baseline = verdict.best_average
+    against, explanation = verdict.get_comparison(baseline), explain_sources([baseline]).get(baseline)
+    numbers = [
+        KeyNumber(
+            f"Accuracy against {baseline}",
+            f"{format_signed(against.accuracy.value, 100, 2)} points",
+            word_decision(against.accuracy, "more accurate", "less accurate"),
+            f"{word_interval(against.accuracy, 100, 2)}Above 0 is better."
+            + (f" {baseline}: {explanation}." if explanation else ""),
+            choose_tone(against.accuracy),
+        )
+    ]
+    if against.max_iou is not None:
+        ours, theirs = (format_number(standing.max_iou_mean) for standing in (verdict.p_diff, against.baseline))
+        numbers.append(
+            KeyNumber(
+                f"Max IoU against {baseline}",
+                format_signed(against.max_iou.value),
+                word_decision(against.max_iou, "newer", "less new"),
+                f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
+                "the most similar checkpoint (1: all), so below 0 is newer.",
+                choose_tone(against.max_iou),
+            )
+        )
+    if GENERATED in verdict.near_copies:
+        copies = verdict.near_copies
+        beside = f" ({baseline}: {100 * copies[baseline]:.0f}%)" if baseline in copies else ""
+        numbers.append(
+            KeyNumber(
+                "Near-copies",
+                f"{100 * copies[GENERATED]:.0f}%",
+                "of the generated models",
+                f"lie closer to a checkpoint than any two checkpoints lie to each other{beside}. Lower is newer.",
+                "neutral",
+            )
+        )
+    return numbers
+
+
+def word_decision(difference: Difference, better: str, worse: str) -> str:
+    """Say in a few words what an interval decides."""
+    words = {Decision.BETTER: better, Decision.WORSE: worse, Decision.UNDECIDED: "no measurable difference"}
+    return words[difference.decision]
+
+
+def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -> str:
+    """Return the interval as a sentence with a space after it, an empty text if there is none."""
+    if difference.interval is None:
+        return ""
+    return f"95% interval {format_signed_interval(difference.interval, scale, decimals)}. "
+
+
+def choose_tone(difference: Difference) -> str:
+    """Return the class of the page's style for a decision."""
+    return {Decision.BETTER: "good", Decision.WORSE: "bad", Decision.UNDECIDED: "neutral"}[difference.decision]

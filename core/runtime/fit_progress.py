@@ -1,0 +1,67 @@
+"""Progress of one fit by Lightning, as part of the progress of its stage."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from core.runtime.stage_progress import StageProgress
+
+LOSS = "fit/loss"
+
+
+class FitProgress(Callback):
+    """Counts the steps of a fit in the current part of a stage, whose only unit they fill; rank 0 alone shows them.
+
+    Args:
+        progress: The progress of the stage.
+        num_steps: Steps after which the fit stops; None counts all steps of all epochs, and names the epochs.
+    """
+
+    def __init__(self, progress: StageProgress, num_steps: int | None = None):
+        self.progress, self.num_steps = progress, num_steps
+        self._has_counted = False
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Name the epoch, where there are several."""
+        if trainer.is_global_zero and self._names_epochs(trainer):
+            self.progress.show(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count one step, and in a resumed fit also the steps of earlier sessions."""
+        if not trainer.is_global_zero:
+            return
+        total = self.num_steps or (trainer.max_epochs or 1) * trainer.num_training_batches
+        if not self._has_counted:
+            self.progress.skip((trainer.current_epoch * trainer.num_training_batches + batch_idx) / total)
+            self._has_counted = True
+        if (loss := getattr(module, "last_loss", None)) is not None:  # read from the device elsewhere, and rarely
+            self.progress.measure(loss=loss)
+        self.progress.advance(1 / total)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Show the metrics of the epoch, which waits for the device once."""
+        if trainer.is_global_zero and self._names_epochs(trainer):
+            metrics = {name: value for name, value in trainer.progress_bar_metrics.items() if isinstance(value, float)}
+            self.progress.measure(**metrics)
+            self.progress.end_epoch()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Hand the last loss to the process that started the fit, which may be another one."""
+        if (loss := getattr(module, "last_loss", None)) is not None:
+            trainer.callback_metrics[LOSS] = torch.tensor(loss, dtype=torch.float64)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Remove the bar that a process of trainer=ddp drew: the process that started it goes on with its own."""
+        if self.progress.is_copy:
+            self.progress.clear()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Remove the bar that a process of trainer=ddp drew, since `teardown` is not called after an error."""
+        if self.progress.is_copy:
+            self.progress.clear()
+
+    def _names_epochs(self, trainer: Trainer) -> bool:
+        return self.num_steps is None and (trainer.max_epochs or 1) > 1

@@ -1,0 +1,89 @@
+"""The progress of a scored run counts every image that a model sees, and only what this session has to score."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from core.evaluation.evaluate import Scoring, count_images, score_run
+from core.evaluation.scores import Scores
+from core.evaluation.soup import list_soups
+from core.evaluation.sources import Material, SourceOptions, list_sources
+from core.runtime.run_directory import RunDirectory
+from core.runtime.stage_progress import StageProgress
+
+NUM_IMAGES = {"train": 3, "val": 5, "test": 7}
+OPTIONS = SourceOptions(num_baselines=4, noise=(0.1,), soup_candidates=6, num_trajectories=2)
+
+
+class Recorder(StageProgress):
+    """Progress that records what each source counted, and the share at its start."""
+
+    def __init__(self):
+        super().__init__()
+        self.counted, self.shares = Counter(), {}
+
+    @property
+    def source(self):
+        return next(part.name for part in self._parts if part.name)
+
+    def count(self, images):
+        self.shares.setdefault(self.source, self.share)
+        self.counted[self.source] += images
+        self.advance(images)
+
+
+@pytest.fixture
+def material(tiny_checkpoints, tiny_generator):
+    generated_MD = tiny_generator.sample(0, range(3))
+    return Material(
+        checkpoints=tiny_checkpoints, generator=tiny_generator, generated_MD=generated_MD, options=OPTIONS, seed=0
+    )
+
+
+def make_scoring(progress):
+    def score_on(split):
+        def score_fn(vectors_MD):
+            progress.count(len(vectors_MD) * NUM_IMAGES[split])
+            accuracy_M = 0.5 + 0.01 * np.tanh(vectors_MD[:, 0].double().numpy())
+            return Scores(accuracy_M, 1 - accuracy_M, np.zeros((len(vectors_MD), NUM_IMAGES[split]), dtype=bool))
+
+        return score_fn
+
+    return Scoring(
+        score_fns={split: score_on(split) for split in NUM_IMAGES},
+        num_images=NUM_IMAGES,
+        finetune=lambda vectors_MD: vectors_MD + 1,
+        finetune_images=0,
+        precision="fp32",
+        reuse=True,
+    )
+
+
+def test_each_source_counts_the_images_that_its_models_see(material, tmp_path):
+    progress = Recorder()
+    scoring = make_scoring(progress)
+    score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
+    every = [
+        *list_sources(material, scoring.finetune),
+        *list_soups({}, scoring.score_fns["val"], OPTIONS.soup_candidates),
+    ]
+    expected = {source.name: count_images(material, scoring, source) for source in every}
+    trajectories = progress.counted.pop("trajectories")
+    assert progress.counted == expected and trajectories % (2 * NUM_IMAGES["val"]) == 0
+    assert list(progress.shares.values()) == sorted(progress.shares.values())
+    assert progress.shares["original"] == 0 and progress.shares["trajectories"] == pytest.approx(0.9)
+    assert progress.share == pytest.approx(1)
+
+
+def test_sources_of_an_earlier_session_are_no_work(material, tmp_path):
+    for lost in ([], ["p_diff", "gaussian"]):
+        run = RunDirectory(tmp_path / "run")
+        for name in lost:
+            run.scores(name).unlink()
+        progress = Recorder()
+        score_run(material, make_scoring(progress), run, progress=progress)
+    assert set(progress.counted) == {"p_diff", "gaussian", "trajectories"}
+    assert progress.shares["p_diff"] == 0 and progress.share == pytest.approx(1)
+    per_model = {"p_diff": 3 * sum(NUM_IMAGES.values()), "gaussian": 4 * NUM_IMAGES["test"]}
+    assert progress.shares["gaussian"] == pytest.approx(0.9 * per_model["p_diff"] / sum(per_model.values()))

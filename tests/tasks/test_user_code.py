@@ -1,0 +1,121 @@
+"""The user's own code: what it must return, and errors that name the option, the function and the wrong part."""
+
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from core.runtime.errors import UserError
+from tasks.user_code import call_user_code, call_user_task, check_split
+
+MODULE = """
+import torch
+from torch.utils.data import TensorDataset
+
+def make_images(count, label=0):
+    return TensorDataset(torch.zeros(count, 1, 4, 4), torch.full((count,), label))
+
+splits = {"train": make_images(6), "val": make_images(4), "test": make_images(5)}
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+def task():
+    return network, splits
+
+def add(first, second):
+    return first + second
+
+def fail():
+    raise KeyError("no such thing")
+
+def return_list():
+    return [network, splits]
+
+def return_list_of_splits():
+    return network, list(splits)
+
+def without_test():
+    return network, {name: splits[name] for name in ("train", "val")}
+
+def empty_train():
+    return network, {**splits, "train": []}
+
+def misfit():
+    return torch.nn.Linear(3, 3), splits
+
+def return_pair():
+    class Pair(torch.nn.Module):
+        def forward(self, images):
+            return images, images
+    return Pair(), splits
+
+def return_images():
+    return torch.nn.Identity(), splits
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run in a folder that holds the user's module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "users_module.py").write_text(textwrap.dedent(MODULE))
+    yield tmp_path
+    sys.modules.pop("users_module", None)
+
+
+def test_a_callable_gets_the_arguments():
+    assert call_user_code("users_module:add", "task.model.name", {"first": 1, "second": 2}) == 3
+
+
+@pytest.mark.parametrize("path", ["users_module", ":add", "users_module:", "users_module:1"])
+def test_a_path_of_another_form_is_refused(path):
+    with pytest.raises(UserError, match=f"task.model.name={path}: expected package.module:name"):
+        call_user_code(path, "task.model.name")
+
+
+def test_a_missing_function_is_named_with_its_module():
+    with pytest.raises(UserError, match=r"task\.model\.name=users_module:ad: the module users_module has no .* ad\."):
+        call_user_code("users_module:ad", "task.model.name")
+
+
+def test_a_missing_module_is_named_with_the_folder(folder):
+    with pytest.raises(UserError, match=f"task.model.name=no_module:add: .*no_module.*{folder}"):
+        call_user_code("no_module:add", "task.model.name")
+
+
+def test_an_error_in_the_users_code_is_named_with_its_line():
+    line = MODULE.splitlines().index('    raise KeyError("no such thing")') + 1
+    with pytest.raises(UserError, match=rf"KeyError: 'no such thing' \(users_module\.py, line {line}\)"):
+        call_user_code("users_module:fail", "task.model.name")
+
+
+def test_a_network_and_its_images_are_returned_with_their_facts():
+    model, data = call_user_task("users_module:task")
+    assert isinstance(model, nn.Sequential) and (len(data.train), len(data.val), len(data.test)) == (6, 4, 5)
+    assert data.facts == {"num_classes": 3, "channels": 1, "image_size": 4}
+
+
+@pytest.mark.parametrize("function, told", [
+    ("return_list", r"returned list, but the function must return \(model, .*train.*val.*test"),
+    ("return_list_of_splits", r"returned \(Sequential, list\), but"),
+    ("without_test", r"split test is missing.*Return a dataset for each of train, val, test"),
+    ("empty_train", r"the split train cannot give its first item \(IndexError"),
+    ("misfit", r"cannot take the first image of val, of shape \(1, 4, 4\) \(RuntimeError"),
+    ("return_pair", r"the network returned tuple for one image.*logits"),
+    ("return_images", r"the network returned Tensor of shape \(1, 1, 4, 4\).*logits"),
+])  # fmt: skip
+def test_a_function_that_returns_something_else_is_refused_with_the_wrong_part(function, told):
+    with pytest.raises(UserError, match=rf"task\.score_with=users_module:{function}\b.*{told}"):
+        call_user_task(f"users_module:{function}")
+
+
+@pytest.mark.parametrize("images, labels, told", [
+    (torch.zeros(2, 4, 4), torch.zeros(2), r"\(Tensor of shape \(4, 4\), Tensor\)"),
+    (torch.zeros(2, 1, 4, 4), torch.full((2,), 0.5), r"\(Tensor of shape \(1, 4, 4\), Tensor\)"),
+])  # fmt: skip
+def test_items_that_are_not_an_image_with_an_integer_label_are_refused(images, labels, told):
+    with pytest.raises(UserError, match=rf"the split val has the first item {told}.*integer label"):
+        check_split(TensorDataset(images, labels), "the split val")
