@@ -1,10 +1,9 @@
-"""Gaussian diffusion over latents: the DDPM training objective, and sampling with the schedulers of diffusers.
+"""Gaussian diffusion over latents: the noise schedule and the DDPM training objective.
 
 B batch · L numbers per latent · T timesteps, numbered from 0 (the papers count from 1).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 from core.runtime.errors import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_BL, t_B) -> predicted noise (B, L)
-MakeScheduler = Callable[..., Any]  # builds a scheduler of diffusers; their common base class does not declare `step`
-OnStep = Callable[[int, Tensor], None]  # (timestep, x_BL)
 
 
 class NoiseSchedule(nn.Module):
@@ -78,61 +75,3 @@ def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tens
     t_B = torch.randint(schedule.num_timesteps, (len(x_start_BL),), device=x_start_BL.device)
     noise_BL = torch.randn_like(x_start_BL)
     return F.mse_loss(denoiser(schedule.q_sample(x_start_BL, t_B, noise_BL), t_B), noise_BL)
-
-
-@torch.no_grad()
-def denoise(
-    denoiser: Denoiser,
-    schedule: NoiseSchedule,
-    *,
-    make_scheduler: MakeScheduler,
-    num_steps: int,
-    x_BL: Tensor,
-    generators: Sequence[torch.Generator],
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Run the reverse process from x_T to x_0, both (B, L).
-
-    Each step predicts the noise ε_θ(x_t, t), and the scheduler turns it into the next, less noisy x. All random numbers
-    of sample i come from generator i, so a sample does not depend on its batch (`StackedRandomGenerator` of Karras
-    et al. 2022).
-
-    Args:
-        denoiser: ε_θ.
-        schedule: The noise schedule that the denoiser was trained with.
-        make_scheduler: A scheduler class of diffusers with its options bound; the noise schedule is added here.
-        num_steps: Steps of the sampler, from 1 to T.
-        x_BL: x_T ~ N(0, I).
-        generators: One random generator for each row of `x_BL`.
-        on_step: Called as on_step(t, x_BL) after the step at timestep t, for example to record a trajectory.
-
-    Returns:
-        x_0, shape (B, L).
-
-    Raises:
-        UserError: `num_steps` is not between 1 and T.
-    """
-    if not 1 <= num_steps <= schedule.num_timesteps:
-        raise UserError(
-            f"system.sampler.num_steps={num_steps} must be between 1 and {schedule.num_timesteps}, "
-            "the value of system.schedule.num_timesteps; set system.sampler.num_steps"
-        )
-    scheduler = make_scheduler(
-        num_train_timesteps=schedule.num_timesteps,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-    )
-    scheduler.set_timesteps(num_steps)
-    for t in scheduler.timesteps.tolist():
-        t_B = torch.full((len(x_BL),), t, device=x_BL.device)
-        x_BL = scheduler.step(denoiser(x_BL, t_B), t, x_BL, generator=list(generators)).prev_sample
-        if on_step is not None:
-            on_step(t, x_BL)
-    return x_BL
-
-
-def draw_standard_normal(latent_dim: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
-    """Draw x_T ~ N(0, I), shape (B, L), where row i comes from generator i."""
-    return torch.stack([torch.randn(latent_dim, generator=generator) for generator in generators]).to(device)

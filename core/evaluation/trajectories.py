@@ -52,7 +52,7 @@ def record_trajectories(
     generator: WeightGenerator, score_fn: ScoreFn, *, seed: int, num_trajectories: int
 ) -> Trajectories:
     """Generate the first models of a seed again and score the decoded x_t at some steps on the way."""
-    steps: list[tuple[int, Tensor]] = []
+    steps: list[tuple[float, Tensor]] = []
     generator.sample(
         seed, range(num_trajectories), batch_size=num_trajectories, on_step=lambda t, x_TL: steps.append((t, x_TL))
     )

@@ -19,7 +19,7 @@ from core.runtime.artifacts import save_artifact
 
 KIND = "generator"
 Progress = Callable[[Iterable[Sequence[int]]], Iterable[Sequence[int]]]  # wraps batches of model numbers, as tqdm does
-OnStep = Callable[[int, Tensor], None]  # (timestep, state of the batch)
+OnStep = Callable[[float, Tensor], None]  # (timestep, state of the batch)
 
 
 class WeightGenerator(nn.Module, ABC):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
-from core.diffusion.gaussian_diffusion import NoiseSchedule, denoise, draw_standard_normal
+from core.diffusion.gaussian_diffusion import NoiseSchedule
+from core.diffusion.sampling import Sampler, draw_standard_normal
 from core.generation.generator import OnStep, Progress, WeightGenerator
 from core.generation.recipes import Recipe, build
 from core.networks.autoencoder import Autoencoder
@@ -122,26 +123,23 @@ class LatentDiffusionGenerator(WeightGenerator):
             )
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         vectors: list[Tensor] = []
+        sampler = self._make_sampler()
         for batch in progress(batches):
-            latents_BL = self._sample_latents([generator_for(seed, "generate", index) for index in batch], on_step)
+            generators = [generator_for(seed, "generate", index) for index in batch]
+            latents_BL = draw_standard_normal(self.autoencoder.latent_dim, generators, self.device)
+            if self.denoiser is not None and sampler is not None:
+                latents_BL = sampler.denoise(self.denoiser, latents_BL, generators, on_step)
             vectors += [self.decode(part).cpu() for part in latents_BL.split(self._vectors_per_pass)]
         return torch.cat(vectors)
 
-    def _sample_latents(self, generators: Sequence[torch.Generator], on_step: OnStep | None) -> Tensor:
-        """Draw standardized latents (B, L), one per random generator."""
-        x_BL = draw_standard_normal(self.autoencoder.latent_dim, generators, self.device)
-        if self.denoiser is None:
-            return x_BL
-        sampler = self.recipes["sampler"]
-        return denoise(
-            self.denoiser,
-            self.schedule,
-            make_scheduler=build(sampler["scheduler"]),
-            num_steps=sampler["num_steps"],
-            x_BL=x_BL,
-            generators=generators,
-            on_step=on_step,
-        )
+    def _make_sampler(self) -> Sampler | None:
+        """Return the sampler after its check, or None without a denoiser."""
+        recipe = self.recipes["sampler"]
+        if self.denoiser is None or recipe is None:
+            return None
+        sampler = Sampler(build(recipe["scheduler"]), self.schedule, recipe["num_steps"])
+        sampler.check()
+        return sampler
 
     @torch.no_grad()
     @set_float32_precision()

@@ -117,3 +117,14 @@ def damaged_copies(path: Path) -> Iterator[tuple[str, bytes]]:
     yield "half", whole[: len(whole) // 2]
     yield "last byte missing", whole[:-1]
     yield "other content", b"<html>404 Not Found</html>" * 20
+
+
+class ZeroDenoiser:
+    """A denoiser that always predicts zero noise and records its inputs."""
+
+    def __init__(self):
+        self.inputs = []
+
+    def __call__(self, x_BL, t_B):
+        self.inputs.append((x_BL, t_B))
+        return torch.zeros_like(x_BL)
