@@ -23,7 +23,7 @@ def test_a_mistake_is_one_sentence_also_from_a_process_that_loads_images(num_wor
 
 
 class FitStopped(SystemExit):
-    """The exit that Lightning makes of Ctrl-C inside a fit."""
+    """The exit into which Lightning turns Ctrl-C inside a fit."""
 
 
 def interrupted():

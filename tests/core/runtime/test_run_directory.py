@@ -21,7 +21,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run with SETTINGS and a file in every subfolder."""
+    """Return a finished run with SETTINGS and a file in every subfolder."""
     run = RunDirectory(tmp_path / "outputs" / "run")
     run.begin(CONFIG, SETTINGS, "train")
     for path in (

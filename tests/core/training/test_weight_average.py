@@ -29,7 +29,7 @@ def test_the_average_equals_that_of_lightning(tmp_path, decay):
 
 
 class RecordDevices(Callback):
-    """Records the devices of the averaged weights at the last step."""
+    """A callback that records the devices of the averaged weights at the last step."""
 
     def __init__(self, average):
         self.average = average
