@@ -123,7 +123,9 @@ def configure_machine(trainer: DictConfig) -> None:
         )
     on_gpu = pick_device(accelerator).type == "cuda"
     if accelerator in ("gpu", "cuda") and not on_gpu:
-        raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found. Set trainer=auto or trainer=cpu")
+        raise UserError(
+            f"trainer.accelerator={accelerator} is invalid, because no GPU was found. Set trainer=auto or trainer=cpu"
+        )
     if "16" in str(precision) and not on_gpu:  # on CPUs it is slow, or crashes with "Illegal instruction"
         raise UserError(f"trainer.precision={precision} needs a GPU. Set trainer.precision={TF32}")
     if trainer.get("deterministic", False) not in (True, False, "warn"):

@@ -119,9 +119,8 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
     count = num_models * sum(scoring.num_images[split] for split in source.splits)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
-        count += (min(num_candidates, options.soup_candidates) - 1) * scoring.num_images[
-            "val"
-        ]  # the first is scored already
+        num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
+        count += num_tried * scoring.num_images["val"]
     if source.kind is Kind.TRAINED:
         count += num_models * (1 + BACKWARD) * scoring.finetune_images
     return count

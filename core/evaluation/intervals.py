@@ -139,7 +139,7 @@ class Bootstrap:
         return self._images_RN is not None
 
     def varies(self, *sources: str) -> bool:
-        """Return whether an interval is possible: any of these sources has models or images to resample."""
+        """Return whether an interval is possible, that is, whether any source has models or images to resample."""
         return self.has_images or any(len(self.tables[source].vectors_MD) > 1 for source in sources)
 
     def draw_accuracy(self, source: str) -> np.ndarray:

@@ -39,7 +39,7 @@ class FitProgress(Callback):
         if not self._has_counted:
             self.progress.skip((trainer.current_epoch * trainer.num_training_batches + batch_idx) / total)
             self._has_counted = True
-        # `ReportingModule.report` read the loss, because every reading here would wait for the device.
+        # `ReportingModule.report` reads the loss at some steps only, because every reading waits for the device.
         if (loss := getattr(module, "last_loss", None)) is not None:
             self.progress.measure(loss=loss)
         self.progress.advance(1 / total)

@@ -14,7 +14,7 @@ from core.runtime.stage_progress import ROUNDING, StageProgress, format_seconds
 
 DRAW_SECONDS = 0.1  # shortest time between two redraws of a bar
 LINE_SECONDS = 30  # shortest time between two lines of a stage without epochs
-LINE_SHARE = 0.01  # smallest share of the work between two of these lines, so that a long stage writes at most 100
+LINE_SHARE = 0.01  # smallest share of the work between two of these lines, which limits a stage to 100 lines
 SILENCE_SECONDS = 600  # time without a line after which a line is written in any case
 MOST_EPOCH_LINES = 50  # largest number of lines for the epochs of one stage
 
@@ -28,7 +28,7 @@ class LogLines(StageProgress):
         self._end(f"{label}: {detail}" if detail else label)
 
     def end_epoch(self) -> None:
-        """Write a line for the epoch, but at most `MOST_EPOCH_LINES` lines in one stage."""
+        """Write a line for the epoch. Of many epochs, only about `MOST_EPOCH_LINES` get a line."""
         if self._done - self._last_epoch_line >= 1 / MOST_EPOCH_LINES - ROUNDING or self._done >= 1 - ROUNDING:
             self._last_epoch_line = self._done
             self._write_state()
@@ -148,7 +148,7 @@ class Stages:
 
 
 def is_terminal() -> bool:
-    """Return whether stderr is a terminal in which a bar can be drawn, which needs a size in rows and columns."""
+    """Return whether stderr is a terminal that can show a bar, which a pseudo-terminal without a size cannot."""
     if not sys.stderr.isatty():
         return False
     try:

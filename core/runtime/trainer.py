@@ -117,7 +117,7 @@ def build_trainer(make_trainer: MakeTrainer, **options: Any) -> Trainer:
 
 
 def limit_to_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
-    """Return a Trainer factory limited to one process, for short fits and for results that stay in it."""
+    """Return a Trainer factory limited to one process, for short fits and for fits whose results stay in the process."""
     return partial(make_trainer, devices=1, strategy="auto")
 
 
@@ -220,7 +220,7 @@ def make_fit_trainer(
     callbacks: Sequence[Callback],
     max_epochs: int | None,
 ) -> Trainer:
-    """Return the Trainer of one `fit` over the batches of `loader`; the other arguments are those of `fit`."""
+    """Return the Trainer of one `fit` over the batches of `loader`; `fit` explains the other arguments."""
     steps = (max_epochs or 1) * len(loader)
     try:
         state_dir.mkdir(parents=True, exist_ok=True)

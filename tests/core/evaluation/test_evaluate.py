@@ -45,7 +45,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def score(run, tmp_path):
-    """Return a function that evaluates all sources and returns the tables and the newly scored (source, split) pairs."""
+    """Return a function that evaluates all sources and returns tables and the newly scored (source, split) pairs."""
 
     def session(identity="id", reuse=True, shared_identity="shared", run=run):
         current, scored = [], []

@@ -1,4 +1,4 @@
-"""The averaged weights equal those of Lightning, and stay on the device of the training."""
+"""The averaged weights equal Lightning's averaged weights, and stay on the device of the training."""
 
 import pytest
 import torch
