@@ -113,8 +113,8 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         norms = find_normalization_layers(model)
         if not norms:
             raise UserError(
-                "task.param.subset=last_norms is invalid, because the network has no normalization layer with parameters. "
-                "Set task.param.subset=all or a list of globs"
+                "task.param.subset=last_norms is invalid, because the network has no normalization layer "
+                "with parameters. Set task.param.subset=all or a list of globs"
             )
         if not 1 <= count <= len(norms):
             raise UserError(

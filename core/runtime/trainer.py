@@ -117,7 +117,7 @@ def build_trainer(make_trainer: MakeTrainer, **options: Any) -> Trainer:
 
 
 def limit_to_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
-    """Return a Trainer factory limited to one process, for short fits and for fits whose results stay in the process."""
+    """Return a Trainer factory limited to one process, for short fits and fits whose results stay in the process."""
     return partial(make_trainer, devices=1, strategy="auto")
 
 

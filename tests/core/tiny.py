@@ -32,7 +32,7 @@ def sampler_recipe(name: str) -> dict[str, Any]:
 def randomize(model: nn.Module) -> nn.Module:
     """Change all weights and BatchNorm statistics at random, and return the model in eval mode.
 
-    Statistics then differ from the statistics of any batch, and layers that start at zero no longer hide errors in other layers.
+    Running statistics then differ from batch statistics, and layers that start at zero hide no errors in other layers.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
