@@ -48,7 +48,7 @@ class Scores:
 
     accuracy_M: np.ndarray  # values of the primary metric; an accuracy is in [0, 1]
     loss_M: np.ndarray  # mean negative log-likelihood in nats
-    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task defines no right or wrong per item
+    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task does not define errors per item
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
     vote: Vote | None = None
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
@@ -62,7 +62,7 @@ class Scores:
         """Return a mask of the items that each model gets wrong (M, N).
 
         Raises:
-            ValueError: The task defines no right or wrong per item.
+            ValueError: The task does not define errors per item.
         """
         if self.wrong_MN is None:
             raise ValueError(

@@ -24,7 +24,7 @@ class SourceOptions:
 
     num_baselines: int = 50  # models of each baseline that is drawn at random
     noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
-    average_of: int = 16  # checkpoints in each average, at most half of all checkpoints
+    average_of: int = 16  # checkpoints in each average, limited to half of all checkpoints, but at least 2
     finetune_steps: int = 5  # training steps of the finetuned baseline
     num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first

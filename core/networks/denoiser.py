@@ -56,7 +56,7 @@ class ConvDenoiser(nn.Module):
         for layer in self.rising:
             features = layer(features + time_B1L)
             skips.append(features)
-        skips.pop()  # the deepest output already is the input of the first falling layer
+        skips.pop()  # the first falling layer gets the deepest output as its input anyway
         for index, layer in enumerate(self.falling):
             if index:
                 features = features + skips.pop()

@@ -50,7 +50,7 @@ class PCAAutoencoder(Autoencoder):
             centered = values - self.center[part]
             gram_KK = gram_KK + (centered @ centered.T).double()
         eigenvalues_K, eigenvectors_KK = torch.linalg.eigh(gram_KK)  # ascending
-        # Rounding may leave a small eigenvalue negative: its root is NaN, for which the comparison is false.
+        # Rounding may leave a small eigenvalue negative. Its root is NaN, and the comparison with NaN is false.
         varies_K = eigenvalues_K.sqrt() > MIN_RELATIVE_STD * eigenvalues_K[-1].sqrt()
         kept = varies_K.nonzero()[:, 0].flip(0)[: self.latent_dim]
         weights_LK = (eigenvectors_KK[:, kept] / eigenvalues_K[kept].sqrt()).T.float()
