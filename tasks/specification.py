@@ -21,7 +21,7 @@ def choose_collection(config: Mapping[str, Any]) -> Collection:
     """Return the way to collect that a `task.collect` section chooses by its `kind`.
 
     Raises:
-        UserError: the kind is unknown.
+        UserError: The kind is unknown.
     """
     if config.get("kind") not in KINDS:
         raise UserError(f"task.collect.kind={config.get('kind')}: expected one of {', '.join(KINDS)}")
@@ -58,7 +58,7 @@ class TaskSpec:
         """Build from the plain values of the section.
 
         Raises:
-            UserError: the way to collect is unknown.
+            UserError: The way to collect is unknown.
         """
         return cls(
             seed=config["seed"],

@@ -45,12 +45,12 @@ class Task:
         """Open the images and load the stored weights into the network.
 
         Args:
-            spec: the network and where its images are.
-            scoring: how to score, and on which device.
-            checkpoints: the stored weights, and the fingerprint of the images.
+            spec: The network and where its images are.
+            scoring: How to score, and on which device.
+            checkpoints: The stored weights, and the fingerprint of the images.
 
         Raises:
-            UserError: the images are not the ones that the checkpoints were scored on, or the weights do not fit the
+            UserError: The images are not the ones that the checkpoints were scored on, or the weights do not fit the
                 network.
         """
         network, data = open_network_and_images(spec)
@@ -74,8 +74,8 @@ class Task:
         """Return a `Scorer` for each split.
 
         Args:
-            num_train_images: the size of "train", a fixed sample of the training images that serves to choose models.
-            progress: the progress of the stage that scores; None shows nothing.
+            num_train_images: The size of "train", a fixed sample of the training images that serves to choose models.
+            progress: The progress of the stage that scores; None shows nothing.
         """
         splits = {
             "train": draw_fixed_sample(self.data.train, num_train_images),

@@ -83,11 +83,11 @@ class Collection(ABC):
         """Check the settings before any network is trained.
 
         Args:
-            k: the number of checkpoints to collect.
-            precision: the Trainer's precision, for example "tf32" or "16-mixed".
+            k: The number of checkpoints to collect.
+            precision: The Trainer's precision, for example "tf32" or "16-mixed".
 
         Raises:
-            UserError: this way cannot collect that many checkpoints, or cannot collect in that precision.
+            UserError: This way cannot collect that many checkpoints, or cannot collect in that precision.
         """
 
     @abstractmethod
@@ -99,12 +99,12 @@ class Collection(ABC):
         """Check that this way can collect `subset`.
 
         Args:
-            subset: the parameters of `model` to collect.
-            configured: the value of task.param.subset, for the error.
-            model: the first of the planned networks.
+            subset: The parameters of `model` to collect.
+            configured: The value of task.param.subset, for the error.
+            model: The first of the planned networks.
 
         Raises:
-            UserError: this way cannot collect the subset.
+            UserError: This way cannot collect the subset.
         """
 
     @abstractmethod
@@ -126,11 +126,11 @@ class Collection(ABC):
         """Return the checkpoints (K, D).
 
         Args:
-            trained: the planned networks after their training.
-            data: the images that the networks were trained on.
+            trained: The planned networks after their training.
+            data: The images that the networks were trained on.
             k: K, the number of checkpoints.
-            seed: the seed of the task.
-            num_workers: the number of processes that read images, or "auto".
+            seed: The seed of the task.
+            num_workers: The number of processes that read images, or "auto".
             make_trainer: Lightning's Trainer with the machine's options already set.
-            progress: the progress of the stage, in which collecting is one unit; None shows nothing.
+            progress: The progress of the stage, in which collecting is one unit; None shows nothing.
         """

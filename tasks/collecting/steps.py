@@ -28,9 +28,9 @@ class StepsCollection(Collection):
     """Snapshots of the subset while it is trained further and the rest of the network is frozen.
 
     Args:
-        batch_size: the number of images in one optimizer step.
-        every: the number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
-        make_optimizer: builds the optimizer of the subset's parameters.
+        batch_size: The number of images in one optimizer step.
+        every: The number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
+        make_optimizer: Builds the optimizer of the subset's parameters.
     """
 
     batch_size: int

@@ -84,7 +84,7 @@ def load_images(options: DataOptions) -> ImageData:
     """Return the three splits of a dataset.
 
     Raises:
-        UserError: the name is unknown, or the images are not on disk and cannot be downloaded.
+        UserError: The name is unknown, or the images are not on disk and cannot be downloaded.
     """
     if options.dataset not in DATASETS:
         raise UserError(

@@ -122,12 +122,12 @@ def make_training_loader(
     error. A dataset that is smaller than one batch is used as a single batch.
 
     Args:
-        images: the training images.
-        batch_size: the number of images in one batch of this process.
-        seed: the seed of the order and of the augmentations.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes; batches for a GPU are put into pinned memory.
-        epoch: the first epoch; Lightning sets the following ones.
+        images: The training images.
+        batch_size: The number of images in one batch of this process.
+        seed: The seed of the order and of the augmentations.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes; batches for a GPU are put into pinned memory.
+        epoch: The first epoch; Lightning sets the following ones.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
@@ -158,11 +158,11 @@ def make_fixed_loader(
     """Return every image in order, for validation and scoring.
 
     Args:
-        images: the split.
-        batch_size: the number of images in one batch; the last batch may be smaller.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes; batches for a GPU are put into pinned memory.
-        keep_workers: keep the workers between passes, for a loader that is iterated in every epoch.
+        images: The split.
+        batch_size: The number of images in one batch; the last batch may be smaller.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes; batches for a GPU are put into pinned memory.
+        keep_workers: Keep the workers between passes, for a loader that is iterated in every epoch.
     """
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return ImageLoader(
@@ -181,7 +181,7 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
     its cores, and 0 if the images are tensors in memory, since nothing is read.
 
     Raises:
-        UserError: the batches of `num_workers` processes do not fit into shared memory.
+        UserError: The batches of `num_workers` processes do not fit into shared memory.
     """
     if num_workers == AUTO:
         in_memory = isinstance(images.dataset if isinstance(images, Subset) else images, TensorDataset)

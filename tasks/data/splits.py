@@ -26,17 +26,17 @@ class DataOptions:
     """The `task.data` section, and the normalization that the network's pretrained weights expect.
 
     Args:
-        dataset: a name in `tasks.data.datasets.DATASETS`.
-        root: the folder of the images.
-        verify: compare archives with their published checksums.
-        val_fraction: the share of the training images that validates.
-        split_seed: the seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
+        dataset: A name in `tasks.data.datasets.DATASETS`.
+        root: The folder of the images.
+        verify: Compare archives with their published checksums.
+        val_fraction: The share of the training images that validates.
+        split_seed: The seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
             different seeds use the same data and stay comparable.
         image_size: S, in pixels; None for the dataset's own size.
-        mean: of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
-        std: like `mean`.
-        num_workers: the number of processes that read images, or "auto".
-        weights: mean and std that the pretrained weights were trained with; not part of the configuration.
+        mean: Of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
+        std: Like `mean`.
+        num_workers: The number of processes that read images, or "auto".
+        weights: Mean and std that the pretrained weights were trained with; not part of the configuration.
     """
 
     dataset: str
@@ -57,7 +57,7 @@ class DataOptions:
         `dataset_colors`.
 
         Raises:
-            UserError: only one of `mean` and `std` is set, they do not fit the number of channels, or a std is not
+            UserError: Only one of `mean` and `std` is set, they do not fit the number of channels, or a std is not
                 positive.
         """
         channels = len(dataset_colors[0])
@@ -185,9 +185,9 @@ def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: 
     """Return the indices (train, val) of a stratified split.
 
     Args:
-        labels: the label of every image.
-        fraction: the share of each class that goes to val, at least one image.
-        seed: the seed of the choice.
+        labels: The label of every image.
+        fraction: The share of each class that goes to val, at least one image.
+        seed: The seed of the choice.
     """
     labels_N, random = np.asarray(labels), np.random.default_rng(seed)
     chosen = []

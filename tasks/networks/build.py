@@ -38,19 +38,19 @@ def build_classifier(
     """Return a network with new weights, in training mode.
 
     Args:
-        name: a network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
+        name: A network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
             is called with `options` alone.
-        num_classes: the number of classes.
+        num_classes: The number of classes.
         channels: C, the number of color channels.
         image_size: S, in pixels.
-        pretrained: start from timm's published weights (downloaded at first use).
-        small_stem: use a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet,
-            smaller patches for a ViT or a ConvNeXt, no change for other networks. None uses it for images of at most
-            64 pixels unless the weights are pretrained, because pretrained weights do not fit a changed stem.
-        options: further arguments of `timm.create_model`; they override the ones chosen from the image size.
+        pretrained: Start from timm's published weights (downloaded at first use).
+        small_stem: Use a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet,
+            smaller patches for a ViT or a ConvNeXt, no change for other networks. None uses it for images of at most 64
+            pixels unless the weights are pretrained, because pretrained weights do not fit a changed stem.
+        options: Further arguments of `timm.create_model`; they override the ones chosen from the image size.
 
     Raises:
-        UserError: the network is unknown, does not take the options or the images, or its pretrained weights cannot be
+        UserError: The network is unknown, does not take the options or the images, or its pretrained weights cannot be
             loaded.
     """
     if ":" in name:
@@ -87,10 +87,10 @@ def create_model(
     """Return the network that timm creates, and turn timm's errors into a `UserError`.
 
     Args:
-        name: a network of timm.
-        arguments: all arguments of `timm.create_model`.
-        pretrained: start from timm's published weights.
-        options: those of the arguments that the user set, for the error.
+        name: A network of timm.
+        arguments: All arguments of `timm.create_model`.
+        pretrained: Start from timm's published weights.
+        options: Those of the arguments that the user set, for the error.
         image_shape: (C, S, S), for the error.
     """
     try:
@@ -152,9 +152,9 @@ def choose_size_options(name: str, image_size: int, small: bool) -> dict[str, in
     """Return the arguments of `timm.create_model` that fit a network to an image size.
 
     Args:
-        name: a network of timm.
+        name: A network of timm.
         image_size: S, in pixels.
-        small: choose the patches of the small stem.
+        small: Choose the patches of the small stem.
     """
     options = {}
     architecture = timm.get_pretrained_cfg(name)
@@ -181,12 +181,12 @@ def load_network(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """Load a whole stored state dict into `model`, and return it in eval mode.
 
     Args:
-        model: the network.
-        state: the state dict.
-        source: the file of the state dict, for the error.
+        model: The network.
+        state: The state dict.
+        source: The file of the state dict, for the error.
 
     Raises:
-        UserError: entries of the file and of the network differ in name or shape.
+        UserError: Entries of the file and of the network differ in name or shape.
     """
     expected = model.state_dict()
     one_sided = expected.keys() ^ state.keys()

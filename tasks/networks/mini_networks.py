@@ -41,11 +41,11 @@ class ConvStage(nn.Module):
     """Convolution, LayerNorm over channels and pixels, ReLU, and a max-pool that halves the size.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        size: the height and width of the normalized maps, in pixels.
-        kernel_size: of the convolution.
-        stride: of the convolution.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        size: The height and width of the normalized maps, in pixels.
+        kernel_size: Of the convolution.
+        stride: Of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, kernel_size: int = 3, stride: int = 1):

@@ -16,11 +16,11 @@ def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
     """Check that a recipe has a name and plain arguments that only shape the network.
 
     Args:
-        recipe: name, small_stem and options of the network.
-        source: the file of the recipe, for the error.
+        recipe: Name, small_stem and options of the network.
+        source: The file of the recipe, for the error.
 
     Raises:
-        UserError: the recipe has no name, or an argument that is not plain or makes timm read other files.
+        UserError: The recipe has no name, or an argument that is not plain or makes timm read other files.
     """
     options = recipe.get("options") or {}
     if not isinstance(recipe.get("name"), str) or not isinstance(options, Mapping):
@@ -48,13 +48,13 @@ def rebuild(
     If the recipe does not say which stem it is, the one whose shapes differ from `state` in fewer entries is chosen.
 
     Args:
-        recipe: name, small_stem and options of the network.
-        facts: num_classes, channels and image_size of the images.
-        state: a full state dict.
-        source: the file of the recipe, for the error.
+        recipe: Name, small_stem and options of the network.
+        facts: Num_classes, channels and image_size of the images.
+        state: A full state dict.
+        source: The file of the recipe, for the error.
 
     Raises:
-        UserError: the recipe is not allowed, or the network cannot be built.
+        UserError: The recipe is not allowed, or the network cannot be built.
     """
     check_recipe(recipe, source)
     small_stem, options = recipe.get("small_stem"), recipe.get("options") or {}

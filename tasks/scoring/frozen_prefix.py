@@ -59,9 +59,9 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
     If `torch.export` cannot trace the network, it is not split, and the log says why.
 
     Args:
-        model: the network.
-        names: the generated parameters.
-        images_BCSS: one chunk of images.
+        model: The network.
+        names: The generated parameters.
+        images_BCSS: One chunk of images.
     """
     try:
         with torch.no_grad():

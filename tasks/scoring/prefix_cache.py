@@ -42,13 +42,13 @@ class PrefixCache:
     """The chunks of one split, each computed once and kept if memory allows.
 
     Args:
-        images: the split.
+        images: The split.
         batch_size: B, the number of images in one chunk.
-        compute: makes a `Chunk` on the device from a batch of images and labels of the loader.
-        cache_bytes: the largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
+        compute: Makes a `Chunk` on the device from a batch of images and labels of the loader.
+        cache_bytes: The largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
             memory. "auto" takes a share of the free memory of each when the first pass begins.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes.
     """
 
     def __init__(

@@ -76,16 +76,16 @@ class ScoringSpec:
     """The `scoring` section, and the machine.
 
     Args:
-        batch_size: the largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
+        batch_size: The largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
             small images do not use the whole GPU.
-        cache_bytes: the largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
+        cache_bytes: The largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
         precision: "fp32", or on a GPU "tf32" or "bf16" for the part that depends on the generated parameters. On a CPU,
             lower precisions are slower or not available.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes.
 
     Raises:
-        UserError: the precision is unknown, or lower than fp32 on a CPU.
+        UserError: The precision is unknown, or lower than fp32 on a CPU.
     """
 
     batch_size: int | str = "auto"
@@ -123,13 +123,13 @@ class Scorer:
     the first call logs the share of predictions that are the same as in fp32.
 
     Args:
-        model: the classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
-        subset: the parameters that the vectors hold.
-        images: the split.
-        normalize: applied to each batch of images on the device; None for images that need no normalization.
-        options: batch size, cache, precision and device; None for the defaults.
-        label: names the split in log lines.
-        progress: the progress of the stage; a call counts one unit for each image of each model. None shows nothing.
+        model: The classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
+        subset: The parameters that the vectors hold.
+        images: The split.
+        normalize: Applied to each batch of images on the device; None for images that need no normalization.
+        options: Batch size, cache, precision and device; None for the defaults.
+        label: Names the split in log lines.
+        progress: The progress of the stage; a call counts one unit for each image of each model. None shows nothing.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ class Scorer:
         """Return logits (M, B, classes) for one chunk.
 
         Args:
-            crossing: the tensors of the chunk that cross the cut.
-            vectors_MD: the models.
-            progress: advanced by one unit for each model; None shows nothing.
+            crossing: The tensors of the chunk that cross the cut.
+            vectors_MD: The models.
+            progress: Advanced by one unit for each model; None shows nothing.
         """
 
         def run_model(vector_D: Tensor) -> Tensor:

@@ -38,12 +38,12 @@ def finetune(
     change, because they are not parameters. Matrix products are exact float32 on every device, as in scoring.
 
     Args:
-        vectors_MD: the checkpoints to start from.
-        task: the network, the subset and the images.
-        make_optimizer: builds the optimizer from the parameters of one model.
+        vectors_MD: The checkpoints to start from.
+        task: The network, the subset and the images.
+        make_optimizer: Builds the optimizer from the parameters of one model.
         batch_size: B.
-        num_steps: the number of optimizer steps.
-        seed: the seed of the order and augmentation of the images.
+        num_steps: The number of optimizer steps.
+        seed: The seed of the order and augmentation of the images.
     """
     loader = make_training_loader(
         task.data.train,
