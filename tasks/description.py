@@ -33,7 +33,7 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
 
     Args:
         checkpoints: The checkpoints file.
-        data: Where to find the images if they are needed.
+        data: The options that say where the images are, if they are needed.
 
     Raises:
         UserError: The recorded network cannot be built.
@@ -61,7 +61,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
         return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {call}")
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
     stem = getattr(model, "conv1", None)
-    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # see shrink_stem
+    if isinstance(stem, nn.Conv2d) and isinstance(
+        getattr(model, "maxpool", None), nn.Identity
+    ):  # the stem of `shrink_stem`
         return replace(described, code=code + write_small_stem(stem), library="timm")
     config = make_hub_config(model, recipe["name"], facts=facts, normalization=normalization)
     return replace(described, code=code, library="timm", config=config)

@@ -18,7 +18,7 @@ from tasks.user_code import call_user_task
 
 
 def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
-    """Return a network with new weights and the images, from `task.score_with` if set, else from model and data."""
+    """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
         return call_user_task(task.score_with)
     data = open_images(task)
@@ -45,7 +45,7 @@ class Task:
         """Open the images and load the stored weights into the network.
 
         Args:
-            spec: The network and where its images are.
+            spec: The network, and the options that say where its images are.
             scoring: How to score, and on which device.
             checkpoints: The stored weights, and the fingerprint of the images.
 
@@ -57,10 +57,10 @@ class Task:
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
             if spec.score_with:
                 images = f"that task.score_with={spec.score_with} returns"
-                fix = "Set task.score_with to a function that returns those images"
+                fix = "Set task.score_with to a function that returns the images of the checkpoints"
             else:
                 images = f"of {spec.data.dataset} in task.data.root={spec.data.root}"
-                fix = "Set task.data.root to the folder of those images, or task.param.path to another checkpoints file"
+                fix = "Set task.data.root to the folder of the checkpoints' images, or task.param.path to another file"
             raise UserError(f"the images {images} are not the ones that {checkpoints.path} was made with. {fix}")
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         return cls(data, model, checkpoints.subset, scoring=scoring)

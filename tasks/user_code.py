@@ -19,7 +19,7 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
 
     Args:
         path: The callable.
-        option: The option that the user set to `path`, for the error.
+        option: The option that the user set to `path`, named in the error.
         arguments: All arguments of the callable.
 
     Raises:
@@ -28,10 +28,10 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
         raise UserError(
-            f"{option}={path}: expected package.module:name. Set for example {option}=my_code:network for the function "
-            "network() in my_code.py"
+            f"{option}={path} is invalid: expected package.module:name. Set for example {option}=my_code:network for "
+            "the function network() in my_code.py"
         )
-    if (folder := str(Path.cwd())) not in sys.path:  # as with `python -m`, wherever the entry point is
+    if (folder := str(Path.cwd())) not in sys.path:  # so that modules are found as with `python -m`
         sys.path.append(folder)
     try:
         called = getattr(importlib.import_module(module_name), name, None)
@@ -105,7 +105,7 @@ def check_split(split: Any, source: str) -> None:
 
     Args:
         split: A value of the dictionary that the user's function returns.
-        source: The option and the name of the split, for the error.
+        source: The option and the name of the split, named in the error.
 
     Raises:
         UserError: The split is not such a dataset.
@@ -129,7 +129,7 @@ def count_classes(model: nn.Module, image_CSS: Tensor, source: str) -> int:
     Args:
         model: The network.
         image_CSS: The first validation image.
-        source: The option, for the error.
+        source: The option, named in the error.
 
     Raises:
         UserError: The network does not take the image, or does not return logits.

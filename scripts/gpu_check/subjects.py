@@ -22,9 +22,9 @@ from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 
 COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-EMA_DECAY = 0.99  # as in configs/system/ae_ddpm.yaml
-BATCH = 200  # as in the paper: all K checkpoints
-SPREAD = 0.1  # standard deviation of the vectors around the network's own vector
+EMA_DECAY = 0.99  # the value of configs/system/ae_ddpm.yaml
+BATCH = 200  # all K checkpoints at once, like the paper
+SPREAD = 0.1  # the standard deviation of the vectors around the network's own vector
 
 Stage = tuple[SteppedModule, list[Callback]]
 
@@ -65,7 +65,7 @@ STAGES = {"autoencoder": make_autoencoder_stage, "denoiser": make_diffusion_stag
 
 @dataclass(frozen=True)
 class Classified:
-    """Classifier with random weights, M vectors (M, D) for its last two norms, and random images of bytes."""
+    """A classifier with random weights, M vectors (M, D) for its last two norms, and random images of bytes."""
 
     model: nn.Module
     subset: ParameterSubset
@@ -75,7 +75,7 @@ class Classified:
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images in pixels."""
+        """The height and width of the images in pixels."""
         return self.data.image_size
 
 

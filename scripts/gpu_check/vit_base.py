@@ -1,4 +1,4 @@
-"""Part that trains the last norms of ViT-Base at 224×224 with random weights, and scores vectors of them."""
+"""The part that trains the last norms of ViT-Base at 224×224 with random weights, and scores vectors of them."""
 
 from typing import Any
 

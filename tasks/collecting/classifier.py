@@ -71,13 +71,14 @@ class Classifier(ReportingModule):
 
     Args:
         model: The network, trained in place.
-        num_classes: Number of classes in the data.
+        num_classes: The number of classes in the data.
         make_optimizer: Builds the optimizer from the parameters that require gradients.
         make_scheduler: Builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
         frozen_statistics: Keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
             not update them.
-        seed: Torch is reseeded at the start of every epoch from this seed, the epoch and the rank. A resumed training
-            therefore equals an uninterrupted one, and each of several training processes draws its own dropout masks.
+        seed: The seed that reseeds torch at the start of every epoch, together with the epoch and the rank. A resumed
+            training therefore equals an uninterrupted one, and each of several training processes draws its own dropout
+            masks.
         history_subset: The parameters to record in `history_ED` at the start of each epoch and at the end of training;
             None records nothing.
         num_epochs: E, the number of epochs to allocate the history for.

@@ -88,6 +88,7 @@ def load_images(options: DataOptions) -> ImageData:
     """
     if options.dataset not in DATASETS:
         raise UserError(
-            f"task.data.dataset={options.dataset!r} is not a known dataset: {suggest_names(options.dataset, DATASETS)}"
+            f"task.data.dataset={options.dataset} is unknown. Set task.data.dataset=NAME to a known dataset "
+            f"({suggest_names(options.dataset, DATASETS)})"
         )
     return DATASETS[options.dataset](options)

@@ -26,7 +26,8 @@ from core.runtime.seeding import derive_seed
 log = logging.getLogger(__name__)
 AUTO = "auto"
 CPU = torch.device("cpu")
-# Workers of one training process. More than 16 rarely speed up a GPU, and each needs the memory of a Python process.
+# The largest number of workers of one training process. More than 16 rarely speed up a GPU, and each worker needs the
+# memory of a Python process.
 MAX_WORKERS = 16
 BATCHES_PER_WORKER = 3  # two batches that torch prefetches, and one that is being made
 SHARED_MEMORY = Path("/dev/shm")
@@ -115,11 +116,11 @@ def make_training_loader(
     device: torch.device = CPU,
     epoch: int = 0,
 ) -> DataLoader:
-    """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats none.
+    """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats no batch.
 
-    Several training processes divide the images among them and skip the few that do not divide evenly. The images left
-    over at the end of an epoch are skipped, because batch statistics of a few images are noise and of one image an
-    error. A dataset that is smaller than one batch is used as a single batch.
+    Several training processes divide the images among them and skip the few that do not divide evenly. The remaining
+    images at the end of an epoch are skipped as well, because batch statistics over a few images are noisy, and over
+    one image they fail. A dataset that is smaller than one batch is used as a single batch.
 
     Args:
         images: The training images.
@@ -133,7 +134,7 @@ def make_training_loader(
     order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
     order.set_epoch(epoch)  # set it before the loader is iterated, because workers fetch their first batches at once
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
-    # Without its own generator, every iterator would draw from torch's global one.
+    # Without its own generator, every iterator would draw from torch's global generator.
     generator = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))
     return ImageLoader(
         SeededImages(images),
@@ -208,7 +209,9 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
             "the shared memory (docker run --shm-size=8g)"
         )
     log.info(
-        "Using %d workers to read images: %s (to use more, enlarge it with docker run --shm-size=8g)", fitting, shortage
+        "Using %d workers to read images: %s. To use more, enlarge the shared memory (docker run --shm-size=8g)",
+        fitting,
+        shortage,
     )
     return fitting
 

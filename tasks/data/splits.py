@@ -29,14 +29,14 @@ class DataOptions:
         dataset: A name in `tasks.data.datasets.DATASETS`.
         root: The folder of the images.
         verify: Compare archives with their published checksums.
-        val_fraction: The share of the training images that validates.
+        val_fraction: The share of the training images that becomes the validation split.
         split_seed: The seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
             different seeds use the same data and stay comparable.
         image_size: S, in pixels; None for the dataset's own size.
-        mean: Of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
-        std: Like `mean`.
+        mean: The mean of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
+        std: The standard deviation of each channel, in the same form as `mean`.
         num_workers: The number of processes that read images, or "auto".
-        weights: Mean and std that the pretrained weights were trained with; not part of the configuration.
+        weights: The mean and std that the pretrained weights were trained with; not part of the configuration.
     """
 
     dataset: str
@@ -53,7 +53,7 @@ class DataOptions:
     def choose_colors(self, dataset_colors: Colors) -> Colors:
         """Return the mean and std that normalize the images.
 
-        They are the first of `mean` and `std` if set, `weights` if they have as many channels as the images, and
+        These are `mean` and `std` if they are set, else `weights` if they have as many channels as the images, else
         `dataset_colors`.
 
         Raises:
@@ -173,10 +173,10 @@ class TransformedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             image, label = self.images[int(self.indices[index])]
-        except OSError as error:  # torchvision takes an existing folder for a complete one
+        except OSError as error:  # torchvision takes any existing folder for a complete download
             raise UserError(
                 f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-                "and run the command again to download it anew"
+                "and run the command again to download it again"
             ) from error
         return self.transform(image), int(label)
 

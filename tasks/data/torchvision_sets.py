@@ -45,9 +45,9 @@ def make_load(
         open_test: Opens the test images below a folder.
         num_classes: The number of classes.
         image_size: S, the default of `task.data.image_size`.
-        colors: Mean and std of each channel.
+        colors: The mean and std of each channel.
         flips: Whether to mirror training images at random; a mirrored digit is no longer that digit.
-        how_to_get: What the error about missing images tells the user to do.
+        how_to_get: The advice that the error about missing images gives.
     """
 
     def load(options: DataOptions) -> ImageData:
@@ -60,12 +60,12 @@ def make_load(
 
 
 def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
-    """Open images below `options.root`; torchvision downloads missing ones where it can.
+    """Open images below `options.root`; torchvision downloads missing images if it can.
 
     Args:
         opener: Opens the images below a folder.
         options: The dataset's name, its folder, and whether to compare checksums.
-        how_to_get: What the error tells the user to do.
+        how_to_get: The advice that the error gives.
 
     Raises:
         UserError: The images are missing and cannot be downloaded, or they are damaged or not the published ones.
@@ -86,7 +86,7 @@ def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_
 
 @contextmanager
 def skip_checksums() -> Iterator[None]:
-    """Accept any archive inside the block, by replacing the one function that torchvision compares checksums with."""
+    """Accept any archive inside the block: replace the function with which torchvision compares checksums."""
     compare = utils.check_md5
     utils.check_md5 = lambda *_, **__: True
     try:
@@ -123,7 +123,7 @@ def make_image_data(
         options: The `task.data` section.
         num_classes: The number of classes.
         image_size: S, the default of `task.data.image_size`.
-        colors: Mean and std of each channel.
+        colors: The mean and std of each channel.
         flips: Whether to mirror training images at random.
         val: The validation images; None splits them off `train`.
     """

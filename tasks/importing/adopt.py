@@ -89,7 +89,7 @@ def require_code(task: TaskSpec, recorded: str, source: str) -> str:
     Args:
         task: The task of the configuration.
         recorded: The callable that the checkpoints file names.
-        source: The checkpoints file, for the error.
+        source: The checkpoints file, named in the error.
 
     Raises:
         UserError: The command line names no callable.
@@ -106,7 +106,7 @@ def write_overrides(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """Return the overrides that restore the stored values: "task.data.mean=[0.5] task.data.std=[0.25]".
 
     Args:
-        differing: (stored value, configured value) of each setting, from `core.runtime.settings.differences`.
+        differing: The pair (stored value, configured value) of each setting, from `find_differences`.
     """
     values = {name: "null" if stored in (None, MISSING) else stored for name, (stored, _) in differing.items()}
     return " ".join(f"{name}={value}".replace(" ", "") for name, value in values.items())
@@ -119,7 +119,7 @@ def check_overrides(overrides: Sequence[str], adopted: TaskSpec, task: TaskSpec,
         overrides: The overrides on the command line.
         adopted: The task with the values of the file.
         task: The task of the configuration.
-        source: The checkpoints file, for the error.
+        source: The checkpoints file, named in the error.
 
     Raises:
         UserError: An override contradicts the file.

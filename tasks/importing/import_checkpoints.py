@@ -28,7 +28,7 @@ from tasks.task import open_network_and_images
 from tasks.training.collect_checkpoints import copy_state, measure_accuracy, record_images
 
 log = logging.getLogger(__name__)
-MAX_LISTED = 8  # files named in one error
+MAX_LISTED = 8  # the largest number of files named in one error
 
 
 @dataclass
@@ -49,17 +49,18 @@ def import_checkpoints(
     allow_different_rest: bool = False,
     scoring: ScoringSpec | None = None,
 ) -> CheckpointSet:
-    """Read the subset of each file, in this order, and score it on validation inside the network of `base`.
+    """Read the subset of each file, in the given order, and score it on validation inside the network of `base`.
 
     Args:
         task: Only `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
         files: The state dicts.
-        base: A full state dict, whose other parameters surround every subset; None for the first full one of `files`.
+        base: A full state dict, which provides all parameters outside the subset; None for the first full one of
+            `files`.
         allow_different_rest: Accept files that differ from the base outside the subset.
         scoring: How to score the checkpoints; None for the defaults.
 
     Raises:
-        UserError: Files do not fit the network or each other; each is named with the difference.
+        UserError: Files do not fit the network or each other. The error names these files with their differences.
     """
     start = time.perf_counter()
     model, data = open_network_and_images(task)
@@ -107,10 +108,10 @@ def build_fitting_network(
 
     Args:
         task: The network's name and options, or the user's code.
-        facts: Num_classes, channels and image_size of the images.
+        facts: The `num_classes`, `channels` and `image_size` of the images.
         model: The network that the task describes.
         state: The full state dict.
-        path: The file of the state dict, for the error.
+        path: The file of the state dict, named in the error.
 
     Raises:
         UserError: The state dict does not fit the network.
@@ -133,7 +134,7 @@ def build_fitting_network(
 
 
 def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
-    """Return the path and the content of the full state dict whose other parameters surround every subset.
+    """Return the path and the content of the full state dict that provides all parameters outside the subset.
 
     Args:
         files: The state dicts; the first full one is the base if `base` is None.
@@ -172,7 +173,7 @@ def gather_vectors(
         files: The state dicts.
         model: The network with the weights of the base.
         subset: The parameters to read.
-        base: The name of the base's file, for the error.
+        base: The name of the base's file, named in the error.
         allow_different_rest: Accept files that differ from `model` outside the subset.
         progress: The progress of the stage that reads the files; None shows nothing.
 

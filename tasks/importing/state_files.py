@@ -15,12 +15,12 @@ from core.runtime.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs store a state dict
-PREFIXES = ("module.", "model.", "_orig_mod.")  # added to names by DataParallel, Lightning and torch.compile
+PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning and torch.compile add these
 REPLACE_OR_EXCLUDE = "Replace this file with an intact copy, or exclude it with --files PATTERN"
 
 
 def list_state_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the files of `folder` that may hold a state dict, in natural order.
+    """Return the files of `folder` that may hold a state dict, in natural order (epoch2 before epoch10).
 
     Raises:
         UserError: The folder does not exist, or holds fewer than two of these files.
@@ -105,7 +105,7 @@ def rename_entries(state: Mapping[str, Tensor], known: Collection[str], path: Pa
     Args:
         state: The state dict.
         known: The names of the network's entries.
-        path: The file of the state dict, for the error.
+        path: The file of the state dict, named in the error.
 
     Raises:
         UserError: Two names are the same without their prefixes.
@@ -122,7 +122,7 @@ def rename_entries(state: Mapping[str, Tensor], known: Collection[str], path: Pa
 
 
 def strip_prefixes(name: str, known: Collection[str]) -> str:
-    """Return `name` without the prefixes of DataParallel, Lightning and torch.compile, if that makes it known."""
+    """Return `name` without the prefixes of DataParallel, Lightning and torch.compile, if that gives a known name."""
     stripped = name
     while stripped not in known:
         prefix = next((prefix for prefix in PREFIXES if stripped.startswith(prefix)), None)

@@ -57,8 +57,8 @@ def build_classifier(
         return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(
-            f"task.model.name={name!r} is not a network of timm {timm.__version__}: "
-            f"{suggest_names(name, timm.list_models())}"
+            f"task.model.name={name} is not a network of timm {timm.__version__}. Set task.model.name=NAME to a "
+            f"network of timm ({suggest_names(name, timm.list_models())})"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
     options, image_shape = dict(options or {}), (channels, image_size, image_size)
@@ -90,16 +90,17 @@ def create_model(
         name: A network of timm.
         arguments: All arguments of `timm.create_model`.
         pretrained: Start from timm's published weights.
-        options: Those of the arguments that the user set, for the error.
-        image_shape: (C, S, S), for the error.
+        options: The arguments that the user set, named in the error.
+        image_shape: The shape (C, S, S) of the images, named in the error.
     """
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UserError(
-            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that it names"
+            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that the "
+            "message in parentheses names"
         ) from error
-    except Exception as error:  # without a network connection, the hub's client does not always raise an OSError
+    except Exception as error:  # the hub's client does not always raise an OSError without a network connection
         if not pretrained:
             raise UserError(describe_refusal(name, error, image_shape)) from error
         raise UserError(
@@ -109,7 +110,7 @@ def create_model(
 
 
 def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
-    """Put `model` into eval mode and check that it takes an image (C, S, S); raises `UserError`."""
+    """Put `model` into eval mode and check that it takes an image (C, S, S); raises `UserError` if it does not."""
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *image_shape))
@@ -183,7 +184,7 @@ def load_network(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     Args:
         model: The network.
         state: The state dict.
-        source: The file of the state dict, for the error.
+        source: The file of the state dict, named in the error.
 
     Raises:
         UserError: Entries of the file and of the network differ in name or shape.

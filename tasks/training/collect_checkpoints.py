@@ -55,14 +55,14 @@ def collect_checkpoints(
         state_dir: The folder of training states, from which an interrupted command resumes.
         make_trainer: Lightning's Trainer with the machine's options already set.
         loggers: The loggers of the classifier's training.
-        stages: Receives the seconds of each stage.
+        stages: The stages of the command, which receive the seconds of each stage.
         scoring: How to score the checkpoints.
     """
     with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
             task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
         )
-    stages.seconds["train_task"] = trained.seconds  # including the sessions before an interruption
+    stages.seconds["train_task"] = trained.seconds  # this includes the sessions before an interruption
     with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
         with progress.part(name="train"):
             vectors_KD = task.collect.collect_vectors(

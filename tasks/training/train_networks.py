@@ -1,4 +1,4 @@
-"""Training the classifiers that checkpoints are collected from: one, or several from different seeds.
+"""Training of the classifiers that checkpoints are collected from: one, or several from different seeds.
 
 R trained networks · E epochs · D numbers in one flattened subset.
 """
@@ -49,7 +49,7 @@ def train_classifier(
 
     Args:
         model: The network with its initial weights.
-        task: Epochs, optimizer, scheduler and batch size.
+        task: The epochs, optimizer, scheduler and batch size.
         data: The images.
         planned: The name of the network's files, and its seed.
         history_subset: The parameters to record during training; None records nothing.
@@ -98,7 +98,7 @@ def train_networks(
     """Train every network that the checkpoints are collected from, and load the finished ones from `state_dir`.
 
     Args:
-        task: The network, its training, and `collect`, which plans the networks.
+        task: The network, its training, and the way to collect, which plans the networks.
         data: The images.
         state_dir: The folder of training states and finished networks of an interrupted command.
         make_trainer: Lightning's Trainer with the machine's options already set.
