@@ -61,9 +61,7 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
         return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {call}")
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
     stem = getattr(model, "conv1", None)
-    if isinstance(stem, nn.Conv2d) and isinstance(
-        getattr(model, "maxpool", None), nn.Identity
-    ):  # the stem of `shrink_stem`
+    if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # see shrink_stem
         return replace(described, code=code + write_small_stem(stem), library="timm")
     config = make_hub_config(model, recipe["name"], facts=facts, normalization=normalization)
     return replace(described, code=code, library="timm", config=config)

@@ -57,10 +57,10 @@ class Task:
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
             if spec.score_with:
                 images = f"that task.score_with={spec.score_with} returns"
-                fix = "Set task.score_with to a function that returns the images of the checkpoints"
+                fix = "Set task.score_with to a function that returns the checkpoints' images"
             else:
                 images = f"of {spec.data.dataset} in task.data.root={spec.data.root}"
-                fix = "Set task.data.root to the folder of the checkpoints' images, or task.param.path to another file"
+                fix = "Set task.data.root to the folder of the images, or task.param.path to another checkpoints file"
             raise UserError(f"the images {images} are not the ones that {checkpoints.path} was made with. {fix}")
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         return cls(data, model, checkpoints.subset, scoring=scoring)

@@ -108,7 +108,7 @@ def check_split(split: Any, source: str) -> None:
         source: The option and the name of the split, named in the error.
 
     Raises:
-        UserError: The split is not such a dataset.
+        UserError: The split is not a dataset of this form.
     """
     expected = "Return a dataset of (image tensor (channels, height, width), integer label)"
     try:

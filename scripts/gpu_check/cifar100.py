@@ -13,7 +13,7 @@ from scripts.gpu_check.findings import Findings
 PER_CLASS, TEST_PER_CLASS = 500, 100  # the published sizes: 50,000 and 10,000 images
 SMALL_PER_CLASS = 8
 EPOCHS, STEPS, BATCH = 3, 1000, 200  # few epochs and steps, so that the part ends in minutes
-# The share of wrong labels. Without them every model would be right everywhere, and the report could not compare models.
+# The share of wrong labels. Without them every model would be right everywhere, and a report could compare nothing.
 WRONG_LABELS = 0.2
 VAL_FRACTION = 0.1  # the value of configs/task/common.yaml
 

@@ -100,7 +100,7 @@ class StepsCollection(Collection):
             make_optimizer=self.make_optimizer,
             frozen_statistics=not buffers.intersection(subset.names),
             seed=derive_seed(seed, "collect"),
-        ).train()  # Lightning keeps a module's mode; `Classifier.train` keeps frozen layers in eval mode
+        ).train()  # Lightning keeps a module's mode; `Classifier.train` keeps frozen statistics in eval mode
         images = TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers)
         steps_per_epoch = len(images.train_dataloader())
         every = choose_interval(self.every, k, steps_per_epoch)

@@ -176,7 +176,7 @@ class TransformedImages(Dataset):
         except OSError as error:  # torchvision takes any existing folder for a complete download
             raise UserError(
                 f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-                "and run the command again to download it again"
+                "and re-run the command, which downloads the dataset again"
             ) from error
         return self.transform(image), int(label)
 

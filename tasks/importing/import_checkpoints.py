@@ -173,7 +173,7 @@ def gather_vectors(
         files: The state dicts.
         model: The network with the weights of the base.
         subset: The parameters to read.
-        base: The name of the base's file, named in the error.
+        base: The file name of the base, shown in the error.
         allow_different_rest: Accept files that differ from `model` outside the subset.
         progress: The progress of the stage that reads the files; None shows nothing.
 

@@ -305,7 +305,7 @@ def test_images_are_resized_to_the_configured_size(tmp_path):
 
 
 def test_an_unknown_dataset_is_refused_with_similar_names():
-    with pytest.raises(UserError, match=r"task\.data\.dataset='cifar1O0'.*cifar100"):
+    with pytest.raises(UserError, match=r"task\.data\.dataset=cifar1O0 .*cifar100"):
         load_images(DataOptions("cifar1O0", root="unused"))
 
 
