@@ -44,9 +44,9 @@ def parse_arguments() -> argparse.Namespace:
     add_image_options(parser.add_argument_group("images (with --model; give --dataset or --task)"))
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.score_with):
-        parser.error("set either --model with --dataset or --task, or --score-with, whose function returns both")
+        parser.error("network and images are missing or set twice. Set either --model and --dataset, or --score-with")
     if not arguments.score_with and not (arguments.dataset or arguments.task):
-        parser.error("the images to score the checkpoints on are missing: set --dataset or --task")
+        parser.error("the images to score the checkpoints on are missing. Set --dataset or --task")
     return arguments
 
 

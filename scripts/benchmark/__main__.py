@@ -72,11 +72,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     chosen = parser.parse_args()
     if unknown := set(chosen.stages) - set(STAGES):
-        parser.error(f"unknown stage {min(unknown)!r}: expected any of {', '.join(STAGES)}")
+        parser.error(f"stage {min(unknown)} is unknown. Choose any of {', '.join(STAGES)}")
     if chosen.repeats < 1:
-        parser.error(f"--repeats {chosen.repeats} must be at least 1")
+        parser.error(f"--repeats {chosen.repeats} must be at least 1. Set --repeats 1 or more")
     if "samplers" in chosen.stages and not chosen.run:
-        parser.error("the stage samplers needs a trained generator: set --run to the output_dir of a finished run")
+        parser.error("the stage samplers needs a trained generator. Set --run to the output_dir of a finished run")
     return chosen
 
 

@@ -273,7 +273,7 @@ def test_a_lower_precision_logs_how_often_it_agrees_with_fp32(caplog):
     lowered.precision = "bf16"
     with caplog.at_level("INFO"):
         exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
-    assert exact.agreement is None and lowered.agreement == 0.75 and "75.00 % of 32 predictions" in caplog.text
+    assert exact.agreement is None and lowered.agreement == 0.75 and "75.00% of 32 predictions" in caplog.text
     assert (exact_loss_M == lowered_loss_M).tolist() == [False, True, True, True]
 
 
