@@ -43,7 +43,7 @@ PARTS = (
     Part("cifar100", "both commands on data shaped like CIFAR-100, with the paper's networks at batch 200"),
     Part(
         "vit_base",
-        "ViT-Base at 224×224 with random weights: training its last norms, and scoring in fp32, TF32 and bf16",
+        "ViT-Base at 224×224 with random weights: training its last norm layers, and scoring in fp32, TF32 and bf16",
     ),
     Part("scoring", "200 ResNet-18 on 10,000 images of 32×32, in fp32, TF32 and bf16", "1 s in TF32"),
     Part(

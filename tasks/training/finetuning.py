@@ -1,4 +1,4 @@
-"""The strongest simple baseline: original checkpoints that are trained for a few more steps.
+"""The baseline of fine-tuned checkpoints, which are trained for a few more steps.
 
 M models · B images in one batch · D numbers in one flattened subset.
 """

@@ -1,4 +1,4 @@
-"""The baseline that trains original checkpoints for a few more steps."""
+"""The baseline of fine-tuned checkpoints, which are trained for a few more steps."""
 
 import pytest
 import torch
