@@ -1,4 +1,4 @@
-"""Train a classifier on images and collect K checkpoints of its last normalization layers.
+"""The first command, which trains a classifier on images and collects K checkpoints of its last normalization layers.
 
     python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 
@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         stored = CheckpointSet.load(path)
         if is_imported(stored):
             raise UserError(
-                f"{path} already holds imported checkpoints; run train_p_diff.py on them, "
+                f"{path} already holds imported checkpoints. Run train_p_diff.py on them, "
                 "or set task.param.path=FILE to another file to train a classifier"
             )
         stored.require_settings(settings)

@@ -1,4 +1,4 @@
-"""Train p-diff on K checkpoints, generate M new models, and report how good and how new they are.
+"""The second command, which trains p-diff on K checkpoints and reports how good and how new M generated models are.
 
     python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
 
@@ -57,7 +57,7 @@ STAGES = {
 def main(cfg: DictConfig) -> None:
     """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
     if cfg.mode not in STAGES:
-        raise UserError(f"mode={cfg.mode} is invalid; set mode to one of {', '.join(STAGES)}")
+        raise UserError(f"mode={cfg.mode} is invalid: expected one of {', '.join(STAGES)}. Set mode=train")
     run = RunDirectory(Path(cfg.output_dir) / format_sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     task, system = TaskSpec.from_config(to_plain(cfg.task)), SystemSpec.from_config(to_plain(cfg.system))
@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     settings = select_training_settings(system, checkpoints, cfg.seed)
-    if cfg.mode == "train":  # recorded by training alone, since a run may be tested on another machine
+    if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
     run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
@@ -105,7 +105,7 @@ def train(
 def open_generator(
     cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, run: RunDirectory
 ) -> WeightGenerator:
-    """Load the generator of a run onto the device, with the sampler of the present configuration."""
+    """Load the generator of a run onto the device, with the sampler of the current configuration."""
     generator = load_matching_generator(run.generator, checkpoints)
     return generator.use_sampler(system.sampler).to(pick_device(cfg.trainer.accelerator))
 
@@ -142,7 +142,7 @@ def score_and_report(
         )
         by_task = score_with_task(cfg, task, scoring, checkpoints, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
-    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # interrupted sessions included
+    stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
@@ -167,7 +167,7 @@ def score_with_task(
     options: SourceOptions,
     progress: StageProgress,
 ) -> Scoring:
-    """Return the functions by which the task scores and fine-tunes parameter vectors."""
+    """Return the functions with which the task scores and fine-tunes parameter vectors."""
     task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
     tune = partial(
         finetune,

@@ -1,1 +1,1 @@
-"""The generative side of p-diff: knows parameter vectors, never images."""
+"""The generative side of p-diff, which handles parameter vectors and never images."""

@@ -1,4 +1,4 @@
-"""Compare several runs in one table, in the shape of the paper's Table 1, with one figure per swept setting.
+"""A comparison of several runs: one table like the paper's Table 1, and one figure per swept setting.
 
 python -m scripts.compare_runs outputs/*/ae_ddpm --out comparison
 """

@@ -9,8 +9,8 @@ def make_parser(prog: str, doc: str | None, note: str = "") -> argparse.Argument
     """Return a parser whose help shows a description and examples.
 
     Args:
-        prog: Command as the user types it.
-        doc: Docstring of the script: a description, an empty line, and one example command per line.
+        prog: The command as the user types it.
+        doc: The docstring of the script: a description, an empty line, and one example command per line.
         note: One more sentence for the description.
     """
     description, _, examples = (doc or "").strip().partition("\n\n")

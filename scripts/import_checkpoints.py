@@ -1,4 +1,4 @@
-"""Import of your own checkpoints: a folder of state dicts becomes one checkpoints file for train_p_diff.py.
+"""The import of your own checkpoints: a folder of state dicts becomes one checkpoints file for train_p_diff.py.
 
 python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --dataset cifar10
 python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
@@ -30,13 +30,13 @@ from tasks.networks.build import ModelSpec
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 
-# Settings of experiment=whole_network that the file cannot imply: an autoencoder for large D, and for the baseline that
-# fine-tunes the checkpoints a learning rate that suits whole networks.
+# Settings of experiment=whole_network that do not follow from the checkpoints file: an autoencoder for large D, and a
+# learning rate that suits whole networks for the baseline of fine-tuned checkpoints.
 WHOLE_NETWORK = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the options of the command line; end the process where they do not name a network and its images."""
+    """Return the options of the command line; end the process if they do not name a network and its images."""
     parser = make_parser("python -m scripts.import_checkpoints", __doc__)
     add_file_options(parser.add_argument_group("files"))
     add_network_options(parser.add_argument_group("network (give --model or --score-with)"))
@@ -44,9 +44,9 @@ def parse_arguments() -> argparse.Namespace:
     add_image_options(parser.add_argument_group("images (with --model; give --dataset or --task)"))
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.score_with):
-        parser.error("give exactly one of --model, with the images as --dataset, and --score-with, which returns both")
+        parser.error("network and images are missing or set twice. Set either --model and --dataset, or --score-with")
     if not arguments.score_with and not (arguments.dataset or arguments.task):
-        parser.error("the images to score the checkpoints on are missing: set --dataset or --task")
+        parser.error("the images to score the checkpoints on are missing. Set --dataset or --task")
     return arguments
 
 
@@ -130,7 +130,9 @@ def add_subset_options(group: argparse._ArgumentGroup) -> None:
 def add_image_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that name the images on which each checkpoint is scored."""
     group.add_argument(
-        "--dataset", metavar="NAME", help="dataset, as task.data.dataset of train_p_diff.py (default: that of --task)"
+        "--dataset",
+        metavar="NAME",
+        help="dataset, as task.data.dataset of train_p_diff.py (default: the dataset of --task)",
     )
     group.add_argument(
         "--task",
@@ -143,12 +145,12 @@ def add_image_options(group: argparse._ArgumentGroup) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="settings of task.data, for example root=FOLDER mean=[0.5] std=[0.5] (default: those of the task)",
+        help="settings of task.data, for example root=FOLDER mean=[0.5] std=[0.5] (default: the settings of the task)",
     )
 
 
 def list_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Return the overrides that train_p_diff.py needs, too: the images, and the user's own code if it is used."""
+    """Return the overrides that train_p_diff.py needs as well: the images, and the user's own code if it is used."""
     words = [f"task={arguments.task}"] if arguments.task else []
     words += [f"task.data.dataset={arguments.dataset}"] if arguments.dataset else []
     words += [f"task.data.{key}={quote(value)}" for key, value in split_pairs(arguments.data, "--data")]
@@ -160,16 +162,16 @@ def split_pairs(words: Sequence[str], option: str) -> list[tuple[str, str]]:
     """Return (key, value) of each KEY=VALUE.
 
     Raises:
-        UserError: A word has another form.
+        UserError: A word does not have this form.
     """
     for word in words:
         if not re.match(r"\w+=", word):
-            raise UserError(f"{option} {word} must have the form KEY=VALUE")
+            raise UserError(f"{option} {word} is invalid: expected KEY=VALUE. Set {option} KEY=VALUE")
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
 
 
 def quote(value: object) -> str:
-    """Return a value in quotes for Hydra, so that it may hold any character; plain words and lists of numbers stay."""
+    """Return a value for Hydra, in quotes unless it is a plain word or a list of numbers."""
     text = str(value)
     if re.fullmatch(r"[\w./:@+-]+|\[[\d.,]+\]", text):
         return text
@@ -187,13 +189,13 @@ def compose_configuration(overrides: list[str]) -> DictConfig:
             cfg = compose("base", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"invalid {' '.join(overrides)} ({reason}). Correct --task, --dataset or --data") from error
+        raise UserError(f"{' '.join(overrides)} is invalid ({reason}). Correct --task, --dataset or --data") from error
     check_ranges(cfg)
     return cfg
 
 
 def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> TaskSpec:
-    """Return the task of the `task` section with the network and the subset of the command line."""
+    """Return the task that the `task` section describes, with the network and the subset of the command line."""
     words = [f"{key}={value}" for key, value in split_pairs(arguments.model_option, "--model-option")]
     options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(words))
     subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset

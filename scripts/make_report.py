@@ -1,4 +1,4 @@
-"""Rebuild the report of a run from its saved files, without network access, GPU or images.
+"""The report of a run, built again from its saved files without network access, GPU or images.
 
 python -m scripts.make_report outputs/digits_resnet18/ae_ddpm
 """

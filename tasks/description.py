@@ -32,11 +32,11 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     The network is built, but its images are not opened unless an earlier version wrote the file without their size.
 
     Args:
-        checkpoints: the checkpoints file.
-        data: where to find the images if they are needed.
+        checkpoints: The checkpoints file.
+        data: The options that say where the images are, if they are needed.
 
     Raises:
-        UserError: the recorded network cannot be built.
+        UserError: The recorded network cannot be built.
     """
     settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
     recipe, score_with = settings["model"], settings.get("score_with")

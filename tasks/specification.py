@@ -11,8 +11,8 @@ from tasks.collecting.steps import StepsCollection
 from tasks.data.splits import DataOptions
 from tasks.networks.build import ModelSpec
 
-# These settings do not change the checkpoints' values: where files are, how many processes read them (augmentations do
-# not depend on it), and how many checkpoints there are.
+# These settings do not change the checkpoints' values: where files are, how many processes read images (augmentations
+# do not depend on this number), and how many checkpoints there are.
 NOT_RECORDED = {"data": ("root", "verify", "num_workers"), "param": ("path", "k")}
 KINDS: dict[str, type[Collection]] = {"steps": StepsCollection, "independent": IndependentCollection}
 
@@ -21,10 +21,13 @@ def choose_collection(config: Mapping[str, Any]) -> Collection:
     """Return the way to collect that a `task.collect` section chooses by its `kind`.
 
     Raises:
-        UserError: the kind is unknown.
+        UserError: The kind is unknown.
     """
     if config.get("kind") not in KINDS:
-        raise UserError(f"task.collect.kind={config.get('kind')}: expected one of {', '.join(KINDS)}")
+        raise UserError(
+            f"task.collect.kind={config.get('kind')} is invalid: expected one of {', '.join(KINDS)}. "
+            "Set task.collect.kind=steps"
+        )
     return KINDS[config["kind"]].from_config(config)
 
 
@@ -55,10 +58,10 @@ class TaskSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TaskSpec":
-        """Build from the plain values of the section.
+        """Build the specification from the plain values of the `task` section.
 
         Raises:
-            UserError: the way to collect is unknown.
+            UserError: The way to collect is unknown.
         """
         return cls(
             seed=config["seed"],
@@ -76,7 +79,7 @@ class TaskSpec:
     def to_config(self) -> dict[str, Any]:
         """Return the section that `from_config` builds this specification from."""
         data = asdict(self.data)
-        data.pop("weights")  # they follow from the model
+        data.pop("weights")  # the model decides them
         return {
             "seed": self.seed,
             "epochs": self.epochs,
@@ -101,5 +104,5 @@ class TaskSpec:
 
     @property
     def last_optimization(self) -> Optimization:
-        """The optimizer and batch size that the checkpoints were last trained with."""
+        """The optimizer and the batch size with which the checkpoints were last trained."""
         return self.collect.pick_last_optimization(Optimization(self.make_optimizer, self.batch_size))

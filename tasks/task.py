@@ -18,7 +18,7 @@ from tasks.user_code import call_user_task
 
 
 def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
-    """Return a network with new weights and the images, from `task.score_with` if set, else from model and data."""
+    """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
         return call_user_task(task.score_with)
     data = open_images(task)
@@ -45,22 +45,22 @@ class Task:
         """Open the images and load the stored weights into the network.
 
         Args:
-            spec: the network and where its images are.
-            scoring: how to score, and on which device.
-            checkpoints: the stored weights, and the fingerprint of the images.
+            spec: The network, and the options that say where its images are.
+            scoring: How to score, and on which device.
+            checkpoints: The stored weights, and the fingerprint of the images.
 
         Raises:
-            UserError: the images are not the ones that the checkpoints were scored on, or the weights do not fit the
+            UserError: The images are not the ones that the checkpoints were scored on, or the weights do not fit the
                 network.
         """
         network, data = open_network_and_images(spec)
         if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
             if spec.score_with:
                 images = f"that task.score_with={spec.score_with} returns"
-                fix = "Set task.score_with to a function that returns those images"
+                fix = "Set task.score_with to a function that returns the checkpoints' images"
             else:
                 images = f"of {spec.data.dataset} in task.data.root={spec.data.root}"
-                fix = "Set task.data.root to the folder of those images, or task.param.path to another checkpoints file"
+                fix = "Set task.data.root to the folder of the images, or task.param.path to another checkpoints file"
             raise UserError(f"the images {images} are not the ones that {checkpoints.path} was made with. {fix}")
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         return cls(data, model, checkpoints.subset, scoring=scoring)
@@ -74,8 +74,8 @@ class Task:
         """Return a `Scorer` for each split.
 
         Args:
-            num_train_images: the size of "train", a fixed sample of the training images that serves to choose models.
-            progress: the progress of the stage that scores; None shows nothing.
+            num_train_images: The size of "train", a fixed sample of the training images that serves to choose models.
+            progress: The progress of the stage that scores; None shows nothing.
         """
         splits = {
             "train": draw_fixed_sample(self.data.train, num_train_images),

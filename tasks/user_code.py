@@ -18,20 +18,20 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
     """Return the result of the callable at "package.module:name".
 
     Args:
-        path: the callable.
-        option: the option that the user set to `path`, for the error.
-        arguments: all arguments of the callable.
+        path: The callable.
+        option: The option that the user set to `path`, named in the error.
+        arguments: All arguments of the callable.
 
     Raises:
-        UserError: the callable is not found, or it fails; the error names the line where it fails.
+        UserError: The callable is not found, or it fails; the error names the line where it fails.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
         raise UserError(
-            f"{option}={path}: expected package.module:name. Set for example {option}=my_code:network for the function "
-            "network() in my_code.py"
+            f"{option}={path} is invalid: expected package.module:name. Set for example {option}=my_code:network for "
+            "the function network() in my_code.py"
         )
-    if (folder := str(Path.cwd())) not in sys.path:  # as with `python -m`, wherever the entry point is
+    if (folder := str(Path.cwd())) not in sys.path:  # so that modules are found as with `python -m`
         sys.path.append(folder)
     try:
         called = getattr(importlib.import_module(module_name), name, None)
@@ -62,7 +62,7 @@ def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
     The function returns (model, {"train": dataset, "val": dataset, "test": dataset}).
 
     Raises:
-        UserError: the function returns something else; the error names the part that is wrong.
+        UserError: The function returns something else; the error names the part that is wrong.
     """
     source = f"task.score_with={path}"
     returned = call_user_code(path, "task.score_with")
@@ -104,11 +104,11 @@ def check_split(split: Any, source: str) -> None:
     """Check that a split is a dataset of (image (C, H, W), integer label).
 
     Args:
-        split: a value of the dictionary that the user's function returns.
-        source: the option and the name of the split, for the error.
+        split: A value of the dictionary that the user's function returns.
+        source: The option and the name of the split, named in the error.
 
     Raises:
-        UserError: the split is not such a dataset.
+        UserError: The split is not a dataset of this form.
     """
     expected = "Return a dataset of (image tensor (channels, height, width), integer label)"
     try:
@@ -127,12 +127,12 @@ def count_classes(model: nn.Module, image_CSS: Tensor, source: str) -> int:
     """Return the number of logits that the user's network computes for an image.
 
     Args:
-        model: the network.
-        image_CSS: the first validation image.
-        source: the option, for the error.
+        model: The network.
+        image_CSS: The first validation image.
+        source: The option, named in the error.
 
     Raises:
-        UserError: the network does not take the image, or does not return logits.
+        UserError: The network does not take the image, or does not return logits.
     """
     try:
         with torch.no_grad():

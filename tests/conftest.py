@@ -1,9 +1,7 @@
 """The order in which the test files run."""
 
-FIRST = (
-    "test_whole_networks.py",
-    "test_run.py",
-)  # the slowest; test_run.py also makes a run that others reuse
+# These files are the slowest. test_run.py also makes a run that other files reuse.
+FIRST = ("test_whole_networks.py", "test_run.py")
 SLOW = {"pipeline", "scripts"}  # these run whole commands and take minutes per file
 
 

@@ -40,7 +40,7 @@ class OnDevice(torch.Tensor):
 
 
 class StandIn(TorchDispatchMode):
-    """Runs every operation on the CPU, and counts in `crossings` the copies and waits that a GPU would have."""
+    """A mode that runs every operation on the CPU, and counts in `crossings` the copies and waits of a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class StandIn(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:  # in inference mode, compound operations such as `to` are not split up before they come here
+            with self:  # compound operations such as `to` arrive here unsplit in inference mode
                 return func.decompose(*args, **kwargs)
         flat = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         there = [leaf for leaf in flat if isinstance(leaf, OnDevice)]
@@ -78,7 +78,10 @@ class StandIn(TorchDispatchMode):
 
 
 class Constructors(TorchFunctionMode):
-    """Builds torch.tensor(…, device=DEVICE) on the CPU first, because `StandIn` comes after its numbers are lost."""
+    """A mode that builds torch.tensor(…, device=DEVICE) on the CPU first.
+
+    `StandIn` sees this call only after the numbers of the tensor are lost.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -99,7 +102,7 @@ def stand_in():
 
 
 class StandInAccelerator(CPUAccelerator):
-    """Lightning's CPU accelerator, but accepting DEVICE."""
+    """Lightning's CPU accelerator, which also accepts DEVICE."""
 
     def setup_device(self, device):
         pass

@@ -1,4 +1,4 @@
-"""Every dataset works with every architecture, and experiments have the settings that p-diff published."""
+"""Tests that every dataset works with every architecture, and that experiments have the published settings."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""More steps or more models cause no further copies to or from the device, and no further waits for it."""
+"""Tests that more steps or more models cause no further copies to or from the device, and no further waits."""
 
 import copy
 from collections import Counter
@@ -45,12 +45,12 @@ class Bytes(Dataset):
 
 @pytest.fixture(autouse=True)
 def read_the_loss_5_times_per_fit(monkeypatch):
-    """Fix the number of times that a fit reads its loss, because each of these is a wait."""
+    """Fix the number of times that a fit reads its loss, because each read is a wait."""
     monkeypatch.setattr("core.runtime.trainer.LOSS_READS_PER_FIT", 5)
 
 
 def count_crossings(make_module, folder, num_steps, *callbacks):
-    """Return the copies and waits of a whole fit, including those for its files."""
+    """Return the copies and waits of a whole fit, including the ones for its files."""
     with stand_in() as crossings:
         torch.manual_seed(0)
         fit(
@@ -134,7 +134,7 @@ def make_generator(sampler, num_steps):
 
 @pytest.mark.parametrize("sampler, copies_per_step", [("dpm_solver", 0), ("ddim", 0), ("ddpm", 1)])
 def test_sampling_copies_nothing_but_the_noise_that_a_sampler_draws(sampler, copies_per_step):
-    """DDPM draws noise at every step, and on the CPU, so that a model is the same on every device."""
+    # DDPM draws noise at every step. It draws on the CPU, so that a model is the same on every device.
     found = {}
     for num_steps, num_models in ((20, 3), (20, 6), (30, 3)):
         generator = make_generator(sampler, num_steps)

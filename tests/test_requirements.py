@@ -1,4 +1,4 @@
-"""The single list of dependencies is complete, and pip, conda and the project metadata all read it."""
+"""Tests that the only list of dependencies is complete, and that pip, conda and the project metadata read it."""
 
 import ast
 import importlib.metadata

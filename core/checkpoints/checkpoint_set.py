@@ -21,6 +21,7 @@ from core.runtime.settings import describe_differences, find_differences
 
 KIND = "checkpoints"
 NETWORK_PREFIX = "network/"
+COLLECT_AGAIN = "Delete the file, then collect the checkpoints again with python task_training.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,12 @@ class CheckpointSet:
         if self.vectors_KD.dim() != 2 or self.vectors_KD.shape[1] != self.subset.num_params:
             raise UserError(
                 f"{where}: vectors of shape {tuple(self.vectors_KD.shape)} do not fit the subset of "
-                f"{self.subset.num_params} numbers; collect the checkpoints again"
+                f"{self.subset.num_params} numbers. {COLLECT_AGAIN}"
             )
         if self.accuracy_K.shape != (len(self),):
-            raise UserError(f"{where}: expected {len(self)} accuracies, found {len(self.accuracy_K)}; collect again")
+            raise UserError(f"{where}: expected {len(self)} accuracies, found {len(self.accuracy_K)}. {COLLECT_AGAIN}")
         if not torch.isfinite(self.accuracy_K).all():
-            raise UserError(f"{where}: an accuracy is not finite; collect the checkpoints again")
+            raise UserError(f"{where}: an accuracy is not finite. {COLLECT_AGAIN}")
 
     def __len__(self) -> int:
         return len(self.vectors_KD)
@@ -77,12 +78,13 @@ class CheckpointSet:
         """
         if k < 2:
             raise UserError(
-                f"task.param.k={k} must be at least 2, because one checkpoint has no distribution; set task.param.k=2"
+                f"task.param.k={k} is invalid: expected at least 2, because one checkpoint has no distribution. "
+                "Set task.param.k=2 or more"
             )
         if k > len(self):
             raise UserError(
-                f"task.param.k={k} is too large: {self.path or 'the set'} holds {len(self)} checkpoints; "
-                f"set task.param.k={len(self)} or collect more"
+                f"task.param.k={k} is too large: {self.path or 'the set'} holds {len(self)} checkpoints. "
+                f"Set task.param.k={len(self)} or less, or collect more checkpoints"
             )
         if k == len(self):
             return self
@@ -96,8 +98,8 @@ class CheckpointSet:
         """
         if differing := find_differences(self.settings, settings):
             raise UserError(
-                f"{self.path} was collected with other settings ({describe_differences(differing)}); "
-                "set the same values, set task.param.path=FILE to another file, or delete this one"
+                f"{self.path} was collected with other settings ({describe_differences(differing)}). "
+                "Set the same values, set task.param.path=FILE to another file, or delete this one"
             )
 
     def check_finite(self) -> None:
@@ -115,7 +117,8 @@ class CheckpointSet:
             column = int((~torch.isfinite(vector_D)).nonzero()[0])
             raise UserError(
                 f"{self.path or 'the checkpoints'}: checkpoint {row} holds {vector_D[column].item()} in "
-                f"{self.subset.find_name(column)}; remove this checkpoint or collect again with a smaller learning rate"
+                f"{self.subset.find_name(column)}. "
+                "Remove this checkpoint, or set a smaller learning rate and collect again"
             )
 
     def save(self, path: Path) -> None:
@@ -152,10 +155,10 @@ class CheckpointSet:
             UserError: The file is missing, damaged or of another kind, or a number in it is not finite.
         """
         tensors, metadata = load_artifact(
-            path, KIND, hint="run python task_training.py, or set task.param.path=FILE to an existing file"
+            path, KIND, hint="Run python task_training.py, or set task.param.path=FILE to an existing file"
         )
         if missing := {"vectors", "accuracy", "subset", "settings", "provenance"} - tensors.keys() - metadata.keys():
-            raise UserError(f"{path} lacks {', '.join(sorted(missing))}; collect the checkpoints again")
+            raise UserError(f"{path} lacks {', '.join(sorted(missing))}. {COLLECT_AGAIN}")
         network = {
             name.removeprefix(NETWORK_PREFIX): tensor
             for name, tensor in tensors.items()

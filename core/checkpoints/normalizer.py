@@ -14,7 +14,7 @@ SMALLEST_STD = 1e-6
 class Normalizer(nn.Module):
     """An affine map with fixed coefficients, saved with the generator.
 
-    Running variances are normalized in log space, so that generated ones are always positive.
+    Running variances are normalized in log space, so that generated variances are always positive.
     """
 
     mean: Tensor
@@ -37,7 +37,9 @@ class Normalizer(nn.Module):
         for part_KS, log_S in parts:  # one tensor at a time, to avoid a second copy of all K × D numbers
             part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
             std = part_KS.std(dim=1, correction=0).mean()
-            if std < SMALLEST_STD:  # a constant tensor or a single number can only vary between checkpoints
+            if std < SMALLEST_STD:
+                # The std over the entries of a constant tensor or of a single number is 0. The std over the checkpoints
+                # is used instead.
                 std = part_KS.std(correction=0)
             means.append(part_KS.mean().expand(part_KS.shape[1]))
             stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))
@@ -45,7 +47,7 @@ class Normalizer(nn.Module):
 
     @classmethod
     def per_coordinate(cls, latents_KL: Tensor) -> "Normalizer":
-        """Return a map with one mean and one std per coordinate, taken over the checkpoints; used for latents."""
+        """Return a map for latents with one mean and one std per coordinate, taken over the checkpoints."""
         std_L = latents_KL.std(dim=0, correction=0)
         return cls(latents_KL.mean(dim=0), torch.where(std_L < SMALLEST_STD, torch.ones_like(std_L), std_L))
 
@@ -55,7 +57,7 @@ class Normalizer(nn.Module):
         return cls(torch.zeros(width), torch.ones(width))
 
     def select_columns(self, part: slice) -> "Normalizer":
-        """Return the map of the columns in `part` alone."""
+        """Return a map of only the columns in `part`."""
         return Normalizer(self.mean[part], self.std[part], self.log[part])
 
     def normalize(self, values_BD: Tensor) -> Tensor:
@@ -63,11 +65,11 @@ class Normalizer(nn.Module):
         return ((_to_log(values_BD, self.log) if self.any_log else values_BD) - self.mean) / self.std
 
     def unnormalize(self, values_BD: Tensor) -> Tensor:
-        """Map normalized values (B, D) back; the inverse of `normalize`."""
+        """Map normalized values (B, D) back, as the inverse of `normalize`."""
         values_BD = values_BD * self.std + self.mean
         return torch.where(self.log, values_BD.exp(), values_BD) if self.any_log else values_BD
 
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:
-    """Take the logarithm of the columns marked in `log_D`; clamp at 1e-12, because a dead channel has variance 0."""
+    """Take the logarithm of the columns marked in `log_D`, clamped at 1e-12 because a dead channel has variance 0."""
     return torch.where(log_D, values_BD.clamp_min(1e-12).log(), values_BD)

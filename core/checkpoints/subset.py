@@ -39,7 +39,7 @@ class ParameterSubset:
             raise UserError(f"the network has no parameter {unknown[0]!r}; {suggest_names(unknown[0], entries)}")
         if not names:
             raise UserError(
-                "the parameter subset is empty; set task.param.subset to last_norms, all or a list of globs"
+                "the parameter subset is empty. Set task.param.subset to last_norms, all or a list of globs"
             )
         ordered = tuple(name for name in entries if name in set(names))
         return cls(ordered, tuple(tuple(entries[name].shape) for name in ordered))
@@ -87,7 +87,10 @@ class ParameterSubset:
 
 
 def get_floating_entries(model: nn.Module) -> dict[str, Tensor]:
-    """Return all state-dict entries that can be generated: the floating-point ones, as live tensors, not copies."""
+    """Return the floating-point entries of the state dict, because only these can be generated.
+
+    The tensors share memory with the network.
+    """
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
 
 
@@ -110,13 +113,13 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         norms = find_normalization_layers(model)
         if not norms:
             raise UserError(
-                "task.param.subset=last_norms, but the network has no normalization layer with parameters; "
-                "set task.param.subset=all or a list of globs"
+                "task.param.subset=last_norms is invalid, because the network has no normalization layer "
+                "with parameters. Set task.param.subset=all or a list of globs"
             )
         if not 1 <= count <= len(norms):
             raise UserError(
-                f"task.param.count={count} is invalid for a network with {len(norms)} normalization layers; "
-                f"set task.param.count to a number from 1 to {len(norms)}"
+                f"task.param.count={count} is invalid for a network with {len(norms)} normalization layers. "
+                f"Set task.param.count to a number from 1 to {len(norms)}"
             )
         return ParameterSubset.from_model(
             model,
@@ -124,7 +127,8 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
         )
     if isinstance(subset, str):
         raise UserError(
-            f'task.param.subset={subset!r} must be last_norms, all or a list of globs such as ["layer4.1.bn*.*"]'
+            f"task.param.subset={subset!r} is invalid: expected last_norms, all or a list of globs. "
+            'Set task.param.subset=last_norms, or a list such as ["layer4.1.bn*.*"]'
         )
     names = {name for pattern in subset for name in find_matching_names(pattern, entries)}
     return ParameterSubset.from_model(model, names)

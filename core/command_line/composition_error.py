@@ -1,4 +1,4 @@
-"""Hydra's errors about command-line overrides and configuration files, each as one sentence."""
+"""One-line explanations of Hydra's errors about command-line overrides and configuration files."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ def is_group(name: str) -> bool:
 
 
 def explain_composition_error(error: Exception, overrides: Sequence[str]) -> str:
-    """Return one sentence that names the invalid override, the values that are possible, and what to set.
+    """Return one line that names the invalid override, the values that are possible, and what to set.
 
     Args:
         error: Raised by Hydra while it composes the configuration.
@@ -31,12 +31,12 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> str
             return _unknown_choice(group, choice, error.options or ())
     if isinstance(error, OverrideParseException):
         return (
-            f"cannot read {error.override}; write NAME=VALUE, "
-            "or 'NAME=\"VALUE\"' for a value with special characters such as = or ,"
+            f"cannot read {error.override}. Write NAME=VALUE, "
+            "or 'NAME=\"VALUE\"' for a value with special characters such as commas and ="
         )
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error)):
         name = several[1].partition("=")[0]
-        return f"{several[1]} has several values; add -m to run the command for each, or set {name} to one value"
+        return f"{several[1]} has several values. Add -m to run the command for each value, or set {name} to one value"
     if isinstance(error.__cause__, OmegaConfBaseException) and str(error).startswith("Could not override"):
         return _unknown_name(error.__cause__, overrides)
     if isinstance(error, ValueError):  # Hydra does not name the override here
@@ -48,7 +48,7 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> str
 
 def _unknown_choice(group: str, choice: object, options: Iterable[str] = ()) -> str:
     options = options or sorted(path.stem for path in CONFIGS.joinpath(group).glob("*.yaml"))
-    return f"unknown choice {group}={choice}; set {group} to one of {', '.join(options)}"
+    return f"{group}={choice} is unknown. Set {group} to one of {', '.join(options)}"
 
 
 def _unknown_name(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
@@ -57,16 +57,16 @@ def _unknown_name(error: OmegaConfBaseException, overrides: Sequence[str]) -> st
     override = next((word for word in overrides if re.match(rf"{re.escape(name)}[.=]", word)), name)
     if "/" in name:
         groups = sorted(str(folder.relative_to(CONFIGS)) for folder in CONFIGS.rglob("*") if folder.is_dir())
-        return f"unknown group {override}; use one of {', '.join(groups)}"
+        return f"{override} is unknown. Use one of the groups {', '.join(groups)}"
     section, _, _ = name.rpartition(".")
     parent = error.parent_node
     known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
     if parent is None or not known:
-        return f"unknown setting {override}; {section} is a single value, so set {section}=VALUE"
+        return f"{override} is unknown, because {section} is a single value. Set {section}=VALUE"
     target = parent.get("_target_")
     names = ", ".join(key for key in known if key not in ("hydra", "_target_", "_partial_"))
-    return f"unknown setting {override}; use one of the settings {f'of {section}: ' if section else ''}{names}" + (
-        f"; or use +{override} for another argument of {target}" if target else ""
+    return f"{override} is unknown. Use one of the settings {f'of {section}: ' if section else ''}{names}" + (
+        f". Use +{override} for another argument of {target}" if target else ""
     )
 
 
@@ -81,4 +81,4 @@ def _in_one_line(error: Exception) -> str:
     """Return Hydra's own text without line breaks and without its list of search paths."""
     told = str(error) or str(error.__cause__ or type(error).__name__)
     words = " ".join(told.partition("Config search path:")[0].split())
-    return f"invalid configuration: {words.rstrip('.')}; check the NAME=VALUE arguments and the files in configs/"
+    return f"invalid configuration: {words.rstrip('.')}. Check the NAME=VALUE arguments and the files in configs/"

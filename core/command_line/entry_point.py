@@ -108,32 +108,38 @@ def configure_machine(trainer: DictConfig) -> None:
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
     if precision not in PRECISIONS:  # other modes of Lightning cast the network permanently, which scoring cannot undo
         raise UserError(
-            f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}; set trainer.precision={TF32}"
+            f"trainer.precision={precision} is invalid: expected one of {', '.join(PRECISIONS)}. "
+            f"Set trainer.precision={TF32}"
         )
     if devices != "auto" and (type(devices) is not int or devices < 1):
         raise UserError(
-            f"trainer.devices={devices}: expected a number of devices or auto; "
-            "set CUDA_VISIBLE_DEVICES to choose which GPUs are used"
+            f"trainer.devices={devices} is invalid: expected a number of devices or auto. "
+            "Set trainer.devices=1, or CUDA_VISIBLE_DEVICES to choose which GPUs are used"
         )
     if devices != 1 and trainer.get("strategy") != "ddp_spawn":
         raise UserError(
-            f"trainer.devices={devices}: expected 1; set trainer=ddp to train on several GPUs, "
+            f"trainer.devices={devices} is invalid without trainer=ddp. Set trainer=ddp to train on several GPUs, "
             "or set CUDA_VISIBLE_DEVICES to choose one GPU"
         )
     on_gpu = pick_device(accelerator).type == "cuda"
     if accelerator in ("gpu", "cuda") and not on_gpu:
-        raise UserError(f"trainer.accelerator={accelerator}, but no GPU was found; set trainer=auto or trainer=cpu")
+        raise UserError(
+            f"trainer.accelerator={accelerator} is invalid, because no GPU was found. Set trainer=auto or trainer=cpu"
+        )
     if "16" in str(precision) and not on_gpu:  # on CPUs it is slow, or crashes with "Illegal instruction"
-        raise UserError(f"trainer.precision={precision} needs a GPU; set trainer.precision={TF32}")
+        raise UserError(f"trainer.precision={precision} needs a GPU. Set trainer.precision={TF32}")
     if trainer.get("deterministic", False) not in (True, False, "warn"):
-        raise UserError(f"trainer.deterministic={trainer.deterministic}: expected true, false or warn")
+        raise UserError(
+            f"trainer.deterministic={trainer.deterministic} is invalid: expected true, false or warn. "
+            "Set trainer.deterministic=true"
+        )
     if trainer.get("deterministic"):
         use_deterministic_algorithms(warn_only=trainer.deterministic == "warn")
     if on_gpu:
-        log.info("running on %s", torch.cuda.get_device_name())
+        log.info("Running on %s", torch.cuda.get_device_name())
     else:
         log.info(
-            "running on the CPU (%d threads)%s",
+            "Running on the CPU (%d threads)%s",
             torch.get_num_threads(),
             "" if accelerator == "cpu" else ", because no GPU was found",
         )

@@ -21,10 +21,10 @@ class Range:
     least: float = -math.inf
     most: float = math.inf
     whole: bool = True
-    open: bool = False  # excludes both ends
-    listed: bool = False  # a list of numbers in the range
-    optional: bool = False  # also allows null
-    words: tuple[str, ...] = ()  # also allows these words
+    open: bool = False  # whether both ends are excluded
+    listed: bool = False  # whether the value is a list of numbers in the range
+    optional: bool = False  # whether null is also allowed
+    words: tuple[str, ...] = ()  # words that are also allowed
 
     def admits(self, value: Any) -> bool:
         """Return whether a configuration value is in the range; true and false do not count as numbers."""
@@ -106,4 +106,4 @@ def check_ranges(cfg: DictConfig) -> None:
         if OmegaConf.is_config(given):
             given = OmegaConf.to_container(given)
         if given is not ABSENT and not expected.admits(given):
-            raise UserError(f"{name}={'null' if given is None else given}: expected {expected}")
+            raise UserError(f"{name}={'null' if given is None else given} is invalid: expected {expected}")

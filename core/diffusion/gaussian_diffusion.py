@@ -36,11 +36,12 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if num_timesteps < 1 or not 0 < beta_start <= beta_end < 1:
             raise UserError(
-                f"noise schedule with num_timesteps={num_timesteps}, beta_start={beta_start}, beta_end={beta_end}: "
-                "expected num_timesteps >= 1 and 0 < beta_start <= beta_end < 1; set them under system.schedule"
+                f"noise schedule with num_timesteps={num_timesteps}, beta_start={beta_start}, beta_end={beta_end} "
+                "is invalid: expected num_timesteps >= 1 and 0 < beta_start <= beta_end < 1. "
+                "Set them under system.schedule"
             )
         self.num_timesteps, self.beta_start, self.beta_end = num_timesteps, beta_start, beta_end
-        # In float64, because a product of 1,000 factors in float32 loses digits.
+        # A product of 1,000 factors loses digits in float32, so it is computed in float64.
         betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
         alphas_cumprod = (1 - betas).cumprod(dim=0)
         self.register_buffer("sqrt_alphas_cumprod", alphas_cumprod.sqrt().float(), persistent=False)
@@ -65,11 +66,11 @@ class NoiseSchedule(nn.Module):
 def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tensor) -> Tensor:
     """Return the simple DDPM loss ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖² / L (Ho et al. 2020, Eq. 14).
 
-    Averaged over the batch, with one uniform timestep t and one noise ε ~ N(0, I) per sample.
+    The loss is averaged over the batch, with one uniform timestep t and one noise ε ~ N(0, I) per sample.
 
     Args:
         denoiser: ε_θ.
-        schedule: Gives ᾱ_t.
+        schedule: The noise schedule, which gives ᾱ_t.
         x_start_BL: x_0, the latents to learn.
     """
     t_B = torch.randint(schedule.num_timesteps, (len(x_start_BL),), device=x_start_BL.device)

@@ -36,8 +36,9 @@ class Sampler:
     def __init__(self, make_scheduler: MakeScheduler, schedule: NoiseSchedule, num_steps: int):
         if not 1 <= num_steps <= schedule.num_timesteps:
             raise UserError(
-                f"system.sampler.num_steps={num_steps} must be between 1 and {schedule.num_timesteps}, "
-                "the value of system.schedule.num_timesteps. Set system.sampler.num_steps"
+                f"system.sampler.num_steps={num_steps} is invalid: expected 1 to {schedule.num_timesteps}, "
+                "the value of system.schedule.num_timesteps. "
+                f"Set system.sampler.num_steps={schedule.num_timesteps} or less"
             )
         self.make_scheduler, self.schedule, self.num_steps = make_scheduler, schedule, num_steps
         self.name = getattr(make_scheduler, "func", make_scheduler).__name__

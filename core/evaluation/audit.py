@@ -15,10 +15,10 @@ from core.evaluation.verdict import Averaging, Comparison, Decision, Difference,
 def audit(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> Verdict:
     """Compare `p_diff` with each baseline.
 
-    There are two axes: the mean of the primary metric (accuracy), and the mean maximum IoU with the originals, where
-    lower is newer. On each axis p_diff is better or worse than the baseline if the 95% interval of the difference
-    excludes 0. Otherwise the axis is undecided. A dozen baselines give about 20 comparisons, of which one may be
-    decided by chance.
+    There are two axes: the mean of the task's primary metric (accuracy for classifiers), and the mean maximum IoU with
+    the originals, where lower is newer. On each axis p_diff is better or worse than the baseline if the 95% interval of
+    the difference excludes 0. Otherwise the axis is undecided. A dozen baselines give about 20 comparisons, of which
+    one may be decided by chance.
 
     Two baselines are special. `ensemble` is a single model, so only the images are resampled for it. Its IoU is
     compared like the IoU of any other source, because the IoU of a model does not depend on the number of models.
@@ -26,8 +26,8 @@ def audit(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) 
     whether a generated model is more similar to its nearest original than an original is to its nearest neighbor.
 
     Args:
-        tables: score tables by source.
-        bootstrap: bootstrap over these tables, given to share its draws with the summary; None makes a new one.
+        tables: Score tables by source.
+        bootstrap: Bootstrap over these tables, given to share its draws with the summary; None makes a new one.
     """
     comparer = Comparer(tables, bootstrap or Bootstrap(tables))
     averages = [source for source in tables if get_family(source) == AVERAGE] or [ENSEMBLE]
@@ -46,18 +46,18 @@ def audit(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) 
 
 
 class Comparer:
-    """Comparisons between sources; each difference has its interval and a decision about the first source."""
+    """Comparisons between two sources: the difference, its interval, and whether the first source is better."""
 
     def __init__(self, tables: Mapping[str, ScoreTable], bootstrap: Bootstrap):
         self.tables, self.bootstrap = tables, bootstrap
         self.metric = tables[GENERATED].scores["test"].metric
 
     def mean_accuracy(self, source: str) -> float:
-        """Return the mean of the primary metric over the models of a source, on test."""
+        """Return the mean test score of a source in the task's primary metric (accuracy for classifiers)."""
         return float(self.tables[source].scores["test"].accuracy_M.mean())
 
     def mean_quality(self, source: str) -> float:
-        """Return the mean of the primary metric, negated if lower is better, so that higher is always better."""
+        """Return the mean test score of a source, negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.mean_accuracy(source)
 
     def mean_max_iou(self, source: str) -> float:
@@ -66,7 +66,7 @@ class Comparer:
         return float(max_iou(wrong_MN, reference_KN, same=source == ORIGINAL).mean())
 
     def has_max_iou(self, source: str) -> bool:
-        """Tell whether the maximum IoU exists, which needs per-image errors and an original to compare with."""
+        """Return whether a source has a maximum IoU, which needs errors per image and an original to compare with."""
         return self.bootstrap.has_images and (source != ORIGINAL or len(self.tables[source].vectors_MD) > 1)
 
     def locate(self, source: str) -> Standing:

@@ -1,4 +1,4 @@
-"""Scoring of all sources, one table each; a stored table of the same settings is reused."""
+"""Scoring of all sources, with one table each. A stored table of the same settings is reused."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,18 +18,19 @@ from core.runtime.stage_progress import StageProgress
 
 Progress = Callable[[Iterable[Source]], Iterable[Source]]
 BACKWARD = 2  # cost of the backward pass of a training step, in forward passes
-TRAJECTORIES_SHARE = 0.1  # of the time of scoring a run, roughly
+# A rough guess of the share of a run's scoring time that the trajectories take.
+TRAJECTORIES_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """Functions of the task that score and train vectors, and whether stored tables are reused."""
 
-    score_fns: Mapping[str, ScoreFn]  # by split, "train", "val" and "test"
-    num_images: Mapping[str, int]  # by split; the cost of scoring one model, for the estimate of the time left
+    score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
+    num_images: Mapping[str, int]  # images of each split, which decide the cost of scoring one model
     finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) further
     finetune_images: int  # images that one model sees in `finetune`
-    precision: str  # arithmetic of scoring; tables of another precision are not reused
+    precision: str  # arithmetic of scoring; a table of another precision is not reused
     reuse: bool  # whether tables on disk are reused
 
 
@@ -91,11 +92,11 @@ def evaluate(
     scores of these models.
 
     Args:
-        base_sources: all sources except the soups.
-        score_fns: scoring functions by split.
-        store: storage that is searched for tables and saves new ones.
-        soup_candidates: maximum number of models that a soup tries.
-        progress: iterates over the sources that have to be scored, to show how many are done.
+        base_sources: All sources except the soups.
+        score_fns: Scoring functions by split.
+        store: Storage that is searched for tables and saves new ones.
+        soup_candidates: Maximum number of models that a soup tries.
+        progress: Wraps the sources that have to be scored, to show how many are done.
     """
     tables: dict[str, ScoreTable] = {}
     every = [*base_sources, *list_soups(tables, score_fns["val"], soup_candidates)]
@@ -118,7 +119,8 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
     count = num_models * sum(scoring.num_images[split] for split in source.splits)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
-        count += (min(num_candidates, options.soup_candidates) - 1) * scoring.num_images["val"]  # all but the first
+        num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
+        count += num_tried * scoring.num_images["val"]
     if source.kind is Kind.TRAINED:
         count += num_models * (1 + BACKWARD) * scoring.finetune_images
     return count

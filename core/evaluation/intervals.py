@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means over models, which show how much other models or test images would change a mean.
+"""Bootstrap intervals of means over models: how far a mean would move with other models or other test images.
 
 R bootstrap draws · M models · K originals · N images.
 """
@@ -66,7 +66,7 @@ def compute_accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None
 
 
 def compute_max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool) -> Margins:
-    """Return the margins of the maximum IoU of each model, linearized in the weight of each image.
+    """Return the margins of the influence of each image on the maximum IoU of each model.
 
     The value for a model and an image is the maximum IoU of the model plus N times its change when this image is drawn
     once more. To first order in the weights v of the images, IoU = Σ v both / Σ v either changes by
@@ -91,15 +91,16 @@ class Bootstrap:
     """Bootstrap draws of the mean accuracy and of the mean maximum IoU of several sources, on test.
 
     Both models and images are resampled. Models are resampled because another seed gives other models. Images are
-    resampled because the test set is a sample, too. All models share the test set, so its luck does not average out
-    over models. An interval over models alone shows how well the mean *on these images* is known, and gets arbitrarily
-    narrow with M.
+    resampled because the test set is a sample, too. All models share the test set, so its chance effects do not
+    average out over models. An interval over models alone shows how well the mean *on these images* is known. With
+    many models it gets arbitrarily narrow, although the test set stays one sample.
 
     A draw changes the mean by two terms: resampled images with all models, plus resampled models with all images. The
-    second term is scaled to the variance between models (`Margins.model_share`), because the first term already covers
-    on which images a model happens to fail. Resampling models and images at once would count this chance three times
-    (Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1, 386–411). The interval of a difference of two
-    similar sources would then be up to √3 too wide, since little other variance is left in it.
+    second term is scaled down to the variance between models (`Margins.model_share`). The first term already covers the
+    variance within a model, that is, on which images it fails by chance. Resampling models and images at once would
+    count the variance within a model three times (Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1,
+    386–411). The interval of a difference of two similar sources would then be up to √3 times too wide, because little
+    other variance is left in it.
 
     All sources share the same resampled images, so the difference between the draws of two sources is paired. An image
     that is hard for both sources does not change it. Models are resampled independently. For a source of one model only
@@ -110,12 +111,12 @@ class Bootstrap:
     narrow by √(1 − 1/M), as with any bootstrap, because few models show little about their spread.
 
     Args:
-        tables: score tables by source, including "original", all scored on the same images.
-        seed: seed of the draws.
-        draws: number of draws, R.
+        tables: Score tables by source, including "original", all scored on the same images.
+        seed: Seed of the draws.
+        draws: Number of draws, R.
 
     Raises:
-        ValueError: the sources were scored on different numbers of images, or only some of them have masks.
+        ValueError: The sources were scored on different numbers of images, or only some of them have masks.
     """
 
     def __init__(self, tables: Mapping[str, ScoreTable], seed: int = 0, draws: int = DRAWS):
@@ -138,7 +139,7 @@ class Bootstrap:
         return self._images_RN is not None
 
     def varies(self, *sources: str) -> bool:
-        """Tell whether anything can be resampled in any of these sources; if not, an interval would be a point."""
+        """Return whether an interval is possible, that is, whether any source has models or images to resample."""
         return self.has_images or any(len(self.tables[source].vectors_MD) > 1 for source in sources)
 
     def draw_accuracy(self, source: str) -> np.ndarray:
@@ -160,9 +161,8 @@ class Bootstrap:
             mean = margins.models_M.mean()
             models_RM = draw_counts(m, self.draws, derive_seed(self.seed, f"bootstrap {source}"))
             draws_R = mean + models_RM @ (margins.models_M - mean) / m * np.sqrt(margins.model_share)
-            if (
-                margins.images_N is not None
-            ):  # float32 like the counts, because a product of mixed types would copy the counts
+            if margins.images_N is not None:
+                # float32 like the counts, because a product of mixed types would copy the counts
                 draws_R += self._images_RN @ (margins.images_N - mean).astype(np.float32) / len(margins.images_N)
             self._cache[measure, source] = draws_R
         return self._cache[measure, source]

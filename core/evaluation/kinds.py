@@ -9,7 +9,7 @@ SOUP_PREFIX = "soup_"
 
 
 class Kind(Enum):
-    """Origin of the weights of a source."""
+    """The origin of the weights of a source."""
 
     ORIGINAL = "original"  # the K checkpoints themselves
     GENERATED = "generated"  # drawn from the trained generator

@@ -40,9 +40,9 @@ def find_most_alike(
     """Return the largest IoU of each model with any reference and the index of that reference, two arrays (M,).
 
     Args:
-        wrong_MN: mask of the images that each model gets wrong.
-        reference_KN: mask of the images that each reference model gets wrong.
-        same: whether the references are the models themselves, in the same order. A model is then not compared with
+        wrong_MN: Mask of the images that each model gets wrong.
+        reference_KN: Mask of the images that each reference model gets wrong.
+        same: Whether the references are the models themselves, in the same order. A model is then not compared with
             itself, and at least 2 models are needed.
     """
     largest_M, which_M = np.empty(len(wrong_MN), np.float32), np.empty(len(wrong_MN), np.int64)
@@ -95,8 +95,8 @@ def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = Fal
 class Spacing:
     """Distances between originals, the scale for distances of other models to them."""
 
-    smallest: float  # over pairs
-    mean: float  # over pairs
+    smallest: float  # smallest distance over all pairs
+    mean: float  # mean distance over all pairs
 
     @classmethod
     def measure(cls, vectors_KD: np.ndarray) -> "Spacing":
@@ -132,8 +132,8 @@ def summarize(accuracy_M: np.ndarray, metric: Metric = ACCURACY) -> dict[str, fl
     """Return the number of models, mean, best, median, worst, and the std (ddof = 1) if there are at least two models.
 
     Args:
-        accuracy_M: values of the primary metric.
-        metric: the primary metric, which defines whether the highest or the lowest value is the best.
+        accuracy_M: Values of the primary metric.
+        metric: The primary metric, which defines whether the highest or the lowest value is the best.
     """
     spread = {"accuracy_std": float(accuracy_M.std(ddof=1))} if len(accuracy_M) > 1 else {}
     low, high = float(accuracy_M.min()), float(accuracy_M.max())

@@ -1,4 +1,4 @@
-"""Score tables, which hold how M models of one source behave on each split.
+"""Score tables, which hold the vectors and the scores of M models of one source.
 
 M models · N images · D numbers in one flattened subset.
 """
@@ -17,7 +17,7 @@ from core.runtime.artifacts import replace_atomically
 
 @dataclass(frozen=True)
 class Metric:
-    """Measure by which models are compared."""
+    """The measure by which models are compared."""
 
     name: str
     unit: str
@@ -25,7 +25,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """Factor of 1 or -1 that makes higher values better."""
+        """The factor of 1 or -1 that makes higher values better."""
         return 1 if self.higher_is_better else -1
 
 
@@ -35,7 +35,7 @@ MAX_IOU = Metric("max_iou", "share of the images that either model gets wrong", 
 
 @dataclass(frozen=True)
 class Vote:
-    """Scores of the soft vote of all M models, which averages their predicted probabilities."""
+    """The scores of the soft vote of all M models, which averages their predicted probabilities."""
 
     accuracy: float
     loss: float
@@ -44,29 +44,29 @@ class Vote:
 
 @dataclass(frozen=True)
 class Scores:
-    """Behaviour of M models on one split."""
+    """The scores of M models on one split."""
 
     accuracy_M: np.ndarray  # values of the primary metric; an accuracy is in [0, 1]
     loss_M: np.ndarray  # mean negative log-likelihood in nats
-    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task defines no right or wrong per item
+    wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task does not define errors per item
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
     vote: Vote | None = None
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
 
     @property
     def quality_M(self) -> np.ndarray:
-        """Primary metric (M,), negated if lower is better, so that higher is always better."""
+        """The primary metric (M,), negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.accuracy_M
 
     def require_wrong(self) -> np.ndarray:
         """Return a mask of the items that each model gets wrong (M, N).
 
         Raises:
-            ValueError: the task defines no right or wrong per item.
+            ValueError: The task does not define errors per item.
         """
         if self.wrong_MN is None:
             raise ValueError(
-                "wrong_MN is None, so it is unknown which items are wrong; score a task that fills wrong_MN"
+                "wrong_MN is None, so it is unknown which items are wrong. Score a task that fills wrong_MN"
             )
         return self.wrong_MN
 
@@ -88,7 +88,7 @@ ScoreFn = Callable[[Tensor], Scores]  # vectors (M, D) on the CPU -> their score
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Vectors of one source and their scores by split ("train", "val", "test")."""
+    """The vectors of one source and their scores by split ("train", "val", "test")."""
 
     source: str
     vectors_MD: np.ndarray
@@ -100,11 +100,11 @@ class ScoreTable:
 
     @property
     def kind(self) -> Kind:
-        """Stored kind, or the kind inferred from the name if none is stored."""
+        """The stored kind, or the kind inferred from the name if none is stored."""
         return self.stored_kind or infer_kind(self.source)
 
     def save(self, path: Path) -> None:
-        """Write one npz atomically; masks of wrong images are packed into bits."""
+        """Write one npz atomically, with the masks of wrong images packed into bits."""
         arrays = {
             "identity": np.array(self.identity),
             "seconds": np.array(self.seconds),
@@ -136,9 +136,9 @@ class ScoreTable:
         """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: The file is missing or damaged.
         """
-        with open_arrays(path, content="scores", advice="delete the file and run again") as file:
+        with open_arrays(path, content="scores", advice="Delete the file and run the command again") as file:
             return cls(
                 path.stem,
                 file["vectors"],

@@ -18,9 +18,9 @@ def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidat
     """Return the greedy soups of the originals and of the generated models as sources.
 
     Args:
-        tables: score tables by source. A table may be added later, but before the `make` of its soup is called.
-        score_fn: scores vectors on validation.
-        num_candidates: maximum number of models that a soup tries.
+        tables: Score tables by source. A table may be added later, but before the `make` of its soup is called.
+        score_fn: Scores vectors on validation.
+        num_candidates: Maximum number of models that a soup tries.
     """
 
     def make(source: str) -> Tensor:
@@ -41,10 +41,10 @@ def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, *, num_candi
     the average on validation does not get worse.
 
     Args:
-        vectors_MD: the models.
-        val: scores of `vectors_MD` on validation.
-        score_fn: scores vectors on validation.
-        num_candidates: maximum number of models that are tried.
+        vectors_MD: The models.
+        val: Scores of `vectors_MD` on validation.
+        score_fn: Scores vectors on validation.
+        num_candidates: Maximum number of models that are tried.
     """
     order = val.rank()[:num_candidates].tolist()
     soup, best = [order[0]], val.quality_M[order[0]]

@@ -20,20 +20,20 @@ EVERY_SPLIT = ("train", "val", "test")  # Selection of one model of a source nee
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Number of models of each baseline and how they are made: the `evaluation` section of the configuration."""
+    """The number of models of each baseline and how they are made: the `evaluation` section of the configuration."""
 
     num_baselines: int = 50  # models of each baseline that is drawn at random
     noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
-    average_of: int = 16  # checkpoints in each average; less if there are few checkpoints
+    average_of: int = 16  # checkpoints in each average, limited to half of all checkpoints, but at least 2
     finetune_steps: int = 5  # training steps of the finetuned baseline
-    num_train_images: int = 200  # images of the train split, whose loss can choose a model
+    num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
 
 
 @dataclass(frozen=True)
 class Source:
-    """Set of models with a common origin."""
+    """A set of models with a common origin."""
 
     name: str
     kind: Kind
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Inputs from which all sources are made."""
+    """The inputs from which all sources are made."""
 
     checkpoints: CheckpointSet
     generator: WeightGenerator
@@ -57,8 +57,8 @@ def list_sources(material: Material, finetune: Callable[[Tensor], Tensor]) -> li
     """Return all sources except the soups; each source draws from its own random generator when it is made.
 
     Args:
-        material: inputs from which the sources are made.
-        finetune: trains vectors (M, D) further and returns them. It is passed in because it needs images.
+        material: Inputs from which the sources are made.
+        finetune: Trains vectors (M, D) further and returns them. It is passed in because it needs images.
     """
     vectors_KD, options, seed = material.checkpoints.vectors_KD, material.options, material.seed
     return [

@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """Digests of all settings and files that the numbers of a table depend on."""
+    """The digests of all settings and files that the numbers of a table depend on."""
 
-    run: str  # for tables of one run
-    shared: str  # without the generator, for tables that runs over the same checkpoints share
+    run: str  # digest of all settings, for tables that only one run uses
+    # The digest without the settings of the generator, for tables that runs over the same checkpoints share.
+    shared: str
 
     @classmethod
     def from_settings(cls, common: Mapping[str, Any], generator: Mapping[str, Any]) -> "Identity":
@@ -32,14 +33,14 @@ class Identity:
 
 
 class ScoreStore:
-    """Score tables of one run, and tables that all runs over the same checkpoints share.
+    """The score tables of one run, and the tables that all runs over the same checkpoints share.
 
     Args:
-        run: run directory that stores all tables.
-        identity: identity of the requested tables; a stored table with another identity is ignored.
-        encode: maps vectors (M, D) to standardized latents (M, L) of the generator; shared tables have no latents.
-        checkpoints: checkpoints file, next to which shared tables are stored; None turns sharing off.
-        reuse: whether `get` reads stored tables; if False, it always returns None.
+        run: Run directory that stores all tables.
+        identity: The digests that a stored table must have to be reused.
+        encode: Maps vectors (M, D) to standardized latents (M, L) of the generator; shared tables have no latents.
+        checkpoints: Checkpoints file, next to which shared tables are stored; None turns sharing off.
+        reuse: Whether `get` reads stored tables; if False, it always returns None.
     """
 
     def __init__(

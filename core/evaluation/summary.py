@@ -1,4 +1,4 @@
-"""Numbers of metrics.json: the table of sources, both protocols, selection of a model and combination of models."""
+"""The numbers of metrics.json: the table of sources, both protocols, selection of a model and combination of models."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | No
     optimistic, because the test images choose the model. `held_out_protocol` chooses the model on validation.
 
     Args:
-        tables: score tables by source.
-        bootstrap: bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
+        tables: Score tables by source.
+        bootstrap: Bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
     """
     original, bootstrap = tables[ORIGINAL], bootstrap or Bootstrap(tables)
     spacing = measure_spacing(original)
@@ -54,10 +54,10 @@ def make_table_row(
     A measure is absent if it is not defined for the source or not finite.
 
     Args:
-        table: score table of the source.
-        original: score table of the originals.
-        spacing: spacing of the originals, which scales distances to them; None leaves scaled distances out.
-        bootstrap: bootstrap for the interval of the mean accuracy; None leaves the interval out.
+        table: Score table of the source.
+        original: Score table of the originals.
+        spacing: Spacing of the originals, which scales distances to them; None leaves scaled distances out.
+        bootstrap: Bootstrap for the interval of the mean accuracy; None leaves the interval out.
     """
     same = table.source == original.source
     scores, reference = table.scores["test"], original.scores["test"]
@@ -149,5 +149,5 @@ def measure_model(scores: Scores, index: int) -> dict[str, float]:
 
 
 def keep_finite(**measures: float | None) -> dict[str, float]:
-    """Return the measures that are neither None nor infinite nor NaN as JSON numbers; a diverged model has no loss."""
+    """Return the measures that are neither None nor infinite nor NaN as JSON numbers."""
     return {name: float(value) for name, value in measures.items() if value is not None and math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""Accuracy of models while they are generated, along the reverse process (p-diff, Fig. 5b).
+"""The accuracy of models while they are generated, along the reverse process (p-diff, Fig. 5b).
 
 T trajectories · S recorded steps · D numbers in one flattened subset.
 """
@@ -21,7 +21,7 @@ RECORDED_STEPS = 12  # spread evenly over the sampler's steps, including the fir
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Validation accuracy of the decoded x_t at each recorded step."""
+    """The validation accuracy of the decoded x_t at each recorded step."""
 
     timesteps_S: np.ndarray  # in the order of sampling, from noise to weights
     accuracy_TS: np.ndarray  # in [0, 1]
@@ -36,14 +36,14 @@ class Trajectories:
         """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file is missing or damaged, or the shapes of its arrays do not match.
+            UserError: The file is missing or damaged, or the shapes of its arrays do not match.
         """
-        with open_arrays(path, content="trajectories", advice="run train_p_diff.py mode=test again") as file:
+        with open_arrays(path, content="trajectories", advice="Run train_p_diff.py mode=test again") as file:
             timesteps_S, accuracy_TS = file["timesteps_S"], file["accuracy_TS"]
         if accuracy_TS.ndim != 2 or timesteps_S.shape != accuracy_TS.shape[1:] or accuracy_TS.size == 0:
             raise UserError(
                 f"{path} has timesteps_S of shape {timesteps_S.shape} and accuracy_TS of shape {accuracy_TS.shape}, "
-                "which must be (S,) and (T, S) with S and T at least 1; run train_p_diff.py mode=test again"
+                "expected (S,) and (T, S) with S and T at least 1. Run train_p_diff.py mode=test again"
             )
         return cls(timesteps_S, accuracy_TS)
 

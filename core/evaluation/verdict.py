@@ -13,7 +13,7 @@ from core.evaluation.kinds import GENERATED, ORIGINAL
 
 
 class Decision(StrEnum):
-    """Result of a comparison on one axis, where better means more accurate or newer."""
+    """The result of a comparison on one axis, where better means more accurate or newer."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -21,7 +21,7 @@ class Decision(StrEnum):
 
 
 class Outcome(StrEnum):
-    """Result of a comparison on both axes together."""
+    """The result of a comparison on both axes together."""
 
     DOMINATES = "dominates"
     IS_DOMINATED = "is dominated"
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 
 class Novelty(StrEnum):
-    """Novelty of p_diff relative to the most accurate average of checkpoints."""
+    """The novelty of p_diff relative to the most accurate average of checkpoints."""
 
     MEMORIZED = "memorized"
     CLOSER = "closer than an average"
@@ -41,7 +41,7 @@ class Novelty(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one source minus the mean of another."""
+    """The mean of one source minus the mean of another."""
 
     value: float
     interval: tuple[float, float] | None  # 95% interval; None if nothing can be resampled
@@ -57,7 +57,7 @@ class Difference:
         """Read the entries that `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: the row has another format.
+            KeyError, TypeError, ValueError: The row has another format.
         """
         low_high = row.get(f"{prefix}interval")
         interval = None if low_high is None else (float(low_high[0]), float(low_high[1]))
@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Standing:
-    """Position of one source on both axes."""
+    """The position of one source on both axes."""
 
     source: str
     n: int
@@ -86,7 +86,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of p_diff with one baseline; each difference is p_diff minus the baseline."""
+    """A comparison of p_diff with one baseline, where each difference is p_diff minus the baseline."""
 
     baseline: Standing
     accuracy: Difference
@@ -94,7 +94,7 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Result on all measured axes together."""
+        """The result on all measured axes together."""
         return decide_outcome(*(axis.decision for axis in (self.accuracy, self.max_iou) if axis is not None))
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Averaging:
-    """Gain of p_diff over the originals, gain of averaging the originals, and the difference of the two gains."""
+    """The gain of p_diff over the originals, the gain of averaging the originals, and the difference of both."""
 
     source: str
     p_diff_gain: Difference
@@ -151,15 +151,18 @@ class Verdict:
 
     @property
     def novelty(self) -> Novelty | None:
-        """Novelty of p_diff; None if neither errors nor distances decide it.
+        """Whether p_diff is new, compared with the most accurate average of checkpoints.
+
+        None means that the maximum IoU was not measured and that near-copies alone do not show copying.
 
         An average of originals copies no single original, but it contains nothing new either. So p_diff is newer only
         if it repeats the errors of the originals less than the average does.
 
         A high share of near-copies (see `metrics.near_copies`) means that p_diff copies originals, provided that most
         averages are not near-copies themselves. Averages can be near-copies if the originals lie far from each other,
-        for example after independent trainings. The errors then decide instead: p_diff copies if it repeats them more
-        than the average does, and not less than another original does.
+        for example after independent trainings. The errors then decide: p_diff counts as a copy if it repeats the
+        errors of the originals measurably more than the average does. It does not count as a copy if it repeats them
+        measurably less than another original does.
         """
         average, original = (self.get_comparison(name).max_iou for name in (self.best_average, ORIGINAL))
         errors = None if average is None else average.decision
@@ -192,7 +195,7 @@ class Verdict:
         """Read the content that `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: the content has another format.
+            KeyError, TypeError, ValueError: The content has another format.
         """
         return cls(
             p_diff=Standing.from_json(GENERATED, content["p_diff"]),

@@ -17,7 +17,10 @@ def ensemble(vectors_KD: Tensor) -> Tensor:
 
 
 def choose(num_checkpoints: int, num_models: int, generator: torch.Generator) -> Tensor:
-    """Choose `num_models` random checkpoints and return their row numbers; none is repeated before all were used."""
+    """Choose `num_models` random checkpoints and return their row numbers.
+
+    No checkpoint is chosen twice before every checkpoint was chosen once.
+    """
     rounds = -(-num_models // num_checkpoints)
     return torch.cat([torch.randperm(num_checkpoints, generator=generator) for _ in range(rounds)])[:num_models]
 
@@ -36,7 +39,7 @@ def noised(
         num_models: M.
         generator: The source of all random numbers.
     """
-    vectors_MD = vectors_KD[choose(len(vectors_KD), num_models, generator)]  # indexing copies
+    vectors_MD = vectors_KD[choose(len(vectors_KD), num_models, generator)]  # indexing makes a copy
     stds = [
         part.std(dim=1, correction=0, keepdim=True).expand_as(part) for part in vectors_MD.split(subset.sizes, dim=1)
     ]

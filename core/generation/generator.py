@@ -77,7 +77,7 @@ class WeightGenerator(nn.Module, ABC):
         return False
 
     def decode(self, state: Tensor) -> Tensor:
-        """Decode a state that `on_step` was called with to vectors (B, D)."""
+        """Decode a state that `on_step` received to vectors (B, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no steps")
 
     @property
@@ -94,12 +94,15 @@ class WeightGenerator(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no encoder")
 
     def use_sampler(self, sampler: Mapping[str, Any] | None) -> Self:
-        """Choose the sampler of `sample`, and return the generator; without effect on generators that have none."""
+        """Choose the sampler of `sample` and return the generator.
+
+        A generator without a sampler ignores the choice.
+        """
         return self
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the trained tensors and the recipes; the recipes include the sampler."""
+        """A hash of the trained tensors and of the recipes, which include the sampler."""
         digest = hashlib.sha256(json.dumps(self.recipes, sort_keys=True).encode())
         for tensor in self.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -111,7 +114,7 @@ class WeightGenerator(nn.Module, ABC):
         return next(chain(self.parameters(), self.buffers())).device
 
     def save(self, path: Path) -> None:
-        """Write the generator file; if writing fails, an existing file stays as it was."""
+        """Write the generator file. If writing fails, an existing file stays unchanged."""
         metadata = {
             "generator": self.kind,
             "recipes": self.recipes,

@@ -7,7 +7,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.generation.generator import KIND, WeightGenerator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.artifacts import load_artifact
-from core.runtime.errors import UserError, suggest_names
+from core.runtime.errors import UserError
 
 GENERATORS: Mapping[str, type[WeightGenerator]] = {LatentDiffusionGenerator.kind: LatentDiffusionGenerator}
 
@@ -21,17 +21,20 @@ def load_generator(path: Path) -> WeightGenerator:
     state, metadata = load_artifact(
         path,
         KIND,
-        hint="train one with python train_p_diff.py mode=train, or set output_dir=FOLDER to the run that holds one",
+        hint="Train one with python train_p_diff.py mode=train, or set output_dir=FOLDER to the run that holds one",
     )
-    kind = metadata.get("generator", LatentDiffusionGenerator.kind)  # the first files did not name a kind
+    kind = metadata.get("generator", LatentDiffusionGenerator.kind)  # early generator files name no kind
     if kind not in GENERATORS:
-        raise UserError(f"{path} holds a generator of the unknown kind {kind}; {suggest_names(str(kind), GENERATORS)}")
+        raise UserError(
+            f"{path} has the unknown generator kind {kind}. Update p-diff, or train again with "
+            "python train_p_diff.py mode=train"
+        )
     try:
         return GENERATORS[kind].from_file(state, metadata)
     except (KeyError, RuntimeError, TypeError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{path} is not a complete generator ({reason}); remove it and run python train_p_diff.py mode=train again"
+            f"{path} is not a complete generator ({reason}). Remove it and run python train_p_diff.py mode=train again"
         ) from error
 
 
@@ -44,7 +47,7 @@ def load_matching_generator(path: Path, checkpoints: CheckpointSet) -> WeightGen
     generator = load_generator(path)
     if checkpoints.first(generator.trained_on["k"]).fingerprint != generator.trained_on["fingerprint"]:
         raise UserError(
-            f"{path} was not trained on the checkpoints in {checkpoints.path}; "
-            "set task.param.path=FILE to the checkpoints that it was trained on"
+            f"{path} was not trained on the checkpoints in {checkpoints.path}. "
+            "Set task.param.path=FILE to the checkpoints that it was trained on"
         )
     return generator

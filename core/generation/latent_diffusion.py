@@ -20,8 +20,9 @@ from core.runtime.errors import UserError
 from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import generator_for
 
-MAX_VECTORS_PER_PASS = 200  # of the autoencoder
-MAX_NUMBERS_PER_PASS = 20_000_000  # in the vectors of one pass: 80 MB of float32
+# One pass of the autoencoder holds at most this many vectors, and this many numbers in them (80 MB of float32).
+MAX_VECTORS_PER_PASS = 200
+MAX_NUMBERS_PER_PASS = 20_000_000
 
 
 class LatentDiffusionGenerator(WeightGenerator):
@@ -36,7 +37,7 @@ class LatentDiffusionGenerator(WeightGenerator):
             are None without a denoiser.
         subset: The generated parameters.
         normalizer: Applied to vectors before they are encoded.
-        latent_normalizer: Applied to latents, so that the diffusion sees standardized ones.
+        latent_normalizer: Applied to latents, so that the diffusion sees standardized latents.
         autoencoder: Maps normalized vectors to latents and back.
         denoiser: Predicts the noise in standardized latents, or None.
         trained_on: "fingerprint" and "k" of the checkpoints, and "seed" and "seconds" of the training.
@@ -81,7 +82,7 @@ class LatentDiffusionGenerator(WeightGenerator):
 
     @property
     def has_encoder(self) -> bool:
-        """True, since there always is an autoencoder."""
+        """Whether `encode` and `reconstruct` are implemented, which every generator of this class does."""
         return True
 
     @property
@@ -91,11 +92,11 @@ class LatentDiffusionGenerator(WeightGenerator):
 
     @property
     def _vectors_per_pass(self) -> int:
-        """The number of vectors that the autoencoder encodes or decodes together; it bounds their memory."""
+        """The number of vectors that the autoencoder encodes or decodes together, which bounds their memory."""
         return min(MAX_VECTORS_PER_PASS, max(1, MAX_NUMBERS_PER_PASS // self.subset.num_params))
 
     def use_sampler(self, sampler: Recipe | None) -> Self:
-        """Choose the sampler of `sample`, and return the generator; None keeps the present one.
+        """Choose the sampler of `sample`, and return the generator; None keeps the current one.
 
         Without a denoiser there is no sampler, and the argument is ignored.
         """
@@ -119,7 +120,8 @@ class LatentDiffusionGenerator(WeightGenerator):
         """Generate vectors (M, D) as described in `WeightGenerator.sample`; `on_step` gets the latents x_t (B, L)."""
         if not len(indices) or batch_size < 1:
             raise UserError(
-                f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: set both to at least 1"
+                f"generation.num_models={len(indices)}, generation.batch_size={batch_size}: "
+                "expected at least 1 for both. Set both to at least 1"
             )
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         vectors: list[Tensor] = []

@@ -26,8 +26,8 @@ def check_recipe(recipe: Recipe) -> None:
     target = recipe.get("_target_")
     if not TRUSTED.fullmatch(str(target)) or not all(map(is_plain, recipe.values())):
         raise UserError(
-            f"_target_={target} must be a class in core.networks or a scheduler of diffusers, and its arguments must "
-            "be numbers, strings or lists; put a class of your own into core/networks"
+            f"_target_={target} is invalid: expected a class in core.networks or a scheduler of diffusers, with "
+            "numbers, strings or lists as arguments. Put your own class into core/networks"
         )
 
 
@@ -43,10 +43,10 @@ def build(recipe: Recipe, **sizes: int) -> Any:
     """
     check_recipe(recipe)
     try:
-        return instantiate(recipe, **sizes, _recursive_=False)  # or Hydra would call the classes inside of lists
+        return instantiate(recipe, **sizes, _recursive_=False)  # otherwise Hydra calls classes inside lists
     except InstantiationException as error:
         raise UserError(
-            f"_target_={recipe['_target_']} cannot be built ({error.__cause__ or error}); correct its arguments"
+            f"_target_={recipe['_target_']} cannot be built ({error.__cause__ or error}). Correct its arguments"
         ) from error
 
 

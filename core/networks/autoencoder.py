@@ -41,8 +41,9 @@ class Autoencoder(nn.Module):
         super().__init__()
         if latent_dim < 1 or min(input_noise, latent_noise) < 0:
             raise UserError(
-                f"autoencoder with latent_dim={latent_dim}, input_noise={input_noise}, latent_noise={latent_noise}: "
-                "latent_dim must be at least 1 and both noises at least 0; set them under system.autoencoder"
+                f"autoencoder with latent_dim={latent_dim}, input_noise={input_noise}, latent_noise={latent_noise} "
+                "is invalid: expected latent_dim of at least 1 and both noises of at least 0. "
+                "Set them under system.autoencoder"
             )
         self.num_params, self.latent_dim = num_params, latent_dim
         self.input_noise, self.latent_noise = input_noise, latent_noise
@@ -58,7 +59,7 @@ class Autoencoder(nn.Module):
     def adapt(self, columns: Columns, num_vectors: int) -> Tensor | None:
         """Compute everything that depends on the vectors but needs no gradient, such as principal components.
 
-        Called once, before training.
+        It is called once, before training.
 
         Args:
             columns: Returns columns of the K normalized vectors.
@@ -102,8 +103,8 @@ class ConvStack(Autoencoder):
         super().__init__(**options)
         if not channels or kernel_size % 2 == 0:
             raise UserError(
-                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}: "
-                "expected at least one channel and an odd kernel; set them under system.autoencoder"
+                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size} is invalid: "
+                "expected at least one channel and an odd kernel_size. Set them under system.autoencoder"
             )
         last_length = -(-length // 2 ** len(channels))
         self.length, self.padded_length = length, last_length * 2 ** len(channels)

@@ -23,11 +23,12 @@ class ConvDenoiser(nn.Module):
 
     Args:
         latent_dim: L.
-        channels: Output channels of each layer: an even count of widths that rise, then fall alike, and end in 1.
+        channels: Output channels of each layer, for an even number of layers. They rise, fall in the reverse order, and
+            end in 1.
         kernel_size: An odd number.
 
     Raises:
-        UserError: `channels` does not fall as it rises, or `kernel_size` is even.
+        UserError: `channels` does not fall in the reverse order, or `kernel_size` is even.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class ConvDenoiser(nn.Module):
         widths = [1, *channels]
         if not channels or widths != widths[::-1] or len(channels) % 2 or kernel_size % 2 == 0:
             raise UserError(
-                f"denoiser with channels={list(channels)}, kernel_size={kernel_size}: expected channels that rise, "
-                "fall alike and end in 1, such as [64, 128, 64, 1], and an odd kernel; set them under system.denoiser"
+                f"denoiser with channels={list(channels)}, kernel_size={kernel_size} is invalid: expected channels "
+                "that rise, fall in the reverse order and end in 1, such as [64, 128, 64, 1], and an odd kernel_size. "
+                "Set them under system.denoiser"
             )
         self.latent_dim = latent_dim
         half = len(channels) // 2
@@ -54,7 +56,7 @@ class ConvDenoiser(nn.Module):
         for layer in self.rising:
             features = layer(features + time_B1L)
             skips.append(features)
-        skips.pop()  # the deepest output already is the input of the first falling layer
+        skips.pop()  # the first falling layer gets the deepest output as its input anyway
         for index, layer in enumerate(self.falling):
             if index:
                 features = features + skips.pop()
@@ -63,12 +65,12 @@ class ConvDenoiser(nn.Module):
 
 
 class MLPDenoiser(nn.Module):
-    """A residual MLP over the latent, much cheaper than `ConvDenoiser`; for CPUs and small latents.
+    """A residual MLP over the latent, for CPUs and small latents.
 
-    It predicts ε_θ(x_t, t) = x_t + correction(x_t, t), where the correction starts at 0. The latents of K checkpoints
-    span far fewer than L directions, and along all other directions x_t consists of noise alone. A network without
-    the sum has to learn this identity, and its errors grow during sampling: on the digits task, the norm of its samples
-    was 6 times that of the latents.
+    It is much cheaper than `ConvDenoiser`. It predicts ε_θ(x_t, t) = x_t + correction(x_t, t), where the
+    correction starts at 0. The latents of K checkpoints span far fewer than L directions, and along all other
+    directions x_t consists of noise alone. A network that does not add x_t has to learn this identity itself, and its
+    errors grow during sampling. On the digits task, the norm of its samples was 6 times the norm of the latents.
 
     Args:
         latent_dim: L.

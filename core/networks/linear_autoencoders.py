@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from core.networks.autoencoder import Autoencoder, Columns, ConvStack
 from core.runtime.errors import UserError
 
-MAX_NUMBERS_PER_PASS = 2**22  # bounds the part of the K vectors that `adapt` holds normalized in memory
-MIN_RELATIVE_STD = 1e-5  # of a direction, relative to the largest one; below, the direction is rounding error
+MAX_NUMBERS_PER_PASS = 2**22  # `adapt` normalizes at most this many numbers of the K vectors at a time.
+MIN_RELATIVE_STD = 1e-5  # Directions whose std is below this share of the largest std are rounding error.
 
 
 class PCAAutoencoder(Autoencoder):
@@ -50,7 +50,7 @@ class PCAAutoencoder(Autoencoder):
             centered = values - self.center[part]
             gram_KK = gram_KK + (centered @ centered.T).double()
         eigenvalues_K, eigenvectors_KK = torch.linalg.eigh(gram_KK)  # ascending
-        # Rounding may leave a small eigenvalue negative: its root is NaN, for which the comparison is false.
+        # Rounding may leave a small eigenvalue negative. Its root is NaN, and the comparison with NaN is false.
         varies_K = eigenvalues_K.sqrt() > MIN_RELATIVE_STD * eigenvalues_K[-1].sqrt()
         kept = varies_K.nonzero()[:, 0].flip(0)[: self.latent_dim]
         weights_LK = (eigenvectors_KK[:, kept] / eigenvalues_K[kept].sqrt()).T.float()
@@ -67,7 +67,7 @@ class PCAAutoencoder(Autoencoder):
 
 
 class ChunkedAutoencoder(ConvStack):
-    """Convolutions over the principal components of small chunks of the vector; for large D.
+    """Convolutions over the principal components of small chunks of the vector, for large D.
 
     Neighboring parameters have little in common, so convolutions over single parameters need more channels the larger
     D is. Here the vector is cut into N = ⌈D / S⌉ chunks of S numbers, and each chunk becomes R codes: its coordinates
@@ -200,7 +200,7 @@ def compute_principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tenso
         rank: R.
     """
     _, num_vectors, chunk_size = centered_NKS.shape
-    gram = (  # the smaller of S × S and K × K: both have the same positive eigenvalues
+    gram = (  # the smaller of S × S and K × K, because both have the same positive eigenvalues
         centered_NKS.transpose(1, 2) @ centered_NKS
         if chunk_size <= num_vectors
         else centered_NKS @ centered_NKS.transpose(1, 2)
@@ -209,8 +209,9 @@ def compute_principal_components(centered_NKS: Tensor, rank: int) -> tuple[Tenso
     eigenvalues, vectors = eigenvalues.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank]
     if chunk_size > num_vectors:  # an eigenvector w of the K × K matrix gives the component Xᵀ w / √λ
         vectors = centered_NKS.transpose(1, 2) @ vectors / eigenvalues.clamp_min(1e-30).sqrt()[:, None, :]
-    stds = eigenvalues.clamp_min(0).sqrt()  # times √K
-    varies = stds > 100 * MIN_RELATIVE_STD * stds[:, :1]  # 100: float32, unlike in `PCAAutoencoder`
+    stds = eigenvalues.clamp_min(0).sqrt()  # √K times the std along each direction
+    # The threshold is 100 times that of `PCAAutoencoder`, because these eigenvalues are computed in float32.
+    varies = stds > 100 * MIN_RELATIVE_STD * stds[:, :1]
     components = torch.where(varies[:, None, :], vectors, 0)
     spread = torch.where(varies, (eigenvalues.clamp_min(0) / num_vectors).sqrt(), 0)
     missing = rank - components.shape[2]  # positive if there are fewer vectors or numbers than components

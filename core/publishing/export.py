@@ -92,7 +92,7 @@ def export_models(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot write the generated models to {folder} ({reason}). Set output_dir to a writable folder."
+            f"cannot write the generated models to {folder} ({reason}). Set output_dir=FOLDER to a writable folder"
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -114,7 +114,7 @@ def check_space(num_models: int, checkpoints: CheckpointSet, folder: Path) -> No
     if needed > free:
         raise UserError(
             f"{num_models} exported networks need {needed / 1e9:.1f} GB, but {folder.parent} has only "
-            f"{free / 1e9:.1f} GB free. Set a smaller generation.num_models or generation.num_exported."
+            f"{free / 1e9:.1f} GB free. Set a smaller generation.num_models or generation.num_exported"
         )
 
 

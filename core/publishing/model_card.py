@@ -1,4 +1,4 @@
-"""Model card of exported models, a README.md in the layout of the Hugging Face Hub."""
+"""The model card of exported models, a README.md in the layout of the Hugging Face Hub."""
 
 import json
 from collections.abc import Mapping
@@ -18,27 +18,27 @@ class Description(Protocol):
 
     @property
     def network(self) -> str:
-        """Name of the network."""
+        """The name of the network."""
 
     @property
     def code(self) -> str:
-        """Python code that builds the network with random weights as `model`."""
+        """The Python code that builds the network with random weights as `model`."""
 
     @property
     def library(self) -> str:
-        """Library that loads the models, "timm" or "pytorch"."""
+        """The library that loads the models, "timm" or "pytorch"."""
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """Content of config.json in timm's layout; None if timm alone cannot build the network."""
+        """The content of config.json in timm's layout; None if timm alone cannot build the network."""
 
     @property
     def images(self) -> str:
-        """Description of the input images, as a phrase."""
+        """The description of the input images, as a phrase."""
 
     @property
     def dataset(self) -> str | None:
-        """Name of the dataset; None for the user's own images."""
+        """The name of the dataset; None for the user's own images."""
 
 
 def write_model_card(

@@ -226,7 +226,7 @@ def read_history(path: Path) -> TrainingHistory:
         UserError: the file is missing or damaged, or its arrays do not fit each other.
     """
     with open_arrays(
-        path, content="training history", advice="run train_p_diff.py mode=test to write it again"
+        path, content="training history", advice="Run train_p_diff.py mode=test to write it again"
     ) as file:
         history_ED, names, sizes = file["history_ED"], file["names"], file["sizes"]
     if history_ED.ndim != 2 or len(names) != len(sizes) or sizes.sum() != history_ED.shape[1] or history_ED.size == 0:

@@ -36,7 +36,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}); free disk space or choose another folder") from error
+        raise UserError(f"cannot write {path} ({reason}). Free disk space or choose another folder") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path} ({error}); restore or delete the file, then run the command again"
+            f"cannot read {path} ({error}). Restore or delete the file, then run the command again"
         ) from error
 
 
@@ -70,7 +70,7 @@ def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metad
     Args:
         path: The file to write.
         kind: The kind of artifact ("checkpoints", "generator", …), which `load_artifact` checks.
-        tensors: The tensors by name; copied to the CPU.
+        tensors: The tensors by name, on any device.
         metadata: Values that fit into JSON.
 
     Raises:
@@ -81,7 +81,7 @@ def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metad
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
 
 
-def load_artifact(path: Path, kind: str, hint: str = "set another path") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_artifact(path: Path, kind: str, hint: str = "Set another path") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors (by name) and the metadata that `save_artifact` wrote.
 
     Tensors are memory-mapped, so a large file is not read into memory at once.
@@ -89,29 +89,29 @@ def load_artifact(path: Path, kind: str, hint: str = "set another path") -> tupl
     Args:
         path: The file to read.
         kind: The expected kind.
-        hint: The advice that the error gives if the file is missing.
+        hint: The advice that the error gives if the file is missing, as its second sentence.
 
     Raises:
         UserError: The file is missing or damaged, or it has another kind or an unknown format version.
     """
     if not path.is_file():
-        raise UserError(f"{kind} file {path} not found; {hint}")
+        raise UserError(f"{kind} file {path} not found. {hint}")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             found, version = header.get("kind"), header.get("format_version")
             if found != kind:
                 raise UserError(
-                    f"{path} is not a p-diff {kind} file (its kind is {found!r}); set the path of another file"
+                    f"{path} is not a p-diff {kind} file (its kind is {found!r}). Set the path of another file"
                 )
             if version != str(FORMAT_VERSION):
                 raise UserError(
-                    f"{path} has format version {version}, but this version of p-diff reads {FORMAT_VERSION}; "
-                    "create the file again"
+                    f"{path} has format version {version}, but this version of p-diff reads {FORMAT_VERSION}. "
+                    "Create the file again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as `file` is no dict
             return tensors, json.loads(header["metadata"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} is damaged or truncated ({error}); restore the file, or delete it and create it again"
+            f"{path} is damaged or truncated ({error}). Restore the file, or delete it and create it again"
         ) from error

@@ -11,11 +11,13 @@ LOSS = "fit/loss"
 
 
 class FitProgress(Callback):
-    """Counts the steps of a fit in the current part of a stage, whose only unit they fill; rank 0 alone shows them.
+    """A callback that counts the steps of a fit, which together fill one unit of the current part of a stage.
+
+    With trainer=ddp only rank 0 shows them.
 
     Args:
         progress: The progress of the stage.
-        num_steps: Steps after which the fit stops; None counts all steps of all epochs, and names the epochs.
+        num_steps: Steps after which the fit stops; None counts the steps of all epochs and shows the epochs.
     """
 
     def __init__(self, progress: StageProgress, num_steps: int | None = None):
@@ -23,7 +25,7 @@ class FitProgress(Callback):
         self._has_counted = False
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Name the epoch, where there are several."""
+        """Show the number of the epoch if there are several epochs."""
         if trainer.is_global_zero and self._names_epochs(trainer):
             self.progress.show(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
@@ -37,7 +39,8 @@ class FitProgress(Callback):
         if not self._has_counted:
             self.progress.skip((trainer.current_epoch * trainer.num_training_batches + batch_idx) / total)
             self._has_counted = True
-        if (loss := getattr(module, "last_loss", None)) is not None:  # read from the device elsewhere, and rarely
+        # `ReportingModule.report` reads the loss at some steps only, because every reading waits for the device.
+        if (loss := getattr(module, "last_loss", None)) is not None:
             self.progress.measure(loss=loss)
         self.progress.advance(1 / total)
 
@@ -49,12 +52,12 @@ class FitProgress(Callback):
             self.progress.end_epoch()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Hand the last loss to the process that started the fit, which may be another one."""
+        """Hand the last loss to the process that started the fit, which is another process with trainer=ddp."""
         if (loss := getattr(module, "last_loss", None)) is not None:
             trainer.callback_metrics[LOSS] = torch.tensor(loss, dtype=torch.float64)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Remove the bar that a process of trainer=ddp drew: the process that started it goes on with its own."""
+        """Remove the bar that a process of trainer=ddp drew, because the process that started it has its own bar."""
         if self.progress.is_copy:
             self.progress.clear()
 

@@ -56,7 +56,8 @@ def _read_group_memory(group: Path) -> float:
             limit, used = int((group / limit_name).read_text()), int((group / used_name).read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             return max(0, limit - used + int(stat[cache_name]))  # the kernel frees page cache on demand
-        except (OSError, ValueError, KeyError):  # files of the other version, or "max" for no limit
+        except (OSError, ValueError, KeyError):
+            # The files of control-group version 1 are absent under version 2 and vice versa, and "max" means no limit.
             continue
     return float("inf")
 

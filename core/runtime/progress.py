@@ -12,11 +12,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.runtime.stage_progress import ROUNDING, StageProgress, format_seconds
 
-DRAW_SECONDS = 0.1  # between two states of a bar
-LINE_SECONDS = 30  # between two lines of a stage without epochs
-LINE_SHARE = 0.01  # of the work, done between two of these lines; limits a stage of many hours to 100 lines
-SILENCE_SECONDS = 600  # after which a line is written in any case
-MOST_EPOCH_LINES = 50  # in one stage
+DRAW_SECONDS = 0.1  # shortest time between two redraws of a bar
+LINE_SECONDS = 30  # shortest time between two lines of a stage without epochs
+LINE_SHARE = 0.01  # smallest share of the work between two of these lines, which limits a stage to 100 lines
+SILENCE_SECONDS = 600  # time without a line after which a line is written in any case
+MOST_EPOCH_LINES = 50  # largest number of lines for the epochs of one stage
 
 
 class LogLines(StageProgress):
@@ -28,7 +28,7 @@ class LogLines(StageProgress):
         self._end(f"{label}: {detail}" if detail else label)
 
     def end_epoch(self) -> None:
-        """Write a line for the epoch, or for every n-th of very many."""
+        """Write a line for the epoch. Of many epochs, only about `MOST_EPOCH_LINES` get a line."""
         if self._done - self._last_epoch_line >= 1 / MOST_EPOCH_LINES - ROUNDING or self._done >= 1 - ROUNDING:
             self._last_epoch_line = self._done
             self._write_state()
@@ -39,7 +39,7 @@ class LogLines(StageProgress):
         then, done = self._last_line
         waited = time.perf_counter() - then
         counts_epochs = any(part.by_epochs for part in self._parts)
-        if self._done >= 1 - ROUNDING:  # the last line of the stage is next
+        if self._done >= 1 - ROUNDING:  # `close` writes the last line
             return
         is_due = not counts_epochs and waited >= LINE_SECONDS and self._done - done >= LINE_SHARE
         if is_due or waited >= SILENCE_SECONDS:
@@ -67,7 +67,7 @@ class _Bar(tqdm):
 
 
 class TerminalBar(StageProgress):
-    """Progress as one bar on stderr, which gives way to one line at the end of the stage."""
+    """Progress as one bar on stderr, which one line replaces at the end of the stage."""
 
     def __init__(self, label: str, detail: str = ""):
         super().__init__(label, detail)
@@ -76,7 +76,7 @@ class TerminalBar(StageProgress):
         self._draw()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the bar itself: a process of trainer=ddp draws its own."""
+        """Leave out the bar itself, because a process of trainer=ddp draws its own."""
         return {**vars(self), "_bar": None, "_logging": ExitStack(), "is_copy": True}
 
     def end_epoch(self) -> None:
@@ -125,7 +125,7 @@ class Stages:
     def __init__(self, names: Sequence[str]):
         self.names = list(names)
         self.seconds: dict[str, float] = {}
-        self.progress = StageProgress()  # of the current stage
+        self.progress = StageProgress()  # progress of the current stage
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[StageProgress]:
@@ -148,7 +148,7 @@ class Stages:
 
 
 def is_terminal() -> bool:
-    """Return whether stderr is a terminal in which a bar can be drawn; pseudo-terminals without a size show none."""
+    """Return whether stderr is a terminal that can show a bar, which a pseudo-terminal without a size cannot."""
     if not sys.stderr.isatty():
         return False
     try:

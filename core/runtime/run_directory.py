@@ -17,7 +17,7 @@ SCORES = "scores"
 
 
 class RunDirectory:
-    """The paths of one run of `train_p_diff.py`; README.md documents the layout."""
+    """The paths of one run of `train_p_diff.py`, which docs/usage.md lists."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -58,20 +58,20 @@ class RunDirectory:
         """
         if mode != "train" and not self._settings.is_file():
             raise UserError(
-                f"no trained run found in {self.path}; train one with mode=train, "
+                f"no trained run found in {self.path}. Train one with mode=train, "
                 "or set output_dir=FOLDER to an existing run"
             )
         if self._settings.is_file() and (differing := find_differences(read_json(self._settings), settings)):
             if mode != "train":
                 raise UserError(
-                    f"the run in {self.path} was trained with other settings ({describe_differences(differing)}); "
-                    "set the same values, or set output_dir=FOLDER to another run"
+                    f"the run in {self.path} was trained with other settings ({describe_differences(differing)}). "
+                    "Set the same values, or set output_dir=FOLDER to another run"
                 )
             aside = self._move_aside()
             log.info("Moved the existing run with other settings (%s) to %s", describe_differences(differing), aside)
         if mode == "train":
             if not self._settings.is_file():
-                # A resumed run keeps its file, which may lack newer settings that `differences` treats as equal.
+                # A resumed run keeps its file, which may lack newer settings. `find_differences` treats them as null.
                 write_json(self._settings, settings)
             with replace_atomically(self.config) as temporary:
                 OmegaConf.save(OmegaConf.create(dict(config)), temporary, resolve=True)
@@ -90,5 +90,6 @@ class RunDirectory:
             return self.path.rename(aside)
         except OSError as error:
             raise UserError(
-                f"cannot move the existing run {self.path} to {aside} ({error.strerror}); set another output_dir"
+                f"cannot move the existing run {self.path} to {aside} ({error.strerror}). "
+                "Set output_dir=FOLDER to another folder"
             ) from error

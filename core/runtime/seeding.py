@@ -17,7 +17,8 @@ def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
 def reseed(seed: int, device: torch.device) -> None:
     """Seed torch's global random generators of the CPU and of `device`.
 
-    `torch.manual_seed` seeds all kinds of devices. Without a GPU that takes about 1 ms, longer than many a step.
+    `torch.manual_seed` seeds all kinds of devices. Without a GPU this takes about 1 ms, which is longer
+    than a training step of a small network.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -21,8 +21,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def find_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ, by dotted name, as (stored value, current value).
 
-    A null setting equals an absent one, so files from before the option still match. The sections in `MACHINE_SECTIONS`
-    are compared only if both sides have them, because older files lack them and only training commands set them.
+    A null setting equals an absent one, so files that are older than an option still match. The sections in
+    `MACHINE_SECTIONS` are compared only if both sides have them, because older files lack them and only training
+    commands set them.
     """
     one_sided = {name for name in MACHINE_SECTIONS if (name in stored) != (name in current)}
     before, now = (

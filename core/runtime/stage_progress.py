@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 Item = TypeVar("Item")
-ROUNDING = 1e-9  # error of shares that are sums of many
+ROUNDING = 1e-9  # rounding error of a share that is a sum of many steps
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Part:
 
     end: float = 1.0
     unit: float = 1.0  # length of one unit of this part
-    name: str = ""  # shown while the part runs, and so are the metrics
+    name: str = ""  # shown with the metrics while the part runs
     metrics: dict[str, float] = field(default_factory=dict)
     by_epochs: bool = False  # whether the part calls `end_epoch`
 
@@ -25,14 +25,14 @@ class StageProgress:
     """Progress of one stage and the time left; this class shows nothing, its subclasses do.
 
     The work of a stage is divided into parts, which may be divided again. A stage starts as one part of one unit.
-    The time left is estimated from the work of this session alone: work of earlier sessions is skipped, not advanced.
+    The time left is estimated from the work of this session alone. `skip` counts the work of earlier sessions.
     """
 
     is_copy = False  # whether this object was sent to another process
 
     def __init__(self, label: str = "", detail: str = ""):
         self.label, self.detail = label, detail
-        self.loss: float | None = None  # at the end of training; part of the last line
+        self.loss: float | None = None  # loss at the end of training, shown in the last line
         self._parts = [Part()]
         self._done = self._skipped = 0.0  # shares of the stage
         self._start = time.perf_counter()
@@ -41,12 +41,12 @@ class StageProgress:
 
     @property
     def share(self) -> float:
-        """Share of the stage that is done, from 0 to 1."""
+        """The share of the stage that is done, from 0 to 1."""
         return self._done
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate for the rest of the stage; None before there is a rate to judge by."""
+        """The estimate for the rest of the stage; None while the rate is unknown."""
         if self._first is None:
             return None
         since, before = self._first
@@ -82,7 +82,7 @@ class StageProgress:
         """Yield the items, each as a part that fills its share of the current part.
 
         Args:
-            items: All of them are known before the first one is yielded.
+            items: The items, which are all read before the first one is yielded.
             work: Size of an item, relative to the other items; also the number of units inside its part.
             name: Shown while the item is worked on.
         """
@@ -112,7 +112,7 @@ class StageProgress:
         self._update()
 
     def measure(self, **metrics: float) -> None:
-        """Set metrics of the current part, which are shown from the next step on."""
+        """Set metrics of the current part, which the next step shows."""
         self._parts[-1].metrics.update(metrics)
 
     def end_epoch(self) -> None:
@@ -149,14 +149,14 @@ class StageProgress:
         self._update()
 
     def _update(self) -> None:
-        """Show the state, if that is due."""
+        """Show the state if it is due."""
 
     def _end(self, line: str) -> None:
         """Write the last line in place of the display."""
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration in the unit that suits it, for example "4.2 s", "41 s", "12 min" or "3.5 h"."""
+    """Return a duration in a suitable unit, for example "4.2 s", "41 s", "12 min" or "3.5 h"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 99.5:

@@ -30,8 +30,8 @@ MakeTrainer = Callable[..., Trainer]
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 TF32 = "tf32"
 PRECISIONS = (TF32, "32-true", "bf16-mixed", "16-mixed")
-LOSS_READS_PER_FIT = 100  # how often a fit by steps reads its loss, since every reading waits for the device
-SAVE_EVERY = timedelta(seconds=30)  # save interval of fits by steps; bounds the work lost to a crash
+LOSS_READS_PER_FIT = 100  # number of times that a fit by steps reads its loss; each waits for the device
+SAVE_EVERY = timedelta(seconds=30)  # save interval of fits by steps, which bounds the work lost to a crash
 SECONDS = "fit/seconds"
 STATES_PER_FIT = 10  # training states that a fit by epochs saves, at most one per epoch; each replaces the last
 
@@ -88,7 +88,8 @@ class ReportingModule(LightningModule):
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(
-                f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}. Set a smaller learning rate"
+                f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}. "
+                "Set a smaller learning rate (lr of the optimizer of this stage)"
             )
         self.last_loss = value
         self.log(name, loss.detach())
@@ -116,7 +117,7 @@ def build_trainer(make_trainer: MakeTrainer, **options: Any) -> Trainer:
 
 
 def limit_to_one_device(make_trainer: MakeTrainer) -> MakeTrainer:
-    """Return a Trainer factory limited to one process, for fits too short for trainer=ddp or that keep results."""
+    """Return a Trainer factory limited to one process, for short fits and fits whose results stay in the process."""
     return partial(make_trainer, devices=1, strategy="auto")
 
 
@@ -150,15 +151,15 @@ def fit(
 
     Args:
         module: The module, on the CPU before and after.
-        data: Makes the loaders; None where the module does.
-        name: Name of the fit, in its file names in `state_dir` and its lines in metrics.jsonl.
+        data: Makes the loaders; None if the module makes them.
+        name: The name of the fit in file names in `state_dir` and in metrics.jsonl.
         state_dir: The folder of training states; metrics.jsonl lies beside it.
         make_trainer: Lightning's Trainer with the machine's options bound.
-        progress: The progress of the stage, in which the fit is one unit of the current part; None shows nothing.
+        progress: Shows the fit as one unit of the current part of the stage; None shows nothing.
         loggers: Loggers besides metrics.jsonl.
         callbacks: Callbacks besides the ones that every fit gets.
-        max_epochs: Number of epochs, with training states saved at the ends of epochs. None is for a module whose
-            loader only counts its steps (`SteppedModule`): it makes one pass, with training states saved inside it.
+        max_epochs: Number of epochs, with training states saved at the ends of epochs. None trains a `SteppedModule`,
+            whose loader yields step numbers. It makes one pass, and training states are saved during the pass.
 
     Raises:
         UserError: The folder is not writable, an option of the Trainer is invalid, or there is no batch to train on.
@@ -190,7 +191,7 @@ def fit(
             progress.clear()  # a process of trainer=ddp shows the progress instead
         try:
             trainer.fit(module, datamodule=data, ckpt_path=None if step is None else resumable, weights_only=True)
-        except ProcessRaisedException as error:  # from trainer=ddp: its text holds the traceback of that process
+        except ProcessRaisedException as error:  # trainer=ddp puts the traceback of its process into the text
             if UserError.__name__ in str(error):
                 raise UserError(str(error)) from error
             raise
@@ -219,12 +220,15 @@ def make_fit_trainer(
     callbacks: Sequence[Callback],
     max_epochs: int | None,
 ) -> Trainer:
-    """Return the Trainer of one `fit` over the batches of `loader`; the other arguments are those of `fit`."""
+    """Return the Trainer of one `fit` over the batches of `loader`; `fit` explains the other arguments."""
     steps = (max_epochs or 1) * len(loader)
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {state_dir} ({error.strerror}). Set another output folder") from error
+        raise UserError(
+            f"cannot write to {state_dir} ({error.strerror}). "
+            "Set output_dir=FOLDER (train_p_diff.py) or task.param.path=FILE (task_training.py) to a writable folder"
+        ) from error
     return build_trainer(
         make_trainer,
         max_epochs=max_epochs or 1,
@@ -255,7 +259,7 @@ def make_state_saver(state_dir: Path, name: str, max_epochs: int | None) -> Mode
 
 
 def read_saved_step(state: Path) -> int | None:
-    """Return the step of a training state, or None where there is no readable one and the fit starts at step 0."""
+    """Return the step of a training state, or None if there is no readable one, so that the fit starts at step 0."""
     if state.is_file():
         try:
             return torch.load(state, map_location="meta", weights_only=True)["global_step"]

@@ -108,7 +108,7 @@ class FitContext:
     stages: Stages
 
     def fit(self, module: SteppedModule, callbacks: Sequence[Callback] = ()) -> float:
-        """Fit the module of the current stage in place, and return its seconds, interrupted sessions included."""
+        """Fit the module of the current stage in place, and return its seconds, summed over all sessions."""
         return fit(
             module,
             name=module.stage,
@@ -147,7 +147,7 @@ def fit_autoencoder(
             )
             seconds = context.fit(module)
     if seconds is not None:
-        context.stages.seconds["autoencoder"] = seconds  # replaces the seconds of this session alone
+        context.stages.seconds["autoencoder"] = seconds  # replaces the seconds of this session
     return autoencoder.eval().requires_grad_(False)
 
 
@@ -166,5 +166,5 @@ def fit_denoiser(system: SystemSpec, latents_KL: Tensor, context: FitContext) ->
             compile_mode=system.compile,
         )
         seconds = context.fit(module, [WeightAverage(system.ema_decay)])
-    context.stages.seconds["diffusion"] = seconds  # replaces the seconds of this session alone
+    context.stages.seconds["diffusion"] = seconds  # replaces the seconds of this session
     return module.denoiser

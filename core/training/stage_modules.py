@@ -33,7 +33,7 @@ class SteppedModule(ReportingModule):
         stage: The name of the stage in logs and seeds.
         make_optimizer: An optimizer class with its options bound.
         num_steps: S, the number of optimizer steps, at least 1.
-        batch_size: At least 2, since networks normalize over the batch. `core.command_line.ranges` checks both ranges.
+        batch_size: At least 2, because networks normalize over the batch. `core.command_line.ranges` checks both.
         seed: Decides all random numbers, together with the stage and the step.
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
             CUDA graphs. None does not compile.
@@ -94,8 +94,8 @@ class SteppedModule(ReportingModule):
         for name, tensor in self.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise UserError(
-                    f"{self.stage}: {name} is not finite after {self.global_step} steps; set a smaller learning rate "
-                    "(lr of this stage's optimizer, under system)"
+                    f"{self.stage}: {name} is not finite after {self.global_step} steps. "
+                    "Set a smaller learning rate (lr of the optimizer of this stage)"
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -108,7 +108,7 @@ class SteppedModule(ReportingModule):
 
 
 class AutoencoderModule(SteppedModule):
-    """Stage one: train the autoencoder to reconstruct normalized vectors in spite of noise (p-diff, Eq. 3–4).
+    """Stage one, which trains the autoencoder to reconstruct normalized vectors in spite of noise (p-diff, Eq. 3–4).
 
     Args:
         autoencoder: The network to train.
@@ -132,12 +132,12 @@ class AutoencoderModule(SteppedModule):
 
 
 class LatentDiffusionModule(SteppedModule):
-    """Stage two: train the denoiser to predict the noise in noised latents (Ho et al. 2020, Algorithm 1).
+    """Stage two, which trains the denoiser to predict the noise in noised latents (Ho et al. 2020, Algorithm 1).
 
     Args:
         denoiser: The network to train.
         schedule: The noise schedule.
-        latents_KL: Standardized latents, encoded once before this stage, since the autoencoder no longer changes.
+        latents_KL: Standardized latents, encoded once before this stage, because the autoencoder no longer changes.
         **options: The arguments of `SteppedModule`, except for `stage`.
     """
 

@@ -23,19 +23,19 @@ class SystemSpec:
     """
 
     autoencoder: Recipe
-    denoiser: Recipe | None  # None: latents are drawn from N(0, I), without a second stage
+    denoiser: Recipe | None  # None draws latents from N(0, I), without a second stage
     sampler: Mapping[str, Any] | None  # "num_steps" and the recipe "scheduler"; None without a denoiser
     name: str
     batch_size: int
     compile: str | None  # a mode of torch.compile
-    normalization: str  # of the vectors
-    latent_normalization: str  # of the latents, before diffusion
+    normalization: str  # normalization of the vectors
+    latent_normalization: str  # normalization of the latents before diffusion
     schedule: Mapping[str, Any]  # the arguments of NoiseSchedule
     autoencoder_steps: int
     autoencoder_optimizer: Recipe
     diffusion_steps: int
     denoiser_optimizer: Recipe
-    ema_decay: float  # of the denoiser's averaged weights
+    ema_decay: float  # decay of the averaged weights of the denoiser
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SystemSpec":
@@ -47,16 +47,22 @@ class SystemSpec:
         known = [field.name for field in fields(cls)]
         for name in config:
             if name not in known:
-                raise UserError(f"system.{name} is not a setting; {suggest_names(name, known)}")
+                raise UserError(f"system.{name} is unknown; {suggest_names(name, known)}")
         for name in known:
             if name not in config:
-                raise UserError(f"system.{name} is missing; set system.{name}=VALUE, as in configs/system/ae_ddpm.yaml")
+                raise UserError(
+                    f"system.{name} is missing. Set system.{name}=VALUE, for example the value in "
+                    "configs/system/ae_ddpm.yaml"
+                )
         return cls(**config)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"system.{name}={getattr(self, name)} must be one of {', '.join(choices)}")
+                raise UserError(
+                    f"system.{name}={getattr(self, name)} is invalid: expected one of {', '.join(choices)}. "
+                    f"Set system.{name}={choices[0]}"
+                )
 
     @property
     def recipes(self) -> dict[str, Any]:
@@ -66,7 +72,7 @@ class SystemSpec:
 
 
 def select_training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
-    """Return the settings that decide the trained generator; the sampler is not one, since it may change afterwards."""
+    """Return the settings that decide the trained generator; the sampler may change after training."""
     trained = asdict(system)
     del trained["sampler"]
     return {

@@ -1,1 +1,1 @@
-"""Benchmark of each stage against the reference procedure, which is that of the paper or its published code."""
+"""A benchmark of each stage against the reference procedure, from the paper or its published code."""

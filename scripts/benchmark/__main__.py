@@ -1,4 +1,4 @@
-"""Benchmark of each stage against the reference procedure: time and memory, in Markdown tables.
+"""A benchmark of each stage against the reference procedure: time and memory, in Markdown tables.
 
 python -m scripts.benchmark --out outputs/benchmark
 python -m scripts.benchmark samplers --run outputs/digits_resnet18/ae_ddpm
@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the options of the command line; end the process where they contradict each other."""
-    note = "Run it on a machine that does nothing else meanwhile."
+    """Return the options of the command line; end the process if they contradict each other."""
+    note = "Run it on a machine that is otherwise idle."
     parser = make_parser("python -m scripts.benchmark", __doc__, note)
     parser.add_argument(
         "stages",
@@ -72,11 +72,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     chosen = parser.parse_args()
     if unknown := set(chosen.stages) - set(STAGES):
-        parser.error(f"unknown stage {min(unknown)!r}: expected any of {', '.join(STAGES)}")
+        parser.error(f"stage {min(unknown)} is unknown. Choose any of {', '.join(STAGES)}")
     if chosen.repeats < 1:
-        parser.error(f"--repeats {chosen.repeats} must be at least 1")
+        parser.error(f"--repeats {chosen.repeats} must be at least 1. Set --repeats 1 or more")
     if "samplers" in chosen.stages and not chosen.run:
-        parser.error("the stage samplers needs a trained generator: set --run to the output_dir of a finished run")
+        parser.error("the stage samplers needs a trained generator. Set --run to the output_dir of a finished run")
     return chosen
 
 

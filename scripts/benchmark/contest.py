@@ -1,4 +1,4 @@
-"""Comparison of two ways to do the same work: how much faster one is, and how much memory each takes."""
+"""A comparison of two ways to do the same work: how much faster one is, and how much memory each takes."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ import torch
 class Contest:
     """One case: our way and the reference way to do the same work, and facts such as whether the results agree.
 
-    A cost is divided by the number of units (models, steps) that the call does, so the slow side may do fewer of them.
+    A cost is divided by the number of units (models, steps) that the call does, so the slow side may do fewer units.
     """
 
     stage: str
@@ -29,7 +29,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time of one call, and the memory that it added at its peak; None where the system cannot measure that."""
+    """The wall time of one call, and the memory that it added at its peak; None if the system cannot measure it."""
 
     seconds: float
     peak_bytes: int | None
@@ -37,7 +37,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs of all repetitions of both sides; entries of the two lists with one index form a pair."""
+    """The costs of all repetitions of both sides; entries with the same index in both lists form a pair."""
 
     contest: Contest
     ours: list[Cost]
@@ -94,16 +94,16 @@ def synchronize(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> int | None:
-    """Reset the recorded peak of memory; return the bytes in use now, or None where the system cannot reset it.
+    """Reset the recorded peak of memory; return the bytes in use now, or None if the system cannot reset it.
 
-    The memory is that of the GPU if `device` is a GPU, else that of this process.
+    This is the memory of the GPU if `device` is a GPU, else the memory of this process.
     """
     if device.type == "cuda":
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # On Linux this resets VmHWM of the process.
+        Path("/proc/self/clear_refs").write_text("5")  # on Linux this resets VmHWM of the process
     except OSError:
         return None
     return read_process_memory("VmRSS")

@@ -1,4 +1,4 @@
-"""Cost of training an autoencoder as D grows; each size runs in a new process, so that peaks of memory do not mix.
+"""The cost of training an autoencoder as D grows; each size runs in a new process, so that peaks of memory do not mix.
 
 K checkpoints · D numbers in one flattened subset.
 """
@@ -28,7 +28,7 @@ SIZES = ((200, 2_048), (50, 100_000), (50, 1_000_000), (400, 1_000_000), (50, 10
 LARGEST_PAPER_SIZE = 2_048
 PAPER_GIGABYTES = {2_048: 0.658, 100_000: 13.4}  # published peaks at D = 2,048 and 100,288 with batch 50 (p-diff v3)
 BATCH, STEPS, PAPER_STEPS = 50, 8, 2
-RANK_OF_DATA = 20  # number of directions in which the checkpoints differ, besides noise
+RANK_OF_DATA = 20  # the number of directions in which the checkpoints differ, besides noise
 
 
 def measure_growth(device: torch.device) -> tuple[list[dict[str, Any]], str]:

@@ -18,7 +18,7 @@ CASES = {"D = 2,048": 2048, "D = 100,288": 100_288}
 
 
 class OneFilePerCheckpoint(Dataset):
-    """Dataset of the reference procedure, which opens one file per item."""
+    """The dataset of the reference procedure, which opens one file per item."""
 
     def __init__(self, files: list[Path]):
         self.files = files

@@ -1,4 +1,4 @@
-"""Comparison of the samplers on one trained generator: speed, accuracy and similarity to the originals.
+"""A comparison of the samplers on one trained generator: speed, accuracy and similarity to the originals.
 
 M generated models.
 """
@@ -21,7 +21,7 @@ from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task
 
-# Names of files in configs/system/sampler and numbers of steps. The first sampler is the reference.
+# The name of a file in configs/system/sampler, and the number of steps. The first sampler is the reference.
 SAMPLERS = (("ddpm", 1000), ("ddim", 50), ("dpm_solver", 10), ("dpm_solver", 20), ("dpm_solver", 50))
 NUM_MODELS = 200
 

@@ -16,7 +16,7 @@ from core.training.system import SystemSpec
 from scripts.benchmark.contest import Contest
 
 NUM_MODELS = 200
-SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of ResNet-18's last two norm layers
+SUBSET = ParameterSubset(("layer4.1.bn1.weight",), ((2048,),))  # the size of the last two norm layers of ResNet-18
 
 
 def make_generator(autoencoder: str, denoiser: str, sampler: str, *, device: torch.device) -> LatentDiffusionGenerator:

@@ -33,7 +33,7 @@ WHOLE_BATCH, NUM_WHOLE = 256, 32
 
 
 def bind_in_float32(run: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-    """Return a call of `run` with these arguments, without gradients and in float32 on GPUs, too."""
+    """Return a call of `run` with these arguments, without gradients and in exact float32, also on GPUs."""
 
     def call() -> T:
         with torch.inference_mode(), set_float32_precision():

@@ -1,1 +1,1 @@
-"""Check on a GPU: whether every stage runs, how fast it is, and what limits its speed."""
+"""A check on a GPU: whether every stage runs, how fast it is, and what limits its speed."""

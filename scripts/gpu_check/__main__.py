@@ -1,4 +1,4 @@
-"""Check on a GPU in parts of at most 8 minutes each: tests, both commands, speed of the stages, profiles.
+"""A check on a GPU in parts of at most 8 minutes each: tests, both commands, speed of the stages, profiles.
 
 bash scripts/gpu_check.sh
 bash scripts/gpu_check.sh --only scoring --only training --out outputs/gpu_check
@@ -8,7 +8,7 @@ bash scripts/gpu_check.sh --rehearse --out outputs/rehearsal
 import sys
 from pathlib import Path
 
-# These modules need the standard library alone. The rest is imported once no package is missing.
+# These modules need the standard library alone. The other modules are imported once no package is missing.
 from scripts.console import make_parser, print_line
 from scripts.gpu_check.packages import explain_missing, find_missing_packages
 from scripts.gpu_check.parts import PARTS, Part

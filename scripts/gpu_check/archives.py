@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-CHUNK = 5000  # images made at once; bounds the memory for noise
+CHUNK = 5000  # images made at once, to bound the memory for noise
 
 
 def make_class_images(
@@ -17,11 +17,11 @@ def make_class_images(
     """Return noisy color images (N, 3, S, S) uint8 around a random pattern per class, and labels in random order.
 
     Args:
-        num_classes: Number of classes. The pattern of a class is the same for every seed.
-        per_class: Images per class; N is `num_classes` times this number.
-        size: S in pixels.
-        seed: Seed of the noise and of the order.
-        wrong_labels: Share of labels that are drawn anew at random, so that no network can be right everywhere.
+        num_classes: The number of classes. The pattern of a class is the same for every seed.
+        per_class: The number of images per class; N is `num_classes` times this number.
+        size: S, in pixels.
+        seed: The seed of the noise and of the order.
+        wrong_labels: The share of labels that are drawn anew at random, so that no network can be right everywhere.
     """
     patterns = np.random.default_rng(0).integers(40, 216, (num_classes, 3, size, size)).astype(np.float32)
     random = np.random.default_rng(seed)

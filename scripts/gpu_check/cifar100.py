@@ -1,4 +1,4 @@
-"""Part that runs the paper's headline experiment on data shaped like CIFAR-100 and times each stage."""
+"""The part that runs the paper's headline experiment on data shaped like CIFAR-100 and times each stage."""
 
 import tempfile
 import time
@@ -13,9 +13,9 @@ from scripts.gpu_check.findings import Findings
 PER_CLASS, TEST_PER_CLASS = 500, 100  # the published sizes: 50,000 and 10,000 images
 SMALL_PER_CLASS = 8
 EPOCHS, STEPS, BATCH = 3, 1000, 200  # few epochs and steps, so that the part ends in minutes
-# Share of wrong labels. Without them every model would be right everywhere, and the report could not compare them.
+# The share of wrong labels. Without them every model would be right everywhere, and a report could compare nothing.
 WRONG_LABELS = 0.2
-VAL_FRACTION = 0.1  # as in configs/task/common.yaml
+VAL_FRACTION = 0.1  # the value of configs/task/common.yaml
 
 
 def run(findings: Findings, device: torch.device, rehearse: bool) -> None:

@@ -1,4 +1,4 @@
-"""Results of one part, written to a file after every step, so that a part that overruns keeps its earlier results."""
+"""The results of one part, written to a file after every step, so that a part that overruns keeps earlier results."""
 
 import sys
 import traceback
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]  # {header: number, text or None}
 
 
 class Findings:
-    """Tables and failed cases of one part; every change is written to `path`."""
+    """The tables and failed cases of one part; every change is written to `path`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -29,7 +29,7 @@ class Findings:
         self._put({"title": title, "rows": [dict(row) for row in rows]})
 
     def add_text(self, title: str, text: str) -> None:
-        """Add a text in Markdown or replace the one with this title."""
+        """Add a text in Markdown or replace the text with this title."""
         self._put({"title": title, "text": text})
 
     def _put(self, entry: dict[str, Any]) -> None:

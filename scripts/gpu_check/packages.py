@@ -1,4 +1,4 @@
-"""Check that all packages are installed. It imports none of them, so that it also runs where they are missing."""
+"""The check that all packages are installed; it imports none of them, so that it also runs if some are missing."""
 
 import importlib.metadata
 import re

@@ -1,4 +1,4 @@
-"""Process that runs one part: python -m scripts.gpu_check.part NAME --findings FILE [--rehearse]."""
+"""The process that runs one part: python -m scripts.gpu_check.part NAME --findings FILE [--rehearse]."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""List of the parts: name, purpose, time limit and goal."""
+"""The list of the parts: name, purpose, time limit and goal."""
 
 import sys
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Part:
     """One part, which runs in a process of its own.
 
     Args:
-        name: Name of the part and of its module `scripts.gpu_check.<name>`.
-        about: What the part does, for the plan and for progress lines.
-        goal: Result to reach, for the tables.
-        limit_s: Seconds after which the part is ended.
-        command: Command that tests run in place of the module, with the path of the findings appended.
+        name: The name of the part and of its module `scripts.gpu_check.<name>`.
+        about: The work of the part, shown in the plan and in progress lines.
+        goal: The result to reach, shown in the tables.
+        limit_s: The number of seconds after which the part is ended.
+        command: A command that tests run in place of the module, with the path of the findings appended.
     """
 
     name: str
@@ -43,7 +43,7 @@ PARTS = (
     Part("cifar100", "both commands on data shaped like CIFAR-100, with the paper's networks at batch 200"),
     Part(
         "vit_base",
-        "ViT-Base at 224×224 with random weights: training its last norms, and scoring in fp32, TF32 and bf16",
+        "ViT-Base at 224×224 with random weights: training its last norm layers, and scoring in fp32, TF32 and bf16",
     ),
     Part("scoring", "200 ResNet-18 on 10,000 images of 32×32, in fp32, TF32 and bf16", "1 s in TF32"),
     Part(
@@ -54,6 +54,6 @@ PARTS = (
     Part(
         "profile",
         "the most expensive kernels of each hot loop, and how often it waits",
-        "the GPU is busy 80 % of the time",
+        "the GPU is busy 80% of the time",
     ),
 )

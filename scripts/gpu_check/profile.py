@@ -1,4 +1,4 @@
-"""Part that profiles each hot loop: its most expensive kernels, how busy the GPU is, and how often it waits."""
+"""The part that profiles each hot loop: its most expensive kernels, how busy the GPU is, and how often it waits."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from scripts.gpu_check.timing import Clock
 
 MOST_EXPENSIVE = 10
 NAME_LENGTH = 80  # names of kernels can be very long
-GOAL = 0.8  # share of time in which the GPU is busy
+GOAL = 0.8  # the share of time in which the GPU is busy
 COUNTED = {  # column: prefixes of the CUDA runtime and driver calls that it counts
     "copies": ("cudaMemcpy", "cuMemcpy"),
     "cudaStreamSynchronize": ("cudaStreamSynchronize",),
@@ -25,7 +25,7 @@ COUNTED = {  # column: prefixes of the CUDA runtime and driver calls that it cou
 
 
 class Recording:
-    """Meter that records with the profiler of torch."""
+    """A meter that records with the profiler of torch."""
 
     def __init__(self, device: torch.device):
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])

@@ -1,4 +1,4 @@
-"""Part that runs the quickstart: both commands on digits with the default settings, in an empty folder."""
+"""The part that runs the quickstart: both commands on digits with the default settings, in an empty folder."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Results of the whole check as Markdown and JSON, and the plan that is printed without a GPU."""
+"""The results of the whole check as Markdown and JSON, and the plan that is printed without a GPU."""
 
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def describe_plan(parts: Sequence[Part]) -> str:
     table = markdown(["part", "does", "limit", "goal"], rows)
     return (
         f"No GPU was found. On a machine with a GPU these parts run:\n\n{table}\n\n"
-        "Nothing was measured. To run all parts small on the CPU: bash scripts/gpu_check.sh --rehearse"
+        "Nothing was measured. To run every part at a tiny size on the CPU: bash scripts/gpu_check.sh --rehearse"
     )
 
 

@@ -1,4 +1,4 @@
-"""Runner of the parts, one after the other, each in a process group that is killed when its time is up."""
+"""The runner of the parts, one after the other, each in a process group that is killed when its time is up."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from scripts.console import print_line
 from scripts.gpu_check.packages import ROOT
 from scripts.gpu_check.parts import Part
 
-TAIL_LINES = 15  # lines shown of the log of a failed part
+TAIL_LINES = 15  # the last lines of a failed part's log, which are printed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one part: "passed", "failed" or "overran", with its seconds and its findings."""
+    """The result of one part: "passed", "failed" or "overran", with its seconds and its findings."""
 
     part: Part
     result: str
@@ -70,7 +70,7 @@ def process_group(argv: Sequence[str], log: Any, rehearse: bool) -> Iterator[sub
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if rehearse:  # a rehearsal uses no GPU, even if there is one
         environment |= {"CUDA_VISIBLE_DEVICES": "", "P_DIFF_REHEARSE": "1"}
-        environment["OMP_NUM_THREADS"] = "1"  # with small tensors, threads would only wait for each other
+        environment["OMP_NUM_THREADS"] = "1"  # threads would only wait for each other, since tensors are small
     streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, start_new_session=True, **streams)
     try:

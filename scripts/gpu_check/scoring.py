@@ -1,4 +1,4 @@
-"""Part that scores 200 ResNet-18 on 10,000 small images: time, arithmetic, and agreement with fp32."""
+"""The part that scores 200 ResNet-18 on 10,000 small images: time, arithmetic, and agreement with fp32."""
 
 from typing import Any
 

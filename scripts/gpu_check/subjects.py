@@ -22,9 +22,9 @@ from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 
 COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-EMA_DECAY = 0.99  # as in configs/system/ae_ddpm.yaml
-BATCH = 200  # as in the paper: all K checkpoints
-SPREAD = 0.1  # standard deviation of the vectors around the network's own vector
+EMA_DECAY = 0.99  # the value of configs/system/ae_ddpm.yaml
+BATCH = 200  # all K checkpoints at once, like the paper
+SPREAD = 0.1  # the standard deviation of the vectors around the network's own vector
 
 Stage = tuple[SteppedModule, list[Callback]]
 
@@ -40,7 +40,7 @@ def choose_optimization(rehearse: bool, **options: Any) -> dict[str, Any]:
 
 
 def make_autoencoder_stage(rehearse: bool, **options: Any) -> Stage:
-    """Return the module of stage one and its callbacks: the paper's autoencoder on random vectors of D = 2048."""
+    """Return the module of the autoencoder stage and its callbacks, with the paper's autoencoder and D = 2048."""
     torch.manual_seed(0)
     num_params, channels = (64, (4, 8)) if rehearse else (2048, (64, 128, 256, 256, 32))
     vectors_KD = torch.randn(8 if rehearse else BATCH, num_params)
@@ -50,7 +50,7 @@ def make_autoencoder_stage(rehearse: bool, **options: Any) -> Stage:
 
 
 def make_diffusion_stage(rehearse: bool, **options: Any) -> Stage:
-    """Return the module of stage two and its callbacks: the paper's denoiser on random latents of L = 128."""
+    """Return the module of the diffusion stage and its callbacks, with the paper's denoiser and L = 128."""
     torch.manual_seed(0)
     latent_dim, channels = (16, (4, 8, 4, 1)) if rehearse else (128, (64, 128, 256, 512, 256, 128, 64, 1))
     latents_KL = torch.randn(8 if rehearse else BATCH, latent_dim)
@@ -65,7 +65,7 @@ STAGES = {"autoencoder": make_autoencoder_stage, "denoiser": make_diffusion_stag
 
 @dataclass(frozen=True)
 class Classified:
-    """Classifier with random weights, M vectors (M, D) for its last two norms, and random images of bytes."""
+    """A classifier with random weights, M vectors (M, D) for its last two norm layers, and random images of bytes."""
 
     model: nn.Module
     subset: ParameterSubset
@@ -75,7 +75,7 @@ class Classified:
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images in pixels."""
+        """The height and width of the images in pixels."""
         return self.data.image_size
 
 

@@ -1,4 +1,4 @@
-"""Part that runs the tests in tests/gpu in a process of pytest."""
+"""The part that runs the tests in tests/gpu in a process of pytest."""
 
 import os
 import subprocess

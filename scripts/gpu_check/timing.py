@@ -21,7 +21,7 @@ SCORING_PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class Meter(Protocol):
-    """Instrument that a loop switches on after its warm-up and off at its end."""
+    """An instrument that a loop switches on after its warm-up and off at its end."""
 
     def begin(self) -> None:
         """Start measuring."""
@@ -31,7 +31,7 @@ class Meter(Protocol):
 
 
 class Clock:
-    """Meter of the seconds from `begin` to `end`."""
+    """A meter of the seconds from `begin` to `end`."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
@@ -48,7 +48,7 @@ class Clock:
 
 
 class Window(Callback):
-    """Callback that switches a meter on after `warmup` steps of a fit, and off after `steps` more."""
+    """A callback that switches a meter on after `warmup` steps of a fit, and off after `steps` more."""
 
     def __init__(self, warmup: int, steps: int, meter: Meter):
         self.warmup, self.steps, self.meter = warmup, steps, meter

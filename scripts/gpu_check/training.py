@@ -1,4 +1,4 @@
-"""Part that times a training step of the paper's networks in each precision, eager and compiled with CUDA graphs."""
+"""The part that times training steps of the paper's networks in each precision, eager and compiled with CUDA graphs."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def measure(
     warmup, steps, rest = TINY if rehearse else FULL
     options = {"num_steps": warmup + steps + rest, "compile_mode": compile_mode}
     make, clock = STAGES[network], Clock(device)
-    torch.compiler.reset()  # frees graphs of earlier cases, and torch limits recompilations
+    torch.compiler.reset()  # this frees the graphs of earlier cases, because torch limits recompilations
     before = reset_peak(device)
     fit_stage(make(rehearse, **options), Window(warmup, steps, clock), device, precision=precision)
     bytes_taken = None if before is None else max(0, read_peak(device) - before)

@@ -1,4 +1,4 @@
-"""Part that trains the last norms of ViT-Base at 224×224 with random weights, and scores vectors of them."""
+"""The part that trains the last norm layers of ViT-Base at 224×224 with random weights, and scores vectors of them."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
 def collect(
     subject: Classified, task: TaskSpec, window: tuple[int, int], *, device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """Train the last norms as collecting does; return a row with step time, images per second and peak of memory."""
+    """Train the last norm layers as collecting does; return step time, images per second and peak memory in a row."""
     clock = Clock(device)
     make_trainer = add_callback(configure_trainer(device, precision), Window(*window, clock))
     before = reset_peak(device)

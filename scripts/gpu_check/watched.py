@@ -1,4 +1,4 @@
-"""Runner that records a script's peak of memory: python -m scripts.gpu_check.watched RECORD SCRIPT [arguments]."""
+"""The runner that records a script's peak of memory: python -m scripts.gpu_check.watched RECORD SCRIPT [arguments]."""
 
 import runpy
 import sys

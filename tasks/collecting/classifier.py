@@ -70,15 +70,16 @@ class Classifier(ReportingModule):
     """Cross-entropy training of `model`.
 
     Args:
-        model: the network, trained in place.
-        num_classes: number of classes in the data.
-        make_optimizer: builds the optimizer from the parameters that require gradients.
-        make_scheduler: builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
-        frozen_statistics: keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
+        model: The network, trained in place.
+        num_classes: The number of classes in the data.
+        make_optimizer: Builds the optimizer from the parameters that require gradients.
+        make_scheduler: Builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
+        frozen_statistics: Keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
             not update them.
-        seed: torch is reseeded at the start of every epoch from this seed, the epoch and the rank. A resumed training
-            therefore equals an uninterrupted one, and each of several training processes draws its own dropout masks.
-        history_subset: the parameters to record in `history_ED` at the start of each epoch and at the end of training;
+        seed: The seed that reseeds torch at the start of every epoch, together with the epoch and the rank. A resumed
+            training therefore equals an uninterrupted one, and each of several training processes draws its own dropout
+            masks.
+        history_subset: The parameters to record in `history_ED` at the start of each epoch and at the end of training;
             None records nothing.
         num_epochs: E, the number of epochs to allocate the history for.
     """

@@ -23,7 +23,7 @@ class Factory:
     """A callable from the configuration, such as an optimizer without its parameters, together with its settings.
 
     Args:
-        settings: `_target_`, `_partial_: true` and plain arguments, in the form that Hydra instantiates.
+        settings: The entries `_target_` and `_partial_: true`, and plain arguments, as Hydra instantiates them.
     """
 
     settings: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Factory:
 
 
 class Optimization(NamedTuple):
-    """The optimizer and the batch size that some parameters are trained with."""
+    """The optimizer and the batch size with which some parameters are trained."""
 
     make_optimizer: Factory
     batch_size: int
@@ -47,7 +47,7 @@ class Optimization(NamedTuple):
 class PlannedNetwork(NamedTuple):
     """One network to be trained."""
 
-    name: str  # the stem of the names of its files
+    name: str  # the stem of its file names
     seed: int
 
 
@@ -55,7 +55,7 @@ class PlannedNetwork(NamedTuple):
 class TrainedNetworks:
     """The result of training: one network (R = 1) to collect by steps, or R independent networks."""
 
-    model: nn.Module  # the first network; only the subset of the other ones is kept
+    model: nn.Module  # the first network; only the subset of the other networks is kept
     subset: ParameterSubset
     last_RD: Tensor  # the subset of every network at the end of its training
     history_ED: Tensor | None = None  # the subset of the first network during its training
@@ -68,7 +68,7 @@ class Collection(ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Collection":
-        """Build from the `task.collect` section."""
+        """Build this way to collect from the `task.collect` section."""
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
@@ -83,11 +83,11 @@ class Collection(ABC):
         """Check the settings before any network is trained.
 
         Args:
-            k: the number of checkpoints to collect.
-            precision: the Trainer's precision, for example "tf32" or "16-mixed".
+            k: The number of checkpoints to collect.
+            precision: The Trainer's precision, for example "tf32" or "16-mixed".
 
         Raises:
-            UserError: this way cannot collect that many checkpoints, or cannot collect in that precision.
+            UserError: This way cannot collect `k` checkpoints, or cannot collect in this precision.
         """
 
     @abstractmethod
@@ -99,17 +99,23 @@ class Collection(ABC):
         """Check that this way can collect `subset`.
 
         Args:
-            subset: the parameters of `model` to collect.
-            configured: the value of task.param.subset, for the error.
-            model: the first of the planned networks.
+            subset: The parameters of `model` to collect.
+            configured: The value of task.param.subset, named in the error.
+            model: The first of the planned networks.
 
         Raises:
-            UserError: this way cannot collect the subset.
+            UserError: This way cannot collect the subset.
         """
 
     @abstractmethod
     def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
-        """Return how the checkpoints were last trained, so that the fine-tuned baseline continues in the same way."""
+        """Return the optimizer and the batch size with which the checkpoints were last trained.
+
+        The fine-tuned baseline continues with them.
+
+        Args:
+            classifier_optimization: The optimizer and the batch size of the whole classifier.
+        """
 
     @abstractmethod
     def collect_vectors(
@@ -126,11 +132,11 @@ class Collection(ABC):
         """Return the checkpoints (K, D).
 
         Args:
-            trained: the planned networks after their training.
-            data: the images that the networks were trained on.
+            trained: The planned networks after their training.
+            data: The images that the networks were trained on.
             k: K, the number of checkpoints.
-            seed: the seed of the task.
-            num_workers: the number of processes that read images, or "auto".
+            seed: The value of task.seed.
+            num_workers: The number of processes that read images, or "auto".
             make_trainer: Lightning's Trainer with the machine's options already set.
-            progress: the progress of the stage, in which collecting is one unit; None shows nothing.
+            progress: The progress of the stage, in which collecting is one unit; None shows nothing.
         """

@@ -30,7 +30,7 @@ class IndependentCollection(Collection):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "IndependentCollection":
-        """Build from the `task.collect` section, ignoring the options that are only for collecting by steps."""
+        """Build this way to collect from the `task.collect` section, ignoring the options of collecting by steps."""
         return cls(config["runs"])
 
     def to_config(self) -> dict[str, Any]:
@@ -64,11 +64,11 @@ class IndependentCollection(Collection):
         if subset.names != tuple(get_floating_entries(model)):
             raise UserError(
                 f"task.param.subset={configured} cannot be used with task.collect=independent, because the networks "
-                "also differ outside that subset. Set task.param.subset=all"
+                "also differ outside this subset. Set task.param.subset=all"
             )
 
     def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
-        """Return how the classifiers were trained."""
+        """Return the optimizer and the batch size of the classifiers."""
         return classifier_optimization
 
     def collect_vectors(

@@ -25,12 +25,12 @@ from tasks.data.splits import ImageData
 
 @dataclass(frozen=True)
 class StepsCollection(Collection):
-    """Snapshots of the subset while it is trained further and the rest of the network is frozen.
+    """The collection of snapshots of the subset while it is trained further and the rest of the network is frozen.
 
     Args:
-        batch_size: the number of images in one optimizer step.
-        every: the number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
-        make_optimizer: builds the optimizer of the subset's parameters.
+        batch_size: The number of images in one optimizer step.
+        every: The number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
+        make_optimizer: Builds the optimizer of the subset's parameters.
     """
 
     batch_size: int
@@ -39,7 +39,7 @@ class StepsCollection(Collection):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "StepsCollection":
-        """Build from the `task.collect` section."""
+        """Build this way to collect from the `task.collect` section."""
         return cls(config["batch_size"], config["every"], Factory(config["optimizer"]))
 
     def to_config(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class StepsCollection(Collection):
         """Accept every subset."""
 
     def pick_last_optimization(self, classifier_optimization: Optimization) -> Optimization:
-        """Return how the subset is trained while checkpoints are collected."""
+        """Return the optimizer and the batch size that train the subset while checkpoints are collected."""
         return Optimization(self.make_optimizer, self.batch_size)
 
     def collect_vectors(
@@ -87,8 +87,8 @@ class StepsCollection(Collection):
     ) -> Tensor:
         """Fine-tune the subset in a copy of the network and return its values at K optimizer steps, (K, D).
 
-        BatchNorm statistics are frozen unless they are part of the subset. If they changed, a vector that is put back
-        into the stored network would not have its recorded accuracy.
+        BatchNorm statistics are frozen unless they are part of the subset. If they changed, the stored network with a
+        vector copied into it would not reach the recorded accuracy.
         """
         subset, tuned = trained.subset, copy.deepcopy(trained.model)
         for name, parameter in tuned.named_parameters():
@@ -100,7 +100,7 @@ class StepsCollection(Collection):
             make_optimizer=self.make_optimizer,
             frozen_statistics=not buffers.intersection(subset.names),
             seed=derive_seed(seed, "collect"),
-        ).train()  # Lightning keeps the mode of a module; `Classifier.train` stays in eval mode where needed
+        ).train()  # Lightning keeps a module's mode; `Classifier.train` keeps frozen statistics in eval mode
         images = TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers)
         steps_per_epoch = len(images.train_dataloader())
         every = choose_interval(self.every, k, steps_per_epoch)
@@ -122,7 +122,7 @@ class StepsCollection(Collection):
 def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
     """Return the number of optimizer steps between checkpoints.
 
-    "spread" fits `k` checkpoints into one epoch, or takes one after every step where an epoch has fewer than `k` steps.
+    "spread" fits `k` checkpoints into one epoch, or takes one after every step if an epoch has fewer than `k` steps.
 
     Raises:
         UserError: `every` is neither "spread" nor a whole number of at least 1.

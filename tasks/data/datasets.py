@@ -84,10 +84,11 @@ def load_images(options: DataOptions) -> ImageData:
     """Return the three splits of a dataset.
 
     Raises:
-        UserError: the name is unknown, or the images are not on disk and cannot be downloaded.
+        UserError: The name is unknown, or the images are not on disk and cannot be downloaded.
     """
     if options.dataset not in DATASETS:
         raise UserError(
-            f"task.data.dataset={options.dataset!r} is not a known dataset: {suggest_names(options.dataset, DATASETS)}"
+            f"task.data.dataset={options.dataset} is unknown. Set task.data.dataset=NAME to a known dataset "
+            f"({suggest_names(options.dataset, DATASETS)})"
         )
     return DATASETS[options.dataset](options)

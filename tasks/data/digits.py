@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from core.runtime.seeding import derive_seed
 from tasks.data.splits import DataOptions, ImageData, TransformedImages
 
-NUM_TEST, NUM_VAL = 797, 100  # originals; the remaining 900 are for training
+NUM_TEST, NUM_VAL = 797, 100  # undistorted images; the remaining 900 are for training
 COPIES = 3  # the number of fixed, distorted copies of each validation and test image
 IMAGE_SIZE = 16
 COLORS = (0.305,), (0.319,)  # mean and std of the enlarged, undistorted training images
@@ -40,8 +40,8 @@ def load(options: DataOptions) -> ImageData:
     images_N1SS = F.interpolate(images_N1SS, size=(size, size), mode="bilinear", align_corners=False)
     labels_N = torch.tensor(digits.target)
 
-    originals = torch.arange(len(labels_N))
-    rest, test = train_test_split(originals, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
+    indices = torch.arange(len(labels_N))
+    rest, test = train_test_split(indices, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
     train, val = train_test_split(rest, test_size=NUM_VAL, stratify=labels_N[rest], random_state=options.split_seed)
     transform = v2.Compose(DISTORTIONS)
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))

@@ -37,7 +37,7 @@ def load(options: DataOptions) -> ImageData:
     """Return the splits of a folder; its classes are the names of the class folders, in alphabetical order.
 
     Raises:
-        UserError: the folders are not arranged as expected, the splits have different classes, or a class has too few
+        UserError: The folders are not arranged as expected, the splits have different classes, or a class has too few
             images.
     """
     root = Path(options.root).expanduser()
@@ -100,7 +100,7 @@ def open_image(path: str) -> Any:
     """Return an image in color.
 
     Raises:
-        UserError: the file cannot be read as an image.
+        UserError: The file cannot be read as an image.
     """
     try:
         return default_loader(path)
@@ -114,11 +114,11 @@ def check_sizes(images: ImageFolder, num_splits: int) -> None:
     """Check that every class has an image for each split.
 
     Args:
-        images: the images to be split.
-        num_splits: the number of splits that are made from these images.
+        images: The images to be split.
+        num_splits: The number of splits that are made from these images.
 
     Raises:
-        UserError: the smallest class has fewer images than there are splits.
+        UserError: The smallest class has fewer images than there are splits.
     """
     counts = np.bincount(images.targets)
     if counts.min() < num_splits:

@@ -26,7 +26,8 @@ from core.runtime.seeding import derive_seed
 log = logging.getLogger(__name__)
 AUTO = "auto"
 CPU = torch.device("cpu")
-# Workers of one training process. More than 16 rarely speed up a GPU, and each needs the memory of a Python process.
+# The largest number of workers of one training process. More than 16 rarely speed up a GPU, and each worker needs the
+# memory of a Python process.
 MAX_WORKERS = 16
 BATCHES_PER_WORKER = 3  # two batches that torch prefetches, and one that is being made
 SHARED_MEMORY = Path("/dev/shm")
@@ -115,25 +116,25 @@ def make_training_loader(
     device: torch.device = CPU,
     epoch: int = 0,
 ) -> DataLoader:
-    """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats none.
+    """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats no batch.
 
-    Several training processes divide the images among them and skip the few that do not divide evenly. The images left
-    over at the end of an epoch are skipped, because batch statistics of a few images are noise and of one image an
-    error. A dataset that is smaller than one batch is used as a single batch.
+    Several training processes divide the images among them and skip the few that do not divide evenly. The remaining
+    images at the end of an epoch are skipped as well, because batch statistics over a few images are noisy, and over
+    one image they fail. A dataset that is smaller than one batch is used as a single batch.
 
     Args:
-        images: the training images.
-        batch_size: the number of images in one batch of this process.
-        seed: the seed of the order and of the augmentations.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes; batches for a GPU are put into pinned memory.
-        epoch: the first epoch; Lightning sets the following ones.
+        images: The training images.
+        batch_size: The number of images in one batch of this process.
+        seed: The seed of the order and of the augmentations.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes; batches for a GPU are put into pinned memory.
+        epoch: The first epoch; Lightning sets the following ones.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
     order.set_epoch(epoch)  # set it before the loader is iterated, because workers fetch their first batches at once
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
-    # Without its own generator, every iterator would draw from torch's global one.
+    # Without its own generator, every iterator would draw from torch's global generator.
     generator = torch.Generator().manual_seed(derive_seed(seed, "workers", rank))
     return ImageLoader(
         SeededImages(images),
@@ -158,11 +159,11 @@ def make_fixed_loader(
     """Return every image in order, for validation and scoring.
 
     Args:
-        images: the split.
-        batch_size: the number of images in one batch; the last batch may be smaller.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes; batches for a GPU are put into pinned memory.
-        keep_workers: keep the workers between passes, for a loader that is iterated in every epoch.
+        images: The split.
+        batch_size: The number of images in one batch; the last batch may be smaller.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes; batches for a GPU are put into pinned memory.
+        keep_workers: Keep the workers between passes, for a loader that is iterated in every epoch.
     """
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return ImageLoader(
@@ -181,7 +182,7 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
     its cores, and 0 if the images are tensors in memory, since nothing is read.
 
     Raises:
-        UserError: the batches of `num_workers` processes do not fit into shared memory.
+        UserError: The batches of `num_workers` processes do not fit into shared memory.
     """
     if num_workers == AUTO:
         in_memory = isinstance(images.dataset if isinstance(images, Subset) else images, TensorDataset)
@@ -208,7 +209,9 @@ def choose_workers(images: Dataset, batch_size: int, *, num_workers: int | str, 
             "the shared memory (docker run --shm-size=8g)"
         )
     log.info(
-        "Using %d workers to read images: %s (to use more, enlarge it with docker run --shm-size=8g)", fitting, shortage
+        "Using %d workers to read images: %s. To use more, enlarge the shared memory (docker run --shm-size=8g)",
+        fitting,
+        shortage,
     )
     return fitting
 

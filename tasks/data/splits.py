@@ -26,17 +26,17 @@ class DataOptions:
     """The `task.data` section, and the normalization that the network's pretrained weights expect.
 
     Args:
-        dataset: a name in `tasks.data.datasets.DATASETS`.
-        root: the folder of the images.
-        verify: compare archives with their published checksums.
-        val_fraction: the share of the training images that validates.
-        split_seed: the seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
+        dataset: A name in `tasks.data.datasets.DATASETS`.
+        root: The folder of the images.
+        verify: Compare archives with their published checksums.
+        val_fraction: The share of the training images that becomes the validation split.
+        split_seed: The seed of splits and fixed distortions. It is separate from the run's seed, so that runs with
             different seeds use the same data and stay comparable.
         image_size: S, in pixels; None for the dataset's own size.
-        mean: of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
-        std: like `mean`.
-        num_workers: the number of processes that read images, or "auto".
-        weights: mean and std that the pretrained weights were trained with; not part of the configuration.
+        mean: The mean of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
+        std: The standard deviation of each channel, in the same form as `mean`.
+        num_workers: The number of processes that read images, or "auto".
+        weights: The mean and std that the pretrained weights were trained with; not part of the configuration.
     """
 
     dataset: str
@@ -53,11 +53,11 @@ class DataOptions:
     def choose_colors(self, dataset_colors: Colors) -> Colors:
         """Return the mean and std that normalize the images.
 
-        They are the first of `mean` and `std` if set, `weights` if they have as many channels as the images, and
+        These are `mean` and `std` if they are set, else `weights` if they have as many channels as the images, else
         `dataset_colors`.
 
         Raises:
-            UserError: only one of `mean` and `std` is set, they do not fit the number of channels, or a std is not
+            UserError: Only one of `mean` and `std` is set, they do not fit the number of channels, or a std is not
                 positive.
         """
         channels = len(dataset_colors[0])
@@ -173,10 +173,10 @@ class TransformedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             image, label = self.images[int(self.indices[index])]
-        except OSError as error:  # torchvision takes an existing folder for a complete one
+        except OSError as error:  # torchvision takes any existing folder for a complete download
             raise UserError(
                 f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-                "and run the command again to download it anew"
+                "and re-run the command, which downloads the dataset again"
             ) from error
         return self.transform(image), int(label)
 
@@ -185,9 +185,9 @@ def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: 
     """Return the indices (train, val) of a stratified split.
 
     Args:
-        labels: the label of every image.
-        fraction: the share of each class that goes to val, at least one image.
-        seed: the seed of the choice.
+        labels: The label of every image.
+        fraction: The share of each class that goes to val, at least one image.
+        seed: The seed of the choice.
     """
     labels_N, random = np.asarray(labels), np.random.default_rng(seed)
     chosen = []

@@ -41,13 +41,13 @@ def make_load(
     """Return the function that loads the three splits of one dataset.
 
     Args:
-        open_train: opens the training images below a folder.
-        open_test: opens the test images below a folder.
-        num_classes: the number of classes.
+        open_train: Opens the training images below a folder.
+        open_test: Opens the test images below a folder.
+        num_classes: The number of classes.
         image_size: S, the default of `task.data.image_size`.
-        colors: mean and std of each channel.
-        flips: whether to mirror training images at random; a mirrored digit is no longer that digit.
-        how_to_get: what the error about missing images tells the user to do.
+        colors: The mean and std of each channel.
+        flips: Whether to mirror training images at random; a mirrored digit is no longer that digit.
+        how_to_get: The advice that the error about missing images gives.
     """
 
     def load(options: DataOptions) -> ImageData:
@@ -60,15 +60,15 @@ def make_load(
 
 
 def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_to_get: str) -> Opened:
-    """Open images below `options.root`; torchvision downloads missing ones where it can.
+    """Open images below `options.root`; torchvision downloads missing images if it can.
 
     Args:
-        opener: opens the images below a folder.
-        options: the dataset's name, its folder, and whether to compare checksums.
-        how_to_get: what the error tells the user to do.
+        opener: Opens the images below a folder.
+        options: The dataset's name, its folder, and whether to compare checksums.
+        how_to_get: The advice that the error gives.
 
     Raises:
-        UserError: the images are missing and cannot be downloaded, or they are damaged or not the published ones.
+        UserError: The images are missing and cannot be downloaded, or they are damaged or not the published ones.
     """
     root = Path(options.root).expanduser()
     try:
@@ -86,7 +86,7 @@ def open_or_explain(opener: Callable[[Path], Opened], options: DataOptions, how_
 
 @contextmanager
 def skip_checksums() -> Iterator[None]:
-    """Accept any archive inside the block, by replacing the one function that torchvision compares checksums with."""
+    """Accept any archive inside the block: replace the function with which torchvision compares checksums."""
     compare = utils.check_md5
     utils.check_md5 = lambda *_, **__: True
     try:
@@ -118,14 +118,14 @@ def make_image_data(
     """Return the three splits of a dataset of PIL images; only training images are augmented.
 
     Args:
-        train: the training images.
-        test: the test images.
-        options: the `task.data` section.
-        num_classes: the number of classes.
+        train: The training images.
+        test: The test images.
+        options: The `task.data` section.
+        num_classes: The number of classes.
         image_size: S, the default of `task.data.image_size`.
-        colors: mean and std of each channel.
-        flips: whether to mirror training images at random.
-        val: the validation images; None splits them off `train`.
+        colors: The mean and std of each channel.
+        flips: Whether to mirror training images at random.
+        val: The validation images; None splits them off `train`.
     """
     size = options.image_size or image_size
     augmented, plain = make_transforms(size, image_size, flips)

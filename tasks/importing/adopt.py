@@ -26,11 +26,11 @@ def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpe
     The returned task describes the checkpoints; for imported ones, its network and subset come from the file.
 
     Args:
-        task: the task of the configuration.
-        typed: the overrides on the command line, which must not contradict an imported file.
+        task: The task of the configuration.
+        typed: The overrides on the command line, which must not contradict an imported file.
 
     Raises:
-        UserError: the checkpoints were made with other settings.
+        UserError: The checkpoints were made with other settings.
     """
     checkpoints = CheckpointSet.load(Path(task.param.path))
     if is_imported(checkpoints):
@@ -45,12 +45,12 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequen
     The user's code is never taken from the file. The command line has to name it again, so that a file cannot run code.
 
     Args:
-        task: the task of the configuration.
-        checkpoints: the imported checkpoints.
-        overrides: the overrides on the command line, which must not contradict the file.
+        task: The task of the configuration.
+        checkpoints: The imported checkpoints.
+        overrides: The overrides on the command line, which must not contradict the file.
 
     Raises:
-        UserError: the command line does not name the user's code, names other images or contradicts the file, or the
+        UserError: The command line does not name the user's code, names other images or contradicts the file, or the
             record in the file is damaged.
     """
     source, recorded = str(checkpoints.path), checkpoints.settings["imported"]
@@ -87,12 +87,12 @@ def require_code(task: TaskSpec, recorded: str, source: str) -> str:
     """Return the user's callable that the command line names to build the network.
 
     Args:
-        task: the task of the configuration.
-        recorded: the callable that the checkpoints file names.
-        source: the checkpoints file, for the error.
+        task: The task of the configuration.
+        recorded: The callable that the checkpoints file names.
+        source: The checkpoints file, named in the error.
 
     Raises:
-        UserError: the command line names no callable.
+        UserError: The command line names no callable.
     """
     if ":" not in task.model.name:
         raise UserError(
@@ -106,7 +106,7 @@ def write_overrides(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """Return the overrides that restore the stored values: "task.data.mean=[0.5] task.data.std=[0.25]".
 
     Args:
-        differing: (stored value, configured value) of each setting, from `core.runtime.settings.differences`.
+        differing: The pair (stored value, configured value) of each setting, from `find_differences`.
     """
     values = {name: "null" if stored in (None, MISSING) else stored for name, (stored, _) in differing.items()}
     return " ".join(f"{name}={value}".replace(" ", "") for name, value in values.items())
@@ -116,13 +116,13 @@ def check_overrides(overrides: Sequence[str], adopted: TaskSpec, task: TaskSpec,
     """Check that no override on the command line contradicts the checkpoints file.
 
     Args:
-        overrides: the overrides on the command line.
-        adopted: the task with the values of the file.
-        task: the task of the configuration.
-        source: the checkpoints file, for the error.
+        overrides: The overrides on the command line.
+        adopted: The task with the values of the file.
+        task: The task of the configuration.
+        source: The checkpoints file, named in the error.
 
     Raises:
-        UserError: an override contradicts the file.
+        UserError: An override contradicts the file.
     """
     keys = [
         "task.model.name" if word.startswith("task/model=") else word.partition("=")[0].lstrip("+")

@@ -28,7 +28,7 @@ from tasks.task import open_network_and_images
 from tasks.training.collect_checkpoints import copy_state, measure_accuracy, record_images
 
 log = logging.getLogger(__name__)
-MAX_LISTED = 8  # files named in one error
+MAX_LISTED = 8  # the largest number of files named in one error
 
 
 @dataclass
@@ -49,17 +49,18 @@ def import_checkpoints(
     allow_different_rest: bool = False,
     scoring: ScoringSpec | None = None,
 ) -> CheckpointSet:
-    """Read the subset of each file, in this order, and score it on validation inside the network of `base`.
+    """Read the subset of each file, in the given order, and score it on validation inside the network of `base`.
 
     Args:
-        task: only `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
-        files: the state dicts.
-        base: a full state dict, whose other parameters surround every subset; None for the first full one of `files`.
-        allow_different_rest: accept files that differ from the base outside the subset.
-        scoring: how to score the checkpoints; None for the defaults.
+        task: Only `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
+        files: The state dicts.
+        base: A full state dict, which provides all parameters outside the subset; None for the first full one of
+            `files`.
+        allow_different_rest: Accept files that differ from the base outside the subset.
+        scoring: How to score the checkpoints; None for the defaults.
 
     Raises:
-        UserError: files do not fit the network or each other; each is named with the difference.
+        UserError: Files do not fit the network or each other. The error names these files with their differences.
     """
     start = time.perf_counter()
     model, data = open_network_and_images(task)
@@ -106,14 +107,14 @@ def build_fitting_network(
     A network of timm is built again, because the state dict decides whether it has the small stem.
 
     Args:
-        task: the network's name and options, or the user's code.
-        facts: num_classes, channels and image_size of the images.
-        model: the network that the task describes.
-        state: the full state dict.
-        path: the file of the state dict, for the error.
+        task: The network's name and options, or the user's code.
+        facts: The `num_classes`, `channels` and `image_size` of the images.
+        model: The network that the task describes.
+        state: The full state dict.
+        path: The file of the state dict, named in the error.
 
     Raises:
-        UserError: the state dict does not fit the network.
+        UserError: The state dict does not fit the network.
     """
     recipe: dict[str, Any] = {
         "name": type(model).__name__ if task.score_with else task.model.name,
@@ -133,12 +134,12 @@ def build_fitting_network(
 
 
 def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
-    """Return the path and the content of the full state dict whose other parameters surround every subset.
+    """Return the path and the content of the full state dict that provides all parameters outside the subset.
 
     Args:
-        files: the state dicts; the first full one is the base if `base` is None.
-        base: the file that the user chose.
-        model: the network.
+        files: The state dicts; the first full one is the base if `base` is None.
+        base: The file that the user chose.
+        model: The network.
 
     Raises:
         UserError: `base` does not exist, or it is None and no file is a full state dict.
@@ -169,15 +170,15 @@ def gather_vectors(
     """Return the subset of each file (K, D), read one file at a time.
 
     Args:
-        files: the state dicts.
-        model: the network with the weights of the base.
-        subset: the parameters to read.
-        base: the name of the base's file, for the error.
-        allow_different_rest: accept files that differ from `model` outside the subset.
-        progress: the progress of the stage that reads the files; None shows nothing.
+        files: The state dicts.
+        model: The network with the weights of the base.
+        subset: The parameters to read.
+        base: The file name of the base, shown in the error.
+        allow_different_rest: Accept files that differ from `model` outside the subset.
+        progress: The progress of the stage that reads the files; None shows nothing.
 
     Raises:
-        UserError: files lack entries or have unexpected ones, hold NaN or infinity, or differ outside the subset.
+        UserError: Files lack entries or have unexpected ones, hold NaN or infinity, or differ outside the subset.
     """
     expected, found = model.state_dict(), Findings()
     for path in (progress or StageProgress()).track(files):
@@ -203,7 +204,7 @@ def check_findings(found: Findings, num_files: int, *, base: str, allow_differen
     """Check that every file can be one of the checkpoints.
 
     Raises:
-        UserError: some files do not fit the network, or differ from the base outside the subset.
+        UserError: Some files do not fit the network, or differ from the base outside the subset.
     """
     if found.misfits:
         listed = "; ".join(found.misfits[:MAX_LISTED])
@@ -226,9 +227,9 @@ def describe_misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     """Return why a state dict does not fit a network, for example "lacks fc.bias (and 3 more)"; empty if it fits.
 
     Args:
-        state: the state dict.
-        expected: the state dict of the network.
-        required: the names of entries that must not be missing.
+        state: The state dict.
+        expected: The state dict of the network.
+        required: The names of entries that must not be missing.
     """
     missing = [f"lacks {name}" for name in required if name not in state]
     unknown = [f"has unexpected entry {name}" for name in state if name not in expected]

@@ -15,15 +15,15 @@ from core.runtime.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs store a state dict
-PREFIXES = ("module.", "model.", "_orig_mod.")  # added to names by DataParallel, Lightning and torch.compile
+PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning and torch.compile add these
 REPLACE_OR_EXCLUDE = "Replace this file with an intact copy, or exclude it with --files PATTERN"
 
 
 def list_state_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the files of `folder` that may hold a state dict, in natural order.
+    """Return the files of `folder` that may hold a state dict, in natural order (epoch2 before epoch10).
 
     Raises:
-        UserError: the folder does not exist, or holds fewer than two of these files.
+        UserError: The folder does not exist, or holds fewer than two of these files.
     """
     if not folder.is_dir():
         raise UserError(f"--dir {folder}: folder not found. Set --dir to the folder that holds the state dicts")
@@ -47,7 +47,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one state dict, without the dictionaries that training programs wrap around it.
 
     Raises:
-        UserError: the file is damaged, holds no state dict, or cannot be read without running code.
+        UserError: The file is damaged, holds no state dict, or cannot be read without running code.
     """
     content = unwrap(load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path))
     if isinstance(content, Mapping):
@@ -74,7 +74,7 @@ def load_pickle(path: Path) -> Any:
     """Return the content of a file of `torch.save`, read without running code from it.
 
     Raises:
-        UserError: the file cannot be read without running code, or is damaged.
+        UserError: The file cannot be read without running code, or is damaged.
     """
     try:
         # timm's training program stores its command line as an `argparse.Namespace`, which is plain data.
@@ -103,12 +103,12 @@ def rename_entries(state: Mapping[str, Tensor], known: Collection[str], path: Pa
     """Return `state` under the network's own names, without the prefixes that other programs add.
 
     Args:
-        state: the state dict.
-        known: the names of the network's entries.
-        path: the file of the state dict, for the error.
+        state: The state dict.
+        known: The names of the network's entries.
+        path: The file of the state dict, named in the error.
 
     Raises:
-        UserError: two names are the same without their prefixes.
+        UserError: Two names are the same without their prefixes.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -122,7 +122,7 @@ def rename_entries(state: Mapping[str, Tensor], known: Collection[str], path: Pa
 
 
 def strip_prefixes(name: str, known: Collection[str]) -> str:
-    """Return `name` without the prefixes of DataParallel, Lightning and torch.compile, if that makes it known."""
+    """Return `name` without the prefixes of DataParallel, Lightning and torch.compile, if that gives a known name."""
     stripped = name
     while stripped not in known:
         prefix = next((prefix for prefix in PREFIXES if stripped.startswith(prefix)), None)

@@ -38,27 +38,27 @@ def build_classifier(
     """Return a network with new weights, in training mode.
 
     Args:
-        name: a network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
+        name: A network of timm, one of `tasks.networks.mini_networks`, or the user's "package.module:callable", which
             is called with `options` alone.
-        num_classes: the number of classes.
+        num_classes: The number of classes.
         channels: C, the number of color channels.
         image_size: S, in pixels.
-        pretrained: start from timm's published weights (downloaded at first use).
-        small_stem: use a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet,
-            smaller patches for a ViT or a ConvNeXt, no change for other networks. None uses it for images of at most
-            64 pixels unless the weights are pretrained, because pretrained weights do not fit a changed stem.
-        options: further arguments of `timm.create_model`; they override the ones chosen from the image size.
+        pretrained: Start from timm's published weights (downloaded at first use).
+        small_stem: Use a stem that keeps more of a small image: a 3×3 convolution without max-pool for a ResNet,
+            smaller patches for a ViT or a ConvNeXt, no change for other networks. None uses it for images of at most 64
+            pixels unless the weights are pretrained, because pretrained weights do not fit a changed stem.
+        options: Further arguments of `timm.create_model`; they override the ones chosen from the image size.
 
     Raises:
-        UserError: the network is unknown, does not take the options or the images, or its pretrained weights cannot be
+        UserError: The network is unknown, does not take the options or the images, or its pretrained weights cannot be
             loaded.
     """
     if ":" in name:
         return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
         raise UserError(
-            f"task.model.name={name!r} is not a network of timm {timm.__version__}: "
-            f"{suggest_names(name, timm.list_models())}"
+            f"task.model.name={name} is not a network of timm {timm.__version__}. Set task.model.name=NAME to a "
+            f"network of timm ({suggest_names(name, timm.list_models())})"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
     options, image_shape = dict(options or {}), (channels, image_size, image_size)
@@ -87,19 +87,20 @@ def create_model(
     """Return the network that timm creates, and turn timm's errors into a `UserError`.
 
     Args:
-        name: a network of timm.
-        arguments: all arguments of `timm.create_model`.
-        pretrained: start from timm's published weights.
-        options: those of the arguments that the user set, for the error.
-        image_shape: (C, S, S), for the error.
+        name: A network of timm.
+        arguments: All arguments of `timm.create_model`.
+        pretrained: Start from timm's published weights.
+        options: The arguments that the user set, named in the error.
+        image_shape: The shape (C, S, S) of the images, named in the error.
     """
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UserError(
-            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that it names"
+            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that the "
+            "message in parentheses names"
         ) from error
-    except Exception as error:  # without a network connection, the hub's client does not always raise an OSError
+    except Exception as error:  # the hub's client does not always raise an OSError without a network connection
         if not pretrained:
             raise UserError(describe_refusal(name, error, image_shape)) from error
         raise UserError(
@@ -109,7 +110,7 @@ def create_model(
 
 
 def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
-    """Put `model` into eval mode and check that it takes an image (C, S, S); raises `UserError`."""
+    """Put `model` into eval mode and check that it takes an image (C, S, S); raises `UserError` if it does not."""
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *image_shape))
@@ -152,9 +153,9 @@ def choose_size_options(name: str, image_size: int, small: bool) -> dict[str, in
     """Return the arguments of `timm.create_model` that fit a network to an image size.
 
     Args:
-        name: a network of timm.
+        name: A network of timm.
         image_size: S, in pixels.
-        small: choose the patches of the small stem.
+        small: Choose the patches of the small stem.
     """
     options = {}
     architecture = timm.get_pretrained_cfg(name)
@@ -181,12 +182,12 @@ def load_network(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """Load a whole stored state dict into `model`, and return it in eval mode.
 
     Args:
-        model: the network.
-        state: the state dict.
-        source: the file of the state dict, for the error.
+        model: The network.
+        state: The state dict.
+        source: The file of the state dict, named in the error.
 
     Raises:
-        UserError: entries of the file and of the network differ in name or shape.
+        UserError: Entries of the file and of the network differ in name or shape.
     """
     expected = model.state_dict()
     one_sided = expected.keys() ^ state.keys()

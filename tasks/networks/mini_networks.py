@@ -41,11 +41,11 @@ class ConvStage(nn.Module):
     """Convolution, LayerNorm over channels and pixels, ReLU, and a max-pool that halves the size.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        size: the height and width of the normalized maps, in pixels.
-        kernel_size: of the convolution.
-        stride: of the convolution.
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        size: The height and width of the normalized maps, in pixels.
+        kernel_size: The kernel size of the convolution, in pixels.
+        stride: The stride of the convolution, in pixels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, kernel_size: int = 3, stride: int = 1):
@@ -208,8 +208,8 @@ class CNNMedium(nn.Module):
     """Convolutions 3-16-32-15 (3×3), then linear layers 60-20-10, without normalization.
 
     This is the 3-layer CNN of Schürholt et al. (2022, arXiv 2209.14733). Inferred from the number of parameters: the
-    convolutions have no padding, so that 32×32 pixels end in 2×2. For images of less than 22 pixels, of which nothing
-    would be left, the convolutions have padding.
+    convolutions have no padding, so that 32×32 pixels end in 2×2. Images of less than 22 pixels would shrink to
+    nothing, so the convolutions then have padding.
     """
 
     def __init__(self, in_chans: int = 3, num_classes: int = 10, img_size: int = 32):

@@ -9,18 +9,19 @@ from core.checkpoints.subset import get_floating_entries
 from core.runtime.errors import UserError
 from tasks.networks.build import ModelSpec, build_from_spec
 
-REFUSED = ("pretrained", "checkpoint_path", "cache_dir")  # arguments that begin so make timm read other files
+# Arguments with these prefixes make timm read other files.
+REFUSED = ("pretrained", "checkpoint_path", "cache_dir")
 
 
 def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
     """Check that a recipe has a name and plain arguments that only shape the network.
 
     Args:
-        recipe: name, small_stem and options of the network.
-        source: the file of the recipe, for the error.
+        recipe: The `name`, `small_stem` and `options` of the network.
+        source: The file of the recipe, named in the error.
 
     Raises:
-        UserError: the recipe has no name, or an argument that is not plain or makes timm read other files.
+        UserError: The recipe has no name, or an argument that is not plain or makes timm read other files.
     """
     options = recipe.get("options") or {}
     if not isinstance(recipe.get("name"), str) or not isinstance(options, Mapping):
@@ -45,16 +46,16 @@ def rebuild(
 ) -> tuple[nn.Module, bool]:
     """Return the timm network of a recipe with new weights, and whether it has the small stem.
 
-    If the recipe does not say which stem it is, the one whose shapes differ from `state` in fewer entries is chosen.
+    If the recipe does not name the stem, choose the stem whose shapes differ from `state` in fewer entries.
 
     Args:
-        recipe: name, small_stem and options of the network.
-        facts: num_classes, channels and image_size of the images.
-        state: a full state dict.
-        source: the file of the recipe, for the error.
+        recipe: The `name`, `small_stem` and `options` of the network.
+        facts: The `num_classes`, `channels` and `image_size` of the images.
+        state: A full state dict.
+        source: The file of the recipe, named in the error.
 
     Raises:
-        UserError: the recipe is not allowed, or the network cannot be built.
+        UserError: The recipe is not allowed, or the network cannot be built.
     """
     check_recipe(recipe, source)
     small_stem, options = recipe.get("small_stem"), recipe.get("options") or {}
@@ -63,7 +64,7 @@ def rebuild(
     for small in (False, True) if small_stem is None else (small_stem,):
         try:
             model = build_from_spec(facts, ModelSpec(recipe["name"], small_stem=small, options=options))
-        except UserError as error:  # the full stem of some networks leaves nothing of small images
+        except UserError as error:  # the full stem of some networks shrinks small images to nothing
             refusals.append(error)
             continue
         shapes = {name: tensor.shape for name, tensor in get_floating_entries(model).items()}

@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitNetwork:
-    """A network as two graphs: `suffix(prefix(images), parameters)` equals the network with those parameters.
+    """A network as two graphs: `suffix(prefix(images), parameters)` equals the network with these `parameters`.
 
-    The prefix holds every operation whose result does not depend on a generated parameter. The tensors that cross the
-    cut depend on the images only, so they can be kept and shared by all models.
+    The prefix is the frozen part: every operation whose result does not depend on a generated parameter. The suffix is
+    the rest. The tensors that cross the cut, from the prefix to the suffix, depend on the images only. They can
+    therefore be kept and shared by all models.
     """
 
     prefix: fx.GraphModule
@@ -59,9 +60,9 @@ def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor)
     If `torch.export` cannot trace the network, it is not split, and the log says why.
 
     Args:
-        model: the network.
-        names: the generated parameters.
-        images_BCSS: one chunk of images.
+        model: The network.
+        names: The generated parameters.
+        images_BCSS: One chunk of images.
     """
     try:
         with torch.no_grad():

@@ -15,8 +15,7 @@ from core.runtime.memory import count_free_bytes
 from tasks.data.loaders import count_images, make_fixed_loader
 
 AUTO = "auto"
-# The share of the free memory that the cache of one split may take. Train, val and test together leave 0.6³ = 22 %
-# free.
+# The share of the free memory that the cache of one split may take. Train, val and test together leave 0.6³ = 22% free.
 SHARE = 0.4
 CPU = torch.device("cpu")
 
@@ -42,13 +41,13 @@ class PrefixCache:
     """The chunks of one split, each computed once and kept if memory allows.
 
     Args:
-        images: the split.
+        images: The split.
         batch_size: B, the number of images in one chunk.
-        compute: makes a `Chunk` on the device from a batch of images and labels of the loader.
-        cache_bytes: the largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
-            memory. "auto" takes a share of the free memory of each when the first pass begins.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes.
+        compute: A function that makes a `Chunk` on the device from a batch of images and labels of the loader.
+        cache_bytes: The largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
+            memory. "auto" takes 40% of the free memory of each kind when the first pass begins.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class PrefixCache:
             yield chunk
             sizes = {memory: self._count_bytes(memory, chunk) for memory in limits}
             fitting = [memory for memory in limits if used[memory] + sizes[memory] <= limits[memory]]
-            full = full or not fitting  # keep no smaller chunk after one that did not fit: that would leave a gap
+            full = full or not fitting  # keeping a smaller chunk after one that did not fit would leave a gap
             if not full:
                 memory = fitting[0]
                 used[memory] += sizes[memory]

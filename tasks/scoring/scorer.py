@@ -1,4 +1,4 @@
-"""Accuracy, loss and wrong images of many parameter vectors, with the frozen part of the network computed once.
+"""Accuracy, loss and wrongly classified images of many parameter vectors; the frozen part is computed once.
 
 M models · N images · B images in one chunk · D numbers in one flattened subset.
 """
@@ -34,7 +34,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 @dataclass
 class Tally:
-    """Loss, error and confidence of M models on each of B images."""
+    """The loss, error and confidence of M models on each of B images."""
 
     loss_MB: Tensor
     wrong_MB: Tensor  # bool
@@ -42,7 +42,7 @@ class Tally:
 
     @classmethod
     def from_log_probabilities(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
-        """Build from the log-probabilities of every class."""
+        """Build the tally from the log-probabilities (M, B, classes) and the labels (B,)."""
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
         labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
         return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
@@ -54,17 +54,17 @@ class Tally:
 
     @property
     def accuracy_M(self) -> np.ndarray:
-        """Share of correct predictions."""
+        """The share of correct predictions."""
         return (~self.wrong_MB.numpy()).mean(axis=1)
 
     @property
     def nll_M(self) -> np.ndarray:
-        """Mean negative log-likelihood of the labels."""
+        """The mean negative log-likelihood of the labels."""
         return self.loss_MB.double().mean(dim=1).numpy()
 
     @property
     def ece_M(self) -> np.ndarray:
-        """Expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
+        """The expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
         pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
         return np.array(
             [binary_calibration_error(confidence, correct.int(), n_bins=15).item() for confidence, correct in pairs]
@@ -76,16 +76,16 @@ class ScoringSpec:
     """The `scoring` section, and the machine.
 
     Args:
-        batch_size: the largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
+        batch_size: The largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
             small images do not use the whole GPU.
-        cache_bytes: the largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
-        precision: "fp32", or on a GPU "tf32" or "bf16" for the part that depends on the generated parameters. On a CPU,
-            lower precisions are slower or not available.
-        num_workers: the number of processes that read images, or "auto".
-        device: the device that computes.
+        cache_bytes: The largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
+        precision: The precision of the part that depends on the generated parameters: "fp32", or on a GPU also "tf32"
+            or "bf16". On a CPU, lower precisions are slower or not available.
+        num_workers: The number of processes that read images, or "auto".
+        device: The device that computes.
 
     Raises:
-        UserError: the precision is unknown, or lower than fp32 on a CPU.
+        UserError: The precision is unknown, or lower than fp32 on a CPU.
     """
 
     batch_size: int | str = "auto"
@@ -96,13 +96,16 @@ class ScoringSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise UserError(f"scoring.precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
+            raise UserError(
+                f"scoring.precision={self.precision} is invalid: expected one of {', '.join(PRECISIONS)}. "
+                "Set scoring.precision=fp32"
+            )
         if self.precision != "fp32" and self.device.type == "cpu":
             raise UserError(f"scoring.precision={self.precision} needs a GPU. Set scoring.precision=fp32")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, num_workers: int | str, accelerator: str) -> "ScoringSpec":
-        """Build from the plain values of the `scoring` section, `task.data.num_workers` and `trainer.accelerator`."""
+        """Build the specification from the `scoring` section, `task.data.num_workers` and `trainer.accelerator`."""
         return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
@@ -123,13 +126,13 @@ class Scorer:
     the first call logs the share of predictions that are the same as in fp32.
 
     Args:
-        model: the classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
-        subset: the parameters that the vectors hold.
-        images: the split.
-        normalize: applied to each batch of images on the device; None for images that need no normalization.
-        options: batch size, cache, precision and device; None for the defaults.
-        label: names the split in log lines.
-        progress: the progress of the stage; a call counts one unit for each image of each model. None shows nothing.
+        model: The classifier with its stored weights; moved to the device in eval mode, but not changed otherwise.
+        subset: The parameters that the vectors hold.
+        images: The split.
+        normalize: The module that normalizes each batch of images on the device; None for images that need none.
+        options: The batch size, cache, precision and device; None for the defaults.
+        label: The name of the split in log lines.
+        progress: The progress of the stage, advanced by one unit for each image of each model; None shows nothing.
     """
 
     def __init__(
@@ -177,9 +180,9 @@ class Scorer:
         """Return logits (M, B, classes) for one chunk.
 
         Args:
-            crossing: the tensors of the chunk that cross the cut.
-            vectors_MD: the models.
-            progress: advanced by one unit for each model; None shows nothing.
+            crossing: The tensors of the chunk that cross the cut.
+            vectors_MD: The models.
+            progress: The progress of the stage, advanced by one unit for each model; None shows nothing.
         """
 
         def run_model(vector_D: Tensor) -> Tensor:

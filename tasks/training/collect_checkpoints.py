@@ -49,20 +49,20 @@ def collect_checkpoints(
     """Train the classifiers (stage "train_task"), then collect and score their checkpoints (stage "collect").
 
     Args:
-        task: the classifier, and the way to collect checkpoints from it.
-        data: the images.
-        settings: the settings to store with the checkpoints, from `TaskSpec.record` and `record_machine`.
-        state_dir: the folder of training states, from which an interrupted command resumes.
+        task: The classifier, and the way to collect checkpoints from it.
+        data: The images.
+        settings: The settings to store with the checkpoints, from `TaskSpec.record` and `record_machine`.
+        state_dir: The folder of training states, from which an interrupted command resumes.
         make_trainer: Lightning's Trainer with the machine's options already set.
-        loggers: the loggers of the classifier's training.
-        stages: receives the seconds of each stage.
-        scoring: how to score the checkpoints.
+        loggers: The loggers of the classifier's training.
+        stages: The stages of the command, which receive the seconds of each stage.
+        scoring: How to score the checkpoints.
     """
     with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
             task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
         )
-    stages.seconds["train_task"] = trained.seconds  # including the sessions before an interruption
+    stages.seconds["train_task"] = trained.seconds  # this includes the sessions before an interruption
     with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
         with progress.part(name="train"):
             vectors_KD = task.collect.collect_vectors(
@@ -100,12 +100,12 @@ def measure_accuracy(
     """Return the accuracy of each checkpoint (K,) on `ACCURACY_SPLIT`.
 
     Args:
-        vectors_KD: the checkpoints.
-        model: the network around the subset.
-        subset: the parameters that the vectors hold.
-        data: the images.
-        scoring: how to score; None for the defaults.
-        progress: the progress of the stage that scores.
+        vectors_KD: The checkpoints.
+        model: The network around the subset.
+        subset: The parameters that the vectors hold.
+        data: The images.
+        scoring: How to score; None for the defaults.
+        progress: The progress of the stage that scores.
     """
     images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
     label = f"{ACCURACY_SPLIT} images"

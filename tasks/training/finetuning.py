@@ -1,4 +1,4 @@
-"""The strongest simple baseline: original checkpoints that are trained for a few more steps.
+"""The baseline of fine-tuned checkpoints, which are trained for a few more steps.
 
 M models · B images in one batch · D numbers in one flattened subset.
 """
@@ -34,16 +34,17 @@ def finetune(
 ) -> Tensor:
     """Return M vectors (M, D), each trained for `num_steps` more steps; `vectors_MD` itself does not change.
 
-    Each model gets its own batches; shared ones would correlate the results. Running statistics in the subset do not
-    change, because they are not parameters. Matrix products are exact float32 on every device, as in scoring.
+    Each model gets its own batches, because shared batches would correlate the results. Running statistics in the
+    subset do not change, because they are not parameters. Matrix products are exact float32 on every device, as in
+    scoring.
 
     Args:
-        vectors_MD: the checkpoints to start from.
-        task: the network, the subset and the images.
-        make_optimizer: builds the optimizer from the parameters of one model.
-        batch_size: B.
-        num_steps: the number of optimizer steps.
-        seed: the seed of the order and augmentation of the images.
+        vectors_MD: The checkpoints to start from.
+        task: The network, the subset and the images.
+        make_optimizer: Builds the optimizer from the parameters of one model.
+        batch_size: B, the number of images in one batch.
+        num_steps: The number of optimizer steps.
+        seed: The seed of the order and augmentation of the images.
     """
     loader = make_training_loader(
         task.data.train,
@@ -73,5 +74,5 @@ def finetune(
 
 
 def copy_frozen(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy on `device` that requires no gradients, because only the vectors in place of its subset do."""
+    """Return a copy on `device` without gradients, because only the vectors that replace its subset are trained."""
     return copy.deepcopy(model).to(device).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Training the classifiers that checkpoints are collected from: one, or several from different seeds.
+"""Training of the classifiers that checkpoints are collected from: one, or several from different seeds.
 
 R trained networks · E epochs · D numbers in one flattened subset.
 """
@@ -48,15 +48,15 @@ def train_classifier(
     pretrained weights, the network does not change.
 
     Args:
-        model: the network with its initial weights.
-        task: epochs, optimizer, scheduler and batch size.
-        data: the images.
-        planned: the name of the network's files, and its seed.
-        history_subset: the parameters to record during training; None records nothing.
-        state_dir: the folder of training states and finished networks.
+        model: The network with its initial weights.
+        task: The epochs, optimizer, scheduler and batch size.
+        data: The images.
+        planned: The name of the network's files, and its seed.
+        history_subset: The parameters to record during training; None records nothing.
+        state_dir: The folder of training states and finished networks.
         make_trainer: Lightning's Trainer with the machine's options already set.
-        loggers: the loggers of this training.
-        progress: the progress of the stage; None shows nothing.
+        loggers: The loggers of this training.
+        progress: The progress of the stage; None shows nothing.
 
     Returns:
         The seconds of training, and the values (E + 1, D) of `history_subset` at the start of each epoch and at the
@@ -98,15 +98,15 @@ def train_networks(
     """Train every network that the checkpoints are collected from, and load the finished ones from `state_dir`.
 
     Args:
-        task: the network, its training, and `collect`, which plans the networks.
-        data: the images.
-        state_dir: the folder of training states and finished networks of an interrupted command.
+        task: The network, its training, and the way to collect, which plans the networks.
+        data: The images.
+        state_dir: The folder of training states and finished networks of an interrupted command.
         make_trainer: Lightning's Trainer with the machine's options already set.
-        loggers: the loggers of the first network; the curves of several networks would overlap in one plot.
-        progress: the progress of the stage; None shows nothing.
+        loggers: The loggers of the first network; the curves of several networks would overlap in one plot.
+        progress: The progress of the stage; None shows nothing.
 
     Raises:
-        UserError: the network does not have the subset, or the subset cannot be collected in this way.
+        UserError: The network does not have the subset, or the subset cannot be collected in this way.
     """
     plan = task.collect.plan_networks(task.seed)
     first = initialize_classifier(task.model, data, plan[0].seed)

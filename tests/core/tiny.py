@@ -32,7 +32,7 @@ def sampler_recipe(name: str) -> dict[str, Any]:
 def randomize(model: nn.Module) -> nn.Module:
     """Change all weights and BatchNorm statistics at random, and return the model in eval mode.
 
-    Statistics then differ from those of any batch, and layers that start at zero no longer hide errors in other layers.
+    Running statistics then differ from batch statistics, and layers that start at zero hide no errors in other layers.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -83,7 +83,7 @@ def make_diffusion_module(denoiser: nn.Module | None = None, *, num_steps: int) 
 
 
 def cpu_trainer(*extra: Callback) -> MakeTrainer:
-    """Return a Trainer factory on the CPU for `fit`, with `extra` callbacks before those of `fit`."""
+    """Return a Trainer factory on the CPU for `fit`, with `extra` callbacks before the callbacks of `fit`."""
 
     def make(*, callbacks: list[Callback], **options: Any) -> Trainer:
         return Trainer(accelerator="cpu", devices=1, callbacks=[*extra, *callbacks], **options)

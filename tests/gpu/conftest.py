@@ -31,7 +31,7 @@ def gpu(device):
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
-    """Use one thread, since with such small tensors several threads would only wait for each other."""
+    """Use one thread, because with small tensors several threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

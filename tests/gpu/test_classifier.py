@@ -23,7 +23,7 @@ TASK = (
 
 
 class Products(Callback):
-    """Callback that records the device and the TF32 settings during a fit."""
+    """A callback that records the device and the TF32 settings during a fit."""
 
     def __init__(self):
         self.seen = set()

@@ -1,4 +1,4 @@
-"""Tests of scoring on a GPU: fp32 gives the results of the CPU, lower precisions nearly agree with it."""
+"""Tests of scoring on a GPU: fp32 gives the results of the CPU, and lower precisions nearly agree with fp32."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def score(name, device, precision="fp32", **options):
 def test_in_fp32_the_device_scores_as_the_cpu(device, name):
     _, on_cpu, _ = score(name, torch.device("cpu"))
     scorer, on_device, vectors_MD = score(name, device)
-    for scores in (on_device, scorer(vectors_MD)):  # without and with the cached frozen part
+    for scores in (on_device, scorer(vectors_MD)):  # the second call uses the cached frozen part
         assert np.array_equal(scores.wrong_MN, on_cpu.wrong_MN)
         np.testing.assert_allclose(scores.loss_M, on_cpu.loss_M, rtol=0, atol=1e-4)
         assert scores.vote.loss == pytest.approx(on_cpu.vote.loss, abs=1e-4)

@@ -15,7 +15,7 @@ from tests.gpu.tiny import CONV, MLP, checkpoints, train
 
 
 class Devices(Callback):
-    """Callback that records the device on which each stage trains."""
+    """A callback that records the device on which each stage trains."""
 
     def __init__(self):
         self.seen = set()
@@ -25,7 +25,7 @@ class Devices(Callback):
 
 
 class StopDiffusion(StopAfter):
-    """Callback that interrupts the second stage only."""
+    """A callback that interrupts the second stage only."""
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):

@@ -31,7 +31,7 @@ ENTRY_POINTS = {"task_training.py": task_training.main, "train_p_diff.py": train
 
 @dataclass
 class Outcome:
-    """Exit of a command: a status, or the text that Python prints on stderr before it exits with 1."""
+    """The exit of a command: a status, or the text that Python prints on stderr before it exits with 1."""
 
     error: str | int
 
@@ -51,7 +51,7 @@ def assert_names(error: str, *words: object) -> None:
 
 
 class Workplace:
-    """Folder in which commands are run as a user would run them."""
+    """A folder in which commands are run as a user would run them."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         self.path, self.monkeypatch = path, monkeypatch

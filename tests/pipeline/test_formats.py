@@ -91,7 +91,7 @@ def test_mode_test_over_an_old_run_gives_the_same_numbers(place):
             assert found[row["source"]][name] == pytest.approx(row[name], abs=0.002), (row["source"], name)
 
 
-def test_imported_checkpoints_are_modelled(place):
+def test_imported_checkpoints_are_modeled(place):
     words = ["task.param.path=imported/checkpoints.safetensors", "task.param.k=2", "task.data.dataset=digits"]
     few = [word for word in RUN if not word.startswith("output_dir")]
     tiny = ["trainer=cpu", "logger=none", "output_dir=over_imported"]

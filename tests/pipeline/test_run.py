@@ -133,7 +133,7 @@ def test_checkpoints_may_be_used_with_other_trainer_settings_than_they_were_made
     assert workplace.metrics()["table"] == before
     assert workplace.run("train_p_diff.py", elsewhere, "output_dir=outputs/exact").error == 0
     assert workplace.run("train_p_diff.py", "output_dir=outputs/exact").error == 0, (
-        "a run with another precision should train anew"
+        "a run with another precision should train again"
     )
     assert (workplace.path / "outputs/exact.1").is_dir()
 

@@ -36,7 +36,7 @@ def run_both(place: Workplace, *overrides: str) -> CheckpointSet:
 
 
 def recorded_is_reproduced(checkpoints: CheckpointSet, name: str, row: int, **options: int | list[int]) -> bool:
-    """Return whether a vector, put into a new network of that name, has the accuracy recorded in its file."""
+    """Return whether a vector, copied into a new network of this name, has the accuracy recorded in its file."""
     images, labels = normalized_digits(checkpoints.provenance["accuracy_split"])
     model = timm.create_model(name, num_classes=10, in_chans=1, **options).eval()
     model.load_state_dict(unflatten(checkpoints.vectors_KD[row], checkpoints.subset), strict=False)

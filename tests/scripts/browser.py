@@ -19,7 +19,7 @@ FLAGS = [
 
 
 def find() -> tuple[str, str] | None:
-    """Return the paths of the browser and its driver, None unless both are installed."""
+    """Return the paths of the browser and its driver, or None unless both are installed."""
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     driver = shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None

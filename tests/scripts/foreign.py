@@ -1,4 +1,4 @@
-"""Stand-in for a user's own program: its training loop, files and network. It imports nothing from this project."""
+"""A stand-in for a user's own program: its training loop, files and network. It imports nothing from this project."""
 
 from pathlib import Path
 

@@ -72,7 +72,7 @@ def test_each_run_is_a_row_with_the_papers_columns_and_its_numbers(made, monkeyp
     )
 
 
-def test_only_settings_that_differ_within_a_data_set_and_model_are_shown(made):
+def test_only_settings_that_differ_within_a_dataset_and_model_are_shown(made):
     folders = [
         made("a", settings={"task.param.k": 50}),
         made("b", settings={"task.param.k": 200}),

@@ -1,4 +1,4 @@
-"""Tests of the import of other programs' checkpoints: read without running code, checked, modelled and scored."""
+"""Tests of the import of other programs' checkpoints: read without running code, checked, modeled and scored."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def run_printed(place, capsys, *overrides):
 
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
-def test_a_folder_of_state_dicts_is_imported_modelled_and_scored(place, capsys, states, ending):
+def test_a_folder_of_state_dicts_is_imported_modeled_and_scored(place, capsys, states, ending):
     foreign.write(states, place.path / "runs", ending)
     assert call(place, *RESNET, "--dir", "runs", "--subset", "layer4.0.bn2.*") == 0
     checkpoints = stored()

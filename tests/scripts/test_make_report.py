@@ -1,4 +1,4 @@
-"""The command line that rebuilds a report prints the path of the page, or an error of one line."""
+"""Tests of the command line that rebuilds a report: it prints the path of the page, or an error of one line."""
 
 import subprocess
 import sys

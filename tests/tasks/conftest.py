@@ -11,7 +11,7 @@ from tests.tasks.tiny import CHANNELS, CLASSES
 
 @pytest.fixture
 def data():
-    """40 random images, which serve as training, validation and test images."""
+    """Return 40 random images, which serve as training, validation and test images."""
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(40, CHANNELS, 16, 16), torch.randint(CLASSES, (40,)))
     return ImageData(images, images, images, CLASSES, CHANNELS, 16)

@@ -72,7 +72,7 @@ def test_a_callable_gets_the_arguments():
 
 @pytest.mark.parametrize("path", ["users_module", ":add", "users_module:", "users_module:1"])
 def test_a_path_of_another_form_is_refused(path):
-    with pytest.raises(UserError, match=f"task.model.name={path}: expected package.module:name"):
+    with pytest.raises(UserError, match=f"task.model.name={path} is invalid: expected package.module:name"):
         call_user_code(path, "task.model.name")
 
 

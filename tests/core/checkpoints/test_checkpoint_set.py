@@ -93,7 +93,7 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
     vectors_KD[7, 14] = value  # the first of 1.bias
     path = tmp_path / "bad.safetensors"
     with pytest.raises(UserError, match=rf"checkpoint 7 holds {value} in 1\.bias"):
-        replace(tiny_checkpoints, vectors_KD=vectors_KD).save(path)  # as after collecting or importing
+        replace(tiny_checkpoints, vectors_KD=vectors_KD).save(path)  # collecting and importing also end with `save`
     assert not path.exists()
 
     # A file written by another program may hold the same numbers.

@@ -14,7 +14,7 @@ SUBSET = ParameterSubset(
 
 @pytest.fixture
 def vectors_KD():
-    """Tensors with very different means and scales: positive variances over several magnitudes, and a single number."""
+    """Return tensors of different means and scales: positive variances over several magnitudes, and a single number."""
     parts = [
         1 + 0.01 * torch.randn(K, 40),
         0.3 * torch.randn(K, 40),

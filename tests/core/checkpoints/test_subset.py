@@ -29,7 +29,7 @@ PAPER = {  # the last two normalization layers and D, as in the paper
 
 @pytest.fixture
 def norms():
-    """A network with four normalization layers that have parameters and two that have none."""
+    """Return a network with four normalization layers that have parameters and two that have none."""
     return nn.Sequential(
         nn.BatchNorm1d(3),
         nn.LayerNorm(3, elementwise_affine=False),

@@ -1,4 +1,4 @@
-"""Overrides that Hydra refuses end in one sentence that names the override and the possible values."""
+"""Overrides that Hydra refuses end in one line that names the override and the possible values."""
 
 import sys
 
@@ -11,7 +11,7 @@ MODELS = sorted(path.stem for path in (CONFIGS / "task/model").glob("*.yaml"))
 
 
 def refusal(monkeypatch, capsys, *words: str) -> str:
-    """Return the sentence with which a command given these words ends before `main` is called."""
+    """Return the line with which a command given these words ends before `main` is called."""
     monkeypatch.setattr(sys, "argv", ["task_training.py", *words])
     with pytest.raises(SystemExit) as stop:
         entry_point(lambda cfg: pytest.fail("main was called"))()
@@ -32,7 +32,7 @@ def refuse(tmp_path, monkeypatch, capsys):
 def test_an_unknown_choice_is_named_with_every_choice_of_its_group(refuse, word):
     multirun = ["-m"] if "," in word else []
     assert refuse(*multirun, word) == (
-        f"error: unknown choice task/model=foo; set task/model to one of {', '.join(MODELS)}"
+        f"error: task/model=foo is unknown. Set task/model to one of {', '.join(MODELS)}"
     )
 
 
@@ -50,11 +50,11 @@ def test_an_unknown_choice_is_named_with_every_choice_of_its_group(refuse, word)
 def test_every_group_names_its_choices(refuse, word, choices):
     group = word.partition("=")[0].replace("system.", "system/")
     sentence = refuse(word)
-    assert f" {group}=" in sentence and f"set {group} to one of {choices}" in sentence
+    assert f" {group}=" in sentence and f"Set {group} to one of {choices}" in sentence
 
 
 def test_an_unknown_setting_is_named_with_the_settings_of_its_section(refuse):
-    assert refuse("task.epoch=3").startswith("error: unknown setting task.epoch=3; use one of the settings of task: ")
+    assert refuse("task.epoch=3").startswith("error: task.epoch=3 is unknown. Use one of the settings of task: ")
     assert "task.epoch=1,2" in refuse("-m", "task.epoch=1,2")
 
 
@@ -79,7 +79,7 @@ def test_the_known_names_are_listed_beside_the_unknown_one(refuse, word, known):
 @pytest.mark.parametrize("word", ["foo", "task.epochs=[1", "task.param.path=a=b"])
 def test_a_word_that_is_no_override_is_named_with_the_form_of_one(refuse, word):
     sentence = refuse(word)
-    assert f" {word};" in sentence and "NAME=VALUE" in sentence
+    assert f" {word}. " in sentence and "NAME=VALUE" in sentence
 
 
 @pytest.mark.parametrize("word", ["task.epochs=1,2", "task.epochs=choice(1,2)"])

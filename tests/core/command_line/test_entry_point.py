@@ -140,14 +140,14 @@ def test_a_choice_of_a_group_may_be_given_with_dots(word, expected):
 def test_devices_are_a_number_so_that_it_can_be_recorded(devices):
     config = {"trainer": {"accelerator": "cpu", "devices": devices, "strategy": "ddp_spawn"}}
     sentence = outcome(lambda cfg: None, config)
-    assert sentence.startswith(f"error: trainer.devices={devices}: ") and "auto" in sentence
+    assert sentence.startswith(f"error: trainer.devices={devices} is invalid: ") and "auto" in sentence
 
 
 @pytest.mark.parametrize("trainer", [{"devices": 2}, {"devices": "auto", "strategy": "auto"}])
 def test_several_devices_need_the_strategy_whose_processes_end_with_the_training(trainer):
     config = {"trainer": {"accelerator": "cpu", **trainer}}
     sentence = outcome(lambda cfg: None, config)
-    assert sentence.startswith(f"error: trainer.devices={trainer['devices']}: ")
+    assert sentence.startswith(f"error: trainer.devices={trainer['devices']} is invalid")
     assert "trainer=ddp" in sentence and "CUDA_VISIBLE_DEVICES" in sentence
     entry_point(lambda cfg: None)(OmegaConf.create({"trainer": {**config["trainer"], "strategy": "ddp_spawn"}}))
 
@@ -163,7 +163,7 @@ def test_16_bits_need_a_gpu(precision):
 def test_a_precision_that_would_cast_the_network_for_good_is_refused_before_anything_starts(precision):
     config = {"trainer": {"accelerator": "cpu", "precision": precision}}
     sentence = outcome(lambda cfg: None, config)
-    assert sentence.startswith(f"error: trainer.precision={precision}: ")
+    assert sentence.startswith(f"error: trainer.precision={precision} is invalid: ")
     assert "tf32, 32-true, bf16-mixed, 16-mixed" in sentence
 
 

@@ -60,13 +60,13 @@ def refusal(*overrides: str) -> str:
     ],
 )
 def test_a_number_outside_its_range_is_named_with_what_was_expected(override, expected):
-    assert refusal(override) == f"{override}: expected {expected}"
+    assert refusal(override) == f"{override} is invalid: expected {expected}"
 
 
 @pytest.mark.parametrize("runs", [0, 1, 2.5, "many"])
 def test_too_few_networks_of_independent_seeds_are_named_before_k_that_follows_them(runs):
     sentence = refusal("task/collect=independent", f"task.collect.runs={runs}")
-    assert sentence.startswith(f"task.collect.runs={runs}: ") and sentence.endswith("at least 2")
+    assert sentence.startswith(f"task.collect.runs={runs} is invalid: ") and sentence.endswith("at least 2")
 
 
 def test_nan_is_in_no_range():

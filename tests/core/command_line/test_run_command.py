@@ -23,7 +23,7 @@ def test_a_mistake_is_one_sentence_also_from_a_process_that_loads_images(num_wor
 
 
 class FitStopped(SystemExit):
-    """The exit that Lightning makes of Ctrl-C inside a fit."""
+    """The exit into which Lightning turns Ctrl-C inside a fit."""
 
 
 def interrupted():
@@ -50,7 +50,7 @@ def test_what_ctrl_c_makes_a_library_fail_with_is_ctrl_c(capsys):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
-            raise RuntimeError("Please call `iter(combined_loader)` first.")  # as Lightning does  # noqa: B904
+            raise RuntimeError("Please call `iter(combined_loader)` first.")  # Lightning raises this  # noqa: B904
 
     with pytest.raises(SystemExit) as stop:
         run_command(interrupted)

@@ -10,7 +10,7 @@ from core.runtime.errors import UserError
 
 
 def read(path):
-    with open_arrays(path, content="scores", advice="run again") as file:
+    with open_arrays(path, content="scores", advice="Run again") as file:
         return file["values"]
 
 
@@ -21,7 +21,7 @@ def test_arrays_are_read(tmp_path):
 
 def test_a_missing_file_is_named_with_advice(tmp_path):
     path = tmp_path / "some.npz"
-    expected = f"cannot read the scores because {path} does not exist; run again"
+    expected = f"cannot read the scores because {path} does not exist. Run again"
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         read(path)
 
@@ -40,5 +40,5 @@ def test_an_unreadable_file_is_named_with_the_reason_and_advice(tmp_path, write)
     path = tmp_path / "some.npz"
     with path.open("wb") as file:
         write(file)
-    with pytest.raises(UserError, match=rf"^cannot read the scores in {re.escape(str(path))} \(.+\); run again$"):
+    with pytest.raises(UserError, match=rf"^cannot read the scores in {re.escape(str(path))} \(.+\)\. Run again$"):
         read(path)

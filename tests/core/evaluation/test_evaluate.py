@@ -45,7 +45,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def score(run, tmp_path):
-    """Function that evaluates all sources; returns the tables and the (source, split) pairs that were not reused."""
+    """Return a function that evaluates all sources and returns tables and the newly scored (source, split) pairs."""
 
     def session(identity="id", reuse=True, shared_identity="shared", run=run):
         current, scored = [], []

@@ -82,7 +82,7 @@ def test_margins_of_the_accuracy_are_row_and_column_means():
 
 
 def test_models_of_equal_quality_have_no_variance_between_models(random):
-    """Chance alone spreads the accuracies of equal models, so their share is near 0; unequal models have one near 1."""
+    """Chance alone spreads accuracies of equal models, so their share is near 0. Unequal models have a share near 1."""
     alike, unlike = random.random((200, 400)) < 0.3, random.random((200, 400)) < random.uniform(0.1, 0.9, size=(200, 1))
     shares = [compute_accuracy_margins(1 - wrong_MN.mean(axis=1), wrong_MN).model_share for wrong_MN in (alike, unlike)]
     assert shares[0] < 0.25 and shares[1] > 0.98
@@ -176,7 +176,7 @@ def test_the_interval_of_a_difference_of_ious_covers_the_true_difference(random)
 
 
 def test_errors_that_all_models_of_a_source_share_widen_the_interval(random):
-    """100 models that fail together are one sample; an interval over models alone would exclude the truth."""
+    """100 models that fail together are one sample; an interval over models alone would exclude the true mean."""
 
     def make(with_images):
         def build(random, repeat):

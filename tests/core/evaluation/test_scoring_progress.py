@@ -17,7 +17,7 @@ OPTIONS = SourceOptions(num_baselines=4, noise=(0.1,), soup_candidates=6, num_tr
 
 
 class Recorder(StageProgress):
-    """Progress that records what each source counted, and the share at its start."""
+    """A progress that records the images that each source counts, and the share at its start."""
 
     def __init__(self):
         super().__init__()

@@ -13,7 +13,7 @@ OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
 @pytest.fixture
 def listed(tiny_checkpoints, tiny_generator):
-    """Function that returns all sources for some options, seed and checkpoints."""
+    """Return a function that lists all sources for some options, seed and checkpoints."""
 
     def build(options=OPTIONS, seed=0, checkpoints=tiny_checkpoints):
         generated_MD = torch.full((3, 60), 7.0)
@@ -31,7 +31,7 @@ def listed(tiny_checkpoints, tiny_generator):
 
 @pytest.fixture
 def make(listed):
-    """Function that returns the `make` of every source by name, for some options, seed and checkpoints."""
+    """Return a function that returns the `make` of every source by name, for some options, seed and checkpoints."""
 
     def build(*args, **kwargs):
         return {source.name: source.make for source in listed(*args, **kwargs)}

@@ -15,7 +15,7 @@ from tests.core.evaluation.tables import scores, table
 
 @pytest.fixture
 def tables():
-    """Score tables in which validation and test have different best models."""
+    """Return score tables in which validation and test have different best models."""
     return {
         "original": table(
             "original", scores([0.70, 0.80, 0.90, 0.60], seed=1), scores([0.8, 0.95, 0.7, 0.6], seed=2), seed=1

@@ -67,12 +67,12 @@ def world():
 
 
 def outcomes(verdict):
-    """The outcome of every comparison, by baseline."""
+    """Return the outcome of every comparison by baseline."""
     return {row.baseline.source: row.outcome for row in verdict.comparisons}
 
 
 def accuracy_decisions(verdict):
-    """The decision on the accuracy axis of every comparison, by baseline."""
+    """Return the decision on the accuracy axis of every comparison by baseline."""
     return {row.baseline.source: row.accuracy.decision for row in verdict.comparisons}
 
 

@@ -34,7 +34,7 @@ def generator():
 
 @pytest.fixture
 def vectors_KD():
-    """Correlated checkpoints, whose means and sizes differ between the parameter tensors."""
+    """Return correlated checkpoints whose means and sizes differ between the parameter tensors."""
     mixing = torch.randn(10, 10) * torch.tensor([1.0] * 4 + [0.1] * 4 + [5.0] * 2)
     return torch.randn(8, 10) @ mixing + torch.arange(10.0)
 

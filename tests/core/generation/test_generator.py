@@ -242,7 +242,7 @@ def test_a_file_that_names_code_to_run_is_refused_without_running_it(saved, tmp_
 def test_a_sampler_that_names_code_to_run_is_refused_without_running_it(saved, tmp_path, attack):
     scheduler = {**malicious_recipes(tmp_path / "ran")[attack], "_partial_": True}
     replace_recipes(saved, {"sampler": {"num_steps": 5, "scheduler": scheduler}})
-    with pytest.raises(UserError, match=f"_target_={re.escape(scheduler['_target_'])} must be"):
+    with pytest.raises(UserError, match=f"_target_={re.escape(scheduler['_target_'])} is invalid"):
         load_generator(saved).sample(0, [0])
     assert not (tmp_path / "ran").exists()
 
@@ -369,7 +369,7 @@ def test_a_file_is_read_as_the_kind_of_generator_that_it_names(tmp_path, tiny_ch
 
 
 def test_an_unknown_kind_is_named(tmp_path, copies):
-    with pytest.raises(UserError, match="unknown kind copies") as error:
+    with pytest.raises(UserError, match="unknown generator kind copies") as error:
         load_generator(tmp_path / "copies.safetensors")
     assert str(tmp_path / "copies.safetensors") in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Stderr as a terminal or a log file, and what a reader sees of it."""
+"""Stderr as a terminal or a log file, and the text that a reader sees on it."""
 
 import io
 import re

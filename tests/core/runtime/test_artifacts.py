@@ -52,8 +52,8 @@ def test_a_damaged_file_is_named(saved, damage):
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"^thing file .*absent not found; run this first$") as error:
-        load_artifact(tmp_path / "absent", "thing", hint="run this first")
+    with pytest.raises(UserError, match=r"^thing file .*absent not found\. Run this first$") as error:
+        load_artifact(tmp_path / "absent", "thing", hint="Run this first")
     assert str(tmp_path / "absent") in str(error.value)
 
 

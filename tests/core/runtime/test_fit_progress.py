@@ -60,7 +60,7 @@ def run_stage(folder, *extra, callbacks=(), max_epochs=EPOCHS, stages=None):
 
 
 def lines_of(folder, *extra, stops=False, **options):
-    """The lines that a log file gets from one session."""
+    """Return the lines that a log file gets from one session."""
     with stderr_as(io.StringIO()) as stream:
         if stops:
             with pytest.raises((RuntimeError, SystemExit)):
@@ -98,7 +98,7 @@ def test_a_resumed_fit_names_the_epochs_that_are_left(tmp_path, caplog):
 
 
 class RecordShare(Callback):
-    """Records how much of the stage is done after each step, and the estimate of the time left."""
+    """A callback that records how much of the stage is done after each step, and the estimate of the time left."""
 
     def __init__(self, stages):
         self.stages, self.shares, self.left = stages, [], []

@@ -12,7 +12,7 @@ MACHINE = 8_000_000 * 1024
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with 8 GB of available memory and 16 cores; its control groups are in a temporary folder."""
+    """Imitate a machine with 8 GB of available memory and 16 cores; its control groups are in a temporary folder."""
     (tmp_path / "meminfo").write_text("MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n")
     for name, place in {"MEMINFO": "meminfo", "CGROUPS": "groups", "OWN_CGROUP": "own"}.items():
         monkeypatch.setattr(memory, name, tmp_path / place)

@@ -25,7 +25,7 @@ def draw_every_state(monkeypatch):
 
 @contextmanager
 def console_logging(stream):
-    """A logger as Hydra sets it up, with one handler on the root."""
+    """Set up logging as Hydra does, with one handler on the root."""
     root, handler = logging.getLogger(), logging.StreamHandler(stream)
     before, level = root.handlers, root.level
     root.handlers = [handler]

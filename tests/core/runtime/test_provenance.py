@@ -19,7 +19,7 @@ def test_versions_are_those_that_run():
 
 def test_the_commit_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    assert read_git_state() == {}  # as in a downloaded archive, which has no git history
+    assert read_git_state() == {}  # a downloaded archive has no git history
 
     def git(*words):
         subprocess.run(

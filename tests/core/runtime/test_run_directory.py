@@ -21,7 +21,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run with SETTINGS and a file in every subfolder."""
+    """Return a finished run with SETTINGS and a file in every subfolder."""
     run = RunDirectory(tmp_path / "outputs" / "run")
     run.begin(CONFIG, SETTINGS, "train")
     for path in (
@@ -56,7 +56,7 @@ def test_training_with_other_settings_moves_the_earlier_run_aside_whole(run):
 
 
 def test_a_run_whose_training_state_was_deleted_still_knows_its_settings(run):
-    shutil.rmtree(run.training_state)  # as users do to save space
+    shutil.rmtree(run.training_state)  # users delete it to save space
     RunDirectory(run.path).begin(CONFIG, SETTINGS, "train")
     assert run.generator.exists()
     RunDirectory(run.path).begin(CONFIG, OTHER, "train")

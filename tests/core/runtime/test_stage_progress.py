@@ -74,7 +74,7 @@ def test_tracked_items_count_by_their_work():
 def test_the_time_left_follows_from_the_rate_after_the_first_step(clock):
     progress = StageProgress()
     with progress.part(units=10):
-        clock.now = 100  # for example a compilation
+        clock.now = 100  # a slow first step, such as a compilation
         progress.advance()
         assert progress.seconds_left is None
         clock.now = 102

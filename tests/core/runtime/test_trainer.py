@@ -214,7 +214,7 @@ def test_losses_are_kept_as_json_lines_with_stage_and_step(tmp_path):
 
 
 class Products(Callback):
-    """Records whether float32 products use TensorFloat-32 during a fit."""
+    """A callback that records whether float32 products use TensorFloat-32 during a fit."""
 
     def on_train_batch_start(self, *_):
         self.tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -246,14 +246,14 @@ def test_the_cpu_is_used_where_it_is_asked_for():
 
 
 class StopAtEpochEnd(Callback):
-    """Raises an error at the end of an epoch, after its last training state."""
+    """A callback that raises an error at the end of an epoch, after its last training state."""
 
     def on_train_epoch_end(self, *_):
         raise RuntimeError("stopped by the test")
 
 
 class StepsSeen(Callback):
-    """Records the numbers of the steps that a fit makes."""
+    """A callback that records the numbers of the steps that a fit makes."""
 
     def __init__(self):
         self.steps = []

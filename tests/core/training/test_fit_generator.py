@@ -27,7 +27,7 @@ DECAY, STEPS = 0.8, 23  # system.ema_decay and system.diffusion_steps of tiny_sy
 
 
 class RecordDiffusion(Callback):
-    """Records the latents of the diffusion stage, and the denoiser after each of its steps."""
+    """A callback that records the latents of the diffusion stage, and the denoiser after each of its steps."""
 
     def __init__(self):
         self.states = []
@@ -41,7 +41,7 @@ class RecordDiffusion(Callback):
 
 
 class StopDiffusionAfter(StopAfter):
-    """Ends the diffusion stage after `steps` of its steps."""
+    """A callback that ends the diffusion stage after `steps` of its steps."""
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):

@@ -1,4 +1,4 @@
-"""The averaged weights equal those of Lightning, and stay on the device of the training."""
+"""The averaged weights equal Lightning's averaged weights, and stay on the device of the training."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_the_average_equals_that_of_lightning(tmp_path, decay):
 
 
 class RecordDevices(Callback):
-    """Records the devices of the averaged weights at the last step."""
+    """A callback that records the devices of the averaged weights at the last step."""
 
     def __init__(self, average):
         self.average = average

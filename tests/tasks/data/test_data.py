@@ -42,12 +42,12 @@ def test_digits_have_the_documented_sizes(digit_images):
     assert image.shape == (1, 16, 16) and image.dtype == torch.float32 and 0 <= label <= 9
 
 
-def test_digits_splits_share_no_original_image(monkeypatch):
-    monkeypatch.setattr(digits, "DISTORTIONS", [v2.Identity()])  # so that copies of one original are equal
+def test_digits_splits_share_no_digit(monkeypatch):
+    monkeypatch.setattr(digits, "DISTORTIONS", [v2.Identity()])  # then all copies of one digit are equal
     data = digits.load(DataOptions("digits", root="unused"))
     seen = [{image.numpy().tobytes() for image, _ in split} for split in (data.train, data.val, data.test)]
     num_different = len(np.unique(load_digits().images, axis=0))
-    assert sum(map(len, seen)) == num_different, "an original is in two splits"
+    assert sum(map(len, seen)) == num_different, "a digit is in two splits"
 
 
 def test_digits_are_stratified(digit_images):
@@ -158,7 +158,7 @@ def test_pretrained_weights_bring_their_normalization_unless_another_is_asked_fo
         == list(CIFAR10_COLORS[0])
     )
     assert normalization("cifar10", vit, mean=[0.1], std=[1.0]) == [0.1, 0.1, 0.1]
-    assert len(normalization("mnist", vit)) == 1, "colors of another number of channels"
+    assert len(normalization("mnist", vit)) == 1, "these colors have another number of channels"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_images_are_resized_to_the_configured_size(tmp_path):
 
 
 def test_an_unknown_dataset_is_refused_with_similar_names():
-    with pytest.raises(UserError, match=r"task\.data\.dataset='cifar1O0'.*cifar100"):
+    with pytest.raises(UserError, match=r"task\.data\.dataset=cifar1O0 .*cifar100"):
         load_images(DataOptions("cifar1O0", root="unused"))
 
 

@@ -154,7 +154,7 @@ def test_pretrained_weights_keep_the_stem_that_they_were_trained_with(monkeypatc
 
 
 def test_unknown_names_are_refused_with_similar_names():
-    with pytest.raises(UserError, match=r"task\.model\.name='resnet81'.*resnet18"):
+    with pytest.raises(UserError, match=r"task\.model\.name=resnet81 .*resnet18"):
         build_classifier("resnet81", num_classes=10, channels=3, image_size=32)
 
 

@@ -26,7 +26,7 @@ def test_the_number_of_parameters_is_the_published_one(name):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/task/model/{name}.yaml"))
     model = build_classifier(**options, num_classes=10, channels=3, image_size=image_size)
     assert sum(parameter.numel() for parameter in model.parameters()) == num_params
-    assert resolve_subset(model, "all").num_params == num_params, "running statistics would be generated, too"
+    assert resolve_subset(model, "all").num_params == num_params, "running statistics would be generated as well"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

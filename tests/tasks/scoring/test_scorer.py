@@ -1,4 +1,4 @@
-"""Scoring with the frozen prefix equals the plain full forward pass, on every kind of network."""
+"""Tests that scoring with the frozen prefix equals the full forward pass, on every kind of network."""
 
 from contextlib import contextmanager, nullcontext
 
@@ -79,7 +79,7 @@ def test_scores_equal_an_independent_full_forward(name):
     ],
 )
 def test_no_model_changes_what_the_next_one_sees_wherever_the_cut_is(generated, inplace):
-    """Residual blocks add in place, possibly onto a tensor that crossed the cut and is cached for the next model."""
+    # Residual blocks add in place, possibly onto a tensor that crossed the cut and is cached for the next model.
     torch.manual_seed(0)
     model = build_classifier("test_resnet", num_classes=5, channels=3, image_size=16).eval()
     for module in model.modules():
@@ -273,7 +273,7 @@ def test_a_lower_precision_logs_how_often_it_agrees_with_fp32(caplog):
     lowered.precision = "bf16"
     with caplog.at_level("INFO"):
         exact_loss_M, lowered_loss_M = exact(vectors_MD).loss_M, lowered(vectors_MD).loss_M
-    assert exact.agreement is None and lowered.agreement == 0.75 and "75.00 % of 32 predictions" in caplog.text
+    assert exact.agreement is None and lowered.agreement == 0.75 and "75.00% of 32 predictions" in caplog.text
     assert (exact_loss_M == lowered_loss_M).tolist() == [False, True, True, True]
 
 

@@ -1,4 +1,4 @@
-"""The baseline that trains original checkpoints for a few more steps."""
+"""The baseline of fine-tuned checkpoints, which are trained for a few more steps."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
     vectors_MD = torch.stack([flatten(task.model, task.subset) + shift for shift in (0.0, 0.1)])
     given = vectors_MD.clone()
     tuned_MD = finetune(vectors_MD, task, make_optimizer=adamw, batch_size=8, num_steps=num_steps, seed=5)
-    assert torch.equal(vectors_MD, given), "the originals were changed"
+    assert torch.equal(vectors_MD, given), "the given vectors were changed"
 
     loader = make_training_loader(task.data.train, 8, derive_seed(5, "finetuned"))
     epochs = []

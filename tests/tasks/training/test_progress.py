@@ -1,4 +1,4 @@
-"""Training and collecting fill the stages of task_training.py."""
+"""Tests that training and collecting fill the stages of task_training.py."""
 
 import io
 import re

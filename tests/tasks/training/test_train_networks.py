@@ -103,7 +103,9 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
     cfg = independent_config()
     trained = train(cfg, data, tmp_path / "state")
     assert len(torch.unique(trained.last_RD, dim=0)) == 3
-    assert torch.equal(trained.last_RD[0], flatten(trained.model, trained.subset)), "the stored network is not run 0's"
+    assert torch.equal(trained.last_RD[0], flatten(trained.model, trained.subset)), (
+        "the stored network is not the first one"
+    )
     assert not trained.model.training and "layer4.0.bn2.running_var" in trained.subset.names
 
     seed = derive_seed(cfg.task.seed, "independent", 2)
@@ -164,7 +166,7 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
         "task.epochs=2",
         "task.batch_size=6",
     ]
-    cfg = task_config("task.param.subset=all", *options)  # without BatchNorm, whose statistics are of one process only
+    cfg = task_config("task.param.subset=all", *options)  # BatchNorm would keep statistics of one process only
     trained = train(cfg, data, tmp_path / "state")
 
     model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
