@@ -1,14 +1,16 @@
 """Scoring of all sources, with one table each. A stored table of the same settings is reused."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import numpy as np
 from torch import Tensor
 
 from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, name_soup
-from core.evaluation.scores import ScoreFn, ScoreTable
+from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.soup import list_soups
 from core.evaluation.sources import Material, Source, list_sources
 from core.evaluation.store import Identity, ScoreStore
@@ -16,6 +18,7 @@ from core.evaluation.trajectories import RECORDED_STEPS, record_trajectories
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
 
+log = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Source]], Iterable[Source]]
 BACKWARD = 2  # cost of the backward pass of a training step, in forward passes
 # A rough guess of the share of a run's scoring time that the trajectories take.
@@ -131,4 +134,28 @@ def score_source(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable
     start = time.perf_counter()
     vectors_MD = source.make()
     scores = {split: score_fns[split](vectors_MD) for split in source.splits}
+    for split in source.splits:
+        warn_of_nan(source.name, split, scores[split])
     return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start)
+
+
+def warn_of_nan(source: str, split: str, scores: Scores) -> None:
+    """Log which models give NaN instead of probabilities on a split."""
+    broken = np.flatnonzero(np.isnan(scores.loss_M))
+    if len(broken):
+        log.warning(
+            "%s: %d of %d models give NaN on %s images (%s). These predictions count as wrong, "
+            "and the soft vote leaves them out",
+            source,
+            len(broken),
+            len(scores.loss_M),
+            split,
+            format_numbers(broken),
+        )
+
+
+def format_numbers(numbers: np.ndarray, most: int = 5) -> str:
+    """Return the first numbers as text, such as "models 3, 17 and 4 more"."""
+    shown = ", ".join(str(number) for number in numbers[:most])
+    more = len(numbers) - most
+    return f"models {shown}" + (f" and {more} more" if more > 0 else "")

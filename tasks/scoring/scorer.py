@@ -4,6 +4,7 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -42,10 +43,14 @@ class Tally:
 
     @classmethod
     def from_log_probabilities(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
-        """Build the tally from the log-probabilities (M, B, classes) and the labels (B,)."""
+        """Build the tally from the log-probabilities (M, B, classes) and the labels (B,).
+
+        NaN predicts no class, so it counts as wrong. The loss and the confidence stay NaN.
+        """
         confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
         labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
-        return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], predicted_MB != labels_B, confidence_MB.exp())
+        wrong_MB = (predicted_MB != labels_B) | confidence_MB.isnan()
+        return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], wrong_MB, confidence_MB.exp())
 
     @classmethod
     def join(cls, chunks: Sequence["Tally"]) -> "Tally":
@@ -64,10 +69,15 @@ class Tally:
 
     @property
     def ece_M(self) -> np.ndarray:
-        """The expected calibration error, 15 bins.  Guo et al. 2017, Eq. 3."""
+        """The expected calibration error, 15 bins (Guo et al. 2017, Eq. 3); NaN if a confidence is NaN."""
         pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
         return np.array(
-            [binary_calibration_error(confidence, correct.int(), n_bins=15).item() for confidence, correct in pairs]
+            [
+                math.nan
+                if confidence.isnan().any()
+                else binary_calibration_error(confidence, correct.int(), n_bins=15).item()
+                for confidence, correct in pairs
+            ]
         )
 
 
@@ -228,7 +238,7 @@ class Scorer:
                     self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
                 with self._lower_precision():
                     log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
-                mean_log_1BC = log_MBC.exp().mean(dim=0, keepdim=True).log()
+                mean_log_1BC = log_MBC.exp().nanmean(dim=0, keepdim=True).log()  # A NaN does not spoil the vote.
                 tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
                 votes.append(Tally.from_log_probabilities(mean_log_1BC, chunk.labels_B))
         if first_call:
