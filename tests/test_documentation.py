@@ -23,6 +23,7 @@ from core.command_line.entry_point import CONFIGS, convert_group_override, to_pl
 from core.command_line.ranges import check_ranges
 from core.evaluation.verdict import Novelty, Outcome
 from core.report.captions import CAPTIONS
+from core.report.sentences import NOVELTY
 from core.report.style import FAMILY_STYLES
 from core.report.tables import MEASURES
 from core.training.system import SystemSpec
@@ -244,6 +245,10 @@ def test_the_page_on_the_report_explains_all_that_is_in_it():
     columns = {name.strip() for cell in first_column("Columns") for name in cell.split(",")}
     assert {column.label.removesuffix(" %") for column, _ in MEASURES.values()} <= columns
     assert {*Outcome, *Novelty} <= set(first_column("Verdict"))
+    page = PAGES["docs/reading_the_report.md"].read_text()
+    for novelty in Novelty:
+        (said,) = re.findall(rf"^\| {novelty} \| (.*?)\. \|", page, re.MULTILINE)
+        assert NOVELTY[novelty].startswith(said)
     figures = {title.strip() for cell in first_column("Figures")[1:] for title in cell.split(",")}
     assert figures == {caption.title for caption in CAPTIONS.values()}
 

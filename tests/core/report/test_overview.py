@@ -78,7 +78,7 @@ def test_the_key_numbers_are_those_of_the_verdict():
     assert (accuracy.value, accuracy.tone) == ("+1.00 points", "good") and "+0.50 to +2.00" in accuracy.detail
     assert (iou.value, iou.tone) == ("−0.050", "neutral") and "−0.100 to +0.010" in iou.detail
     assert "0.800" in iou.detail and "0.850" in iou.detail
-    assert copies.value == "25%" and "average_16: 0 %" in copies.detail
+    assert copies.value == "25%" and "average_16: 0%" in copies.detail
 
 
 def test_numbers_that_the_verdict_lacks_are_left_out():
