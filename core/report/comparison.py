@@ -57,7 +57,7 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
     """Return one row per run: its name, the settings that differ, its numbers, and the paper's numbers if any."""
     differing, published = differing_settings(runs), [find_paper_accuracies(run.files) for run in runs]
     columns = [
-        Column("data set, model"),
+        Column("dataset, model"),
         *(Column(name.removesuffix(CLASS)) for name in differing),
         *COLUMNS.values(),
     ]
