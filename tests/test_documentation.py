@@ -1,4 +1,4 @@
-"""Checks of the pages: their links, commands, overrides, defaults and examples fit the code and configs/."""
+"""The pages fit the code and configs/: their links, commands, overrides, defaults and examples are correct."""
 
 import argparse
 import importlib
@@ -23,6 +23,7 @@ from core.command_line.entry_point import CONFIGS, convert_group_override, to_pl
 from core.command_line.ranges import check_ranges
 from core.evaluation.verdict import Novelty, Outcome
 from core.report.captions import CAPTIONS
+from core.report.sentences import NOVELTY
 from core.report.style import FAMILY_STYLES
 from core.report.tables import MEASURES
 from core.training.system import SystemSpec
@@ -35,20 +36,20 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENTRY_POINTS = ("task_training.py", "train_p_diff.py")
-SHELL_SCRIPTS = {  # script that hands its arguments to both entry points -> the arguments that it adds
+SHELL_SCRIPTS = {  # a script that hands its arguments to both entry points -> the arguments that it adds
     "scripts/quickstart.sh": [],
     "cifar100_resnet18_k200.sh": ["experiment=cifar100_resnet18_k200"],
 }
-PARSERS = {"scripts/gpu_check.sh": "scripts.gpu_check"}  # script -> the module that parses its arguments
+PARSERS = {"scripts/gpu_check.sh": "scripts.gpu_check"}  # a script -> the module that parses its arguments
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """Fenced blocks of one language."""
+    """Return the fenced blocks of one language."""
     return [code for found, code in BLOCK.findall(PAGES[page].read_text()) if found == language]
 
 
 def commands(page: str) -> list[list[str]]:
-    """Every command of the page's bash blocks as words, with the page's own variables put in."""
+    """Return every command of the page's bash blocks as words, with the variables of the page replaced."""
     variables: dict[str, str] = {}
     found = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
@@ -62,7 +63,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def split_at(words: list[str], separator: str) -> Iterator[list[str]]:
-    """The parts between separators."""
+    """Yield the parts between separators."""
     while separator in words:
         yield words[: words.index(separator)]
         words = words[words.index(separator) + 1 :]
@@ -70,7 +71,7 @@ def split_at(words: list[str], separator: str) -> Iterator[list[str]]:
 
 
 def hydra_arguments(words: list[str]) -> list[str] | None:
-    """What a command hands to an entry point; None for any other command."""
+    """Return the arguments that a command hands to an entry point, or None for any other command."""
     if words[0] == "python" and words[1] in ENTRY_POINTS:
         return words[2:]
     if words[0] == "bash" and words[1] in SHELL_SCRIPTS:
@@ -79,7 +80,7 @@ def hydra_arguments(words: list[str]) -> list[str] | None:
 
 
 def parsed_module(words: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The module with an argument parser that a command runs, and its arguments; nothing for any other command."""
+    """Yield the module that parses a command's arguments, and the arguments; yield nothing for other commands."""
     if words[:2] == ["python", "-m"] and words[2].startswith("scripts."):
         yield words[2], words[3:]
     if words[0] == "bash" and words[1] in PARSERS:
@@ -88,14 +89,14 @@ def parsed_module(words: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 @cache
 def composed(*overrides: str) -> DictConfig:
-    """The configuration under these overrides."""
+    """Return the configuration with these overrides."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("base", overrides=list(overrides), return_hydra_config=True)
 
 
 def jobs(arguments: list[str]) -> list[list[str]]:
-    """The overrides of each job of a command; one job unless it is a multirun."""
-    words = [word.replace("${hydra:job.num}", "0") for word in arguments]  # only Hydra's own launcher numbers jobs
+    """Return the overrides of each job of a command, which is one job unless it is a multirun."""
+    words = [word.replace("${hydra:job.num}", "0") for word in arguments]  # Only Hydra's launcher numbers jobs.
     if "--cfg" in words:
         del words[words.index("--cfg") : words.index("--cfg") + 2]
     overrides = [convert_group_override(word) for word in words if word not in ("-m", "[overrides]")]
@@ -121,7 +122,7 @@ def test_a_page_starts_with_a_command(page):
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     text = BLOCK.sub("", path.read_text())
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
@@ -160,7 +161,7 @@ def test_a_command_fits_the_configuration(arguments):
 
 
 class Parsed(Exception):
-    """The arguments were accepted."""
+    """Exception that stops a script after its arguments were accepted."""
 
 
 @pytest.mark.parametrize("command", PARSED, ids=[f"{page} {' '.join(given)}" for given, page in PARSED.items()])
@@ -217,14 +218,14 @@ def test_an_override_exists_with_its_default(name, default, meaning):
 def test_every_setting_of_a_section_is_on_the_page():
     documented = {name for name, _, _ in OVERRIDES}
     cfg = OmegaConf.masked_copy(composed(), ["task", "system", "generation", "evaluation", "scoring"])
-    # A class and the arguments that only it knows are described with their section.
+    # The page describes a class and its own arguments together with their section.
     own = re.compile(r"_target_$|_partial_$|\.scheduler\.|\.fused$|\.kind$|\.name$")
     names = {name for name in leaves(OmegaConf.to_container(cfg)) if not own.search(name)}
     assert len(names) > 60 and not names - documented
 
 
 def leaves(node: Any, name: str = "") -> Iterator[str]:
-    """Dotted names of all values; a list or an empty section is a value."""
+    """Yield the dotted names of all values. A list or an empty section is a value."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from leaves(value, f"{name}.{key}" if name else key)
@@ -233,7 +234,7 @@ def leaves(node: Any, name: str = "") -> Iterator[str]:
 
 
 def first_column(heading: str) -> list[str]:
-    """The first cells of the tables in one section of the page on the report."""
+    """Return the first cells of the tables in one section of the page on the report."""
     text = PAGES["docs/reading_the_report.md"].read_text()
     section = text[text.index(f"\n## {heading}\n") + 1 :].partition("\n## ")[0]
     return [cell.strip("`") for cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE)]
@@ -244,6 +245,10 @@ def test_the_page_on_the_report_explains_all_that_is_in_it():
     columns = {name.strip() for cell in first_column("Columns") for name in cell.split(",")}
     assert {column.label.removesuffix(" %") for column, _ in MEASURES.values()} <= columns
     assert {*Outcome, *Novelty} <= set(first_column("Verdict"))
+    page = PAGES["docs/reading_the_report.md"].read_text()
+    for novelty in Novelty:
+        (said,) = re.findall(rf"^\| {novelty} \| (.*?)\. \|", page, re.MULTILINE)
+        assert NOVELTY[novelty].startswith(said)
     figures = {title.strip() for cell in first_column("Figures")[1:] for title in cell.split(",")}
     assert figures == {caption.title for caption in CAPTIONS.values()}
 

@@ -22,8 +22,8 @@ from core.report.style import (
     use_plain_log_ticks,
 )
 
-BACKGROUND = "#b5b5b5"  # models of the sources that a figure does not put in front
-RIDGE_HEIGHT = 0.85  # of 1 per row
+BACKGROUND = "#b5b5b5"  # the color of models whose source stands in the background
+RIDGE_HEIGHT = 0.85  # the height of the tallest bar; rows are 1 apart
 
 
 @styled
@@ -33,8 +33,8 @@ def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str,
     Only the originals and the generated models have dots of their source's color and shape.
 
     Args:
-        accuracy: (M,) in [0, 1], by source.
-        iou: maximum IoU with an original (M,), by source.
+        accuracy: Accuracies (M,) in [0, 1], by source.
+        iou: Maximum IoU with an original (M,), by source.
     """
     drawn = make_figure(5.0)
     axes = drawn.subplots()
@@ -79,15 +79,15 @@ def draw_ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float,
     """Draw one histogram per source on a shared scale, one above the other. A single model is a line.
 
     Args:
-        values: (M,) by source.
-        label: label of the horizontal axis.
-        mark: a value to compare with, and its label.
+        values: Values (M,) by source.
+        label: The label of the horizontal axis.
+        mark: A value to compare with, and its label.
     """
     drawn = make_figure(1.4 + 0.36 * len(values))
     axes = drawn.subplots()
     styles = source_styles(values)
     edges, scale = choose_bins(np.concatenate([*values.values(), *([[mark[0]]] if mark else [])]))
-    upwards = list(values)[::-1]  # so that the first source stands at the top
+    upwards = list(values)[::-1]  # The first source stands at the top.
     for row, source in enumerate(upwards):
         values_M = values[source]
         color = styles[source][0]
@@ -96,7 +96,8 @@ def draw_ridges(values: Mapping[str, np.ndarray], label: str, mark: tuple[float,
             tops = row + RIDGE_HEIGHT * counts / counts.max()
             axes.stairs(tops, edges, baseline=row, fill=True, color=color, alpha=0.85, zorder=3)
         (median,) = axes.plot([np.median(values_M)] * 2, [row, row + RIDGE_HEIGHT], color="black", lw=1.4, zorder=4)
-        median.set_path_effects([Stroke(linewidth=3.4, foreground="white"), Normal()])  # visible on dark histograms
+        # A white outline keeps the median visible on dark bars.
+        median.set_path_effects([Stroke(linewidth=3.4, foreground="white"), Normal()])
         axes.axhline(row, color="#bbbbbb", lw=0.8)
     if mark:
         axes.axvline(mark[0], color="#b2182b", ls="--", lw=1.3, zorder=2, label=mark[1])
@@ -125,9 +126,9 @@ def draw_iou_matrix(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[
     """Draw the IoU of every pair of models, with one block per pair of sources.
 
     Args:
-        iou_SS: in [0, 1], models in the order of `sources`.
-        sources: names of the blocks.
-        sizes: number of models of each source.
+        iou_SS: IoU in [0, 1], with models in the order of `sources`.
+        sources: The names of the blocks.
+        sizes: The number of models of each source.
     """
     drawn = make_figure(5.0)
     axes = drawn.subplots()
@@ -158,8 +159,8 @@ def draw_accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarr
     """Draw one thin line per trajectory and their mean, from noise (left) to weights (right; the paper's Figure 5b).
 
     Args:
-        timesteps_S: recorded timesteps.
-        accuracy_TS: validation accuracy in [0, 1].
+        timesteps_S: The recorded timesteps.
+        accuracy_TS: Validation accuracy in [0, 1].
     """
     drawn = make_figure(4.0)
     axes = drawn.subplots()

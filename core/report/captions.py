@@ -1,4 +1,4 @@
-"""The words beside each figure: its title, how to read it, and what would be good or bad."""
+"""The words beside each figure: its title, how to read it, and which pictures are good or bad."""
 
 from typing import NamedTuple
 
@@ -7,38 +7,39 @@ class Caption(NamedTuple):
     """The words beside one figure."""
 
     title: str
-    reading: str  # what the marks mean
-    good: str  # what would be good, continuing after "Good:"
-    bad: str  # what would be bad, continuing after "Bad:"
+    reading: str  # how to read the marks
+    good: str  # the good case, a text that continues "Good:"
+    bad: str  # the bad case, a text that continues "Bad:"
 
 
-CAPTIONS = {  # by the name of the figure
+CAPTIONS = {  # The keys are the names of the figures.
     "differences": Caption(
         "Generated models against each other source",
-        "Each row is p_diff minus another source of weights (explained under the table of sources), with the 95% "
-        "interval of the difference. The side on which p_diff is better is shaded.",
+        "Each row shows the difference between p_diff and another source of weights (explained under the table of "
+        "sources), with its 95% interval. The side on which p_diff is better is shaded.",
         "filled circles in both panels, above all in the row of the averages.",
         "crosses, or empty circles throughout, because averaging and noise need no generative model.",
     ),
     "accuracy_vs_max_iou": Caption(
         "Accuracy and novelty of every source",
         "Each labeled marker is the mean of a source. Dark dots are single checkpoints (original), orange diamonds "
-        "single generated models, and pale dots models of the other sources. The maximum IoU is the share of wrong "
-        "test images that a model has in common with its most similar original, where 1 means the same errors.",
+        "single generated models, and pale dots models of the other sources. Max IoU is the share of wrong test "
+        "images that a model has in common with its most similar original, where 1 means the same errors.",
         "p_diff above and left of the averages, so more accurate and newer.",
-        "p_diff far right, like copies of originals, or on top of the averages, which are free.",
+        "p_diff far right, where models repeat the errors of originals, or in the same place as the averages, which "
+        "need no training.",
     ),
     "max_iou": Caption(
         "Errors shared with the nearest original",
-        "One histogram per source of its models' maximum IoU, the share of wrong test images in common with the most "
+        "One histogram per source of the max IoU of its models, the share of wrong test images in common with the most "
         "similar original. The black line is the median. An original is compared with the other originals.",
         "p_diff left of original, so that its models make other errors.",
         "p_diff near 1, where models repeat the errors of an original.",
     ),
     "iou_matrix": Caption(
         "Which sources make the same errors",
-        "Each pixel compares the errors of two models, with a random sample of models per source. Bright pairs are "
-        "wrong on the same test images.",
+        "Each pixel compares the errors of two models from a random sample of each source. The two models of a bright "
+        "pixel are wrong on the same test images.",
         "a dark p_diff block on the diagonal, so that generated models differ from each other.",
         "a bright p_diff block on the diagonal (little diversity), or a bright block where p_diff meets an average "
         "(the same behavior).",
@@ -57,7 +58,7 @@ CAPTIONS = {  # by the name of the figure
         "generated model to the farthest, then come two originals for scale. Bright weights lie above the originals' "
         "mean, dark ones below.",
         "pairs of p_diff that differ as much as the pairs of originals.",
-        "the two rows of a pair look the same, which means a copy.",
+        "pairs of p_diff whose two rows look the same, which means a copy.",
     ),
     "weight_densities": Caption(
         "Distribution of single weights",
@@ -98,7 +99,7 @@ CAPTIONS = {  # by the name of the figure
         "Generation starts from noise (left) and ends with weights (right). Each thin line is the validation accuracy "
         "of one model if generation stopped at that step, and the thick line is the mean.",
         "the lines rise and meet at a high accuracy.",
-        "they end low or far apart. If they are flat from the start, the decoder alone makes good weights and "
+        "the lines end low or far apart. If they are flat from the start, the decoder alone makes good weights and "
         "diffusion adds little.",
     ),
     "training_history": Caption(

@@ -10,7 +10,7 @@ from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
 
-# Settings of where and how a run was made, which do not change its numbers. `kind` follows from its whole section.
+# These settings say where and how a run was made and do not change its numbers. `kind` is known from its section.
 IGNORED_SETTINGS = (
     "mode",
     "output_dir",
@@ -20,8 +20,8 @@ IGNORED_SETTINGS = (
     "task.data.num_workers",
 )
 IGNORED_PREFIXES = ("trainer.", "logger.", "experiment")
-CLASS = "._target_"  # last part of a setting that names the class of its section
-SEED = "seed"  # end of a setting whose values make repetitions of a run, not a sweep
+CLASS = "._target_"  # A setting whose name ends like this names the class of its section.
+SEED = "seed"  # A setting whose name ends like this only repeats a run, so it is not a sweep.
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ComparedRun:
 
     @property
     def group(self) -> tuple[str, str]:
-        """Data set and architecture, which make one row of the paper's table."""
+        """Dataset and architecture, which make one row of the paper's table."""
         return str(self.files.dataset), str(self.files.model)
 
 
@@ -66,7 +66,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
 
 
 def sort_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Sort the runs of each data set and architecture by the settings in which they differ.
+    """Sort the runs of each dataset and architecture by the settings in which they differ.
 
     Numbers are sorted by size. Other values keep the order in which the runs were given.
     """
@@ -89,9 +89,9 @@ def sort_key(run: ComparedRun, name: str, given: Sequence[str]) -> float:
 
 
 def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return the names of the settings that differ among runs of the same data set and architecture.
+    """Return the names of the settings that differ among runs of the same dataset and architecture.
 
-    Settings that say nothing new are left out. If runs use different classes for a section, only the class is returned,
+    Redundant settings are left out. If runs use different classes for a section, only the class is returned,
     not the options of each class. If several settings always change together, only the first of them with a number is
     returned, or the first one if none has a number.
     """
@@ -115,7 +115,10 @@ def swept_settings(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def change_pattern(runs: Sequence[ComparedRun], name: str) -> tuple[Any, ...]:
-    """Return a pattern that is equal for settings that always change together. Seeds only match other seeds."""
+    """Return a pattern of the values of a setting over the runs.
+
+    Settings with equal patterns always change together. The pattern of a seed never equals that of another setting.
+    """
     values = [repr(run.settings.get(name)) for run in runs]
     return name.endswith(SEED), *map(values.index, values)
 
@@ -128,7 +131,7 @@ def enclosing_classes(run: ComparedRun, name: str) -> tuple[Any, ...]:
 
 
 def group_runs(runs: Sequence[ComparedRun]) -> dict[tuple[str, str], list[ComparedRun]]:
-    """Return the runs by data set and architecture."""
+    """Return the runs by dataset and architecture."""
     groups: dict[tuple[str, str], list[ComparedRun]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)
@@ -136,5 +139,5 @@ def group_runs(runs: Sequence[ComparedRun]) -> dict[tuple[str, str], list[Compar
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a setting is a number; true and false are not."""
+    """Return whether a setting is a number. Booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

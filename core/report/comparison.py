@@ -12,16 +12,16 @@ from core.report.style import save
 from core.report.sweep_figure import Point, draw_sweep
 from core.runtime.artifacts import replace_atomically
 
-CHOSEN_HELD_OUT = "of the one with the best accuracy on validation images, which are held out from training and test"
+CHOSEN_HELD_OUT = "with the best accuracy on validation images, which are held out from training and test"
 COLUMNS = {
     "original_best": Column("original %", "test accuracy of the best checkpoint on test, as in the paper"),
-    "ensemble_best": Column("ensemble %", "test accuracy of one model, the mean of all checkpoints' weights"),
+    "ensemble_best": Column("ensemble %", "test accuracy of one model whose weights are the mean of all checkpoints"),
     "p_diff_best": Column("p_diff %", "test accuracy of the best generated model on test, as in the paper"),
     "original_mean": Column("original mean %", "mean test accuracy of the checkpoints"),
     "p_diff_mean": Column("p_diff mean %", "mean test accuracy of the generated models"),
-    "original_held_out": Column("original held out %", f"of the checkpoints, the test accuracy {CHOSEN_HELD_OUT}"),
+    "original_held_out": Column("original held out %", f"test accuracy of the checkpoint {CHOSEN_HELD_OUT}"),
     "ensemble_held_out": Column("ensemble held out %", "equals ensemble %, because there is one model to choose from"),
-    "p_diff_held_out": Column("p_diff held out %", f"of the generated models, the test accuracy {CHOSEN_HELD_OUT}"),
+    "p_diff_held_out": Column("p_diff held out %", f"test accuracy of the generated model {CHOSEN_HELD_OUT}"),
     "p_diff_max_iou": Column(
         "p_diff max IoU",
         "share of wrong test images that a generated model has in common with its most similar checkpoint, mean over "
@@ -36,12 +36,12 @@ SWEEP_CAPTION = (
     "markers below half-filled ones, or a max IoU near 1, which means copies."
 )
 PAPER_COLUMN = Column(
-    "paper: original / ensemble / p_diff", "published best test accuracies for this data set and architecture"
+    "paper: original / ensemble / p_diff", "published best test accuracies for this dataset and architecture"
 )
 
 
 def read_numbers(run: ComparedRun) -> dict[str, float | None]:
-    """Return the numbers of a run by the names in `COLUMNS`, accuracies in [0, 1], None for a missing one."""
+    """Return the numbers of a run by the names in `COLUMNS`. Accuracies are in [0, 1]; missing numbers are None."""
     best, held_out = run.files.metrics["paper_protocol"], run.files.metrics["held_out_protocol"]
     original, p_diff = run.rows.get(ORIGINAL, {}), run.rows.get(GENERATED, {})
     return {
@@ -57,7 +57,7 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
     """Return one row per run: its name, the settings that differ, its numbers, and the paper's numbers if any."""
     differing, published = differing_settings(runs), [find_paper_accuracies(run.files) for run in runs]
     columns = [
-        Column("data set, model"),
+        Column("dataset, model"),
         *(Column(name.removesuffix(CLASS)) for name in differing),
         *COLUMNS.values(),
     ]

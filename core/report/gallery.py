@@ -1,4 +1,4 @@
-"""The figures of a run: which ones its files allow, from which arrays, saved as PNG and SVG.
+"""The figures that the files of a run allow, drawn from their arrays and saved as PNG and SVG.
 
 M models · K originals · D numbers in one vector · L numbers in one latent · N test images · P points in a map.
 """
@@ -19,9 +19,9 @@ from core.report.style import save
 from core.report.verdict_figure import draw_differences
 
 MOST_IN_MATRIX = 40  # models per source in the IoU matrix
-MOST_POINTS = 400  # points in one map; t-SNE takes a few seconds for that many
+MOST_POINTS = 400  # points in one map; t-SNE takes a few seconds for so many points
 NUM_PAIRS, NUM_WEIGHTS, NUM_DENSITIES = 4, 96, 6
-SEED = 0  # seed of every random choice, so that a rebuilt report is identical
+SEED = 0  # the seed of every random choice, so that a rebuilt report is identical
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Exhibit:
     svg: Path
 
 
-PlannedFigure = tuple[str, Callable[[], Figure]]  # its name, and the function that draws it
+PlannedFigure = tuple[str, Callable[[], Figure]]  # the name of a figure, and the function that draws it
 
 
 def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
-    """Draw and save every figure that the run's files allow, and note each one that fails in the run's problems.
+    """Draw and save every figure that the run's files allow, and note each failure in the run's problems.
 
     Figures of an earlier report are removed if this report lacks them, because they would show outdated numbers.
     """
@@ -49,7 +49,7 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
             files = save(draw(), folder, name)
         except (ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
             # Degenerate numbers, such as those of a diverged model, must not prevent the rest of the report.
-            run.note(f"the figure “{caption.title}” could not be drawn ({error})")
+            run.note(f"the figure {caption.title!r} could not be drawn ({error})")
             continue
         exhibits.append(Exhibit(name, caption, files["png"], files["svg"]))
     current = {path for exhibit in exhibits for path in (exhibit.png, exhibit.svg)}
@@ -67,7 +67,10 @@ def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
             yield from plan_similarity_figures(run)
         yield from plan_distance_figures(run)
     elif run.tables:
-        run.note("most figures compare models with the originals, so they are missing without the scores of original")
+        run.note(
+            "the scores of original are missing, and with them most figures, because they compare models with the "
+            "originals"
+        )
     if run.tables:
         yield from plan_maps(run)
     yield from plan_history_figures(run)
@@ -123,14 +126,14 @@ def find_nearest_pairs(
     """Return models with their nearest originals: generated ones from the closest to the farthest, then two originals.
 
     Args:
-        run: holds the weights.
-        distances: between models and originals (M, K), by source.
+        run: The files of the run, which hold the weights.
+        distances: Distances between models and originals (M, K), by source.
 
     Returns:
         (name, weights, name of the original, its weights) per pair, in standard deviations from the originals' mean.
 
     Raises:
-        ValueError: all originals are equal.
+        ValueError: All originals are equal.
     """
     originals_KD = run.tables[ORIGINAL].vectors_MD
     mean_D, spread_D = originals_KD.mean(0), originals_KD.std(0)
@@ -151,7 +154,7 @@ def find_nearest_pairs(
 
 
 def plan_densities(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield the densities of single weights, for the sources meant to follow the originals' distribution."""
+    """Yield the figure of the densities of single weights, for sources that should follow those of the originals."""
     samples = {
         source: run.tables[source].vectors_MD for source in (ORIGINAL, GENERATED, "gaussian") if source in run.tables
     }
@@ -167,14 +170,14 @@ def plan_densities(run: RunFiles) -> Iterator[PlannedFigure]:
 
 
 def plan_maps(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield PCA and t-SNE of weights and of latents."""
+    """Yield the PCA and t-SNE maps of weights and of latents."""
     latents = {source: table.latents_ML for source, table in run.tables.items() if table.latents_ML is not None}
     yield from plan_maps_of("weights", {source: table.vectors_MD for source, table in run.tables.items()})
     yield from plan_maps_of("latents", latents)
 
 
 def plan_maps_of(space: str, vectors: Mapping[str, np.ndarray]) -> Iterator[PlannedFigure]:
-    """Yield PCA and t-SNE of one space, or nothing if vectors differ in length or there are fewer than 5."""
+    """Yield the PCA and t-SNE maps of one space; yield nothing if vectors differ in length or are fewer than 5."""
     if len({vectors_MD.shape[1] for vectors_MD in vectors.values()}) != 1:
         return
     share = -(-MOST_POINTS // len(vectors))
@@ -199,13 +202,13 @@ def plan_maps_of(space: str, vectors: Mapping[str, np.ndarray]) -> Iterator[Plan
 
 
 def split_by_source(points_P2: np.ndarray, shown: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Split the points among the sources whose vectors `shown` holds in the same order."""
+    """Return the points (M, 2) of each source, given the points of all sources in the order of `shown`."""
     ends = np.cumsum([len(vectors_MD) for vectors_MD in shown.values()])
     return dict(zip(shown, np.split(points_P2, ends[:-1]), strict=True))
 
 
 def plan_history_figures(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield the figures of generation, step by step, and of classifier training, epoch by epoch."""
+    """Yield the figure of the steps of generation and the figure of the epochs of classifier training."""
     if (trajectories := run.trajectories) is not None:
         yield (
             "reverse_diffusion",

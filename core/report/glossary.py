@@ -13,15 +13,16 @@ from core.evaluation.kinds import (
     split_number,
 )
 
-EXPLANATIONS = {  # by family; {} is the number in the name of a source
+EXPLANATIONS = {  # The keys are families of sources; {} stands for the number in the name of a source.
     ORIGINAL: "the K trained checkpoints that the generator learned from",
-    ENSEMBLE: "one model whose weights are the mean of all K checkpoints (the paper's name, no models vote)",
+    ENSEMBLE: "one model whose weights are the mean of all K checkpoints. The paper calls it the ensemble, but "
+    "its models do not vote",
     GENERATED: "the M generated models",
     RECONSTRUCTED: "each checkpoint encoded and decoded again, which shows what the autoencoder alone loses",
     NOISED: "checkpoints plus Gaussian noise of {} times the standard deviation of each tensor",
     AVERAGE: "each model is the mean of {} random checkpoints",
     "interpolated": "each model lies at a random point between two random checkpoints",
-    "gaussian": "models drawn from a Gaussian fitted to the checkpoints, each weight independently",
+    "gaussian": "models drawn from a Gaussian fitted to the checkpoints, with independent weights",
     "gaussian_full": "models drawn from a Gaussian fitted to the checkpoints, with the covariances between weights",
     FINETUNED: "checkpoints trained for a few more steps",
 }

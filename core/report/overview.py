@@ -10,11 +10,11 @@ from core.report.run_files import RunFiles
 from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
-PARTS = ("autoencoder", "denoiser")  # sections of the system that name a class
+PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
 
 
 class KeyNumber(NamedTuple):
-    """One number of the verdict, with all that is needed to read it."""
+    """One number of the verdict with the words that explain it."""
 
     label: str
     value: str
@@ -34,7 +34,7 @@ def describe_run(run: RunFiles) -> dict[str, str]:
 
 
 def describe_training(run: RunFiles, count: int | None) -> str:
-    """Describe the checkpoints: their network and data set, how many there are, and which parameters they hold."""
+    """Describe the checkpoints: their network and dataset, how many there are, and which parameters they hold."""
     original = run.tables.get(ORIGINAL)
     numbers = f"D = {original.vectors_MD.shape[1]:,} numbers each" if original is not None else ""
     parameters = describe_parameters(run)
@@ -45,10 +45,12 @@ def describe_training(run: RunFiles, count: int | None) -> str:
 
 
 def describe_parameters(run: RunFiles) -> str:
-    """Name the parameters that are generated, an empty text if config.yaml does not say."""
+    """Name the parameters that are generated; return an empty text if config.yaml does not say."""
     subset, count = run.task_setting("param", "subset"), run.task_setting("param", "count")
     if subset == "last_norms":
-        return f"weights and biases of the last {count} normalization layers" if count else "the last norm layers"
+        return (
+            f"weights and biases of the last {count} normalization layers" if count else "the last normalization layers"
+        )
     if subset == "all":
         return "every parameter of the network"
     return "parameters named " + ", ".join(map(str, subset)) if isinstance(subset, list) else ""
@@ -74,7 +76,7 @@ def describe_measurement(run: RunFiles, others: int) -> str:
 
 
 def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
-    """Return accuracy and novelty against the most accurate average of checkpoints, and the share of near-copies."""
+    """Return accuracy and novelty compared with the most accurate average, and the share of near-copies."""
     if verdict is None:
         return []
     baseline = verdict.best_average
@@ -97,7 +99,7 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
                 format_signed(against.max_iou.value),
                 word_decision(against.max_iou, "newer", "less new"),
                 f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
-                "the most similar checkpoint (1: all), so below 0 is newer.",
+                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer.",
                 choose_tone(against.max_iou),
             )
         )
@@ -123,7 +125,7 @@ def word_decision(difference: Difference, better: str, worse: str) -> str:
 
 
 def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -> str:
-    """Return the interval as a sentence with a space after it, an empty text if there is none."""
+    """Return the interval as a sentence with a space after it, or an empty text if there is none."""
     if difference.interval is None:
         return ""
     return f"95% interval {format_signed_interval(difference.interval, scale, decimals)}. "

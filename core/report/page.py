@@ -29,10 +29,10 @@ OUTCOME_TONES = {Outcome.DOMINATES: "good", Outcome.IS_DOMINATED: "bad"}  # a tr
 def write_page(run: RunDirectory | Path) -> Path:
     """Write report/{index.html, table.md, scores.csv, figures/*} of a run and return the path of the page.
 
-    Other files that are missing or damaged are named on the page and in the log.
+    The page and the log name all other files that are missing or damaged.
 
     Raises:
-        UserError: metrics.json is missing or damaged, or the folder cannot be written to.
+        UserError: `metrics.json` is missing or damaged, or the folder cannot be written to.
     """
     layout = run if isinstance(run, RunDirectory) else RunDirectory(run)
     files = read_run(layout.path)
@@ -89,7 +89,7 @@ def build_settings_table(config: Mapping[str, Any]) -> Table | None:
 
 
 def provenance_rows(call: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, value) of everything recorded about one call of train_p_diff.py."""
+    """Return the (name, value) pairs that are recorded about one call of train_p_diff.py."""
     git = call.get("git") or {}
     commit = git.get("commit", "") + (" with uncommitted changes" if git.get("dirty") else "")
     command = call.get("command", "")

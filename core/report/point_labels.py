@@ -10,8 +10,8 @@ from matplotlib.transforms import Bbox
 RADII = (9, 16, 26, 38, 52, 68, 86)  # points between a marker and the nearest corner or edge of its label
 DIRECTIONS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 MARKER_SIZE = 10  # points that every marker keeps free of labels
-LINE_SHARES = np.linspace(0, 1, 12)  # places on the line to a label that must not cross other labels or markers
-CROSSING_COST = 40  # square pixels of covered text that are as bad as one place that crosses
+LINE_SHARES = np.linspace(0, 1, 12)  # places on the line to a label that should not cross labels or markers
+CROSSING_COST = 40  # One crossing costs as much as this many square pixels of covered text.
 
 
 def label_points(drawn: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -20,8 +20,8 @@ def label_points(drawn: Figure, axes: Axes, points: Mapping[str, tuple[float, fl
     Call it last, because it depends on the final layout of the figure.
 
     Args:
-        drawn: figure that holds the axes.
-        axes: axes that hold the points.
+        drawn: The figure that holds the axes.
+        axes: The axes that hold the points.
         points: (x, y) in data coordinates, by name.
     """
     drawn.draw_without_rendering()
@@ -52,7 +52,7 @@ def label_points(drawn: Figure, axes: Axes, points: Mapping[str, tuple[float, fl
 
 
 def label_box(size: np.ndarray, center: np.ndarray, offset: np.ndarray, scale: float) -> Bbox:
-    """Return the box in pixels of a label of this size whose middle lies at this offset, all in points."""
+    """Return the box of a label in pixels. Its size, and the center and offset of its middle, are in points."""
     (x, y), (width, height) = (center + offset - size / 2) * scale, size * scale
     return Bbox.from_bounds(x, y, width, height)
 
@@ -64,7 +64,7 @@ def square(center: np.ndarray, side: float) -> Bbox:
 
 
 def choose_offset(size: np.ndarray, center: np.ndarray, taken: list[Bbox], axes: Axes, scale: float) -> np.ndarray:
-    """Return the offset in points of the label's middle that covers and crosses least, the nearest one among equals."""
+    """Return the offset of the label's middle in points that covers and crosses least, and the nearest one in a tie."""
     inside = axes.get_window_extent()
     own = square(center * scale, MARKER_SIZE * scale)
     candidates = [
@@ -85,5 +85,5 @@ def choose_offset(size: np.ndarray, center: np.ndarray, taken: list[Bbox], axes:
 
 
 def area(box: Bbox | None) -> float:
-    """Return the area of a box, 0 if there is none."""
+    """Return the area of a box, or 0 if there is none."""
     return 0.0 if box is None else float(box.width * box.height)

@@ -1,4 +1,4 @@
-"""Published numbers of the paper for the same data set and architecture.
+"""Published numbers of the paper for the same dataset and architecture.
 
 `published/paper.csv` holds the paper's tables (best accuracy in percent), `published/logs.csv` the result logs that the
 paper's authors released (fractions).
@@ -33,7 +33,7 @@ def read_rows(file: str) -> tuple[Mapping[str, str], ...]:
 
 
 def find_rows(run: RunFiles, file: str) -> list[Mapping[str, str]]:
-    """Return the rows of a file that have this run's data set and architecture."""
+    """Return the rows of a file that have this run's dataset and architecture."""
     if not (run.dataset and run.model):
         return []
     wanted = normalize_name(run.dataset), normalize_name(run.model)
@@ -53,25 +53,26 @@ def find_paper_accuracies(run: RunFiles) -> dict[str, Mapping[str, float]]:
 def subset_kind(run: RunFiles) -> str:
     """Return the generated subset as the paper's tables name it.
 
-    The paper generates the last norm layers, or all parameters of small networks. It has no table for other subsets.
+    The paper generates the last normalization layers, or all parameters of small networks. It has no table for other
+    subsets.
     """
     subset = run.task_setting("param", "subset") or "last_norms"
     return subset if isinstance(subset, str) else "a list"
 
 
 def find_log_rows(run: RunFiles) -> dict[str, Mapping[str, str]]:
-    """Return {label: row} of the authors' logs: the main table's row, and the ablation over K at this run's K."""
+    """Return {label: row} of the authors' logs: the row of the main table, and the ablation row with this run's K."""
     k = run.task_setting("param", "k")
     category = {"last_norms": "main", "all": "full"}.get(subset_kind(run))
     rows = [row for row in find_rows(run, "logs.csv") if row["category"] == category]
-    known = {row["num_checkpoint"] for row in rows}  # The ablation repeats the main table's row for its K.
+    known = {row["num_checkpoint"] for row in rows}  # The ablation repeats the row of the main table with the same K.
     if category == "main" and str(k) not in known:
         rows += [row for row in find_rows(run, "logs.csv") if row["tag"] == f"numberckpt_{k}"]
     return {f"its logs, {row['tag']}": row for row in rows}
 
 
 def build_published_table(run: RunFiles) -> Table | None:
-    """Return this run's numbers above the published ones; None if nothing was published for its setting."""
+    """Return this run's numbers above the published numbers, or None if none were published for its settings."""
     paper, logs = find_paper_accuracies(run), find_log_rows(run)
     if not (paper or logs):
         return None
@@ -122,7 +123,10 @@ PUBLISHED = (
     ("p_diff_mean", Column("p_diff mean %", "mean test accuracy of the generated models"), format_percent),
     (
         "max_iou",
-        Column("p_diff max IoU", "errors that a generated model shares with its most similar checkpoint, 1 means all"),
+        Column(
+            "p_diff max IoU",
+            "share of wrong test images in common with the most similar checkpoint, mean over the generated models",
+        ),
         format_number,
     ),
 )

@@ -39,7 +39,7 @@ class RunFiles:
 
     path: Path
     metrics: dict[str, Any]
-    verdict: Verdict | None = None  # parsed from `metrics`
+    verdict: Verdict | None = None  # the verdict in `metrics`; None if it is missing or cannot be read
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, ScoreTable] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class RunFiles:
 
     @property
     def dataset(self) -> str | None:
-        """Name of the data set; None if config.yaml is missing."""
+        """Name of the dataset; None if config.yaml is missing."""
         return self.task_setting("data", "dataset")
 
     @property
@@ -72,17 +72,17 @@ class RunFiles:
 
     @property
     def title(self) -> str:
-        """Data set, model and K in a few words; the folder's name if config.yaml is missing."""
+        """Dataset, model and K in a few words; the folder's name if config.yaml is missing."""
         k = self.task_setting("param", "k")
         known = [str(word) for word in (self.dataset, self.model, k and f"K = {k}") if word]
         return ", ".join(known) if self.dataset else self.path.resolve().name
 
     def task_setting(self, *names: str) -> Any:
-        """Return one setting of the `task` section, None if it is missing."""
+        """Return one setting of the `task` section, or None if it is missing."""
         return self.setting("task", *names)
 
     def setting(self, *names: str) -> Any:
-        """Return one setting of config.yaml, None if it is missing."""
+        """Return one setting of config.yaml, or None if it is missing."""
         value: Any = self.config
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
@@ -93,12 +93,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
     """Read metrics.json of a run.
 
     Raises:
-        UserError: the file is missing, damaged, or lacks a part that the report needs.
+        UserError: The file is missing, damaged, or lacks a part that the report needs.
     """
     if not path.is_file():
         raise UserError(
             f"{path.name} not found in {path.parent}. "
-            "Use the output_dir of a run of train_p_diff.py that was scored (mode=train or mode=test)"
+            "Use the output_dir of a scored run of train_p_diff.py (mode=train or mode=test)"
         )
     metrics = read_json(path)
     if (defect := find_defect(metrics)) is not None:
@@ -107,7 +107,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def find_defect(metrics: Any) -> str | None:
-    """Return the first reason why the content cannot be the metrics of a run, None if it can."""
+    """Return the first defect of the content of a metrics.json, or None if it is valid."""
     if not isinstance(metrics, dict) or not isinstance(metrics.get("table"), list) or not metrics["table"]:
         return "the list `table` of sources is missing"
     for row in metrics["table"]:
@@ -118,10 +118,10 @@ def find_defect(metrics: Any) -> str | None:
 
 
 def read_verdict(metrics: dict[str, Any], path: Path) -> Verdict | None:
-    """Parse the verdict of metrics.json; None if it holds none.
+    """Return the verdict of metrics.json, or None if it has no verdict.
 
     Raises:
-        UserError: the verdict has another format.
+        UserError: The verdict has an unexpected format.
     """
     if "verdict" not in metrics:
         return None
@@ -138,11 +138,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run as plain values.
 
     Raises:
-        UserError: the file is missing or does not hold a YAML mapping.
+        UserError: The file is missing or does not hold a YAML mapping.
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # from the file system, OmegaConf or its YAML parser
+    except Exception as error:  # The file system, OmegaConf and its YAML parser each raise their own errors.
         raise UserError(f"cannot read the settings in {path} ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise UserError(f"cannot read the settings in {path} (expected a YAML mapping)")
@@ -153,7 +153,7 @@ def read_run(path: Path) -> RunFiles:
     """Read a run's folder. Only metrics.json is required; problems with the other files are noted in the result.
 
     Raises:
-        UserError: metrics.json is missing or damaged.
+        UserError: `metrics.json` is missing or damaged.
     """
     layout = RunDirectory(path)
     run = RunFiles(path, read_metrics(layout.metrics))
@@ -165,7 +165,7 @@ def read_run(path: Path) -> RunFiles:
         if table is not None:
             run.tables[row["source"]] = table
     drop_mismatched_tables(run)
-    # A VAE has no reverse process, and imported checkpoints have no training history: neither file is missing then.
+    # A VAE has no reverse diffusion, and imported checkpoints have no training history, so these files may be absent.
     if layout.trajectories.is_file() or run.setting("system", "sampler"):
         run.trajectories = run.attempt(Trajectories.load, layout.trajectories)
     if layout.training_history.is_file():
@@ -177,7 +177,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        UserError: the file cannot be read or holds something else.
+        UserError: The file cannot be read or holds something else.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -189,7 +189,7 @@ def read_scores(path: Path) -> ScoreTable:
     """Read the scores of one source.
 
     Raises:
-        UserError: the file is missing or damaged, or holds no scores on test images.
+        UserError: The file is missing or damaged, or holds no scores on test images.
     """
     if not path.is_file():
         raise UserError(f"{path} not found, so {path.stem} is missing from the figures")
@@ -200,7 +200,7 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def drop_mismatched_tables(run: RunFiles) -> None:
-    """Drop tables whose D or N differ from the originals' table, since they belong to another run; note each one."""
+    """Drop tables whose D or N differ from the table of original, because they belong to another run; note each one."""
     reference = run.tables.get(ORIGINAL)
     if reference is None:
         return
@@ -214,7 +214,7 @@ def drop_mismatched_tables(run: RunFiles) -> None:
 
 
 def table_shape(table: ScoreTable) -> tuple[int, int | None]:
-    """Return (D, N) of a table; N is None for tasks that do not say which images are wrong."""
+    """Return (D, N) of a table; N is None if the table does not record which images are wrong."""
     wrong_MN = table.scores["test"].wrong_MN
     return table.vectors_MD.shape[1], None if wrong_MN is None else wrong_MN.shape[1]
 
@@ -223,7 +223,7 @@ def read_history(path: Path) -> TrainingHistory:
     """Read the values of the parameter subset during classifier training.
 
     Raises:
-        UserError: the file is missing or damaged, or its arrays do not fit each other.
+        UserError: The file is missing or damaged, or its arrays do not fit each other.
     """
     with open_arrays(
         path, content="training history", advice="Run train_p_diff.py mode=test to write it again"

@@ -29,7 +29,7 @@ NOVELTY = {
     Novelty.NEAR_COPIES: "Most of them are near-copies of a checkpoint in their weights, "
     "although they repeat its errors less than averages do.",
     Novelty.NEWER: "They are newer than averages: they repeat the errors of a checkpoint less.",
-    None: "Whether they are new was not measured.",
+    None: "It was not measured whether they are new.",
 }
 MEANINGS = {
     ORIGINAL: "the checkpoints themselves",
@@ -44,7 +44,7 @@ FAMILY_MEANINGS = {
     AVERAGE: "the mean of {:g} random checkpoints",
     NOISED: "checkpoints plus noise of {:g} times each tensor's standard deviation",
 }
-LEAST_KEPT = 0.5  # An autoencoder that keeps a smaller share of the checkpoints' variance leaves little to learn.
+LEAST_KEPT = 0.5  # If the autoencoder keeps a smaller share of the checkpoints' variance, little is left to learn.
 
 
 def word_verdict(verdict: Verdict) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def write_statements(verdict: Verdict) -> list[str]:
 def write_headline(verdict: Verdict) -> str:
     """Say whether generated models are more accurate than an average of checkpoints, and whether they are new.
 
-    The average of independently trained checkpoints can be worthless. The headline therefore adds if generated models
-    beat the average but not the checkpoints.
+    The average of independently trained checkpoints can be worthless. The headline therefore also says when generated
+    models beat the average but not the checkpoints.
     """
     average, original = verdict.get_comparison(verdict.best_average), verdict.get_comparison(ORIGINAL)
     answer = f"{ANSWERS[average.accuracy.decision]}: {format_points(average.accuracy)}"
@@ -116,20 +116,20 @@ def write_similarity(verdict: Verdict) -> str:
     """Say how similar generated models are to the checkpoints, in errors and in weights."""
     sentences, original, near = [], verdict.get_comparison(ORIGINAL), verdict.near_copies
     if original.max_iou:
-        relation = {
-            Decision.BETTER: "less than",
-            Decision.WORSE: "more than",
-            Decision.UNDECIDED: "neither measurably more nor less than",
+        number, difference = {
+            Decision.BETTER: ("fewer errors", "than checkpoints do"),
+            Decision.WORSE: ("more errors", "than checkpoints do"),
+            Decision.UNDECIDED: ("about as many errors", "as checkpoints do, without a measurable difference"),
         }[original.max_iou.decision]
         sentences.append(
-            f"In errors, generated models resemble their nearest checkpoint {relation} "
-            f"checkpoints resemble their nearest neighbor. Max IoU is {format_max_iou(verdict.p_diff, original)}."
+            f"Generated models share {number} with their most similar checkpoint {difference}. "
+            f"Max IoU is {format_max_iou(verdict.p_diff, original)}."
         )
     if near:
         averages = [f"{100 * share:.0f}% of {source}" for source, share in near.items() if source != GENERATED]
         sentences.append(
             "In weights, a near-copy is closer to a checkpoint than any two checkpoints are to each other. "
-            f"Near-copies make up {100 * near[GENERATED]:.0f}% of p_diff, against {' and '.join(averages)}."
+            f"Near-copies make up {100 * near[GENERATED]:.0f}% of p_diff, compared with {join_words(averages)}."
         )
     return " ".join(sentences)
 
@@ -157,7 +157,7 @@ def write_outcomes(verdict: Verdict) -> str:
     phrases = {
         Outcome.DOMINATES: "dominates",
         Outcome.IS_DOMINATED: "is dominated by",
-        Outcome.TRADE_OFF: "is in a trade-off with",
+        Outcome.TRADE_OFF: "has a trade-off with",
         Outcome.TIE: "ties with",
     }
     counts = [
@@ -166,9 +166,9 @@ def write_outcomes(verdict: Verdict) -> str:
     if verdict.p_diff.max_iou_mean is None:
         measures, definition = "accuracy", "measurably more accurate"
     else:
-        measures, definition = "accuracy and newness (lower max IoU)", "measurably better in one and worse in neither"
+        measures, definition = "accuracy and novelty (lower max IoU)", "measurably better in one and worse in neither"
     return (
-        f"Compared with {len(verdict.comparisons)} baselines in {measures}, p_diff {'; '.join(counts)}. "
+        f"Compared with {len(verdict.comparisons)} baselines in {measures}, p_diff {join_words(counts)}. "
         f"One source dominates another if it is {definition}. "
         "A difference is measurable if its 95% interval excludes 0."
     )
@@ -195,6 +195,11 @@ def explain(source: str) -> str:
     return f"{source} ({MEANINGS[source]})" if source in MEANINGS else source
 
 
+def join_words(words: Sequence[str]) -> str:
+    """Return the words as a list in a sentence: "a, b and c"."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
 def format_names(names: Sequence[str]) -> str:
     """Return the number of names and the names."""
     return f"{len(names)} ({', '.join(names)})"
@@ -209,7 +214,7 @@ def format_max_iou(generated: Standing, comparison: Comparison) -> str:
     """Return the maximum IoU of p_diff and of one baseline with the interval of their difference.
 
     Raises:
-        ValueError: it was not measured.
+        ValueError: The maximum IoU was not measured.
     """
     difference = comparison.max_iou
     if difference is None:

@@ -1,4 +1,4 @@
-"""The look of every figure: one color and marker per source, legible on a phone, in greyscale and when color-blind."""
+"""The look of every figure: one color and marker per source, legible on a phone, in grayscale and when color-blind."""
 
 import functools
 import math
@@ -27,11 +27,10 @@ from core.evaluation.kinds import (
 from core.runtime.artifacts import replace_atomically
 
 Drawing = ParamSpec("Drawing")
-Marker: TypeAlias = (
-    str | tuple[int, Literal[0, 1, 2], int]
-)  # a name of matplotlib, or (corners, 1 for a star, rotation in degrees)
+# A marker is a name of matplotlib, or (corners, 1 for a star, rotation in degrees).
+Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
 
-FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker); Okabe and Ito's palette, extended
+FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker), from an extended palette of Okabe and Ito
     ORIGINAL: ("#3b3b3b", "o"),
     ENSEMBLE: ("#000000", "*"),
     GENERATED: ("#d55e00", "D"),
@@ -43,7 +42,7 @@ FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker); O
     AVERAGE: ("#009e73", "p"),
     NOISED: ("#8a6d3b", ">"),
 }
-FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # for further members of a family
+FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of a family
 UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
     ("#5f6b00", "<"),
     ("#b2182b", "h"),
@@ -51,11 +50,11 @@ UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
     ("#6a51a3", "d"),
 )
 FOREMOST = (ORIGINAL, GENERATED)  # the sources that a figure of many sources puts in front
-WEIGHT_COLORS = "cividis"  # its brightness rises steadily, so it can be read in greyscale and when color-blind
+WEIGHT_COLORS = "cividis"  # its brightness rises steadily, so it can be read in grayscale and when color-blind
 WIDTH = 5.8  # inches; narrow figures keep their text legible when scaled to a phone's screen
 DPI = 180
 RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same figure
+    "font.family": "DejaVu Sans",  # Matplotlib brings this font, so every machine draws the same figure.
     "font.size": 11,
     "axes.labelsize": 11,
     "axes.titlesize": 11,
@@ -73,7 +72,7 @@ RC: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "figure.facecolor": "white",
-    "svg.hashsalt": "p-diff",  # makes the ids in an SVG file, and so the file, the same each time
+    "svg.hashsalt": "p-diff",  # This fixes the ids in an SVG file, so that a figure drawn again gives the same file.
 }
 
 
@@ -118,7 +117,7 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
 
 
 def trailing_number(source: str) -> float:
-    """Return the number that ends a source's name, infinity if there is none."""
+    """Return the number at the end of a source's name, or infinity if there is none."""
     number = split_number(source)[1]
     return math.inf if number is None else number
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from core.report.style import make_figure, styled, use_plain_log_ticks
 
-LINE_LOOKS = (  # (color, marker) of each line, so that lines differ in greyscale, too
+LINE_LOOKS = (  # (color, marker) of each line; the markers differ in grayscale, too
     ("#d55e00", "o"),
     ("#0072b2", "s"),
     ("#009e73", "^"),
@@ -20,18 +20,18 @@ LINE_LOOKS = (  # (color, marker) of each line, so that lines differ in greyscal
     ("#7f3c8d", "X"),
     ("#3b3b3b", "p"),
 )
-MOST_LETTERS = 60  # Words with more letters than this in all are turned, because they do not fit side by side.
-SPREAD_OF_WORDS = 0.5  # width over which several lines stand side by side at each word; words are 1 apart
+MOST_LETTERS = 60  # If all words together have more letters, they are turned, because they do not fit side by side.
+SPREAD_OF_WORDS = 0.5  # Lines stand side by side over this width at each word; words are 1 apart.
 
 
 class Point(NamedTuple):
     """One run. A measure is None if it was not measured."""
 
-    value: float | str  # value of the setting
+    value: float | str  # the value of the setting
     p_diff_mean: float | None
     p_diff_best: float | None
     original_mean: float | None  # accuracies are in [0, 1]
-    max_iou: float | None  # mean over the generated models
+    max_iou: float | None  # the mean over the generated models
 
 
 MEASURES: dict[str, tuple[str, Any, str]] = {  # measure -> (line style, fill of the marker, label)
@@ -49,8 +49,8 @@ def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
     the order of their first run, and no line joins them.
 
     Args:
-        setting: dotted name of the setting.
-        lines: points by the name of their line.
+        setting: The dotted name of the setting.
+        lines: The points of each line, by the name of the line.
     """
     values = [point.value for points in lines.values() for point in points]
     words = list(dict.fromkeys(map(str, values))) if any(isinstance(value, str) for value in values) else []

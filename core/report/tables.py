@@ -25,8 +25,8 @@ from core.runtime.artifacts import replace_atomically
 
 PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held out: chosen on validation"}
 PROTOCOL_TERMS = {
-    PROTOCOLS["paper_protocol"]: "the model with the best test accuracy; optimistic, because the test images that "
-    "measure the model also chose it",
+    PROTOCOLS["paper_protocol"]: "the model with the best test accuracy. It is optimistic, because the test images "
+    "that measure the model also chose it",
     PROTOCOLS["held_out_protocol"]: "the model with the best accuracy on validation images, which are held out from "
     "training and test; its test accuracy is what a user can expect",
 }
@@ -50,14 +50,17 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {
         partial(format_number, decimals=4),
     ),
     "ece_mean": (
-        Column("ECE %", "mean expected calibration error on test: how far confidence and accuracy are apart"),
+        Column(
+            "ECE %",
+            "mean expected calibration error on test, the difference between confidence and accuracy; lower is better",
+        ),
         format_percent,
     ),
     "max_iou_mean": (
         Column(
             "max IoU",
-            "share of wrong test images in common with the most similar original (both wrong / either wrong), mean "
-            "over models; lower is newer, and 1 means the same errors",
+            "share of wrong test images in common with the most similar original (both wrong / at least one wrong), "
+            "mean over models; lower is newer, and 1 means the same errors",
         ),
         format_number,
     ),
@@ -79,18 +82,18 @@ MEASURES: dict[str, tuple[Column, Callable[[float], str]]] = {
         format_percent,
     ),
 }
-CHOICES = {  # chosen_by of a selection -> (label, explanation)
+CHOICES = {  # `chosen_by` of a selection -> (label, explanation)
     "val_accuracy": ("val accuracy", "the model with the highest accuracy on validation images"),
     "val_loss": ("val loss", "the model with the lowest loss on validation images"),
     "train_loss": (
         "train loss",
         "the model with the lowest loss on training images, for users without held-out images",
     ),
-    "test_accuracy": ("test accuracy", "the model with the highest accuracy on the test images themselves, optimistic"),
+    "test_accuracy": ("test accuracy", "the model with the highest accuracy on the test images, which is optimistic"),
 }
-METHODS = {  # method of a combination -> explanation
+METHODS = {  # `method` of a combination -> explanation
     "one model": "the model with the highest accuracy on validation images",
-    "soft vote": "the mean of the predicted probabilities of all models, which costs as many forward passes",
+    "soft vote": "the mean of the predicted probabilities of all models, which costs one forward pass for each model",
     "greedy soup": "one model: weights averaged one by one for as long as the validation accuracy does not fall",
     "mean of weights": "one model: the mean of the weights of all checkpoints (the source ensemble)",
 }
@@ -128,12 +131,12 @@ def format_protocol_table(metrics: Mapping[str, Any]) -> str:
 
 
 def read_sentences(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the verdict's sentences as stored when the run was scored, an empty list if there is no verdict."""
+    """Return the sentences that were stored when the run was scored, or an empty list if there is no verdict."""
     return metrics.get("verdict", {}).get("sentences", [])
 
 
 def format_closing_words(metrics: Mapping[str, Any]) -> str:
-    """Return what a run prints at its end: both tables, the verdict's headline, and its caution if it has one."""
+    """Return the text that a run prints at its end: two tables, the headline of the verdict, and its caution if any."""
     caution = metrics["verdict"].get("caution")
     said = [read_sentences(metrics)[0], *([caution] if caution else [])]
     return "\n\n".join([format_source_table(metrics), format_protocol_table(metrics), "\n".join(said)])
@@ -151,7 +154,7 @@ def build_source_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def measure_cell(key: str, value: Any) -> Cell:
-    """Return one measure of one source; intervals are sorted by their lower end."""
+    """Return the cell of one measure of one source. Intervals are sorted by their lower end."""
     if value is None:
         return Cell(ABSENT)
     if isinstance(value, Sequence):
@@ -160,7 +163,7 @@ def measure_cell(key: str, value: Any) -> Cell:
 
 
 def format_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
-    """Return both ends with an en dash, or with "to" if a minus sign would make the dash ambiguous."""
+    """Return both ends joined by an en dash, or by "to" if a minus sign would make the dash ambiguous."""
     low, high = (format_signed(end, scale, decimals).removeprefix("+") for end in ends)
     return f"{low} to {high}" if min(ends) < 0 else f"{low}–{high}"
 
@@ -205,11 +208,11 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
         ),
         Column(
             "95% interval",
-            "where the difference to its left lies with 95% confidence; it is measurable if 0 is outside",
+            "95% interval of the difference in the column to the left, which is measurable if the interval excludes 0",
         ),
         Column(
             "max IoU",
-            "mean share of errors in common with the most similar original, p_diff minus the source; below 0 is newer",
+            "mean max IoU of p_diff minus the source's; below 0 is newer",
         ),
         Column("95% interval"),
     ]
@@ -248,7 +251,7 @@ def build_selection_table(metrics: Mapping[str, Any]) -> Table | None:
         Column("source"),
         Column("chosen by"),
         Column("test accuracy %", "test accuracy of the chosen model"),
-        Column("test images chose", "yes: the number is optimistic, because test images chose the model"),
+        Column("test images chose", "yes means that the number is optimistic, because test images chose the model"),
     ]
     rules = dict.fromkeys(row["chosen_by"] for row in selected)
     return Table(columns, rows, dict(CHOICES[rule] for rule in rules if rule in CHOICES)) if rows else None
@@ -271,10 +274,13 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
     columns = [
         Column("source"),
         Column("method"),
-        Column("models", "number of models used, not recorded for a greedy soup"),
+        Column("models", "number of models used; it is not recorded for a greedy soup"),
         Column("accuracy %", "test accuracy, higher is better"),
         Column("loss", "negative log-likelihood on test in nats, lower is better"),
-        Column("ECE %", "expected calibration error on test: how far confidence and accuracy are apart"),
+        Column(
+            "ECE %",
+            "expected calibration error on test, the difference between confidence and accuracy; lower is better",
+        ),
     ]
     methods = dict.fromkeys(row["method"] for row in combined)
     return Table(columns, rows, {name: METHODS[name] for name in methods if name in METHODS}) if rows else None
@@ -305,7 +311,7 @@ def write_report(metrics: Mapping[str, Any], verdict: Verdict | None, folder: Pa
 
 
 def format_source_csv(metrics: Mapping[str, Any]) -> str:
-    """Return the table of sources at full precision, accuracies in [0, 1]; measures that do not apply are empty."""
+    """Return the table of sources at full precision, with accuracies in [0, 1] and empty cells for absent measures."""
     ends = {"accuracy_interval_low": 0, "accuracy_interval_high": 1}
     names = [name for key in MEASURES for name in (ends if key == "accuracy_interval" else [key])]
     rows = []

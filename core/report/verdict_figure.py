@@ -19,16 +19,16 @@ GOOD_SIDE = "#e3eef6"
 
 @styled
 def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
-    """Draw p_diff minus each baseline with its 95% interval, the side on which p_diff is better shaded.
+    """Draw p_diff minus each baseline with its 95% interval, and shade the side on which p_diff is better.
 
     Args:
-        comparisons: one per row, from the top.
+        comparisons: One comparison per row, from the top.
     """
     has_iou = any(comparison.max_iou is not None for comparison in comparisons)
     drawn = make_figure(1.6 + 0.27 * len(comparisons))
     drawn.set_layout_engine("constrained", wspace=0.06)
     panels = drawn.subplots(1, 2 if has_iou else 1, sharey=True, squeeze=False)[0]
-    rows = range(len(comparisons) - 1, -1, -1)  # so that the first comparison stands at the top
+    rows = range(len(comparisons) - 1, -1, -1)  # The first comparison stands at the top.
     for row, comparison in zip(rows, comparisons, strict=True):
         draw_difference(panels[0], row, comparison.accuracy, scale=100)
         if comparison.max_iou is not None:

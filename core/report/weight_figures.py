@@ -14,8 +14,8 @@ from sklearn.manifold import TSNE
 from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.report.style import FOREMOST, WEIGHT_COLORS, add_legend_below, make_figure, source_styles, styled
 
-MOST_TENSORS, MOST_ROWS = 6, 48  # limits of the heat map of training, beyond which its rows blur
-LINE_STYLES = {ORIGINAL: "-", GENERATED: "--"}  # of densities; every other source is dotted
+MOST_TENSORS, MOST_ROWS = 6, 48  # More tensors, or more rows per tensor, would blur the heat map of training.
+LINE_STYLES = {ORIGINAL: "-", GENERATED: "--"}  # the line styles of densities; all other sources are dotted
 
 
 @styled
@@ -23,8 +23,8 @@ def draw_nearest_pairs(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]])
     """Draw pairs of rows of weights: a model above the original nearest to it.
 
     Args:
-        pairs: (name, weights, name of the original, its weights). Each weight is its distance from the originals' mean
-            in units of their standard deviation.
+        pairs: Tuples (name, weights, name of the original, its weights). Each weight is given as its distance from the
+            mean of the originals, in their standard deviations.
     """
     drawn = make_figure(1.3 + 0.62 * len(pairs))
     axes = drawn.subplots()
@@ -55,8 +55,8 @@ def draw_densities(samples: Mapping[str, np.ndarray], coordinates: Sequence[int]
     """Draw how single weights are distributed over the models of each source, one panel per weight.
 
     Args:
-        samples: (M, len(coordinates)) by source.
-        coordinates: positions of these weights in the vector.
+        samples: Values of the weights (M, len(coordinates)), by source.
+        coordinates: The positions of these weights in the vector.
     """
     rows = (len(coordinates) + 1) // 2
     drawn = make_figure(1.1 + 1.7 * rows)
@@ -93,10 +93,10 @@ def draw_positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str,
     """Draw the points of every source in a plane.
 
     Args:
-        points: (P, 2) by source.
-        x_label: label of the horizontal axis.
-        y_label: label of the vertical axis.
-        ticks: whether the axes show numbers.
+        points: Points (P, 2) by source.
+        x_label: The label of the horizontal axis.
+        y_label: The label of the vertical axis.
+        ticks: Whether the axes show numbers.
     """
     drawn = make_figure(5.4)
     axes = drawn.subplots()
@@ -146,9 +146,9 @@ def draw_training_history(history_ED: np.ndarray, names: Sequence[str], sizes: S
     standardized, because scales lie around 1 and biases around 0, and its rows are sorted by their final values.
 
     Args:
-        history_ED: weights at the start and after each epoch.
-        names: names of the tensors.
-        sizes: number of weights of each tensor.
+        history_ED: Weights at the start and after each epoch.
+        names: The names of the tensors.
+        sizes: The number of weights of each tensor.
     """
     drawn = make_figure(5.2)
     axes = drawn.subplots()

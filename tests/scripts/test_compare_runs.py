@@ -60,9 +60,9 @@ def test_each_run_is_a_row_with_the_papers_columns_and_its_numbers(made, monkeyp
     ]
     assert call(monkeypatch, *folders) == 0
     first, second = cells(capsys.readouterr().out)
-    assert list(first)[:4] == ["data set, model", "original %", "ensemble %", "p_diff %"]
-    assert (first["data set, model"], first["p_diff %"]) == ("cifar100, resnet18", "90.00")
-    assert (second["data set, model"], second["p_diff %"]) == ("digits, vit_tiny_patch16_224", "80.00")
+    assert list(first)[:4] == ["dataset, model", "original %", "ensemble %", "p_diff %"]
+    assert (first["dataset, model"], first["p_diff %"]) == ("cifar100, resnet18", "90.00")
+    assert (second["dataset, model"], second["p_diff %"]) == ("digits, vit_tiny_patch16_224", "80.00")
     metrics = json.loads((folders[0] / "metrics.json").read_text())
     assert first["original mean %"] == f"{100 * metrics['table'][0]['accuracy_mean']:.2f}"
     assert first["p_diff held out %"] == f"{100 * metrics['held_out_protocol']['p_diff']:.2f}"

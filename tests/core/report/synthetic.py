@@ -169,8 +169,8 @@ def write_run(
     """Write every file that a report reads and return the folder.
 
     Args:
-        latent: length of the latents, None for a run without latents.
-        settings: overrides of config.yaml by dotted name.
+        latent: The length of the latents; None makes a run without latents.
+        settings: The overrides of config.yaml by dotted name.
     """
     rng = np.random.default_rng(seed)
     difficulty_N, readout_DN = rng.normal(size=n), rng.normal(size=(d, n))

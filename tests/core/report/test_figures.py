@@ -197,7 +197,7 @@ def test_sources_differ_by_marker_and_lines_by_marker_or_dashes_so_that_print_ne
     assert len({line.get_linestyle() for line in weight_figures.draw_densities(samples, [0]).axes[0].lines}) == 3
 
 
-def test_heat_maps_get_steadily_brighter_so_that_they_can_be_read_in_greyscale():
+def test_heat_maps_get_steadily_brighter_so_that_they_can_be_read_in_grayscale():
     colors = matplotlib.colormaps[WEIGHT_COLORS](np.linspace(0, 1, 32))[:, :3]
     assert (np.diff(colors @ [0.299, 0.587, 0.114]) > 0).all()
 

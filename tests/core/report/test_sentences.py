@@ -36,12 +36,12 @@ OVERLAP = "The overlap of errors with the most similar checkpoint (max IoU) is 0
 
 
 def difference(decision, value=0.01):
-    """A difference of accuracies; the numbers need not match the decision."""
+    """Return a difference of accuracies, whose numbers need not match its decision."""
     return Difference(value, (value - 0.015, value + 0.015), decision)
 
 
 def comparison(source, accuracy=UNDECIDED, max_iou=UNDECIDED, mean=0.75):
-    """A comparison of p_diff with one source; `max_iou=None` means that it was not measured."""
+    """Return a comparison of p_diff with one source; `max_iou=None` means that max IoU was not measured."""
     if max_iou is None:
         return Comparison(Standing(source, 30, mean), difference(accuracy), None)
     return Comparison(
@@ -50,7 +50,7 @@ def comparison(source, accuracy=UNDECIDED, max_iou=UNDECIDED, mean=0.75):
 
 
 def make_verdict(average=UNDECIDED, original=UNDECIDED, *, iou=UNDECIDED, original_iou=UNDECIDED, near=0.0, **changes):
-    """A verdict with these decisions of p_diff against `average_8` and `original`."""
+    """Return a verdict with these decisions of the comparisons with `average_8` and `original`."""
     return Verdict(
         **{
             "p_diff": P_DIFF if iou else Standing("p_diff", 30, 0.8),
@@ -132,8 +132,8 @@ def test_every_decision_and_novelty_has_a_wording():
 
 def test_no_novelty_is_claimed_without_masks_of_wrong_images():
     verdict = make_verdict(iou=None, original_iou=None)
-    assert write_headline(verdict).endswith("checkpoints). Whether they are new was not measured.")
-    assert not any("IoU" in statement or "newness" in statement for statement in write_statements(verdict))
+    assert write_headline(verdict).endswith("checkpoints). It was not measured whether they are new.")
+    assert not any("IoU" in statement or "novelty" in statement for statement in write_statements(verdict))
 
 
 def test_the_headline_names_the_best_average():
@@ -166,14 +166,17 @@ def test_the_gain_is_compared_with_the_gain_of_averaging(
 
 
 @pytest.mark.parametrize(
-    "decision, relation",
-    [(BETTER, "less than"), (WORSE, "more than"), (UNDECIDED, "neither measurably more nor less than")],
+    "decision, number, difference",
+    [
+        (BETTER, "fewer errors", "than checkpoints do"),
+        (WORSE, "more errors", "than checkpoints do"),
+        (UNDECIDED, "about as many errors", "as checkpoints do, without a measurable difference"),
+    ],
 )
-def test_similarity_in_errors_is_compared_with_that_between_checkpoints(decision, relation):
+def test_similarity_in_errors_is_compared_with_that_between_checkpoints(decision, number, difference):
     assert write_similarity(make_verdict(original_iou=decision, near_copies={})) == (
-        f"In errors, generated models resemble their nearest checkpoint {relation} checkpoints resemble their nearest "
-        "neighbor. Max IoU is 0.700 for p_diff and 0.600 for original, a difference of +0.100 "
-        "(95% interval −0.013 to +0.212)."
+        f"Generated models share {number} with their most similar checkpoint {difference}. Max IoU is 0.700 for p_diff "
+        "and 0.600 for original, a difference of +0.100 (95% interval −0.013 to +0.212)."
     )
 
 
@@ -181,7 +184,7 @@ def test_near_copies_are_compared_with_those_among_averages():
     near_copies = {"p_diff": 0.251, "average_8": 0.5, "average_16": 1.0}
     expected = (
         "In weights, a near-copy is closer to a checkpoint than any two checkpoints are to each other. "
-        "Near-copies make up 25% of p_diff, against 50% of average_8 and 100% of average_16."
+        "Near-copies make up 25% of p_diff, compared with 50% of average_8 and 100% of average_16."
     )
     verdict = make_verdict(original_iou=None, near_copies=near_copies)
     assert write_similarity(verdict) == expected
@@ -220,15 +223,15 @@ def test_all_baselines_are_counted_by_their_outcome():
     assert {row.outcome for row in rows} == set(Outcome)
     definition = "One source dominates another if it is measurably better in one and worse in neither."
     assert write_outcomes(make_verdict(comparisons=rows)) == (
-        "Compared with 5 baselines in accuracy and newness (lower max IoU), p_diff dominates 2 (original, average_8); "
-        f"is dominated by 1 (ensemble); is in a trade-off with 1 (gaussian); ties with 1 (noised_0.05). {definition} "
+        "Compared with 5 baselines in accuracy and novelty (lower max IoU), p_diff dominates 2 (original, average_8), "
+        f"is dominated by 1 (ensemble), has a trade-off with 1 (gaussian) and ties with 1 (noised_0.05). {definition} "
         "A difference is measurable if its 95% interval excludes 0."
     )
 
 
 def test_without_masks_of_wrong_images_baselines_are_counted_by_accuracy():
     assert write_outcomes(make_verdict(BETTER, iou=None, original_iou=None)) == (
-        "Compared with 2 baselines in accuracy, p_diff dominates 1 (average_8); ties with 1 (original). "
+        "Compared with 2 baselines in accuracy, p_diff dominates 1 (average_8) and ties with 1 (original). "
         "One source dominates another if it is measurably more accurate. "
         "A difference is measurable if its 95% interval excludes 0."
     )
