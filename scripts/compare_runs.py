@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.command_line.run_command import run_command
 from core.report.compared_runs import read_runs
-from core.report.comparison import build_table, write_comparison
+from core.report.comparison import describe_comparison, write_comparison
 from core.runtime.errors import UserError
 
 
@@ -32,7 +32,7 @@ def main() -> None:
             f"none of the {len(arguments.runs)} folders holds a run to compare. "
             "Use the output_dir of runs of train_p_diff.py"
         )
-    sys.stdout.write(build_table(runs).explained_markdown() + "\n")
+    sys.stdout.write(describe_comparison(runs) + "\n")
     if arguments.out:
         for path in write_comparison(runs, arguments.out):
             sys.stderr.write(f"wrote {path}\n")

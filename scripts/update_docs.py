@@ -19,7 +19,7 @@ from pathlib import Path
 
 from core.command_line.run_command import run_command
 from core.report.compared_runs import ComparedRun, sort_runs
-from core.report.comparison import build_table
+from core.report.comparison_table import build_table
 from core.report.repetitions import Estimate, build_repeated_source_table, build_repetition_table
 from core.report.run_files import RunFiles
 from core.report.tables import format_protocol_table, format_source_table, read_sentences

@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 from core.evaluation.kinds import GENERATED
 from core.report.cells import ABSENT, Cell, Column, Table
 from core.report.compared_runs import CLASS, ComparedRun, swept_settings
-from core.report.comparison import COLUMNS, read_numbers, setting_cell
+from core.report.comparison_table import COLUMNS, read_numbers, setting_cell
 
 CONFIDENCE = 0.95
 MIN_TRAININGS = 2  # A spread cannot be estimated from one training.

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from core.command_line.run_command import run_command
 from core.report.compared_runs import differing_settings, read_runs, swept_settings
-from core.report.comparison import build_lines, build_table
+from core.report.comparison import build_lines
+from core.report.comparison_table import build_table
 from scripts import compare_runs
 from tests.core.report.synthetic import write_run
 
@@ -238,3 +239,16 @@ def test_without_any_run_the_status_is_an_error(monkeypatch, tmp_path, capsys):
 def test_the_same_folder_counts_once(made):
     folder = made("a")
     assert len(read_runs([folder, folder])[0]) == 1
+
+
+def test_repeated_runs_are_averaged_with_an_interval_and_by_source(made, monkeypatch, capsys, tmp_path):
+    folders = [made(f"seed{seed}", best, {"seed": seed}) for seed, best in ((0, 0.8), (1, 0.9), (2, 1.0))]
+    assert call(monkeypatch, *folders, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    tables = [part for part in printed.split("\n\n") if part.startswith("|")]
+    (averaged,) = cells(tables[-2])
+    assert averaged["trainings"] == "3" and averaged["p_diff %"] == "90.00 ± 24.84"  # t(0.975, 2) · 10 / √3
+    by_source = {row["source"]: row for row in cells(tables[-1])}
+    assert by_source["p_diff"]["p_diff minus it, points"] == "–"
+    assert by_source["original"]["p_diff minus it, points"].endswith("± 0.00")  # all runs have equal tables
+    assert tables[-1] in (tmp_path / "out/compare.md").read_text()

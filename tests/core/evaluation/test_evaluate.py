@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.evaluate import evaluate
+from core.evaluation.evaluate import evaluate, score_source
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
@@ -162,3 +162,15 @@ def test_an_identity_follows_from_its_settings_and_the_shared_one_ignores_the_ge
     assert one.shared == other.shared and len({one.run, other.run, one.shared}) == 3
     assert Identity.from_settings({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
     assert Identity.from_settings({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared
+
+
+def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):
+    def score_fn(vectors_MD):
+        accuracy_M = np.zeros(len(vectors_MD))
+        return Scores(accuracy_M, vectors_MD[:, 0].double().numpy(), None)
+
+    vectors_MD = torch.ones(9, 2)
+    vectors_MD[1:8, 0] = torch.nan
+    with caplog.at_level(logging.WARNING):
+        score_source(Source("p_diff", Kind.GENERATED, lambda: vectors_MD, ("test",)), {"test": score_fn})
+    assert "p_diff: 7 of 9" in caplog.text and "test" in caplog.text and "1, 2, 3, 4, 5 and 2 more" in caplog.text

@@ -191,6 +191,21 @@ def test_calibration_and_vote_follow_their_definitions():
     )
 
 
+def test_nan_counts_as_wrong_and_does_not_spoil_the_vote():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD = vectors_for(model, subset)
+    scorer = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))
+    sound = scorer(vectors_MD[[0, 1, 3]])
+    vectors_MD[2, 0] = torch.nan
+    scores = scorer(vectors_MD)
+    assert scores.accuracy_M[2] == 0 and scores.wrong_MN[2].all()
+    assert np.isnan(scores.loss_M[2]) and np.isnan(scores.ece_M[2])
+    assert scores.vote.accuracy == sound.vote.accuracy
+    assert (scores.vote.loss, scores.vote.ece) == pytest.approx((sound.vote.loss, sound.vote.ece))
+    assert scores.pick_best() == [0, 1, 3][sound.pick_best()]
+
+
 def test_the_size_of_the_cache_does_not_change_the_scores():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
