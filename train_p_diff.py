@@ -8,12 +8,14 @@ command to resume it.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
@@ -70,12 +72,14 @@ def main(cfg: DictConfig) -> None:
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
+    system.check(checkpoints.subset.num_params)
+    loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
     run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
     if cfg.mode == "train":
-        train(cfg, system, checkpoints, run=run, stages=stages)
+        train(cfg, system, checkpoints, run=run, stages=stages, loggers=loggers)
     generator = open_generator(cfg, system, checkpoints, run)
     vectors_MD = sample(cfg, generator, stages)
     score_and_report(
@@ -84,7 +88,13 @@ def main(cfg: DictConfig) -> None:
 
 
 def train(
-    cfg: DictConfig, system: SystemSpec, checkpoints: CheckpointSet, *, run: RunDirectory, stages: Stages
+    cfg: DictConfig,
+    system: SystemSpec,
+    checkpoints: CheckpointSet,
+    *,
+    run: RunDirectory,
+    stages: Stages,
+    loggers: Sequence[Logger],
 ) -> None:
     """Fit a generator to the checkpoints and write generator.safetensors, unless the file already exists."""
     if run.generator.is_file():
@@ -96,7 +106,7 @@ def train(
         seed=cfg.seed,
         state_dir=run.training_state,
         make_trainer=limit_to_one_device(instantiate(cfg.trainer)),
-        loggers=make_loggers(cfg.logger, run.path),
+        loggers=loggers,
         stages=stages,
     )
     generator.save(run.generator)

@@ -3,7 +3,7 @@
 import importlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,15 @@ from core.runtime.errors import UserError
 from tasks.data.splits import SPLITS, ImageData
 
 
-def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Return the result of the callable at "package.module:name".
+def find_user_code(path: str, option: str) -> Callable[..., Any]:
+    """Return the callable at "package.module:name", without calling it.
 
     Args:
         path: The callable.
         option: The option that the user set to `path`, named in the error.
-        arguments: All arguments of the callable.
 
     Raises:
-        UserError: The callable is not found, or it fails; the error names the line where it fails.
+        UserError: The callable is not found, or its module fails; the error names the line where it fails.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
@@ -40,7 +39,7 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
                 f"{option}={path}: the module {module_name} has no function or class {name}. Check the name, or define "
                 f"{name} in {module_name}"
             )
-        return called(**(arguments or {}))
+        return called
     except UserError:
         raise
     except ModuleNotFoundError as error:
@@ -49,11 +48,34 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
             "install the module"
         ) from error
     except Exception as error:  # the user's own code may raise anything
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{option}={path} failed with {type(error).__name__}: {error} "
-            f"({Path(frame.filename).name}, line {frame.lineno})"
-        ) from error
+        raise describe_failure(error, path, option) from error
+
+
+def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Return the result of the callable at "package.module:name".
+
+    Args:
+        path: The callable.
+        option: The option that the user set to `path`, named in the error.
+        arguments: All arguments of the callable.
+
+    Raises:
+        UserError: The callable is not found, or it fails; the error names the line where it fails.
+    """
+    called = find_user_code(path, option)
+    try:
+        return called(**(arguments or {}))
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise describe_failure(error, path, option) from error
+
+
+def describe_failure(error: Exception, path: str, option: str) -> UserError:
+    """Return the error for user code that raised another one, with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return UserError(f"{option}={path} failed with {type(error).__name__}: {error} ({place})")
 
 
 def call_user_task(path: str) -> tuple[nn.Module, ImageData]:

@@ -43,7 +43,7 @@ TASKS = {  # the table of tasks, in which a single file also counts as a room
     "specification": {"data", "networks", "collecting"},
     "task": {"data", "user_code", "networks", "scoring", "specification"},
     "training": {"data", "networks", "scoring", "collecting", "specification", "task"},
-    "importing": {"networks", "scoring", "specification", "task", "training"},
+    "importing": {"user_code", "networks", "scoring", "specification", "task", "training"},
     "description": {"data", "networks", "importing"},
 }
 CORE_ROOMS_FOR_TASKS = {"runtime", "checkpoints", "evaluation"}

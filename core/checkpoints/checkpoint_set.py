@@ -84,7 +84,7 @@ class CheckpointSet:
         if k > len(self):
             raise UserError(
                 f"task.param.k={k} is too large: {self.path or 'the set'} holds {len(self)} checkpoints. "
-                f"Set task.param.k={len(self)} or less, or collect more checkpoints"
+                f"Set task.param.k={len(self)} or less, or collect more into another file (task.param.path=FILE)"
             )
         if k == len(self):
             return self
@@ -155,7 +155,7 @@ class CheckpointSet:
             UserError: The file is missing, damaged or of another kind, or a number in it is not finite.
         """
         tensors, metadata = load_artifact(
-            path, KIND, hint="Run python task_training.py, or set task.param.path=FILE to an existing file"
+            path, KIND, hint="Run python task_training.py with the same overrides, or set task.param.path=FILE"
         )
         if missing := {"vectors", "accuracy", "subset", "settings", "provenance"} - tensors.keys() - metadata.keys():
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}. {COLLECT_AGAIN}")

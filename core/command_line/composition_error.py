@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from core.runtime.provenance import ROOT
 
 CONFIGS = ROOT / "configs"
+# Files that other configurations build on; they are no choices by themselves.
+BASES = {"task": ("common", "photographs"), "experiment": ("paper", "small_architectures")}
 
 
 def is_group(name: str) -> bool:
@@ -48,7 +50,8 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> str
 
 def _unknown_choice(group: str, choice: object, options: Iterable[str] = ()) -> str:
     options = options or sorted(path.stem for path in CONFIGS.joinpath(group).glob("*.yaml"))
-    return f"{group}={choice} is unknown. Set {group} to one of {', '.join(options)}"
+    usable = [option for option in options if option not in BASES.get(group, ())]
+    return f"{group}={choice} is unknown. Set {group} to one of {', '.join(usable)}"
 
 
 def _unknown_name(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:

@@ -53,7 +53,10 @@ class Sampler:
             "beta_schedule": "linear",
             "prediction_type": "epsilon",
         }
-        parameters = inspect.signature(self.make_scheduler).parameters
+        try:
+            parameters = inspect.signature(self.make_scheduler).parameters
+        except ValueError as error:  # the bound options are not those of the class
+            raise self._refuse(error.__cause__ or error) from error
         if "clip_sample" in parameters and "clip_sample" not in getattr(self.make_scheduler, "keywords", {}):
             options["clip_sample"] = False
         if missing := options.keys() - parameters.keys():
@@ -68,7 +71,7 @@ class Sampler:
             raise self._refuse(error) from error
         return scheduler
 
-    def _refuse(self, error: Exception) -> UserError:
+    def _refuse(self, error: BaseException) -> UserError:
         """Return the error for a scheduler that fails."""
         reason = " ".join(str(error).split())
         return UserError(

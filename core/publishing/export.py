@@ -4,7 +4,9 @@ M generated models · D numbers in one flattened subset.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,9 @@ from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
+log = logging.getLogger(__name__)
+# Files that an export writes, and may therefore replace.
+OWN_NAMES = re.compile(r"\d{3,}\.safetensors|model\.safetensors|config\.json|README\.md")
 HUB_NAME = "model.safetensors"  # the file name that timm and the Hugging Face Hub expect
 
 
@@ -87,6 +92,7 @@ def export_models(
             (new / name).write_text(text)
         if hub:
             link_or_copy(new / name_file(0, len(vectors_MD)), new / HUB_NAME)
+        keep_foreign_files(folder)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     except (OSError, SafetensorError) as error:
@@ -96,6 +102,20 @@ def export_models(
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def keep_foreign_files(folder: Path) -> None:
+    """Rename the folder of an earlier export if it also holds files that no export writes; log what is replaced."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    foreign = sorted(name for name in names if not OWN_NAMES.fullmatch(name))
+    if foreign:
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        log.warning("Moved %s to %s, because it holds files of others (%s)", folder, aside, ", ".join(foreign[:3]))
+    elif names:
+        log.info("Replaced the models of an earlier export in %s", folder)
 
 
 def name_file(index: int, count: int) -> str:

@@ -11,10 +11,25 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from core.runtime.errors import UserError
+
 
 def make_loggers(config: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
-    """Return the logger of the `logger` configuration, which writes below `folder`; an empty list for logger=none."""
-    return [instantiate(config)(save_dir=str(folder))] if config else []
+    """Return the logger of the `logger` configuration, which writes below `folder`; an empty list for logger=none.
+
+    Raises:
+        UserError: A package that the logger needs is not installed.
+    """
+    if not config:
+        return []
+    try:
+        return [instantiate(config)(save_dir=str(folder))]
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"logger._target_={config['_target_']} cannot be used ({reason}). Install its package, or set "
+            "logger=tensorboard"
+        ) from error
 
 
 class JsonLinesLogger(Logger):

@@ -56,6 +56,8 @@ class RunDirectory:
         Raises:
             UserError: The folder is not writable, or a mode other than "train" finds no run with these settings.
         """
+        if self.path.is_file():
+            raise UserError(f"output_dir={self.path} is a file. Set output_dir=FOLDER to a folder")
         if mode != "train" and not self._settings.is_file():
             raise UserError(
                 f"no trained run found in {self.path}. Train one with mode=train, "

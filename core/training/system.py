@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
+
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.generation.recipes import Recipe
+from core.diffusion.gaussian_diffusion import NoiseSchedule
+from core.diffusion.sampling import Sampler
+from core.generation.recipes import Recipe, build
 from core.runtime.errors import UserError, suggest_names
 
 CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
@@ -63,6 +67,25 @@ class SystemSpec:
                     f"system.{name}={getattr(self, name)} is invalid: expected one of {', '.join(choices)}. "
                     f"Set system.{name}={choices[0]}"
                 )
+
+    def check(self, num_params: int) -> None:
+        """Find a setting that would fail later, before anything is trained or moved.
+
+        The networks are built without memory for their weights (on the device "meta"), and the sampler is tried.
+
+        Args:
+            num_params: D, the parameters of one vector.
+
+        Raises:
+            UserError: A network, the noise schedule or the sampler refuses its settings.
+        """
+        schedule = NoiseSchedule(**self.schedule)
+        with torch.device("meta"):
+            autoencoder = build(self.autoencoder, num_params=num_params)
+            if self.denoiser:
+                build(self.denoiser, latent_dim=autoencoder.latent_dim)
+        if self.denoiser and self.sampler:
+            Sampler(build(self.sampler["scheduler"]), schedule, self.sampler["num_steps"]).check()
 
     @property
     def recipes(self) -> dict[str, Any]:

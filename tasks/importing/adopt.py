@@ -11,6 +11,7 @@ from core.runtime.settings import MISSING, describe_differences, find_difference
 from tasks.networks.build import ModelSpec
 from tasks.networks.recipes import check_recipe
 from tasks.specification import TaskSpec
+from tasks.user_code import find_user_code
 
 IMPORT_AGAIN = "Import the state dicts again with python -m scripts.import_checkpoints"
 
@@ -32,6 +33,8 @@ def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpe
     Raises:
         UserError: The checkpoints were made with other settings.
     """
+    if task.score_with:
+        find_user_code(task.score_with, "task.score_with")  # before anything is trained
     checkpoints = CheckpointSet.load(Path(task.param.path))
     if is_imported(checkpoints):
         return adopt_imported(task, checkpoints, typed), checkpoints

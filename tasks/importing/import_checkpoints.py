@@ -154,7 +154,7 @@ def read_base(files: Sequence[Path], base: Path | None, model: nn.Module) -> tup
     missing = next(name for name in floating if name not in state)
     raise UserError(
         f"none of the {len(files)} files holds the whole network (for example, {path.name} lacks {missing}). "
-        "Set --base FILE to a full state dict of the network"
+        "Check --model. If it is right, set --base FILE to a full state dict of the network"
     )
 
 

@@ -124,3 +124,21 @@ def test_a_generator_of_other_checkpoints_is_refused(workplace):
 
     error = workplace.refuse("train_p_diff.py", "mode=generate", rewritten(workplace, change))
     assert_names(error, "generator.safetensors", "changed.safetensors")
+
+
+@pytest.mark.parametrize(
+    "override, named",
+    [
+        ("system.autoencoder.kernel_size=6", "kernel_size=6"),
+        ("system.schedule.beta_start=0.5", "beta_start=0.5"),
+        ("+system.sampler.scheduler.clip_sample_rate=1", "clip_sample_rate"),
+        ("task.score_with=nowhere:task", "task.score_with=nowhere:task"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_before_the_run_is_moved_or_anything_is_trained(
+    workplace, override, named, capsys
+):
+    before = sorted(path.name for path in (workplace.path / "outputs/digits_test_resnet").iterdir())
+    assert named in workplace.refuse("train_p_diff.py", override)
+    assert sorted(path.name for path in (workplace.path / "outputs/digits_test_resnet").iterdir()) == before
+    assert "autoencoder:" not in capsys.readouterr().err

@@ -252,3 +252,10 @@ def test_repeated_runs_are_averaged_with_an_interval_and_by_source(made, monkeyp
     assert by_source["p_diff"]["p_diff minus it, points"] == "–"
     assert by_source["original"]["p_diff minus it, points"].endswith("± 0.00")  # all runs have equal tables
     assert tables[-1] in (tmp_path / "out/compare.md").read_text()
+
+
+def test_a_folder_of_runs_stands_for_the_runs_below_it(made, monkeypatch, capsys, tmp_path):
+    folders = [made("deep/a/run", settings={"task.param.k": 50}), made("deep/b", settings={"task.param.k": 200})]
+    assert call(monkeypatch, tmp_path / "deep") == 0
+    captured = capsys.readouterr()
+    assert len(cells(captured.out)) == len(folders) and captured.err == ""

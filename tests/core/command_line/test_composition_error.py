@@ -1,5 +1,6 @@
 """Overrides that Hydra refuses end in one line that names the override and the possible values."""
 
+import re
 import sys
 
 import pytest
@@ -122,3 +123,8 @@ def test_an_error_of_main_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["task_training.py", "trainer=cpu", "hydra/job_logging=none"])
     with pytest.raises(ValueError, match=r"^a bug$"):
         entry_point(main)()
+
+
+def test_files_that_others_build_on_are_no_choices(refuse):
+    error = refuse("task=cifar11")
+    assert "cifar100" in error and not {"common", "photographs"} & set(re.findall(r"\w+", error))

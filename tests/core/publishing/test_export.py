@@ -111,3 +111,13 @@ def test_the_first_model_is_copied_if_the_file_system_has_no_hard_links(
     export_models(vectors_MD, tiny_checkpoints, tmp_path / "generated", seed=0, hub=True)
     first, second = (load_file(tmp_path / "generated" / name) for name in ("000.safetensors", "model.safetensors"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_files_of_others_in_the_folder_are_kept_beside_it(tmp_path, tiny_checkpoints, vectors_MD, caplog):
+    folder = tmp_path / "generated"
+    export_models(vectors_MD, tiny_checkpoints, folder, seed=0)
+    (folder / "mine.txt").write_text("mine")
+    export_models(vectors_MD[:1], tiny_checkpoints, folder, seed=0)
+    assert [path.name for path in folder.iterdir()] == ["000.safetensors"]
+    assert (tmp_path / "generated.1/mine.txt").read_text() == "mine"
+    assert "mine.txt" in caplog.text and "generated.1" in caplog.text

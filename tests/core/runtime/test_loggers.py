@@ -5,6 +5,8 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from core.runtime import loggers
+from core.runtime.errors import UserError
 from core.runtime.loggers import JsonLinesLogger, make_loggers
 from tests.core.tiny import CONFIGS
 
@@ -27,3 +29,12 @@ def test_each_configured_logger_writes_below_the_run(tmp_path, name):
         logger.save()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert bool(written) == bool(loggers) == (name != "none")
+
+
+def test_a_logger_whose_package_is_missing_is_refused_by_name(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise ModuleNotFoundError("Requirement 'wandb>=0.12.10' not met.")
+
+    monkeypatch.setattr(loggers, "instantiate", lambda config: refuse)
+    with pytest.raises(UserError, match=r"WandbLogger .*wandb.*logger=tensorboard"):
+        loggers.make_loggers({"_target_": "pytorch_lightning.loggers.WandbLogger"}, tmp_path)

@@ -113,3 +113,9 @@ def test_shared_scores_lie_beside_the_checkpoints_under_their_identity(tmp_path)
 
 def test_the_files_of_a_run_are_named_once(run):
     assert {run.config.name, run.provenance.name} <= {path.name for path in run.path.iterdir()}
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(UserError, match=r"output_dir=.*run is a file"):
+        RunDirectory(tmp_path / "run").begin({}, {}, "train")
