@@ -85,7 +85,7 @@ def test_equal_files_are_warned_about(write, network, caplog):
 def test_the_first_full_state_dict_is_the_base(write, network):
     files = write(lambda epoch, state: state.pop("0.weight") if epoch == 0 else None)
     assert read_base(files, None, network)[0] == files[1]
-    with pytest.raises(UserError, match=r"none of the 1 files.*epoch0\.pth lacks 0\.weight.*Set --base FILE"):
+    with pytest.raises(UserError, match=r"none of the 1 files.*epoch0\.pth lacks 0\.weight.*--model.*--base FILE"):
         read_base(files[:1], None, network)
 
 
