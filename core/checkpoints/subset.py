@@ -100,7 +100,7 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
     Args:
         model: The network with the parameters.
         subset: "last_norms" (weight and bias of the last `count` normalization layers, the paper's choice),
-            "all" (every parameter and running statistic), or a list of globs such as ["layer4.1.bn*.*"].
+            "all" (every parameter and running statistic), or a list of globs such as ["layer4.1.bn*.[wb]*"].
         count: The number of normalization layers that "last_norms" takes.
 
     Raises:
@@ -128,7 +128,7 @@ def resolve_subset(model: nn.Module, subset: str | Sequence[str], count: int = 2
     if isinstance(subset, str):
         raise UserError(
             f"task.param.subset={subset!r} is invalid: expected last_norms, all or a list of globs. "
-            'Set task.param.subset=last_norms, or a list such as ["layer4.1.bn*.*"]'
+            'Set task.param.subset=last_norms, or a list such as ["layer4.1.bn*.[wb]*"]'
         )
     names = {name for pattern in subset for name in find_matching_names(pattern, entries)}
     return ParameterSubset.from_model(model, names)
