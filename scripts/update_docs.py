@@ -11,7 +11,6 @@ A place is marked in the text with two comments, which Markdown does not show:
     <!-- end -->
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from scripts.benchmark import growth, samplers
 from scripts.benchmark.__main__ import format_table
+from scripts.console import make_parser
 from scripts.measure.result import RESULTS, Result
 
 PAGES = ("README.md", "docs/*.md")
@@ -36,9 +36,7 @@ PLACE = re.compile(r"(<!-- result (\S+) (\w+)([^>\n]*) -->)(.*?)(<!-- end -->)",
 
 def main() -> int:
     """Write, check or list; return 1 where a check finds a difference."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.update_docs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("python -m scripts.update_docs", __doc__)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--check", action="store_true", help="change nothing; fail where a page differs from a result")
     choice.add_argument("--stale", action="store_true", help="list the results whose code has changed since")

@@ -18,7 +18,7 @@ from torch import Tensor
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.publishing.model_card import Description, write_model_card
-from core.runtime.artifacts import read_json
+from core.runtime.artifacts import find_free_name, read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
@@ -109,10 +109,7 @@ def keep_foreign_files(folder: Path) -> None:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     foreign = sorted(name for name in names if not OWN_NAMES.fullmatch(name))
     if foreign:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        folder.rename(aside)
+        aside = folder.rename(find_free_name(folder))
         log.warning("Moved %s to %s, because it holds files of others (%s)", folder, aside, ", ".join(foreign[:3]))
     elif names:
         log.info("Replaced the models of an earlier export in %s", folder)

@@ -39,6 +39,14 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path} ({reason}). Free disk space or choose another folder") from error
 
 
+def find_free_name(path: Path) -> Path:
+    """Return the first of `path`.1, `path`.2, … that does not exist, to move `path` there."""
+    number = 1
+    while (free := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return free
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON.
 

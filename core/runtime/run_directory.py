@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from core.runtime.artifacts import read_json, replace_atomically, write_json
+from core.runtime.artifacts import find_free_name, read_json, replace_atomically, write_json
 from core.runtime.errors import UserError
 from core.runtime.provenance import collect_provenance
 from core.runtime.settings import describe_differences, find_differences
@@ -85,9 +85,7 @@ class RunDirectory:
         write_json(self.provenance, {**commands, mode: collect_provenance()})
 
     def _move_aside(self) -> Path:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
+        aside = find_free_name(self.path)
         try:
             return self.path.rename(aside)
         except OSError as error:

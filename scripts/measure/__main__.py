@@ -6,7 +6,6 @@
 Run it on a machine with nothing else to do. `python -m scripts.update_docs` then writes the tables.
 """
 
-import argparse
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from core.report.compared_runs import ComparedRun, read_runs
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT, collect_provenance, read_git_state
+from scripts.console import make_parser
 from scripts.measure.catalogue import MEASUREMENTS, Measurement
 from scripts.measure.result import RESULTS, Result, digest_files, find_files
 
@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the chosen measurements one after the other."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.measure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m scripts.measure", __doc__)
     parser.add_argument("names", nargs="*", metavar="name", help="measurements to run, from the list")
     parser.add_argument("--stale", action="store_true", help="run every measurement whose code has changed since")
     chosen = parser.parse_args()
