@@ -1,0 +1,71 @@
+"""The vectors of a zoo of checkpoints, which may lie in several memory-mapped files and need not fit into memory.
+
+K checkpoints · B batch · D numbers in one flattened subset.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from core.runtime.errors import UserError
+
+
+class VectorRows:
+    """K vectors of D numbers, read from one or several shards only when they are asked for.
+
+    Args:
+        shards: Tensors (rows, D) in order, usually memory-mapped. Nothing is copied.
+
+    Raises:
+        UserError: There is no shard, or the shards are not matrices of equal width.
+    """
+
+    def __init__(self, shards: Sequence[Tensor]):
+        shapes = [tuple(shard.shape) for shard in shards]
+        if len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 2:
+            raise UserError(f"shards of shapes {shapes} do not fit together: expected matrices of equal width")
+        self.shards = tuple(shards)
+        self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, D)."""
+        return len(self), self.shards[0].shape[1]
+
+    def take(self, rows_B: Tensor) -> Tensor:
+        """Return a copy of the rows with these numbers (B,), as (B, D) on the CPU."""
+        rows_B = rows_B.cpu()
+        shard_B = torch.searchsorted(self._ends, rows_B, right=True)
+        taken_BD = torch.empty(len(rows_B), self.shape[1], dtype=self.shards[0].dtype)
+        for number in shard_B.unique().tolist():
+            chosen_B = shard_B == number
+            start = int(self._ends[number]) - len(self.shards[number])
+            taken_BD[chosen_B] = self.shards[number][rows_B[chosen_B] - start]
+        return taken_BD
+
+    def columns(self, part: slice) -> Tensor:
+        """Return some columns of all vectors, (K, columns); it is a copy if there are several shards."""
+        return join([shard[:, part] for shard in self.shards])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield all vectors in order, as batches of at most `size` rows (B, D); no batch spans two shards."""
+        for shard in self.shards:
+            yield from shard.split(size)
+
+    def first(self, k: int) -> "VectorRows":
+        """Return the first `k` vectors, for 1 ≤ k ≤ K."""
+        starts = [0, *self._ends.tolist()]
+        return VectorRows([shard[: k - start] for shard, start in zip(self.shards, starts, strict=False) if start < k])
+
+    def to_tensor(self) -> Tensor:
+        """Return all vectors as one tensor (K, D): the shard itself if there is one, else a copy in memory."""
+        return join(self.shards)
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows of all parts as one tensor, without a copy if there is only one part."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
