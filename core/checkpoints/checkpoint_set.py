@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.artifacts import load_artifact, replace_atomically, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.settings import describe_differences, find_differences
@@ -42,6 +43,8 @@ class CheckpointSet:
     settings: Mapping[str, Any]  # everything that determines the vectors: data, model, training, seed
     provenance: Mapping[str, Any] = field(default_factory=dict)  # origin: seconds, split, versions, commit
     history_ED: Tensor | None = None  # the subset at the start of each epoch of the classifier, and at the end
+    # Further checkpoints that no generator sees: later steps of the same training, or other trainings.
+    held_out_HD: Tensor | None = None
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +72,21 @@ class CheckpointSet:
         for tensor in (self.vectors_KD, *(self.network[name] for name in sorted(self.network))):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def rows(self) -> VectorRows:
+        """The vectors (K, D), read when they are asked for."""
+        return VectorRows([self.vectors_KD])
+
+    @property
+    def validation_HD(self) -> Tensor | None:
+        """The first half of the held-out vectors, for losses on vectors that a generator was not trained on."""
+        return None if self.held_out_HD is None else self.held_out_HD[: len(self.held_out_HD) // 2]
+
+    @property
+    def audit_HD(self) -> Tensor | None:
+        """The second half of the held-out vectors, for the audit alone."""
+        return None if self.held_out_HD is None else self.held_out_HD[len(self.held_out_HD) // 2 :]
 
     def first(self, k: int) -> "CheckpointSet":
         """Return a set of the first `k` checkpoints; if `k` is the size of the set, return the set itself.
