@@ -1,27 +1,33 @@
-"""Reading and writing of artifacts: safetensors, npz and JSON files, which run no code when they are read.
+"""Reading and writing of artifacts: safetensors and JSON files, which run no code when they are read.
 
-Each file is written under a temporary name and then renamed, so a crash never leaves a partial file.
+Each file is written under a temporary name and then renamed, so a crash never leaves a partial file. Each file holds
+hashes of its content, so a file that was changed or damaged later is refused.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.runtime.content_hash import hash_json, hash_tensor
 from core.runtime.errors import UserError
 
 FORMAT_VERSION = 1
+RESTORE = "Restore the file, or delete it and create it again"
 
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
+
+    The content reaches the disk before the rename, so `path` is whole even after a power failure.
 
     Raises:
         UserError: The folder cannot be created or written to.
@@ -31,12 +37,25 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path} ({reason}). Free disk space or choose another folder") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power failure, if the file system can open and flush folders."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def find_free_name(path: Path) -> Path:
@@ -72,54 +91,135 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def save_artifact(path: Path, kind: str, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata as one safetensors file.
+@dataclass(frozen=True)
+class Artifact:
+    """The content of one safetensors file that `save_artifact` wrote."""
+
+    path: Path
+    version: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    hashes: Mapping[str, str]  # the stored hash of each tensor by its name; empty in files without hashes
+
+    def verify(self, name: str, on_rows: Callable[[Tensor], None] | None = None) -> None:
+        """Check that a tensor has the content that was written; a file without hashes passes unchecked.
+
+        Args:
+            name: The name of the tensor.
+            on_rows: Passed on to `hash_tensor`; it is also called for files without hashes.
+
+        Raises:
+            UserError: The tensor was changed.
+        """
+        found = hash_tensor(self.tensors[name], on_rows) if self.hashes or on_rows else None
+        if self.hashes and found != self.hashes[name]:
+            raise_damaged(self.path, f"tensor {name} does not have the content that was written")
+
+
+def save_artifact(
+    path: Path,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, Any],
+    version: int = FORMAT_VERSION,
+) -> None:
+    """Write tensors, JSON metadata and their hashes as one safetensors file.
+
+    The header of the file holds `hashes`, the SHA-256 of each tensor, and `sha256`, the hash of the rest of the header.
 
     Args:
         path: The file to write.
         kind: The kind of artifact ("checkpoints", "generator", …), which `load_artifact` checks.
         tensors: The tensors by name, on any device.
         metadata: Values that fit into JSON.
+        version: The format version of this kind.
 
     Raises:
         UserError: The file cannot be written.
     """
-    header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": json.dumps(metadata, allow_nan=False)}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {
+        "kind": kind,
+        "format_version": str(version),
+        "metadata": json.dumps(metadata, allow_nan=False),
+        "hashes": json.dumps({name: hash_tensor(tensor) for name, tensor in on_cpu.items()}),
+    }
+    header["sha256"] = hash_json(header)
     with replace_atomically(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+        save_file(on_cpu, temporary, header)
 
 
 def load_artifact(path: Path, kind: str, hint: str = "Set another path") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors (by name) and the metadata that `save_artifact` wrote.
+    """Return the tensors (by name) and the metadata that `save_artifact` wrote, after checking their hashes.
 
-    Tensors are memory-mapped, so a large file is not read into memory at once.
+    `open_artifact` explains the arguments and errors.
+    """
+    artifact = open_artifact(path, kind, hint)
+    return artifact.tensors, artifact.metadata
+
+
+def open_artifact(
+    path: Path,
+    kind: str,
+    hint: str = "Set another path",
+    *,
+    unverified: Collection[str] = (),
+    versions: Collection[int] = (FORMAT_VERSION,),
+) -> Artifact:
+    """Return the content of a file that `save_artifact` wrote, after checking its hashes.
+
+    Tensors are memory-mapped, so a large file is not read into memory at once. Files of earlier versions have no
+    hashes and are not checked.
 
     Args:
         path: The file to read.
         kind: The expected kind.
         hint: The advice that the error gives if the file is missing, as its second sentence.
+        unverified: Names of tensors that the caller checks itself with `Artifact.verify`.
+        versions: The format versions that the caller can read.
 
     Raises:
-        UserError: The file is missing or damaged, or it has another kind or an unknown format version.
+        UserError: The file is missing, damaged or changed, or it has another kind or an unknown format version.
     """
     if not path.is_file():
         raise UserError(f"{kind} file {path} not found. {hint}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = dict(file.metadata() or {})
+            stored = header.pop("sha256", None)
+            if (stored is not None or "hashes" in header) and stored != hash_json(header):
+                raise_damaged(path, "its header does not have the content that was written")
             found, version = header.get("kind"), header.get("format_version")
             if found != kind:
                 raise UserError(
                     f"{path} is not a p-diff {kind} file (its kind is {found!r}). Set the path of another file"
                 )
-            if version != str(FORMAT_VERSION):
+            if version not in map(str, versions):
                 raise UserError(
-                    f"{path} has format version {version}, but this version of p-diff reads {FORMAT_VERSION}. "
-                    "Create the file again"
+                    f"{path} has format version {version}, but this version of p-diff reads "
+                    f"{' or '.join(map(str, versions))}. Create the file again"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as `file` is no dict
-            return tensors, json.loads(header["metadata"])
+            artifact = Artifact(
+                path,
+                int(version),
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118, as `file` is no dict
+                json.loads(header["metadata"]),
+                json.loads(header.get("hashes", "{}")),
+            )
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} is damaged or truncated ({error}). Restore the file, or delete it and create it again"
-        ) from error
+        raise UserError(f"{path} is damaged or truncated ({error}). {RESTORE}") from error
+    if artifact.hashes and (differing := artifact.hashes.keys() ^ artifact.tensors.keys()):
+        raise_damaged(path, f"tensor {min(differing)} is missing or has another name than the one that was written")
+    for name in artifact.tensors.keys() - set(unverified):
+        artifact.verify(name)
+    return artifact
+
+
+def raise_damaged(path: Path, problem: str) -> NoReturn:
+    """Refuse an artifact whose content differs from what was written.
+
+    Raises:
+        UserError: Always; the message names the file and the problem.
+    """
+    raise UserError(f"{path} is damaged: {problem}. {RESTORE}")

@@ -11,10 +11,10 @@ CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
 
 
 def rewritten(workplace, change):
-    """Write a copy of the checkpoints file with changed tensors; return the override that names it."""
+    """Write a copy of the checkpoints file with changed tensors and no hashes; return the override that names it."""
     path = workplace.path / "changed.safetensors"
     with safe_open(workplace.path / CHECKPOINTS, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = {name: text for name, text in file.metadata().items() if name not in {"hashes", "sha256"}}
     tensors = load_file(workplace.path / CHECKPOINTS)
     change(tensors)
     save_file(tensors, path, metadata)

@@ -1,14 +1,24 @@
 """Artifacts are written completely or not at all, and errors name the file."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.runtime import artifacts
-from core.runtime.artifacts import load_artifact, read_json, replace_atomically, save_artifact, write_json
+from core.runtime import artifacts, content_hash
+from core.runtime.artifacts import (
+    load_artifact,
+    open_artifact,
+    read_json,
+    replace_atomically,
+    save_artifact,
+    write_json,
+)
+from core.runtime.content_hash import hash_tensor
 from core.runtime.errors import UserError
 from tests.core.tiny import damaged_copies
 
@@ -65,14 +75,87 @@ def test_a_foreign_file_is_named(tmp_path, saved):
         load_artifact(saved, "other")
 
 
-def test_another_format_version_is_refused_with_both_numbers(tmp_path, monkeypatch):
+def test_another_format_version_is_refused_with_the_known_numbers(tmp_path):
     path = tmp_path / "x.safetensors"
-    monkeypatch.setattr(artifacts, "FORMAT_VERSION", 98)
-    save_artifact(path, "thing", {"t": torch.zeros(1)}, metadata={})
-    monkeypatch.setattr(artifacts, "FORMAT_VERSION", 99)
-    with pytest.raises(UserError, match=r"version 98.* 99") as error:
+    save_artifact(path, "thing", {"t": torch.zeros(1)}, metadata={}, version=98)
+    with pytest.raises(UserError, match=r"x\.safetensors has format version 98.* reads 1\."):
         load_artifact(path, "thing")
-    assert str(path) in str(error.value)
+    with pytest.raises(UserError, match=r"reads 1 or 99\."):
+        open_artifact(path, "thing", versions=(1, 99))
+    assert open_artifact(path, "thing", versions=(97, 98)).version == 98
+
+
+LAYOUT_TENSORS = {
+    "matrix": torch.arange(12, dtype=torch.float32).reshape(3, 4),
+    "flag": torch.tensor([True]),
+    "number": torch.tensor(7),
+    "half": torch.ones(2, dtype=torch.bfloat16),
+    "empty": torch.zeros(0, 3),
+}
+
+
+def flipped(content: bytes, position: int, bit: int = 0) -> bytes:
+    changed = bytearray(content)
+    changed[position] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_every_flipped_bit_of_a_safetensors_file_is_noticed(tmp_path):
+    """Change one bit of each byte in turn: header length, names, shapes, metadata, hashes, and all tensors."""
+    path = tmp_path / "x.safetensors"
+    save_artifact(path, "thing", LAYOUT_TENSORS, metadata={"seed": 3})
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(flipped(whole, position, bit=position % 7))
+        with pytest.raises(UserError, match=r"x\.safetensors"):
+            load_artifact(path, "thing")
+    path.write_bytes(whole)
+    assert load_artifact(path, "thing")[1] == {"seed": 3}
+
+
+@pytest.mark.parametrize("name", ["matrix", "flag", "number", "half"])
+def test_a_changed_tensor_is_named_with_what_to_do(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    save_artifact(path, "thing", LAYOUT_TENSORS, metadata={})
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    start = json.loads(whole[8 : 8 + header])[name]["data_offsets"][0]
+    path.write_bytes(flipped(whole, 8 + header + start))
+    expected = f"{path} is damaged: tensor {name} does not have the content that was written. Restore the file, "
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}or delete it and create it again$"):
+        load_artifact(path, "thing")
+    artifact = open_artifact(path, "thing", unverified=[name])
+    with pytest.raises(UserError, match=f"tensor {name} "):
+        artifact.verify(name)
+
+
+def test_a_tensor_can_be_verified_in_one_pass_with_another_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(content_hash, "BLOCK_BYTES", 40)  # two rows of four float32 numbers
+    path = tmp_path / "x.safetensors"
+    save_artifact(path, "thing", LAYOUT_TENSORS, metadata={})
+    artifact, blocks = open_artifact(path, "thing", unverified=["matrix"]), []
+    artifact.verify("matrix", blocks.append)
+    assert [len(rows_B4) for rows_B4 in blocks] == [2, 1]
+    torch.testing.assert_close(torch.cat(blocks), LAYOUT_TENSORS["matrix"], rtol=0, atol=0)
+    assert artifact.hashes["matrix"] == hash_tensor(LAYOUT_TENSORS["matrix"])
+
+
+def test_a_hash_depends_on_type_and_shape_and_not_on_blocks_or_strides(monkeypatch):
+    matrix = LAYOUT_TENSORS["matrix"]
+    whole = hash_tensor(matrix)
+    assert len({whole, hash_tensor(matrix.flatten()), hash_tensor(matrix.view(torch.int32)), hash_tensor(-matrix)}) == 4
+    monkeypatch.setattr(content_hash, "BLOCK_BYTES", 1)
+    assert hash_tensor(matrix) == hash_tensor(matrix.T.contiguous().T) == whole
+
+
+def test_a_file_without_hashes_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"t": torch.ones(2)}, path, {"kind": "thing", "format_version": "1", "metadata": '{"seed": 3}'})
+    tensors, metadata = load_artifact(path, "thing")
+    assert tensors["t"].tolist() == [1, 1] and metadata == {"seed": 3}
+    artifact, blocks = open_artifact(path, "thing"), []
+    artifact.verify("t", blocks.append)
+    assert artifact.hashes == {} and len(blocks) == 1
 
 
 @pytest.mark.parametrize("metadata", [{}, {"metadata": "{not json"}])
@@ -116,6 +199,40 @@ def test_a_full_disk_leaves_the_old_json_and_nothing_else(tmp_path, full_disk):
     with full_disk(), pytest.raises(UserError, match=r"x\.json"):
         write_json(tmp_path / "x.json", ["long"] * 100_000)
     assert read_json(tmp_path / "x.json") == {"old": 1} and files_in(tmp_path) == ["x.json"]
+
+
+def test_the_content_reaches_the_disk_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    path, calls, fsync, replace = tmp_path / "x.txt", [], os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        synced = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        calls.append(("fsync", "folder" if synced == tmp_path else synced.read_text()))
+        fsync(descriptor)
+
+    def record_replace(old, new):
+        calls.append(("replace", new))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    with replace_atomically(path) as temporary:
+        temporary.write_text("new")
+    assert calls == [("fsync", "new"), ("replace", path), ("fsync", "folder")]
+
+
+def test_a_file_that_cannot_reach_the_disk_is_not_renamed(tmp_path, monkeypatch):
+    (tmp_path / "x.txt").write_text("old")
+
+    def fail(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with (
+        pytest.raises(UserError, match=r"cannot write .*x\.txt \(Input/output error\)"),
+        replace_atomically(tmp_path / "x.txt") as temporary,
+    ):
+        temporary.write_text("new")
+    assert (tmp_path / "x.txt").read_text() == "old" and files_in(tmp_path) == ["x.txt"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
