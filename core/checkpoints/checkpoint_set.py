@@ -16,7 +16,8 @@ from torch import Tensor
 
 from core.checkpoints.subset import ParameterSubset
 from core.checkpoints.vector_rows import VectorRows
-from core.runtime.artifacts import load_artifact, replace_atomically, save_artifact
+from core.runtime.arrays import save_arrays
+from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.settings import describe_differences, find_differences
 
@@ -157,13 +158,8 @@ class CheckpointSet:
         """Write `history_ED` as npz for a figure; do nothing if it was not recorded."""
         if self.history_ED is None:
             return
-        with replace_atomically(path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                history_ED=self.history_ED.numpy(),
-                names=np.array(self.subset.names),
-                sizes=np.array(self.subset.sizes),
-            )
+        subset = {"names": np.array(self.subset.names), "sizes": np.array(self.subset.sizes)}
+        save_arrays(path, {"history_ED": self.history_ED.numpy(), **subset})
 
     @classmethod
     def load(cls, path: Path) -> "CheckpointSet":

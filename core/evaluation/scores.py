@@ -3,16 +3,15 @@
 M models · N images · D numbers in one flattened subset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from core.evaluation.arrays import open_arrays
 from core.evaluation.kinds import Kind, infer_kind
-from core.runtime.artifacts import replace_atomically
+from core.runtime.arrays import open_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ class ScoreTable:
                 arrays[f"{split}/vote"] = np.array(astuple(scores.vote))
             if scores.metric != ACCURACY:
                 arrays |= {f"{split}/metric/{name}": np.array(value) for name, value in vars(scores.metric).items()}
-        with replace_atomically(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # No array has the name of an option of savez.
+        save_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> "ScoreTable":
@@ -150,7 +148,7 @@ class ScoreTable:
             )
 
     @staticmethod
-    def _read_split(file: np.lib.npyio.NpzFile, split: str) -> Scores:
+    def _read_split(file: Mapping[str, np.ndarray], split: str) -> Scores:
         wrong_MN = None
         if f"{split}/wrong" in file:
             num_images = int(file[f"{split}/num_images"])

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluation.arrays import open_arrays
 from core.evaluation.scores import ScoreFn
 from core.generation.generator import WeightGenerator
-from core.runtime.artifacts import replace_atomically
+from core.runtime.arrays import open_arrays, save_arrays
 from core.runtime.errors import UserError
 
 RECORDED_STEPS = 12  # spread evenly over the sampler's steps, including the first and the last
@@ -28,8 +27,7 @@ class Trajectories:
 
     def save(self, path: Path) -> None:
         """Write one npz atomically."""
-        with replace_atomically(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, timesteps_S=self.timesteps_S, accuracy_TS=self.accuracy_TS)
+        save_arrays(path, {"timesteps_S": self.timesteps_S, "accuracy_TS": self.accuracy_TS})
 
     @classmethod
     def load(cls, path: Path) -> "Trajectories":

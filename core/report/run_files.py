@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from omegaconf import OmegaConf
 
-from core.evaluation.arrays import open_arrays
 from core.evaluation.kinds import ORIGINAL
 from core.evaluation.scores import ScoreTable
 from core.evaluation.trajectories import Trajectories
 from core.evaluation.verdict import Verdict
+from core.runtime.arrays import open_arrays
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory

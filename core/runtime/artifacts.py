@@ -20,6 +20,7 @@ from core.runtime.content_hash import hash_json, hash_tensor
 from core.runtime.errors import UserError
 
 FORMAT_VERSION = 1
+HASH = "sha256"  # the name of the hash in JSON files and in headers
 RESTORE = "Restore the file, or delete it and create it again"
 
 
@@ -67,24 +68,30 @@ def find_free_name(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON.
+    """Write `content` as indented JSON; the last entry of a mapping, `sha256`, is the hash of the other entries.
 
     Raises:
         UserError: The file cannot be written.
         ValueError: `content` holds NaN or infinity.
     """
+    if isinstance(content, Mapping):
+        plain = json.loads(json.dumps(content, allow_nan=False))  # with keys that are text, as in the file
+        content = {**plain, HASH: hash_json(plain)}
     with replace_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, and check and remove the hash that `write_json` added.
+
+    Files without a hash, such as those of earlier versions, are not checked.
 
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing, damaged or changed.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        return remove_hash(content) if isinstance(content, dict) and content else content
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {path} ({error}). Restore or delete the file, then run the command again"
@@ -116,6 +123,20 @@ class Artifact:
             raise_damaged(self.path, f"tensor {name} does not have the content that was written")
 
 
+def remove_hash(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON file without its hash.
+
+    Raises:
+        ValueError: The content was changed.
+    """
+    # Damage to the name of the hash must not make the file look like one of an earlier version.
+    name = HASH if HASH in content else list(content)[-1]
+    rest = {key: value for key, value in content.items() if key != name}
+    if (name == HASH) != (content[name] == hash_json(rest)):
+        raise ValueError("its content was changed after it was written")
+    return rest if name == HASH else content
+
+
 def save_artifact(
     path: Path,
     kind: str,
@@ -145,7 +166,7 @@ def save_artifact(
         "metadata": json.dumps(metadata, allow_nan=False),
         "hashes": json.dumps({name: hash_tensor(tensor) for name, tensor in on_cpu.items()}),
     }
-    header["sha256"] = hash_json(header)
+    header[HASH] = hash_json(header)
     with replace_atomically(path) as temporary:
         save_file(on_cpu, temporary, header)
 
@@ -187,7 +208,7 @@ def open_artifact(
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            stored = header.pop("sha256", None)
+            stored = header.pop(HASH, None)
             if (stored is not None or "hashes" in header) and stored != hash_json(header):
                 raise_damaged(path, "its header does not have the content that was written")
             found, version = header.get("kind"), header.get("format_version")

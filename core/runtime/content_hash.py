@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,13 @@ def hash_tensor(tensor: Tensor, on_rows: Callable[[Tensor], None] | None = None)
     return digest.hexdigest()
 
 
+def hash_array(array: np.ndarray) -> str:
+    """Return the hash of dtype, shape and bytes of an array."""
+    digest = hashlib.sha256(f"{array.dtype.str} {list(array.shape)}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def hash_json(content: Any) -> str:
     """Return the hash of a value that fits into JSON; the order of the keys of a mapping does not matter."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Artifacts are written completely or not at all, and errors name the file."""
 
+import hashlib
 import json
 import os
 import re
@@ -259,7 +260,50 @@ def test_json_holds_no_nan(tmp_path):
     write_json(tmp_path / "x.json", {"value": 1.0})
     with pytest.raises(ValueError, match=r"nan|Out of range"):
         write_json(tmp_path / "x.json", {"value": float("nan")})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"value": 1.0} and files_in(tmp_path) == ["x.json"]
+    assert read_json(tmp_path / "x.json") == {"value": 1.0} and files_in(tmp_path) == ["x.json"]
+
+
+def test_json_ends_with_the_hash_of_its_other_entries(tmp_path):
+    path, content = tmp_path / "x.json", {"b": [1, 2.5, None], "a": {10: "ü", 9: True}, "sha256 of b": "0"}
+    write_json(path, content)
+    stored = json.loads(path.read_text())
+    plain = {"b": [1, 2.5, None], "a": {"10": "ü", "9": True}, "sha256 of b": "0"}
+    assert list(stored) == ["b", "a", "sha256 of b", "sha256"] and read_json(path) == plain
+    canonical = json.dumps(plain, sort_keys=True)
+    assert stored["sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
+    write_json(path, read_json(path))
+    assert json.loads(path.read_text()) == stored
+
+
+def test_every_flipped_bit_of_a_json_file_is_noticed(tmp_path):
+    path, content = tmp_path / "x.json", {"seed": 10, "rows": [0.5, None], "name": "a"}
+    write_json(path, content)
+    whole = path.read_bytes()
+    for position in range(len(whole) - 1):  # the last byte is a line break
+        path.write_bytes(flipped(whole, position, bit=position % 7))
+        with pytest.raises(UserError, match=r"x\.json"):
+            read_json(path)
+
+
+def test_changed_json_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"accuracy": 0.5})
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    expected = f"cannot read {path} (its content was changed after it was written). Restore or delete the file, "
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}then run the command again$"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("content", [{}, {"a": 1}, {"a": float("nan")}, [1, 2], "text", 3])
+def test_json_without_a_hash_is_read(tmp_path, content):
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert repr(read_json(tmp_path / "x.json")) == repr(content)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], "text", None])
+def test_any_content_survives_the_disk(tmp_path, content):
+    write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json") == content
 
 
 @pytest.mark.parametrize("content", ["", '{"cut": ', "\x00\x00"])
