@@ -1,7 +1,6 @@
 """Training states hold a hash of their content, and a changed state is refused."""
 
 from collections import OrderedDict
-from datetime import timedelta
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ STATE = {
     "global_step": 7,
     "state_dict": OrderedDict(weight=torch.arange(50, dtype=torch.float32), step=torch.tensor(7)),
     "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"betas": (0.9, 0.999)}]}],
-    "callbacks": {"timer": {"every": timedelta(seconds=30), "best": None, "seconds": float("nan")}},
+    "callbacks": {"timer": {"name": "fit", "best": None, "seconds": float("nan")}},
 }
 
 
