@@ -3,10 +3,13 @@
 K checkpoints · D numbers in one flattened subset · L numbers in one latent.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 
 SMALLEST_STD = 1e-6
 
@@ -29,20 +32,27 @@ class Normalizer(nn.Module):
         self.any_log = bool(self.log.any())  # read once, because each read waits for the GPU
 
     @classmethod
-    def per_tensor(cls, vectors_KD: Tensor, subset: ParameterSubset) -> "Normalizer":
-        """Return a map with one mean and one std per parameter tensor, averaged over the checkpoints (as in p-diff)."""
+    def per_tensor(cls, vectors: VectorRows | Tensor, subset: ParameterSubset) -> "Normalizer":
+        """Return a map with one mean and one std per parameter tensor, averaged over the checkpoints (as in p-diff).
+
+        Args:
+            vectors: The K vectors, as one tensor (K, D) or in shards. They are read in place and not copied.
+            subset: The names and sizes of the parameter tensors.
+        """
+        shards = vectors.shards if isinstance(vectors, VectorRows) else (vectors,)
         log_D = subset.variances_D
         means, stds = [], []
-        parts = zip(vectors_KD.split(subset.sizes, dim=1), log_D.split(subset.sizes), strict=True)
-        for part_KS, log_S in parts:  # one tensor at a time, to avoid a second copy of all K × D numbers
-            part_KS = _to_log(part_KS, log_S) if log_S.any() else part_KS
-            std = part_KS.std(dim=1, correction=0).mean()
+        parts = zip(*(shard.split(subset.sizes, dim=1) for shard in shards), strict=True)
+        # One tensor at a time, to avoid a second copy of all K × D numbers. Each tensor has one block per shard.
+        for part, log_S in zip(parts, log_D.split(subset.sizes), strict=True):
+            blocks = [_to_log(block_BS, log_S) for block_BS in part] if log_S.any() else part
+            std = torch.cat([block_BS.std(dim=1, correction=0) for block_BS in blocks]).mean()
             if std < SMALLEST_STD:
                 # The std over the entries of a constant tensor or of a single number is 0. The std over the checkpoints
                 # is used instead.
-                std = part_KS.std(correction=0)
-            means.append(part_KS.mean().expand(part_KS.shape[1]))
-            stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(part_KS.shape[1]))
+                std = _measure_std(blocks)
+            means.append(_measure_mean(blocks).expand(len(log_S)))
+            stds.append((std if std >= SMALLEST_STD else torch.ones(())).expand(len(log_S)))
         return cls(torch.cat(means), torch.cat(stds), log_D)
 
     @classmethod
@@ -68,6 +78,28 @@ class Normalizer(nn.Module):
         """Map normalized values (B, D) back, as the inverse of `normalize`."""
         values_BD = values_BD * self.std + self.mean
         return torch.where(self.log, values_BD.exp(), values_BD) if self.any_log else values_BD
+
+
+def _average_blocks(values: Tensor, blocks: Sequence[Tensor]) -> Tensor:
+    """Return the mean of one value per block, weighted by the rows of the blocks, in float64.
+
+    The mean of a single block is exactly its value.
+    """
+    rows = torch.tensor([len(block_BS) for block_BS in blocks], dtype=torch.float64)
+    return values.double() @ (rows / rows.sum())
+
+
+def _measure_mean(blocks: Sequence[Tensor]) -> Tensor:
+    """Return the mean over all numbers of blocks (B, S) of rows."""
+    return _average_blocks(torch.stack([block_BS.mean() for block_BS in blocks]), blocks).to(blocks[0].dtype)
+
+
+def _measure_std(blocks: Sequence[Tensor]) -> Tensor:
+    """Return the std over all numbers of blocks (B, S) of rows, from the means and the variances of the blocks."""
+    means = torch.stack([block_BS.mean() for block_BS in blocks]).double()
+    variances = torch.stack([block_BS.std(correction=0) for block_BS in blocks]).double().square()
+    variance = _average_blocks(variances + (means - _average_blocks(means, blocks)).square(), blocks)
+    return variance.sqrt().to(blocks[0].dtype)
 
 
 def _to_log(values_BD: Tensor, log_D: Tensor) -> Tensor:

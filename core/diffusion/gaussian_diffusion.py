@@ -63,16 +63,20 @@ class NoiseSchedule(nn.Module):
         )
 
 
-def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tensor) -> Tensor:
+def denoising_loss(
+    denoiser: Denoiser, schedule: NoiseSchedule, x_start_BL: Tensor, t_B: Tensor | None = None
+) -> Tensor:
     """Return the simple DDPM loss ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖² / L (Ho et al. 2020, Eq. 14).
 
-    The loss is averaged over the batch, with one uniform timestep t and one noise ε ~ N(0, I) per sample.
+    The loss is averaged over the batch, with one timestep t and one noise ε ~ N(0, I) per sample.
 
     Args:
         denoiser: ε_θ.
         schedule: The noise schedule, which gives ᾱ_t.
         x_start_BL: x_0, the latents to learn.
+        t_B: The timestep of each sample; None draws uniform timesteps.
     """
-    t_B = torch.randint(schedule.num_timesteps, (len(x_start_BL),), device=x_start_BL.device)
+    if t_B is None:
+        t_B = torch.randint(schedule.num_timesteps, (len(x_start_BL),), device=x_start_BL.device)
     noise_BL = torch.randn_like(x_start_BL)
     return F.mse_loss(denoiser(schedule.q_sample(x_start_BL, t_B, noise_BL), t_B), noise_BL)

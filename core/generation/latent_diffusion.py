@@ -93,7 +93,7 @@ class LatentDiffusionGenerator(WeightGenerator):
     @property
     def _vectors_per_pass(self) -> int:
         """The number of vectors that the autoencoder encodes or decodes together, which bounds their memory."""
-        return min(MAX_VECTORS_PER_PASS, max(1, MAX_NUMBERS_PER_PASS // self.subset.num_params))
+        return count_vectors_per_pass(self.subset.num_params)
 
     def use_sampler(self, sampler: Recipe | None) -> Self:
         """Choose the sampler of `sample`, and return the generator; None keeps the current one.
@@ -163,6 +163,11 @@ class LatentDiffusionGenerator(WeightGenerator):
         """Encode and decode parameter vectors, (M, D) to (M, D) on the CPU."""
         latents_ML = self.encode(vectors_MD).to(self.device)
         return torch.cat([self.decode(batch).cpu() for batch in latents_ML.split(self._vectors_per_pass)])
+
+
+def count_vectors_per_pass(num_params: int) -> int:
+    """Return how many vectors of `num_params` numbers an autoencoder takes together, which bounds their memory."""
+    return min(MAX_VECTORS_PER_PASS, max(1, MAX_NUMBERS_PER_PASS // num_params))
 
 
 def _rebuild_normalizer(state: Mapping[str, Tensor], name: str) -> Normalizer:

@@ -70,6 +70,10 @@ class Autoencoder(nn.Module):
         """
         return None
 
+    def prepare(self, vectors_BD: Tensor) -> Tensor:
+        """Return the rows (B, …) that `training_loss` takes, from normalized vectors (B, D), after `adapt`."""
+        return vectors_BD
+
     def forward(self, vectors_BD: Tensor) -> Tensor:
         """Reconstruct vectors, (B, D) to (B, D); both noises are added in training mode only, as dropout would be."""
         if not self.training:

@@ -133,7 +133,7 @@ class ChunkedAutoencoder(ConvStack):
 
     def adapt(self, columns: Columns, num_vectors: int) -> Tensor:
         """Compute the mean and the components of every chunk, and return the codes of the K vectors, (K, R, N)."""
-        codes = []
+        codes_KRN = torch.empty(num_vectors, self.components.shape[2], self.num_chunks, device=self.center.device)
         chunks_per_pass = max(1, MAX_NUMBERS_PER_PASS // (num_vectors * self.chunk_size))
         for first in range(0, self.num_chunks, chunks_per_pass):
             last = min(first + chunks_per_pass, self.num_chunks)
@@ -143,8 +143,13 @@ class ChunkedAutoencoder(ConvStack):
             centered_NKS = self._cut_into_chunks(values - self.center[part])
             components_NSR, spread_NR = compute_principal_components(centered_NKS, self.components.shape[2])
             self.components[first:last], self.spread[first:last] = components_NSR, spread_NR
-            codes.append(self._standardize(centered_NKS @ components_NSR, spread_NR))
-        return torch.cat(codes, dim=2)
+            codes_KRN[:, :, first:last] = self._standardize(centered_NKS @ components_NSR, spread_NR)
+        return codes_KRN
+
+    def prepare(self, vectors_BD: Tensor) -> Tensor:
+        """Return the standardized codes (B, R, N) of normalized vectors (B, D)."""
+        codes_NBR = self._cut_into_chunks(vectors_BD - self.center) @ self.components
+        return self._standardize(codes_NBR, self.spread)
 
     def _cut_into_chunks(self, values_BP: Tensor) -> Tensor:
         """Cut P columns (B, P) into chunks (⌈P / S⌉, B, S), padding the last one with zeros."""
@@ -160,8 +165,7 @@ class ChunkedAutoencoder(ConvStack):
 
     def encode(self, vectors_BD: Tensor) -> Tensor:
         """Map normalized vectors (B, D) to latents (B, L)."""
-        codes_NBR = self._cut_into_chunks(vectors_BD - self.center) @ self.components
-        return self._encode_codes(self._standardize(codes_NBR, self.spread))
+        return self._encode_codes(self.prepare(vectors_BD))
 
     def _encode_codes(self, codes_BRN: Tensor) -> Tensor:
         """Map standardized codes (B, R, N) to latents (B, L)."""

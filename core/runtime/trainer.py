@@ -77,14 +77,19 @@ class ReportingModule(LightningModule):
         super().__init__()
         self.last_loss: float | None = None  # shown by the progress of the stage
 
+    @property
+    def reads_loss(self) -> bool:
+        """Whether the loss of this step is read, which holds only for the steps whose metrics the loggers write."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's logger connector sets it
+        return bool((self.global_step + 1) % every == 0)
+
     def report(self, name: str, loss: Tensor) -> None:
-        """Read, check and log the loss, only at the steps whose metrics the loggers write.
+        """Read, check and log the loss if `reads_loss` holds.
 
         Raises:
             UserError: The loss is not a finite number.
         """
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's logger connector sets it
-        if (self.global_step + 1) % every:
+        if not self.reads_loss:
             return
         value = loss.item()
         if not math.isfinite(value):

@@ -1,9 +1,9 @@
 """Training of p-diff's generator on K checkpoints: the autoencoder first, then the diffusion over its latents.
 
-K checkpoints · D parameters per vector · L numbers per latent.
+K checkpoints · H held-out checkpoints · D parameters per vector · L numbers per latent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.vector_rows import VectorRows
 from core.diffusion.gaussian_diffusion import NoiseSchedule
-from core.generation.latent_diffusion import LatentDiffusionGenerator
+from core.generation.latent_diffusion import LatentDiffusionGenerator, count_vectors_per_pass
 from core.generation.recipes import check_recipe
 from core.networks.autoencoder import Autoencoder
 from core.runtime.progress import Stages
@@ -25,6 +26,9 @@ from core.runtime.trainer import MakeTrainer, fit
 from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule, SteppedModule
 from core.training.system import SystemSpec
 from core.training.weight_average import WeightAverage
+
+# A held-out loss takes at most this many vectors, so that its many readings stay cheap compared with the training.
+MAX_HELD_OUT = 100
 
 
 def fit_generator(
@@ -43,7 +47,8 @@ def fit_generator(
 
     Args:
         system: How the stages are built and trained. Without a denoiser there is no second stage.
-        checkpoints: The vectors to learn.
+        checkpoints: The vectors to learn. They are read row by row or column by column, so they need not fit into
+            memory. If the set has held-out vectors for validation, both stages also log a held-out loss.
         seed: The result depends on `system`, `checkpoints` and this seed only.
         state_dir: The folder of the training states.
         make_trainer: Lightning's Trainer with the machine's options bound.
@@ -55,20 +60,23 @@ def fit_generator(
     """
     check_recipes(system)
     context = FitContext(seed, state_dir, make_trainer, loggers, stages)
-    vectors_KD = checkpoints.vectors_KD
-    normalizer = make_vector_normalizer(system, checkpoints)
-    autoencoder = fit_autoencoder(system, vectors_KD, normalizer, context=context)
+    data = TrainingData(checkpoints.rows, select_held_out(checkpoints), make_vector_normalizer(system, checkpoints))
+    autoencoder = fit_autoencoder(system, data, context)
     latent_normalizer, denoiser = Normalizer.identity(autoencoder.latent_dim), None
     if system.denoiser:
-        batches = (normalizer.normalize(batch) for batch in vectors_KD.split(system.batch_size))
-        latents_KL = torch.cat([autoencoder.encode(batch) for batch in batches])
+        latents_KL = torch.cat(
+            [autoencoder.encode(batch) for batch in data.normalize_batches(data.rows, system.batch_size)]
+        )
+        held_out_HL = data.map_held_out(autoencoder.encode)
         if system.latent_normalization == "per_coordinate":
             latent_normalizer = Normalizer.per_coordinate(latents_KL)
-        denoiser = fit_denoiser(system, latent_normalizer.normalize(latents_KL), context)
+        latents_KL = latent_normalizer.normalize(latents_KL)
+        held_out_HL = None if held_out_HL is None else latent_normalizer.normalize(held_out_HL)
+        denoiser = fit_denoiser(system, latents_KL, held_out_HL, context=context)
     return LatentDiffusionGenerator(
         recipes=system.recipes,
         subset=checkpoints.subset,
-        normalizer=normalizer,
+        normalizer=data.normalizer,
         latent_normalizer=latent_normalizer,
         autoencoder=autoencoder,
         denoiser=denoiser,
@@ -84,8 +92,16 @@ def fit_generator(
 def make_vector_normalizer(system: SystemSpec, checkpoints: CheckpointSet) -> Normalizer:
     """Return the normalizer of the parameter vectors that `system.normalization` names."""
     if system.normalization == "per_tensor":
-        return Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
+        return Normalizer.per_tensor(checkpoints.rows, checkpoints.subset)
     return Normalizer.identity(checkpoints.subset.num_params)
+
+
+def select_held_out(checkpoints: CheckpointSet) -> Tensor | None:
+    """Return at most `MAX_HELD_OUT` evenly spaced vectors (H, D) of `validation_HD` without a copy; None for none."""
+    vectors_HD = checkpoints.validation_HD
+    if vectors_HD is None or not len(vectors_HD):
+        return None
+    return vectors_HD[:: -(-len(vectors_HD) // MAX_HELD_OUT)]
 
 
 def check_recipes(system: SystemSpec) -> None:
@@ -120,9 +136,37 @@ class FitContext:
         )
 
 
-def fit_autoencoder(
-    system: SystemSpec, vectors_KD: Tensor, normalizer: Normalizer, *, context: FitContext
-) -> Autoencoder:
+@dataclass(frozen=True)
+class TrainingData:
+    """The vectors of a zoo, which need not fit into memory, with held-out ones and the normalizer of both."""
+
+    rows: VectorRows
+    held_out_HD: Tensor | None
+    normalizer: Normalizer
+
+    def normalize_columns(self, part: slice) -> Tensor:
+        """Return some columns of the K normalized vectors, (K, columns)."""
+        return self.normalizer.select_columns(part).normalize(self.rows.columns(part))
+
+    def normalize_batches(self, rows: VectorRows, batch_size: int) -> Iterator[Tensor]:
+        """Yield all rows normalized and in order, in batches (B, D) that fit into memory.
+
+        Batches do not depend on the shards, because the rounding of an autoencoder may depend on the batch.
+        """
+        size = min(batch_size, count_vectors_per_pass(rows.shape[1]))
+        for numbers_B in torch.arange(len(rows)).split(size):
+            yield self.normalizer.normalize(rows.take(numbers_B))
+
+    def map_held_out(self, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return what `function` makes of the normalized held-out vectors, batch by batch; None for no vectors."""
+        if self.held_out_HD is None:
+            return None
+        return torch.cat(
+            [function(batch) for batch in self.normalize_batches(VectorRows([self.held_out_HD]), MAX_HELD_OUT)]
+        )
+
+
+def fit_autoencoder(system: SystemSpec, data: TrainingData, context: FitContext) -> Autoencoder:
     """Fit the autoencoder of stage one to the vectors, and return it frozen and in eval mode.
 
     An autoencoder without trainable parameters, such as PCA, only adapts to the vectors.
@@ -130,15 +174,14 @@ def fit_autoencoder(
     seconds = None
     with context.stages.stage("autoencoder", f"{system.autoencoder_steps} steps"):
         torch.manual_seed(derive_seed(context.seed, "autoencoder/init"))
-        autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=vectors_KD.shape[1])
-        prepared_K = autoencoder.adapt(
-            lambda part: normalizer.select_columns(part).normalize(vectors_KD[:, part]), len(vectors_KD)
-        )
+        autoencoder: Autoencoder = instantiate(system.autoencoder, num_params=data.rows.shape[1])
+        prepared_K = autoencoder.adapt(data.normalize_columns, len(data.rows))
         if list(autoencoder.parameters()):
             module = AutoencoderModule(
                 autoencoder,
-                vectors_KD if prepared_K is None else prepared_K,
-                normalizer if prepared_K is None else None,
+                data.rows if prepared_K is None else prepared_K,
+                data.normalizer if prepared_K is None else None,
+                held_out_H=data.held_out_HD if prepared_K is None else data.map_held_out(autoencoder.prepare),
                 make_optimizer=instantiate(system.autoencoder_optimizer),
                 num_steps=system.autoencoder_steps,
                 batch_size=system.batch_size,
@@ -151,7 +194,9 @@ def fit_autoencoder(
     return autoencoder.eval().requires_grad_(False)
 
 
-def fit_denoiser(system: SystemSpec, latents_KL: Tensor, context: FitContext) -> nn.Module:
+def fit_denoiser(
+    system: SystemSpec, latents_KL: Tensor, held_out_HL: Tensor | None, *, context: FitContext
+) -> nn.Module:
     """Fit the denoiser of stage two to standardized latents (K, L), and return it with its averaged weights."""
     with context.stages.stage("diffusion", f"{system.diffusion_steps} steps"):
         torch.manual_seed(derive_seed(context.seed, "diffusion/init"))
@@ -159,6 +204,7 @@ def fit_denoiser(system: SystemSpec, latents_KL: Tensor, context: FitContext) ->
             instantiate(system.denoiser, latent_dim=latents_KL.shape[1]),
             NoiseSchedule(**system.schedule),
             latents_KL,
+            held_out_HL=held_out_HL,
             make_optimizer=instantiate(system.denoiser_optimizer),
             num_steps=system.diffusion_steps,
             batch_size=system.batch_size,

@@ -88,7 +88,7 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, dev
     ends = [time.perf_counter()]
     for _ in range(num_steps):
         optimizer.zero_grad()
-        module.loss(module.rows_K[torch.randperm(len(module.rows_K), device=device)[:BATCH]]).backward()
+        module.loss(module.draw_batch()).backward()
         optimizer.step()
         synchronize(device)
         ends.append(time.perf_counter())

@@ -84,7 +84,6 @@ def train_with_bare_loop(make: Callable[..., SteppedModule], num_steps: int, dev
     module = make(num_steps=num_steps).to(device).train()
     optimizer = module.make_optimizer(module.get_trained_parameters())
     for _ in range(num_steps):
-        rows = torch.randperm(K, device=device)[:50]
         optimizer.zero_grad()
-        module.batch_loss(module.rows_K[rows]).backward()
+        module.batch_loss(module.draw_batch()).backward()
         optimizer.step()

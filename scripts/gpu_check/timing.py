@@ -98,10 +98,9 @@ def time_bare_steps(stage: Stage, warmup: int, steps: int, *, device: torch.devi
     for step in range(warmup + steps):
         if step == warmup:
             clock.begin()
-        rows = torch.randperm(len(module.rows_K), device=device)[: module.batch_size]
         optimizer.zero_grad()
         with computing_in(precision, device):
-            loss = module.batch_loss(module.rows_K[rows])
+            loss = module.batch_loss(module.draw_batch())
         loss.backward()
         optimizer.step()
     clock.end()
