@@ -50,6 +50,8 @@ class TaskSpec:
     batch_size: int
     make_optimizer: Factory
     make_scheduler: Factory | None  # None keeps the learning rate constant
+    warmup_steps: int | None  # the steps in which the learning rate rises from 0
+    gradient_clip: float | None  # the largest norm of the gradient
     score_with: str | None  # the user's own package.module:function
     data: DataOptions
     model: ModelSpec
@@ -69,6 +71,8 @@ class TaskSpec:
             batch_size=config["batch_size"],
             make_optimizer=Factory(config["optimizer"]),
             make_scheduler=Factory(config["scheduler"]) if config["scheduler"] else None,
+            warmup_steps=config.get("warmup_steps"),  # older files lack it
+            gradient_clip=config.get("gradient_clip"),
             score_with=config["score_with"],
             data=DataOptions(**config["data"]),
             model=ModelSpec(**config["model"]),
@@ -86,6 +90,8 @@ class TaskSpec:
             "batch_size": self.batch_size,
             "optimizer": dict(self.make_optimizer.settings),
             "scheduler": dict(self.make_scheduler.settings) if self.make_scheduler else None,
+            "warmup_steps": self.warmup_steps,
+            "gradient_clip": self.gradient_clip,
             "score_with": self.score_with,
             "data": data,
             "param": asdict(self.param),

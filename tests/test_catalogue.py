@@ -72,6 +72,18 @@ def test_every_dataset_works_with_every_architecture(dataset, model):
     )
 
 
+SMALL = {"resnet18": 512, "resnet50": 640, "vit_tiny": 192, "vit_base": 384, "convnext_tiny": 512, "convnext_base": 768}
+
+
+@pytest.mark.parametrize("model", PAPER_MODELS)
+def test_the_small_version_of_an_architecture_has_its_name_and_fewer_parameters_to_generate(model):
+    cfg, full = compose_config(f"experiment=digits_{model}"), compose_config(f"task/model={model}")
+    assert cfg.task.model.name == full.task.model.name and cfg.task.scheduler.T_max == cfg.task.epochs
+    with torch.device("meta"):
+        network = build_classifier(**cfg.task.model, num_classes=10, channels=1, image_size=16)
+    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == SMALL[model]
+
+
 @pytest.mark.parametrize("dataset", FACTS)
 def test_the_option_task_data_dataset_changes_the_paths(dataset):
     cfg = compose_config(f"task.data.dataset={dataset}")

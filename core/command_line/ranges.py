@@ -46,7 +46,7 @@ class Range:
         if math.isfinite(self.most):
             words += f" between {self.least:g} and {self.most:g}"
         elif math.isfinite(self.least):
-            words += f" of at least {self.least:g}"
+            words += f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
         return words + (", or null" if self.optional else "") + "".join(f", or {word}" for word in self.words)
 
 
@@ -82,6 +82,8 @@ RANGES: Mapping[str, Range] = {
     "task.batch_size": COUNT,
     "task.optimizer.lr": NOT_NEGATIVE,
     "task.optimizer.weight_decay": NOT_NEGATIVE,
+    "task.warmup_steps": Range(1, optional=True),
+    "task.gradient_clip": Range(0, whole=False, open=True, optional=True),
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
     "task.data.split_seed": Range(0),
     "task.data.image_size": Range(1, optional=True),

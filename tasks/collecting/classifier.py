@@ -1,10 +1,12 @@
 """The classifier as a LightningModule, for training the whole network and for fine-tuning its parameter subset."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -74,6 +76,7 @@ class Classifier(ReportingModule):
         num_classes: The number of classes in the data.
         make_optimizer: Builds the optimizer from the parameters that require gradients.
         make_scheduler: Builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
+        warmup_steps: W, the optimizer steps in which the learning rate rises linearly from 0 to that of the schedule.
         frozen_statistics: Keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
             not update them.
         seed: The seed that reseeds torch at the start of every epoch, together with the epoch and the rank. A resumed
@@ -91,6 +94,7 @@ class Classifier(ReportingModule):
         *,
         make_optimizer: MakeOptimizer,
         make_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        warmup_steps: int | None = None,
         frozen_statistics: bool = False,
         seed: int = 0,
         history_subset: ParameterSubset | None = None,
@@ -99,6 +103,7 @@ class Classifier(ReportingModule):
         super().__init__()
         self.model, self.frozen_statistics, self.seed = model, frozen_statistics, seed
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.warmup_steps = warmup_steps
         self.history_subset = history_subset
         if history_subset is not None:  # a buffer is saved with the training state, so a resumed fit keeps it
             self.register_buffer("history_ED", torch.zeros(num_epochs + 1, history_subset.num_params))
@@ -134,6 +139,25 @@ class Classifier(ReportingModule):
         images_BCSS, labels_B = batch
         self.val_accuracy(self.model(images_BCSS), labels_B)
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Make one step of the optimizer; during the warm-up, with only a share of the scheduler's learning rate.
+
+        The scheduler's rate is restored after the step, because many schedulers compute the next rate from it.
+        """
+        rates = [group["lr"] for group in optimizer.param_groups]
+        share = min(1.0, (self.global_step + 1) / (self.warmup_steps or 1))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = share * rate
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer, and the learning-rate scheduler if there is one."""

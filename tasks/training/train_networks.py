@@ -4,6 +4,7 @@ R trained networks · E epochs · D numbers in one flattened subset.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def train_classifier(
 
     Args:
         model: The network with its initial weights.
-        task: The epochs, optimizer, scheduler and batch size.
+        task: The epochs, batch size, optimizer, schedule with warm-up, and largest gradient.
         data: The images.
         planned: The name of the network's files, and its seed.
         history_subset: The parameters to record during training; None records nothing.
@@ -69,6 +70,7 @@ def train_classifier(
         data.num_classes,
         make_optimizer=task.make_optimizer,
         make_scheduler=task.make_scheduler,
+        warmup_steps=task.warmup_steps,
         seed=planned.seed,
         history_subset=history_subset,
         num_epochs=task.epochs,
@@ -78,12 +80,17 @@ def train_classifier(
         TrainingImages(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
         name=planned.name,
         state_dir=state_dir,
-        make_trainer=make_trainer,
+        make_trainer=limit_gradients(make_trainer, task.gradient_clip),
         progress=progress,
         loggers=loggers,
         max_epochs=task.epochs,
     )
     return seconds, getattr(module, "history_ED", None)
+
+
+def limit_gradients(make_trainer: MakeTrainer, norm: float | None) -> MakeTrainer:
+    """Return a Trainer factory that shortens longer gradients to `norm`; None keeps the Trainer's own setting."""
+    return make_trainer if norm is None else partial(make_trainer, gradient_clip_val=norm)
 
 
 def train_networks(

@@ -45,6 +45,8 @@ def refusal(*overrides: str) -> str:
         ("task.data.num_workers=True", "a whole number between 0 and 256, or auto"),
         ("task.data.num_workers=1000", "a whole number between 0 and 256, or auto"),
         ("scoring.cache_bytes=much", "a number of at least 0, or auto"),
+        ("task.warmup_steps=0", "a whole number of at least 1, or null"),
+        ("task.gradient_clip=0", "a number above 0, or null"),
         ("task.data.val_fraction=0", "a number between 0 and 1"),
         ("task.data.val_fraction=1", "a number between 0 and 1"),
         ("task.optimizer.lr=fast", "a number of at least 0"),
@@ -123,6 +125,8 @@ def test_every_number_that_can_be_typed_has_a_range():
     assert not left
     others = {
         "task.data.image_size",
+        "task.warmup_steps",
+        "task.gradient_clip",
         "evaluation.noise",
         "task.data.num_workers",
         "scoring.batch_size",

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.settings import find_differences
 from core.runtime.trainer import count_devices
 from tasks.collecting.classifier import Classifier
 from tasks.collecting.collection import TrainedNetworks
@@ -176,6 +177,24 @@ def test_a_specification_returns_the_configuration_that_it_was_built_from(overri
     assert task_spec(cfg).to_config() == OmegaConf.to_container(cfg.task, resolve=True)
     independent = task_spec(independent_config())
     assert TaskSpec.from_config(independent.to_config()) == independent
+
+
+def test_warm_up_and_the_limit_of_gradients_are_recorded_and_absent_from_older_files():
+    plain, chosen = recorded(steps_config()), recorded(steps_config("task.warmup_steps=9", "task.gradient_clip=0.5"))
+    older = {
+        "task": {name: value for name, value in plain["task"].items() if name not in ("warmup_steps", "gradient_clip")}
+    }
+    assert not find_differences(older, plain) and not find_differences(plain, older)
+    assert find_differences(older, chosen) == {
+        "task.warmup_steps": ("(absent)", 9),
+        "task.gradient_clip": ("(absent)", 0.5),
+    }
+    without = {
+        name: value
+        for name, value in task_spec(steps_config()).to_config().items()
+        if name in older["task"] or name == "score_with"
+    }
+    assert TaskSpec.from_config(without) == task_spec(steps_config())
 
 
 def test_the_last_optimization_is_the_one_that_made_the_checkpoints():

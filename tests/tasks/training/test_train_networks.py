@@ -1,5 +1,6 @@
 """Training classifiers: one or several, interrupted or not, in one process or two, and the order of their images."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_worke
             CLASSES,
             make_optimizer=instantiate(cfg.task.optimizer),
             make_scheduler=instantiate(cfg.task.scheduler),
+            warmup_steps=12,  # the interruption after 10 of 20 steps falls into the warm-up
             seed=3,
         )
         torch.manual_seed(len(stops))  # earlier draws must not change the training
@@ -97,6 +99,30 @@ def test_every_process_and_epoch_has_its_own_seed(model, monkeypatch):
 
 def train(cfg, data, state_dir):
     return train_networks(task_spec(cfg), data, state_dir=state_dir, make_trainer=instantiate(cfg.trainer), loggers=())
+
+
+def test_the_warm_up_scales_the_rate_of_the_schedule_and_long_gradients_are_shortened(tmp_path, data):
+    options = ["task.model.name=convnet_mini", "task.epochs=3", "task.batch_size=8", "task.optimizer.lr=0.01"]
+    optimizer = ["task.optimizer._target_=torch.optim.SGD", "task.param.subset=all"]
+    cfg = task_config(*options, *optimizer, "task.warmup_steps=8", "task.gradient_clip=0.3")
+    trained = train(cfg, data, tmp_path / "state")
+
+    model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
+    optimizer = instantiate(cfg.task.optimizer)(model.parameters())
+    loader, norms = TrainingImages(data, 8, seed=cfg.task.seed).train_dataloader(), []
+    for step in range(15):
+        if step % 5 == 0:
+            loader.sampler.set_epoch(step // 5)
+            batches = iter(loader)
+        cosine = 0.5 * (1 + math.cos(math.pi * (step // 5) / 3))  # the schedule moves once per epoch of 5 steps
+        optimizer.param_groups[0]["lr"] = 0.01 * cosine * min(1, (step + 1) / 8)
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(data.make_normalizer()(images)), labels).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3))
+        optimizer.step()
+    assert min(norms) > 0.3, "no gradient is short enough to stay as it is"
+    torch.testing.assert_close(trained.last_RD[0], flatten(model, trained.subset), rtol=1e-4, atol=1e-6)
 
 
 def test_independent_checkpoints_are_the_last_weights_of_networks_from_different_seeds(tmp_path, data):
