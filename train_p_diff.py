@@ -28,6 +28,7 @@ from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_matching_generator
 from core.publishing.export import export
+from core.publishing.generated_models import GeneratedModels
 from core.report.page import write_page
 from core.report.sentences import word_verdict
 from core.report.tables import format_closing_words
@@ -133,6 +134,19 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
         )
 
 
+def gather(
+    cfg: DictConfig, generator: WeightGenerator, vectors_MD: Tensor, checkpoints: CheckpointSet
+) -> GeneratedModels:
+    """Return the generated vectors with the network around them, and with the seed and the generator they came from."""
+    return GeneratedModels(
+        vectors_MD=vectors_MD,
+        subset=checkpoints.subset,
+        network=checkpoints.network,
+        seed=cfg.seed,
+        generator=generator.fingerprint,
+    )
+
+
 def score_and_report(
     cfg: DictConfig,
     task: TaskSpec,
@@ -153,18 +167,20 @@ def score_and_report(
         by_task = score_with_task(cfg, task, scoring, checkpoints, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
+    models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
             **summarize_tables(tables, bootstrap),
             "verdict": word_verdict(audit(tables, bootstrap)),
+            "scored": models.origin,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
         }
         write_json(run.metrics, metrics)
         page = write_page(run)
         if cfg.generation.num_exported:
-            exported_MD = vectors_MD[: cfg.generation.num_exported]
-            export(exported_MD, checkpoints, describe_network(checkpoints, task.data), run=run, seed=cfg.seed)
+            described = describe_network(checkpoints, task.data)
+            export(models, checkpoints, described, run=run, num_exported=cfg.generation.num_exported)
     log.info("\n%s\n\nReport: %s", format_closing_words(metrics), page)
 
 
@@ -199,13 +215,14 @@ def score_with_task(
 
 
 def generate(cfg: DictConfig, task: TaskSpec, system: SystemSpec, *, run: RunDirectory, stages: Stages) -> None:
-    """Write M new models as full state dicts, without scoring them."""
+    """Write M new models into the folder generated/ of the run, without scoring them."""
     checkpoints = CheckpointSet.load(Path(task.param.path))
     generator = open_generator(cfg, system, checkpoints, run)
     run.record(cfg.mode)
     vectors_MD = sample(cfg, generator, stages)
     trained_on = checkpoints.first(generator.trained_on["k"])
-    export(vectors_MD, trained_on, describe_network(trained_on, task.data), run=run, seed=cfg.seed)
+    models, described = gather(cfg, generator, vectors_MD, trained_on), describe_network(trained_on, task.data)
+    export(models, trained_on, described, run=run, num_exported=cfg.generation.num_exported)
     log.info("Wrote %d models of seed %d to %s", len(vectors_MD), cfg.seed, run.generated)
 
 

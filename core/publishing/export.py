@@ -1,4 +1,4 @@
-"""Export of generated vectors as full state dicts, which load without this project, and their model card.
+"""Export of generated models as a folder that loads without this project: two files for all models, and their card.
 
 M generated models · D numbers in one flattened subset.
 """
@@ -11,12 +11,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import unflatten
+from core.publishing.generated_models import GeneratedModels
 from core.publishing.model_card import Description, write_model_card
 from core.runtime.artifacts import find_free_name, read_json
 from core.runtime.errors import UserError
@@ -24,53 +20,50 @@ from core.runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 # Files that an export writes, and may therefore replace.
-OWN_NAMES = re.compile(r"\d{3,}\.safetensors|model\.safetensors|config\.json|README\.md")
+OWN_NAMES = re.compile(r"(\d{3,}|model|network|vectors)\.safetensors|config\.json|README\.md")
 HUB_NAME = "model.safetensors"  # the file name that timm and the Hugging Face Hub expect
 
 
 def export(
-    vectors_MD: Tensor, checkpoints: CheckpointSet, network: Description, *, run: RunDirectory, seed: int
+    models: GeneratedModels, checkpoints: CheckpointSet, network: Description, *, run: RunDirectory, num_exported: int
 ) -> None:
     """Write generated models into a run, with a model card that shows how to load them and how good they are.
 
     Args:
-        vectors_MD: The generated vectors.
+        models: The generated models.
         checkpoints: The checkpoints that the generator was trained on.
         network: The description of the network for the card.
         run: The run directory; the card shows its metrics.json if it exists.
-        seed: The seed that the vectors were generated with.
+        num_exported: The number of models, from model 0 on, that are also written as full state dicts.
+
+    Raises:
+        UserError: The disk is too small for the models, or the folder is not writable.
     """
-    card = write_model_card(
-        checkpoints,
-        network,
-        files=(name_file(0, len(vectors_MD)), name_file(len(vectors_MD) - 1, len(vectors_MD))),
-        seed=seed,
-        metrics=read_json(run.metrics) if run.metrics.is_file() else None,
-    )
-    texts = {"README.md": card}
-    if network.config:
+    num_exported = min(num_exported, len(models))
+    metrics = read_json(run.metrics) if run.metrics.is_file() else None
+    texts = {"README.md": write_model_card(models, checkpoints, network, num_exported=num_exported, metrics=metrics)}
+    hub = network.config is not None and num_exported > 0
+    if hub:
         texts["config.json"] = json.dumps(network.config, indent=2) + "\n"
-    export_models(vectors_MD, checkpoints, run.generated, seed=seed, texts=texts, hub=network.config is not None)
+    write_folder(models, run.generated, num_exported=num_exported, texts=texts, hub=hub)
 
 
-def export_models(
-    vectors_MD: Tensor,
-    checkpoints: CheckpointSet,
+def write_folder(
+    models: GeneratedModels,
     folder: Path,
     *,
-    seed: int,
+    num_exported: int,
     texts: Mapping[str, str] | None = None,
     hub: bool = False,
 ) -> None:
-    """Write one safetensors state dict per vector into `folder`, replacing the whole folder of an earlier export.
+    """Write generated models into `folder`, replacing the whole folder of an earlier export.
 
     Args:
-        vectors_MD: The generated vectors.
-        checkpoints: The checkpoints, which hold the other parameters of the network.
+        models: The generated models.
         folder: The folder of the export.
-        seed: The seed of generation, which each file records.
+        num_exported: The number of models, from model 0 on, that are also written as full state dicts.
         texts: Text files to write into the same folder, by file name.
-        hub: Whether to store the first model also under the name `HUB_NAME`.
+        hub: Whether to store model 0 also under the name `HUB_NAME`; this needs `num_exported` of at least 1.
 
     Raises:
         UserError: The disk is too small for the models, or the folder is not writable.
@@ -78,27 +71,23 @@ def export_models(
     new = folder.with_name(folder.name + ".new")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        check_space(len(vectors_MD), checkpoints, folder)
+        check_space(models, num_exported, folder)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        for index, vector_D in enumerate(vectors_MD):
-            state = {**checkpoints.network, **unflatten(vector_D, checkpoints.subset)}
-            save_file(
-                {name: tensor.contiguous() for name, tensor in state.items()},
-                new / name_file(index, len(vectors_MD)),
-                {"source": "p_diff", "seed": str(seed), "index": str(index)},
-            )
+        models.save(new)
+        for number in range(num_exported):
+            models.save_state_dict(number, new / models.name_file(number))
         for name, text in (texts or {}).items():
             (new / name).write_text(text)
         if hub:
-            link_or_copy(new / name_file(0, len(vectors_MD)), new / HUB_NAME)
+            link_or_copy(new / models.name_file(0), new / HUB_NAME)
         keep_foreign_files(folder)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise UserError(
-            f"cannot write the generated models to {folder} ({reason}). Set output_dir=FOLDER to a writable folder"
+            f"cannot write the generated models to {folder} ({error.strerror or error}). "
+            "Set output_dir=FOLDER to a writable folder"
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -115,23 +104,20 @@ def keep_foreign_files(folder: Path) -> None:
         log.info("Replaced the models of an earlier export in %s", folder)
 
 
-def name_file(index: int, count: int) -> str:
-    """Return the file name of model `index` of `count`, padded with zeros so that names sort by index."""
-    return f"{index:0{max(3, len(str(count - 1)))}}.safetensors"
-
-
-def check_space(num_models: int, checkpoints: CheckpointSet, folder: Path) -> None:
-    """Check that the disk has space for this many full networks.
+def check_space(models: GeneratedModels, num_exported: int, folder: Path) -> None:
+    """Check that the disk has space for the shared network, all vectors and the full state dicts.
 
     Raises:
         UserError: The disk has too little free space.
     """
-    needed = num_models * sum(tensor.nbytes for tensor in checkpoints.network.values())
+    network_bytes = sum(tensor.nbytes for tensor in models.network.values())
+    needed = (1 + num_exported) * network_bytes + models.vectors_MD.nbytes
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise UserError(
-            f"{num_models} exported networks need {needed / 1e9:.1f} GB, but {folder.parent} has only "
-            f"{free / 1e9:.1f} GB free. Set a smaller generation.num_models or generation.num_exported"
+            f"{len(models)} generated models, {num_exported} of them as full state dicts, need {needed / 1e9:.1f} GB, "
+            f"but {folder.parent} has only {free / 1e9:.1f} GB free. "
+            "Set a smaller generation.num_models or generation.num_exported"
         )
 
 

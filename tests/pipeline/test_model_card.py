@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -14,12 +16,14 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.command_line.entry_point import to_plain
 from core.publishing.export import export
+from core.publishing.generated_models import GeneratedModels
 from core.runtime.artifacts import write_json
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from tasks.data.splits import DataOptions
 from tasks.description import describe_network
 from tasks.networks.build import build_classifier
+from tests.core.tiny import assert_same
 from tests.scripts import foreign
 
 METRICS = {
@@ -57,17 +61,20 @@ def checkpoints_of(recipe, facts, **provenance):
     )
 
 
-def exported(checkpoints, folder, metrics=None):
+def exported(checkpoints, folder, metrics=None, num_exported=1):
+    """Export the vectors of the checkpoints as generated models, and return the folder."""
     run = RunDirectory(folder)
     if metrics:
         write_json(run.metrics, metrics)
-    export(
-        checkpoints.vectors_KD,
-        checkpoints,
-        describe_network(checkpoints, DataOptions(**to_plain(task_config().task.data))),
-        run=run,
+    models = GeneratedModels(
+        vectors_MD=checkpoints.vectors_KD,
+        subset=checkpoints.subset,
+        network=checkpoints.network,
         seed=42,
+        generator="0123456789abcdef",
     )
+    described = describe_network(checkpoints, DataOptions(**to_plain(task_config().task.data)))
+    export(models, checkpoints, described, run=run, num_exported=num_exported)
     return run.generated
 
 
@@ -79,12 +86,18 @@ def rows_of(markdown):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
+def code_of(folder):
+    """Return the two pieces of code of the card: one makes a state dict, and one loads it into the network."""
+    make_state, load = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return make_state, load
+
+
 def pasted(folder, monkeypatch):
     """Run the code of the card and return its `model`."""
     monkeypatch.chdir(folder)
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     namespace: dict = {}
-    exec(code, namespace)
+    for code in code_of(folder):
+        exec(code, namespace)
     return namespace["model"]
 
 
@@ -123,6 +136,31 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
         torch.testing.assert_close(from_folder(images), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "convnext_mini"])
+def test_the_lines_of_the_card_make_the_state_dict_of_any_model(tmp_path, monkeypatch, name):
+    _, checkpoints = checkpoints_of({"name": name}, {"num_classes": 10, "channels": 1, "image_size": 16})
+    folder = exported(checkpoints, tmp_path, num_exported=3)
+    make_state, _ = code_of(folder)
+    imported = {line.split()[1].partition(".")[0] for line in make_state.splitlines() if re.match("import|from", line)}
+    assert imported == {"json", "safetensors"} and make_state.count("number = 0 ") == 1
+    wanted = make_state.replace("number = 0 ", "number = 2 ")
+    script = f"{wanted}\nfrom safetensors.torch import save_file\nsave_file(state_dict, '../pasted.safetensors')"
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, check=True)
+    assert_same(load_file(tmp_path / "pasted.safetensors"), load_file(folder / "002.safetensors"))
+    assert_same(load_file(folder / "network.safetensors"), checkpoints.network)
+
+
+def test_without_full_state_dicts_the_card_names_none(tmp_path, monkeypatch):
+    _, checkpoints = checkpoints_of({"name": "test_resnet"}, {"num_classes": 10, "channels": 1, "image_size": 16})
+    folder = exported(checkpoints, tmp_path, num_exported=0)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "network.safetensors", "vectors.safetensors"]
+    card = (folder / "README.md").read_text()
+    named = set(re.findall(r"[\w.]+\.(?:safetensors|json)\b", card))
+    assert named == {"network.safetensors", "vectors.safetensors"}
+    bias = pasted(folder, monkeypatch).get_parameter("layer4.0.bn2.bias")
+    assert torch.equal(bias, unflatten(checkpoints.vectors_KD[0], checkpoints.subset)["layer4.0.bn2.bias"])
+
+
 def test_the_front_matter_is_yaml_and_leaves_the_license_open(tmp_path):
     _, checkpoints = checkpoints_of(
         {"name": "test_resnet"},
@@ -134,7 +172,7 @@ def test_the_front_matter_is_yaml_and_leaves_the_license_open(tmp_path):
     front = yaml.safe_load(head)
     assert front["library_name"] == "timm" and front["datasets"] == ["digits"] and "license" not in front
     assert not rows_of(body), "a table of numbers that were never measured"
-    assert all(word in body for word in ("`000.safetensors`", "`002.safetensors`", "[0.3]", "[0.2]"))
+    assert all(word in body for word in ("`000.safetensors`", "models 0 to 2", "[0.3]", "[0.2]"))
 
 
 def test_measured_numbers_are_those_of_metrics_json(tmp_path):
@@ -144,6 +182,35 @@ def test_measured_numbers_are_those_of_metrics_json(tmp_path):
     numbers = {re.match(r"\w+", row[0])[0]: row[1:] for row in rows}
     assert numbers == {"p_diff": ["9", "50.00", "62.50", "0.750"], "ensemble": ["1", "50.00", "50.00", "–"]}
     assert METRICS["verdict"]["sentences"][0] in card
+
+
+@pytest.mark.parametrize(
+    "scored, said, claimed",
+    [
+        ({"num_models": 3}, "Row p_diff is about exactly the models in this folder.", True),
+        (
+            {"num_models": 1},
+            "Row p_diff is about model 0 of this folder. The table does not cover models 1 to 2.",
+            True,
+        ),
+        ({"num_models": 9}, "Row p_diff is about 9 models. This folder holds the first 3 of them.", True),
+        (
+            {"seed": 7},
+            "No model in this folder was scored. Row p_diff is about 3 other models, made with seed 7.",
+            False,
+        ),
+        ({"generator": "f"}, "Row p_diff is about 3 other models, made with another generator or sampler.", False),
+        (None, "row p_diff may be about other models than those in this folder", True),
+    ],
+)
+def test_scores_of_other_models_are_not_claimed(tmp_path, scored, said, claimed):
+    _, checkpoints = checkpoints_of({"name": "test_resnet"}, {"num_classes": 10, "channels": 1, "image_size": 16})
+    same = {"seed": 42, "generator": "0123456789abcdef", "num_models": 3}
+    metrics = METRICS | ({} if scored is None else {"scored": same | scored})
+    card = (exported(checkpoints, tmp_path, metrics) / "README.md").read_text()
+    assert said in card
+    (label,) = (cells[0] for cells in rows_of(card) if cells[0].startswith("p_diff"))
+    assert label == ("p_diff: generated models" if claimed else "p_diff: other generated models")
 
 
 def test_a_file_that_did_not_record_its_images_takes_their_size_from_the_data(tmp_path, monkeypatch):
@@ -167,6 +234,8 @@ def test_a_run_leaves_a_card_with_its_own_numbers(workplace):
     metrics = workplace.metrics()
     folder = workplace.path / "outputs/digits_test_resnet/ae_ddpm/generated"
     assert {path.name for path in folder.iterdir()} == {
+        "network.safetensors",
+        "vectors.safetensors",
         "000.safetensors",
         "model.safetensors",
         "README.md",
@@ -174,5 +243,7 @@ def test_a_run_leaves_a_card_with_its_own_numbers(workplace):
     }
     card = (folder / "README.md").read_text()
     assert metrics["verdict"]["sentences"][0] in card and "[0.305]" in card
+    assert metrics["scored"].keys() == {"seed", "generator", "num_models"} and metrics["scored"]["num_models"] == 5
+    assert "Row p_diff is about exactly the models in this folder." in card
     model = foreign.make_network()
     model.load_state_dict(timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict())

@@ -14,6 +14,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
 from core.generation.generator_file import load_generator
+from core.publishing.generated_models import GeneratedModels
 from core.report.page import write_page
 from tests.digits import normalized_digits
 
@@ -35,6 +36,8 @@ def test_a_run_writes_what_the_readme_promises(workplace):
         "generator.safetensors",
         "report/table.md",
         "generated/000.safetensors",
+        "generated/network.safetensors",
+        "generated/vectors.safetensors",
     ):
         assert (run / name).is_file(), name
     assert {path.stem for path in (run / "scores").iterdir()} == {*SOURCES, "soup_original", "soup_p_diff"}
@@ -173,18 +176,24 @@ def test_fewer_checkpoints_are_the_first_ones_and_the_earlier_run_is_kept(workpl
 def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
     run = workplace.path / "outputs/generate"
     shutil.copytree(workplace.path / RUN, run)
-    assert (
-        workplace.run(
-            "train_p_diff.py", "mode=generate", "generation.num_models=7", "seed=7", "output_dir=outputs/generate"
-        ).error
-        == 0
-    )
-    states = [load_file(path) for path in sorted((run / "generated").glob("[0-9]*.safetensors"))]
-    assert len(states) == 7
-    generator = load_generator(run / "generator.safetensors")
-    single_D = generator.sample(7, [5])[0]
-    exported_D = torch.cat([states[5][name].flatten() for name in generator.subset.names])
-    torch.testing.assert_close(exported_D, single_D)
+
+    def generate(*overrides):
+        words = ["mode=generate", "output_dir=outputs/generate", *overrides]
+        assert workplace.run("train_p_diff.py", *words).error == 0
+        return (run / "generated/README.md").read_text()
+
+    card = generate("generation.num_models=7", "generation.num_exported=2", "seed=7")
+    assert "No model in this folder was scored. Row p_diff is about 5 other models, made with seed 42." in card
+    assert [path.name for path in sorted((run / "generated").glob("[0-9]*"))] == ["000.safetensors", "001.safetensors"]
+    models, generator = GeneratedModels.load(run / "generated"), load_generator(run / "generator.safetensors")
+    assert len(models) == 7 and models.seed == 7
+    torch.testing.assert_close(models.vectors_MD[5:6], generator.sample(7, [5]))
+    exported = load_file(run / "generated/001.safetensors")
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in models.state_dict(1).items())
+
+    card = generate("generation.num_models=7")
+    assert "Row p_diff is about models 0 to 4 of this folder. The table does not cover models 5 to 6." in card
+    assert "another generator or sampler" in generate("system/sampler=ddim")
 
 
 def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):
