@@ -6,29 +6,26 @@
 
 A place is marked in the text with two comments, which Markdown does not show:
 
-    <!-- result quickstart sources -->      the names of one or several results, a view of VIEWS, and its arguments
+    <!-- result quickstart sources seed=1 -->      names of results (NAME or NAME,NAME), a view, and its arguments
     … what this command writes …
     <!-- end -->
+
+`scripts/measure/views.py` explains the views. Markdown shows comments inside code blocks, and takes a line that starts
+with a comment for HTML, so a mark stands outside of code blocks, and within a sentence never at the start of a line.
 """
 
+import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.command_line.run_command import run_command
-from core.report.compared_runs import ComparedRun, sort_runs
-from core.report.comparison_table import build_table
-from core.report.repetitions import Estimate, build_repeated_source_table, build_repetition_table
-from core.report.run_files import RunFiles
-from core.report.tables import format_protocol_table, format_source_table, read_sentences
 from core.runtime.artifacts import replace_atomically
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
-from scripts.benchmark import growth, samplers
-from scripts.benchmark.__main__ import format_table
 from scripts.console import make_parser
 from scripts.measure.result import RESULTS, Result
+from scripts.measure.views import VIEWS
 
 PAGES = ("README.md", "docs/*.md")
 PLACE = re.compile(r"(<!-- result (\S+) (\w+)([^>\n]*) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -81,106 +78,22 @@ def fill_in(text: str) -> str:
     """Return the text with every marked place as its results say.
 
     Raises:
-        UserError: A result or a view does not exist.
+        UserError: A result or a view does not exist, or a mark does not fit its view.
     """
 
     def shown(place: re.Match[str]) -> str:
         names, view, arguments, before = place[2].split(","), place[3], place[4].split(), place[5]
         if view not in VIEWS:
             raise UserError(f"{place[1]}: unknown view {view}; expected one of {', '.join(VIEWS)}")
+        try:
+            inspect.signature(VIEWS[view]).bind(names, *arguments)
+        except TypeError as error:
+            raise UserError(f"{place[1]}: {error}") from error
         content = VIEWS[view]([Result.load(name) for name in names], *arguments)
         block = "\n" in before or "\n" in content  # a table stands on lines of its own, a number within a sentence
         return place[1] + (f"\n{content}\n" if block else content) + place[6]
 
     return PLACE.sub(shown, text)
-
-
-def open_runs(results: Sequence[Result]) -> list[ComparedRun]:
-    """Return the runs of several results, in the order of what sets them apart."""
-    kept = [run for result in results for run in result.data]
-    return sort_runs(
-        [ComparedRun.from_files(RunFiles(Path(run["folder"]), run["metrics"], config=run["config"])) for run in kept]
-    )
-
-
-def show_sources(results: Sequence[Result], run: str = "0") -> str:
-    """Return the table over sources of one run."""
-    return format_source_table(results[0].data[int(run)]["metrics"])
-
-
-def show_protocols(results: Sequence[Result], run: str = "0") -> str:
-    """Return the two protocols of one run."""
-    return format_protocol_table(results[0].data[int(run)]["metrics"])
-
-
-def show_verdict(results: Sequence[Result], run: str = "0") -> str:
-    """Return the headline of one run's verdict as a quotation."""
-    return f"> {read_sentences(results[0].data[int(run)]['metrics'])[0]}"
-
-
-def show_comparison(results: Sequence[Result]) -> str:
-    """Return one row per run."""
-    return build_table(open_runs(results)).markdown()
-
-
-def show_repetitions(results: Sequence[Result]) -> str:
-    """Return one row per group of runs that differ in their seeds only, with t-intervals."""
-    table = build_repetition_table(open_runs(results))
-    if table is None:
-        raise UserError(f"results/{results[0].name}.json holds no repeated runs, so there is no interval to show")
-    return table.markdown()
-
-
-def show_repeated_sources(results: Sequence[Result]) -> str:
-    """Return one row per source, averaged over runs that differ in their seeds only."""
-    return build_repeated_source_table(open_runs(results)).markdown()
-
-
-def show_mean(results: Sequence[Result], source: str, key: str, scale: str = "100", decimals: str = "2") -> str:
-    """Return one measure of one source within a sentence: its value, or mean ± half-width over several trainings."""
-    values = [run.rows[source][key] for run in open_runs(results)]
-    estimate = Estimate.from_trainings(values)
-    if estimate is None:
-        return f"{float(scale) * values[0]:.{decimals}f}"
-    return estimate.format(float(scale), int(decimals))
-
-
-def show_minutes(results: Sequence[Result]) -> str:
-    """Return the whole minutes that one run took on average, rounded up."""
-    runs = sum(len(result.data) for result in results)
-    return str(int(-(-sum(result.seconds for result in results) // (60 * runs))))
-
-
-def show_origin(results: Sequence[Result]) -> str:
-    """Return when, where, with which code and by which command the results were measured, as one sentence."""
-    newest = max(results, key=lambda result: result.provenance["time"])
-    about = newest.provenance
-    commits = sorted({result.provenance["git"].get("commit", "unknown")[:7] for result in results})
-    commands = "python -m scripts.measure " + " ".join(result.name for result in results)
-    return (
-        f"Measured on {about['time'][:10]} with `{commands}` at commit {' and '.join(commits)}, "
-        f"torch {about['versions']['torch']}, {about['device']}, {about['cores']} cores."
-    )
-
-
-def show_benchmark(results: Sequence[Result], stage: str) -> str:
-    """Return the table of one stage of the benchmark."""
-    tables = {"growth": growth.format_table, "samplers": samplers.format_table}
-    return tables.get(stage, format_table)(results[0].data[stage])
-
-
-VIEWS: dict[str, Callable[..., str]] = {
-    "sources": show_sources,
-    "protocols": show_protocols,
-    "verdict": show_verdict,
-    "comparison": show_comparison,
-    "repetitions": show_repetitions,
-    "repeated_sources": show_repeated_sources,
-    "mean": show_mean,
-    "minutes": show_minutes,
-    "origin": show_origin,
-    "benchmark": show_benchmark,
-}
 
 
 if __name__ == "__main__":

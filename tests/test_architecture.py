@@ -1,4 +1,4 @@
-"""Import direction, unpickling, machine-specific settings, and the references in docs/architecture.md.
+"""Import direction, unpickling, machine-specific settings, and the references to code in two pages of docs.
 
 The linter (pyproject.toml) checks star imports, debuggers, prints, exec, eval, pickles and sys.path.
 """
@@ -218,10 +218,12 @@ def test_no_script_names_a_home_or_a_device(path):
         assert not re.search(r"/home/|/root/|/Users/|/mnt/|~/|CUDA_VISIBLE_DEVICES=\d", path.read_text())
 
 
-PAGE = ROOT / "docs/architecture.md"
-TEXT = PAGE.read_text()
-REFERENCES = sorted(set(re.findall(r"`([\w./{}-]+\.(?:py|yaml|md|sh|toml|csv|j2)(?::[\w.]+)?)`", TEXT)))
-FOLDERS = sorted(set(re.findall(r"`((?:[\w-]+/)+)`", TEXT)))
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("architecture.md", "method.md")}
+REFERENCE = re.compile(r"`([\w./{}-]+\.(?:py|yaml|md|sh|toml|csv|j2)(?::[\w.]+)?)`")
+REFERENCES = [(page, found) for page, text in PAGES.items() for found in sorted(set(REFERENCE.findall(text)))]
+FOLDERS = [
+    (page, found) for page, text in PAGES.items() for found in sorted(set(re.findall(r"`((?:[\w-]+/)+)`", text)))
+]
 
 
 def find_defined_names(path: Path) -> set[str]:
@@ -243,29 +245,36 @@ def find_names(node: ast.stmt) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def test_the_architecture_page_names_files():
-    assert len(REFERENCES) > 40 and len(FOLDERS) > 15
+def test_both_pages_name_code():
+    counts = {page: len([found for other, found in REFERENCES if other == page]) for page in PAGES}
+    assert counts["architecture.md"] > 40 and counts["method.md"] > 20
+    assert len(FOLDERS) > 15
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-def test_every_file_and_name_on_the_architecture_page_exists(reference):
+@pytest.mark.parametrize("page, reference", REFERENCES)
+def test_every_file_and_name_on_a_page_exists(page, reference):
     file, _, name = reference.partition(":")
-    assert (ROOT / file).is_file(), f"docs/architecture.md names {file}, which does not exist"
+    assert (ROOT / file).is_file(), f"docs/{page} names {file}, which does not exist"
     if name:
-        assert name in find_defined_names(ROOT / file), (
-            f"docs/architecture.md names {name}, which {file} does not define"
-        )
+        assert name in find_defined_names(ROOT / file), f"docs/{page} names {name}, which {file} does not define"
 
 
-# The page also names folders of a run, which are not in the repository.
-@pytest.mark.parametrize("folder", [name for name in FOLDERS if name.split("/")[0] in {"core", "tasks", "configs"}])
-def test_every_source_folder_on_the_architecture_page_exists(folder):
-    assert (ROOT / folder).is_dir()
+# The pages also name folders and files of a run, which are not in the repository.
+@pytest.mark.parametrize(
+    "page, folder", [pair for pair in FOLDERS if pair[1].split("/")[0] in {"core", "tasks", "configs"}]
+)
+def test_every_source_folder_on_a_page_exists(page, folder):
+    assert (ROOT / folder).is_dir(), f"docs/{page} names {folder}, which does not exist"
+
+
+def test_the_references_of_the_method_page_are_all_cited_and_all_there():
+    text, _, listed = PAGES["method.md"].partition("\n## References\n")
+    assert set(re.findall(r"\[(\d+)[\],]", text)) == set(re.findall(r"^(\d+)\. ", listed, re.MULTILINE))
 
 
 def test_the_architecture_page_names_every_room():
     rooms = [f"core/{room}/" for room in CORE] + [
         f"tasks/{room}/" if (ROOT / "tasks" / room).is_dir() else f"tasks/{room}.py" for room in TASKS
     ]
-    missing = [room for room in rooms if f"`{room}`" not in PAGE.read_text()]
+    missing = [room for room in rooms if f"`{room}`" not in PAGES["architecture.md"]]
     assert not missing

@@ -102,6 +102,23 @@ MEASUREMENTS: dict[str, Measurement] = {
         steps=[sweep("seed=1,2,3,4,5 'task.data.split_seed=${seed}'", "quickstart_${seed}")],
         code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
     ),
+    "first_look": Measurement(
+        title="A first look at the quickstart, with shorter trainings and fewer models",
+        steps=[
+            "bash scripts/quickstart.sh task.epochs=3 task.param.k=30 generation.num_models=30 "
+            "evaluation.num_baselines=10 task.param.path={data}/first_look.safetensors output_dir={out}/0"
+        ],
+        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+    ),
+    "rounding": Measurement(
+        title="The quickstart with one and with two threads, which round differently",
+        steps=[
+            f"bash -c 'OMP_NUM_THREADS={threads} bash scripts/quickstart.sh evaluation.num_baselines=2 "
+            f"task.param.path={{data}}/rounding_{threads}.safetensors output_dir={{out}}/{threads}'"
+            for threads in (1, 2)
+        ],
+        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+    ),
     **{
         f"small_{model}": architecture(model)
         for model in ("resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny", "convnext_base")

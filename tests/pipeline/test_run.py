@@ -16,6 +16,7 @@ from core.evaluation.scores import ScoreTable
 from core.generation.generator_file import load_generator
 from core.publishing.generated_models import GeneratedModels
 from core.report.page import write_page
+from tests.core.tiny import sampler_recipe
 from tests.digits import normalized_digits
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
@@ -199,11 +200,32 @@ def test_mode_generate_writes_any_number_of_models_of_any_seed(workplace):
 def test_two_runs_with_one_seed_agree_and_zero_is_a_seed(workplace, empty):
     assert empty.run("task_training.py").error == 0 and empty.run("train_p_diff.py").error == 0
     assert empty.metrics()["table"] == workplace.metrics()["table"]
+    first, again = (CheckpointSet.load(place.path / CHECKPOINTS) for place in (workplace, empty))
+    assert torch.equal(first.vectors_KD, again.vectors_KD) and torch.equal(first.accuracy_K, again.accuracy_K)
+    assert all(torch.equal(tensor, again.network[name]) for name, tensor in first.network.items())
+    generators = [load_generator(place.path / RUN / "generator.safetensors") for place in (workplace, empty)]
+    assert generators[0].fingerprint == generators[1].fingerprint
+    for source in SOURCES:
+        tables = [ScoreTable.load(place.path / RUN / f"scores/{source}.npz") for place in (workplace, empty)]
+        assert np.array_equal(tables[0].vectors_MD, tables[1].vectors_MD), source
     assert empty.run("task_training.py", "seed=0", "task.param.path=zero.safetensors").error == 0
     assert empty.run("train_p_diff.py", "seed=0", "task.param.path=zero.safetensors").error == 0
     assert empty.metrics()["table"] != workplace.metrics()["table"]
     zero = CheckpointSet.load(empty.path / "zero.safetensors")
     assert zero.settings["task"]["seed"] == 0
+    assert not torch.equal(zero.vectors_KD, first.vectors_KD)
+    assert zero.provenance["data_fingerprint"] == first.provenance["data_fingerprint"], "the splits follow the seed"
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver", "ddpm"])
+def test_a_model_of_a_seed_is_the_same_in_a_batch_of_any_size(workplace, sampler):
+    recipe = {**sampler_recipe(sampler), "num_steps": 20}
+    generator = load_generator(workplace.path / RUN / "generator.safetensors").use_sampler(recipe)
+    together_MD = generator.sample(42, range(6))
+    for batch_size in (1, 4):
+        apart_MD = generator.sample(42, range(6), batch_size=batch_size)
+        torch.testing.assert_close(apart_MD, together_MD, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(generator.sample(42, [5]), together_MD[[5]], rtol=1e-5, atol=1e-5)
 
 
 def test_each_job_of_a_sweep_has_a_folder_named_by_what_is_swept(workplace):

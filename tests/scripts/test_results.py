@@ -1,6 +1,7 @@
 """Numbers in README and docs: what stands behind them, when they are out of date, and how they are written."""
 
 import dataclasses
+import re
 import shlex
 
 import pytest
@@ -11,23 +12,51 @@ from scripts import update_docs
 from scripts.measure import result as result_module
 from scripts.measure.catalogue import MEASUREMENTS
 from scripts.measure.result import RESULTS, Result, digest_file, find_files, strip_texts
-from scripts.update_docs import describe_stale, fill_in, find_pages, update
+from scripts.measure.views import VIEWS
+from scripts.update_docs import PLACE, describe_stale, fill_in, find_pages, update
 
-METRICS = {
-    "table": [
-        {"source": source, "n": 2, "accuracy_mean": mean, "accuracy_best": mean, "accuracy_median": mean}
-        | {"accuracy_worst": mean}
-        for source, mean in (("original", 0.5), ("ensemble", 0.5), ("p_diff", 0.625))
-    ],
-    "paper_protocol": {"original": 0.5, "ensemble": 0.5, "p_diff": 0.625},
-    "held_out_protocol": {"original": 0.5, "ensemble": 0.5, "p_diff": 0.625},
-}
 CONFIG = {"seed": 0, "task": {"data": {"dataset": "digits"}, "model": {"name": "tiny"}}}
+
+
+def make_metrics(p_diff: float = 0.625, accuracy_is: str = "better", max_iou_is: str = "worse") -> dict:
+    """Return the metrics of a run in which only p_diff's accuracy and the verdict vary."""
+    accuracies = {"original": 0.5, "ensemble": 0.5, "p_diff": p_diff}
+    return {
+        "table": [
+            {"source": source, "n": 2, "accuracy_mean": mean, "accuracy_best": mean, "accuracy_median": mean}
+            | {"accuracy_worst": mean, "max_iou_mean": mean / 2}
+            for source, mean in accuracies.items()
+        ],
+        "paper_protocol": accuracies,
+        "held_out_protocol": accuracies,
+        "verdict": {
+            "sentences": ["Yes, they are."],
+            "best_average": "ensemble",
+            "comparisons": [
+                {"baseline": "original", "accuracy_is": "better", "max_iou_is": "better"},
+                {"baseline": "ensemble", "accuracy_is": accuracy_is, "max_iou_is": max_iou_is},
+            ],
+            "variance_kept": 0.937,
+        },
+        "seconds": {"train_task": 30.0, "score": 90.0},
+    }
+
+
+def make_run(folder: str = "0", seed: int = 0, **metrics) -> dict:
+    return {"folder": folder, "config": CONFIG | {"seed": seed}, "metrics": make_metrics(**metrics)}
+
+
+def make_sweep() -> list[dict]:
+    """Return two runs with other denoisers and other values of K."""
+    runs = [make_run("small", p_diff=0.625), make_run("large", p_diff=0.75)]
+    for run, k, denoiser in zip(runs, (10, 100), ("Conv", "MLP"), strict=True):
+        run["config"] = CONFIG | {"task": CONFIG["task"] | {"param": {"k": k}}}
+        run["config"]["system"] = {"denoiser": {"_target_": f"core.networks.denoiser.{denoiser}Denoiser"}}
+    return runs
 
 
 def make_result(**changes: object) -> Result:
     about = {"git": {"commit": "0123456789"}, "time": "2026-01-02T03:04:05", "versions": {"torch": "9.9"}}
-    run = {"folder": "0", "config": CONFIG, "metrics": METRICS}
     given: dict[str, object] = {
         "name": "example",
         "command": "python -m scripts.measure example",
@@ -35,7 +64,7 @@ def make_result(**changes: object) -> Result:
         "provenance": about | {"device": "x86_64", "cores": 2},
         "seconds": 61.0,
         "code": {},
-        "data": [run],
+        "data": [make_run()],
     }
     return Result(**given | changes)
 
@@ -152,11 +181,127 @@ def test_minutes_are_those_of_one_run_rounded_up(results):
     assert fill_in("<!-- result example minutes -->?<!-- end -->") == "<!-- result example minutes -->2<!-- end -->"
 
 
-@pytest.mark.parametrize("mark", ["absent sources", "example nonsense", "example repetitions"])
-def test_a_wrong_mark_is_refused(results, mark):
+def fill_mark(mark: str, before: str = "0") -> str:
+    """Return the text that replaces `before` in a marked place within a sentence."""
+    text = fill_in(f"a <!-- result {mark} -->{before}<!-- end --> z")
+    assert text.startswith(f"a <!-- result {mark} -->") and text.endswith("<!-- end --> z")
+    return text.removeprefix(f"a <!-- result {mark} -->").removesuffix("<!-- end --> z")
+
+
+@pytest.mark.parametrize(
+    "mark, said",
+    [
+        ("absent sources", r"absent\.json"),
+        ("example nonsense", "nonsense"),
+        ("example repetitions", r"example\.json"),
+        ("example expected p_diff accuracy_mean", "one training"),
+        ("example mean p_diff", "key"),
+        ("example mean p_diff nonsense", "nonsense"),
+        ("example mean nonsense accuracy_mean", "nonsense"),
+        ("example sources seed=7", "seed=7"),
+        ("example change p_diff accuracy_mean seed=0", r"\bto\b"),
+        ("sweep sources", "2 runs"),
+    ],
+)
+def test_a_wrong_mark_is_refused(results, mark, said):
     make_result().save()
-    with pytest.raises(UserError, match=mark.split()[0 if "absent" in mark else 1].replace("repetitions", "example")):
-        fill_in(f"<!-- result {mark} --><!-- end -->")
+    make_result(name="sweep", data=make_sweep()).save()
+    with pytest.raises(UserError, match=said):
+        fill_mark(mark)
+
+
+@pytest.mark.parametrize(
+    "mark, shown",
+    [
+        ("value p_diff accuracy_mean task.param.k=100", "75.00"),
+        ("value p_diff accuracy_mean system.denoiser=ConvDenoiser", "62.50"),
+        ("value p_diff max_iou_mean folder=large", "0.375"),
+        ("mean original max_iou_mean task.param.k=10", "0.250"),
+        ("change p_diff accuracy_mean task.param.k=10 to task.param.k=100", "+12.50"),
+        ("change p_diff max_iou_mean task.param.k=100 to task.param.k=10", "−0.062"),
+        ("difference p_diff original accuracy_mean task.param.k=100", "+25.00"),
+        ("range p_diff accuracy_mean", "62.50 to 75.00"),
+        ("variance_kept task.param.k=10", "94%"),
+        ("cores", "2"),
+    ],
+)
+def test_a_number_of_a_sweep_stands_within_a_sentence(results, mark, shown):
+    make_result(name="sweep", data=make_sweep()).save()
+    assert fill_mark(f"sweep {mark}") == shown
+
+
+def test_a_run_is_chosen_by_its_settings(results):
+    make_result(name="sweep", data=make_sweep()).save()
+    table = fill_mark("sweep sources task.param.k=100", "\n")
+    assert "75.00" in table and "62.50" not in table
+    assert fill_mark("sweep verdict task.param.k=100", "\n") == "\n> Yes, they are.\n"
+
+
+@pytest.fixture
+def repeated(results):
+    """Three trainings of one setting."""
+    outcomes = [(0.6, "better", "worse"), (0.7, "undecided", "worse"), (0.8, "undecided", "better")]
+    runs = [
+        make_run(str(seed), seed, p_diff=p_diff, accuracy_is=accuracy_is, max_iou_is=max_iou_is)
+        for seed, (p_diff, accuracy_is, max_iou_is) in enumerate(outcomes)
+    ]
+    return make_result(data=runs).save()
+
+
+@pytest.mark.parametrize(
+    "mark, shown",
+    [  # the standard deviation is 10, t(0.975, 2) is 4.3027, and so the half-width of the mean is 24.84
+        ("mean p_diff accuracy_mean", "70.00 ± 24.84"),
+        ("difference p_diff original accuracy_mean", "+20.00 ± 24.84"),
+        ("expected p_diff accuracy_mean", "20.32 to 119.68"),
+        ("range p_diff accuracy_mean", "60.00 to 80.00"),
+        ("value p_diff accuracy_mean seed=1", "70.00"),
+    ],
+)
+def test_repeated_trainings_are_averaged(repeated, mark, shown):
+    assert fill_mark(f"example {mark}") == shown
+
+
+def test_the_verdicts_of_repeated_trainings_are_counted(repeated):
+    sentence = fill_mark("example outcomes")
+    assert "in 3 trainings" in sentence
+    assert "more accurate in 1, measurably less accurate in 0, and neither in 2" in sentence
+    assert "(lower max IoU) in 1, measurably less new in 2, and neither in 0" in sentence
+
+
+def test_the_seconds_of_a_stage_are_shown_with_their_share(repeated):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in fill_mark("example seconds").splitlines()]
+    assert ["train the classifier", "30.0", "25.00"] in rows and ["all stages", "120.0", "100.00"] in rows
+
+
+def test_a_table_may_grow_and_shrink_and_a_second_run_changes_nothing(results, repeated):
+    mark = "<!-- result example comparison -->"
+    make_result(data=make_sweep()).save()
+    two_rows = fill_in(f"text\n\n{mark}\n<!-- end -->\n\nmore text\n")
+    make_result(data=[make_run(str(seed), seed) for seed in range(5)]).save()
+    five_rows = fill_in(two_rows)
+    assert (two_rows.count("\n|"), five_rows.count("\n|")) == (4, 7)
+    assert five_rows.startswith(f"text\n\n{mark}\n| dataset") and five_rows.endswith("|\n<!-- end -->\n\nmore text\n")
+    make_result(data=make_sweep()).save()
+    for text in (two_rows, five_rows, two_rows.replace(f"{mark}\n", f"{mark}\n\n")):
+        assert fill_in(text) == two_rows
+
+
+def test_a_benchmark_is_one_run(results):
+    make_result(data={"machine": {}, "scoring": [], "growth": []}).save()
+    assert fill_mark("example minutes") == "2"
+
+
+@pytest.mark.parametrize("page", find_pages(), ids=lambda page: page.name)
+def test_marks_fit_markdown_and_the_catalogue(page):
+    text = page.read_text()
+    assert text.count("<!-- result ") == text.count("<!-- end -->") == len(PLACE.findall(text))
+    code = "\n".join(re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL))
+    assert "<!-- result" not in code, "Markdown shows a mark inside a code block"
+    within_sentence = re.findall(r"^<!-- result [^\n]*-->[^\n]+$", text, re.MULTILINE)
+    assert not within_sentence, "a line that starts with a comment is no Markdown"
+    for _, names, view, *_ in PLACE.findall(text):
+        assert set(names.split(",")) <= MEASUREMENTS.keys() and view in VIEWS
 
 
 def test_a_page_is_only_written_when_asked(results, tmp_path):

@@ -71,6 +71,40 @@ def test_the_draws_of_a_step_depend_on_seed_and_step_only(tmp_path, run, monkeyp
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)) == same
 
 
+class RecordLosses(Callback):
+    """A callback that records the loss of every step."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, module, outputs, *_):
+        self.losses.append(outputs["loss"].item())
+
+
+def test_another_number_of_threads_changes_the_first_losses_by_rounding_only(tmp_path):
+    """The vectors are large enough for torch to divide the work among its threads."""
+
+    def train(num_threads, folder):
+        torch.set_num_threads(num_threads)
+        torch.manual_seed(0)
+        vectors_KD, recorded = torch.randn(30, 2048), RecordLosses()
+        autoencoder = ConvAutoencoder(2048, channels=(4, 8))
+        make_optimizer = partial(AdamW, lr=1e-3)
+        module = AutoencoderModule(
+            autoencoder, vectors_KD, make_optimizer=make_optimizer, num_steps=3, batch_size=24, seed=0
+        )
+        fit(module, name="autoencoder", state_dir=tmp_path / folder, make_trainer=cpu_trainer(recorded))
+        return recorded.losses, torch.cat([tensor.flatten() for tensor in module.state_dict().values()])
+
+    before = torch.get_num_threads()
+    try:
+        (one, weights), (again, same), (two, _) = train(1, "one"), train(1, "again"), train(2, "two")
+    finally:
+        torch.set_num_threads(before)
+    assert one == again and torch.equal(weights, same) and len(set(one)) == 3
+    assert two == pytest.approx(one, rel=1e-5)
+
+
 def test_the_learning_rate_falls_to_zero_along_a_cosine(run):
     rates = []
 
