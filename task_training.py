@@ -23,7 +23,7 @@ from core.runtime.trainer import count_devices
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.task import open_images
+from tasks.task import open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
                 "or set task.param.path=FILE to another file to train a classifier"
             )
         stored.require_settings(settings)
+        require_images(task, open_images(task), stored)
         log.info(
             "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
