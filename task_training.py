@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
                 "or set task.param.path=FILE to another file to train a classifier"
             )
         stored.require_settings(settings)
-        require_images(task, open_images(task), stored)
+        compare_images(task, stored)
         log.info(
             "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
@@ -82,6 +82,20 @@ def main(cfg: DictConfig) -> None:
         100 * accuracy_K.min(),
         100 * accuracy_K.max(),
     )
+
+
+def compare_images(task: TaskSpec, stored: CheckpointSet) -> None:
+    """Check that existing checkpoints were made with the images of `task`; log a warning if there are no images.
+
+    Raises:
+        UserError: The checkpoints were made with other images.
+    """
+    try:
+        data = open_images(task)
+    except UserError as error:  # checkpoints can be used to generate models on a machine without images
+        log.warning("The images of %s cannot be compared: %s", stored.path, error)
+        return
+    require_images(task, data, stored)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from core.runtime.settings import describe_differences, find_differences, hash_s
 
 log = logging.getLogger(__name__)
 CODE = "code"  # the section of an identity that holds digests of source code
-CODE_SECTIONS = (f"{CODE}.", f"generator.{CODE}.")
+GENERATOR = "generator"  # the section that the store adds for tables that depend on the generator
+CODE_SECTIONS = (f"{CODE}.", f"{GENERATOR}.{CODE}.")
 MOST_NAMED = 4  # names of changed code in one log line
 # The settings of an identity that are digests, of which a log line says only that they have changed.
 DIGESTS = {
@@ -50,7 +51,7 @@ class Identity:
 
     def describe_run(self, source: Source) -> dict[str, Any]:
         """Return the identity of a table that only one run uses."""
-        return self.describe_shared(source) | json_copy({"generator": self.generator})
+        return self.describe_shared(source) | json_copy({GENERATOR: self.generator})
 
     def describe_shared(self, source: Source) -> dict[str, Any]:
         """Return the identity of a table that all runs over the same checkpoints share."""
@@ -107,16 +108,18 @@ class ScoreStore:
 
     def _find_one(self, source: Source) -> tuple[ScoreTable | None, str]:
         """Return the table of a source, or None and the reason why a stored table is not reused."""
-        own = read_table(self.run.scores(source.name))
-        differing = explain(own, self.identity.describe_run(source))
-        if own is not None and not differing:
-            return own, ""
-        if shared_path := self._shared_path(source):
-            shared = read_table(shared_path)
-            if shared is not None and not (shared_differing := explain(shared, self.identity.describe_shared(source))):
-                return self._save_to_run(source, shared), ""
-            differing = differing or (shared_differing if shared is not None else "")
-        return None, differing
+        in_run, shared = self.identity.describe_run(source), self.identity.describe_shared(source)
+        reason = ""
+        for path in filter(None, (self.run.scores(source.name), self._shared_path(source))):
+            if (table := read_table(path)) is None:
+                continue
+            if not explain(table, in_run):
+                return table, ""
+            # Without the generator, only the latents of a table differ, and these are computed again.
+            if not (differing := explain(table, in_run if source.needs_generator else shared)):
+                return self._save_to_run(source, table), ""
+            reason = reason or differing
+        return None, reason
 
     def _save_to_run(self, source: Source, table: ScoreTable) -> ScoreTable:
         latents_ML = self.encode(torch.from_numpy(table.vectors_MD)).numpy()
@@ -141,17 +144,20 @@ def read_table(path: Path) -> ScoreTable | None:
         return None
 
 
-def explain(table: ScoreTable | None, identity: Mapping[str, Any]) -> str:
-    """Return why a stored table must not be reused for `identity`; empty if it may be, or if there is no table."""
-    if table is None:
-        return ""
+def explain(table: ScoreTable, identity: Mapping[str, Any]) -> str:
+    """Return why a stored table must not be reused for `identity`; empty if it may be.
+
+    The generator of the table is compared only if `identity` has one.
+    """
     try:
         stored = json.loads(table.identity)
     except ValueError:
         stored = None
     if not isinstance(stored, Mapping):  # older versions stored one hash of everything
         return UNKNOWN
-    differing = find_differences(stored, identity)
+    differing = find_differences(
+        {name: value for name, value in stored.items() if name != GENERATOR or name in identity}, identity
+    )
     changed = [DIGESTS[name] for name in differing if name in DIGESTS]
     changed += [name.partition(f"{CODE}.")[2] for name in differing if name.startswith(CODE_SECTIONS)]
     if (more := len(changed) - MOST_NAMED) > 0:
