@@ -23,7 +23,7 @@ from core.runtime.trainer import count_devices
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.task import open_images
+from tasks.task import open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
                 "or set task.param.path=FILE to another file to train a classifier"
             )
         stored.require_settings(settings)
+        compare_images(task, stored)
         log.info(
             "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
             path,
@@ -81,6 +82,20 @@ def main(cfg: DictConfig) -> None:
         100 * accuracy_K.min(),
         100 * accuracy_K.max(),
     )
+
+
+def compare_images(task: TaskSpec, stored: CheckpointSet) -> None:
+    """Check that existing checkpoints were made with the images of `task`; log a warning if there are no images.
+
+    Raises:
+        UserError: The checkpoints were made with other images.
+    """
+    try:
+        data = open_images(task)
+    except UserError as error:  # checkpoints can be used to generate models on a machine without images
+        log.warning("The images of %s cannot be compared: %s", stored.path, error)
+        return
+    require_images(task, data, stored)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from core.command_line.entry_point import entry_point, format_sweep_suffix, to_p
 from core.evaluation.audit import audit
 from core.evaluation.evaluate import Scoring, score_run
 from core.evaluation.intervals import Bootstrap
-from core.evaluation.sources import Material, SourceOptions
+from core.evaluation.sources import Finetuning, Material, SourceOptions
 from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_matching_generator
@@ -37,6 +37,7 @@ from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
+from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
@@ -45,7 +46,7 @@ from tasks.description import describe_network
 from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.task import Task
+from tasks.task import Task, digest_scoring_code, record_scoring
 from tasks.training.finetuning import finetune
 
 log = logging.getLogger(__name__)
@@ -207,9 +208,14 @@ def score_with_task(
     return Scoring(
         score_fns=score_fns,
         num_images={split: score_fn.num_images for split, score_fn in score_fns.items()},
-        finetune=tune,
-        finetune_images=options.finetune_steps * last.batch_size,
-        precision=cfg.scoring.precision,
+        finetuning=Finetuning(
+            train=tune,
+            num_images=options.finetune_steps * last.batch_size,
+            settings={"optimizer": dict(last.make_optimizer.settings), "batch_size": last.batch_size},
+            code=digest_code([locate(finetune)]),
+        ),
+        settings=record_scoring(spec, task.data, scoring.precision),
+        code=digest_scoring_code(spec),
         reuse=cfg.mode == "train",
     )
 

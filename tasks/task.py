@@ -1,6 +1,7 @@
 """The stored classifier of a checkpoints file together with its images, ready to score vectors."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,13 +9,28 @@ from torch import nn
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
 from core.runtime.errors import UserError
+from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
 from tasks.data.datasets import load_images
-from tasks.data.splits import ImageData, draw_fixed_sample
-from tasks.networks.build import build_from_spec, get_pretrained_colors, load_network
+from tasks.data.splits import SPLITS, ImageData, draw_fixed_sample
+from tasks.networks import mini_networks
+from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.user_code import call_user_task
+from tasks.user_code import call_user_task, digest_user_code
+
+# The source code that prepares the images and scores vectors, besides that of the network itself.
+SCORING_CODE = (
+    "core/checkpoints/subset.py",
+    "core/runtime/precision.py",
+    "core/runtime/seeding.py",
+    "tasks/data/digits.py",
+    "tasks/data/image_folder.py",
+    "tasks/data/loaders.py",
+    "tasks/data/splits.py",
+    "tasks/data/torchvision_sets.py",
+    "tasks/scoring/*.py",
+)
 
 
 def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
@@ -29,6 +45,53 @@ def open_images(task: TaskSpec) -> ImageData:
     """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization."""
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
     return load_images(replace(task.data, weights=weights))
+
+
+def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) -> None:
+    """Check that the images are the ones that the checkpoints were made with.
+
+    Raises:
+        UserError: An image or a label of a split differs.
+    """
+    if not (others := data.find_other_splits(checkpoints.provenance)):
+        return
+    names = " and ".join(others) if len(others) < len(SPLITS) else ", ".join(others)
+    if spec.score_with:
+        images = f"the {names} images that task.score_with={spec.score_with} returns"
+        fix = "Set task.score_with to a function that returns the checkpoints' images"
+    else:
+        images = f"the {names} images of {spec.data.dataset} in task.data.root={spec.data.root}"
+        fix = "Set task.data.root to the folder of the images that it was made with"
+    raise UserError(
+        f"{images} are not the ones that {checkpoints.path} was made with. {fix}, or task.param.path=FILE to another "
+        "checkpoints file"
+    )
+
+
+def record_scoring(spec: TaskSpec, data: ImageData, precision: str) -> dict[str, Any]:
+    """Return the settings that decide the scores of given vectors, and the digests of the images."""
+    settings = spec.record()["task"]
+    return {
+        "images": data.digests,
+        "preparation": data.preparation,
+        "precision": precision,
+        "task": {"data": settings["data"], "model": settings["model"], "score_with": spec.score_with},
+    }
+
+
+def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
+    """Return the digests of the source code that decides the scores of given vectors, by name.
+
+    They cover the module of the user's own network or images, but no modules that it imports.
+    """
+    if spec.score_with:
+        return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
+    if ":" in spec.model.name:
+        return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
+    network = [locate(build_classifier)]
+    if own := getattr(mini_networks, spec.model.name, None):
+        network.append(locate(own))
+    return digest_code([*SCORING_CODE, *network])
 
 
 @dataclass(frozen=True)
@@ -54,14 +117,7 @@ class Task:
                 network.
         """
         network, data = open_network_and_images(spec)
-        if data.fingerprint() != checkpoints.provenance["data_fingerprint"]:
-            if spec.score_with:
-                images = f"that task.score_with={spec.score_with} returns"
-                fix = "Set task.score_with to a function that returns the checkpoints' images"
-            else:
-                images = f"of {spec.data.dataset} in task.data.root={spec.data.root}"
-                fix = "Set task.data.root to the folder of the images, or task.param.path to another checkpoints file"
-            raise UserError(f"the images {images} are not the ones that {checkpoints.path} was made with. {fix}")
+        require_images(spec, data, checkpoints)
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         return cls(data, model, checkpoints.subset, scoring=scoring)
 

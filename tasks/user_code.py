@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError
+from core.runtime.source_code import digest_file
 from tasks.data.splits import SPLITS, ImageData
 
 
@@ -69,6 +70,16 @@ def call_user_code(path: str, option: str, arguments: Mapping[str, Any] | None =
         raise
     except Exception as error:  # the user's own code may raise anything
         raise describe_failure(error, path, option) from error
+
+
+def digest_user_code(path: str) -> dict[str, str]:
+    """Return the digest of the file that holds the callable at "package.module:name", by the name of the module.
+
+    The module must have been imported. A module without a file has no digest.
+    """
+    module_name = path.partition(":")[0]
+    file = getattr(sys.modules[module_name], "__file__", None)
+    return {f"the module {module_name}": digest_file(Path(file))} if file else {}
 
 
 def describe_failure(error: Exception, path: str, option: str) -> UserError:

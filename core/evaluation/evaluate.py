@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.soup import list_soups
-from core.evaluation.sources import Material, Source, list_sources
+from core.evaluation.sources import Finetuning, Material, Source, list_sources
 from core.evaluation.store import Identity, ScoreStore
 from core.evaluation.trajectories import RECORDED_STEPS, record_trajectories
 from core.runtime.run_directory import RunDirectory
+from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,16 @@ Progress = Callable[[Iterable[Source]], Iterable[Source]]
 BACKWARD = 2  # cost of the backward pass of a training step, in forward passes
 # A rough guess of the share of a run's scoring time that the trajectories take.
 TRAJECTORIES_SHARE = 0.1
+GENERATOR_CODE = (  # the source code that samples models, and that encodes and decodes vectors
+    "core/checkpoints/normalizer.py",
+    "core/diffusion/*.py",
+    "core/generation/generator.py",
+    "core/generation/generator_file.py",
+    "core/generation/latent_diffusion.py",
+    "core/generation/recipes.py",
+    "core/networks/*.py",
+    "core/runtime/seeding.py",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +42,11 @@ class Scoring:
 
     score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
     num_images: Mapping[str, int]  # images of each split, which decide the cost of scoring one model
-    finetune: Callable[[Tensor], Tensor]  # trains vectors (M, D) further
-    finetune_images: int  # images that one model sees in `finetune`
-    precision: str  # arithmetic of scoring; a table of another precision is not reused
+    finetuning: Finetuning
+    # Settings that decide the scores of given vectors, such as the images and the precision, and digests of the source
+    # code that scores. A table of other settings or other code is not reused.
+    settings: Mapping[str, Any]
+    code: Mapping[str, str]
     reuse: bool  # whether tables on disk are reused
 
 
@@ -44,7 +57,7 @@ def score_run(
     has_steps, num_trajectories = material.generator.has_steps, material.options.num_trajectories
     with progress.part(1 - TRAJECTORIES_SHARE if has_steps else 1):
         tables = evaluate(
-            list_sources(material, scoring.finetune),
+            list_sources(material, scoring.finetuning),
             scoring.score_fns,
             open_store(material, scoring, run),
             soup_candidates=material.options.soup_candidates,
@@ -66,15 +79,19 @@ def score_run(
 def open_store(material: Material, scoring: Scoring, run: RunDirectory) -> ScoreStore:
     """Return the store of a run's score tables, whose identity covers everything that the scores depend on."""
     common = {
+        **scoring.settings,
         "checkpoints": material.checkpoints.fingerprint,
         "seed": material.seed,
         "evaluation": asdict(material.options),
-        "precision": scoring.precision,
     }
-    generator = {"generator": material.generator.fingerprint, "num_models": len(material.generated_MD)}
+    generator = {
+        "fingerprint": material.generator.fingerprint,
+        "num_models": len(material.generated_MD),
+        "code": digest_code(GENERATOR_CODE),
+    }
     return ScoreStore(
         run,
-        Identity.from_settings(common, generator),
+        Identity(common=common, generator=generator, code={**scoring.code, **digest_code([locate(score_source)])}),
         encode=material.generator.encode,
         checkpoints=material.checkpoints.path,
         reuse=scoring.reuse,
@@ -103,7 +120,7 @@ def evaluate(
     """
     tables: dict[str, ScoreTable] = {}
     every = [*base_sources, *list_soups(tables, score_fns["val"], soup_candidates)]
-    tables.update({source.name: table for source in every if (table := store.get(source)) is not None})
+    tables.update(store.find(every))
     for source in progress([source for source in every if source.name not in tables]):
         tables[source.name] = store.put(source, score_source(source, score_fns))
     return {source.name: tables[source.name] for source in every}
@@ -125,7 +142,7 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
         num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
         count += num_tried * scoring.num_images["val"]
     if source.kind is Kind.TRAINED:
-        count += num_models * (1 + BACKWARD) * scoring.finetune_images
+        count += num_models * (1 + BACKWARD) * scoring.finetuning.num_images
     return count
 
 

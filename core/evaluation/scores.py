@@ -92,7 +92,7 @@ class ScoreTable:
     source: str
     vectors_MD: np.ndarray
     scores: dict[str, Scores]
-    identity: str  # digest of everything the numbers depend on; a table is reused only if it is equal
+    identity: str  # JSON of everything that the numbers depend on, which `core.evaluation.store` compares
     seconds: float  # duration of scoring
     latents_ML: np.ndarray | None = None  # standardized latents from the generator's encoder
     stored_kind: Kind | None = None  # None in tables of earlier versions, which did not store it

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.evaluation.kinds import GENERATED, ORIGINAL, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.sources import Source
+from core.runtime.source_code import digest_code, locate
 
 
 def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: int) -> list[Source]:
@@ -28,8 +29,16 @@ def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidat
         vectors_MD = torch.from_numpy(table.vectors_MD)
         return greedy_soup(vectors_MD, table.scores["val"], score_fn, num_candidates=num_candidates)
 
+    code = digest_code([locate(greedy_soup), locate(Scores)])
     return [
-        Source(name_soup(name), Kind.SOUP, partial(make, name), ("val", "test"), needs_generator=name == GENERATED)
+        Source(
+            name_soup(name),
+            Kind.SOUP,
+            partial(make, name),
+            ("val", "test"),
+            needs_generator=name == GENERATED,
+            code=code,
+        )
         for name in (ORIGINAL, GENERATED)
     ]
 

@@ -21,9 +21,10 @@ from core.report.compared_runs import ComparedRun, read_runs
 from core.runtime.artifacts import read_json
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT, collect_provenance, read_git_state
+from core.runtime.source_code import find_files
 from scripts.console import make_parser
 from scripts.measure.catalogue import MEASUREMENTS, Measurement
-from scripts.measure.result import RESULTS, Result, digest_files, find_files
+from scripts.measure.result import RESULTS, Result, digest_files
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
 from core.runtime.seeding import derive_seed
+from tasks.data.digests import Originals
 from tasks.data.splits import DataOptions, ImageData, TransformedImages
 
 NUM_TEST, NUM_VAL = 797, 100  # undistorted images; the remaining 900 are for training
@@ -39,6 +40,7 @@ def load(options: DataOptions) -> ImageData:
     size = options.image_size or IMAGE_SIZE
     images_N1SS = F.interpolate(images_N1SS, size=(size, size), mode="bilinear", align_corners=False)
     labels_N = torch.tensor(digits.target)
+    original = TensorDataset(torch.tensor(digits.images), labels_N)
 
     indices = torch.arange(len(labels_N))
     rest, test = train_test_split(indices, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
@@ -57,6 +59,9 @@ def load(options: DataOptions) -> ImageData:
         channels=1,
         image_size=size,
         colors=options.choose_colors(COLORS),
+        originals=Originals(
+            {"train": Subset(original, train), "val": Subset(original, val), "test": Subset(original, test)}
+        ),
     )
 
 

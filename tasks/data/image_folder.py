@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
@@ -20,17 +20,12 @@ HOW_TO_ARRANGE = (
 IMAGE_SIZE = 224
 
 
-class FolderPart(Dataset):
+class FolderPart(Subset):
     """Some images of a folder."""
 
     def __init__(self, folder: ImageFolder, indices: np.ndarray):
-        self.folder, self.indices, self.targets = folder, indices, np.asarray(folder.targets)[indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.folder[int(self.indices[index])]
+        super().__init__(folder, indices.tolist())
+        self.targets = np.asarray(folder.targets)[indices]
 
 
 def load(options: DataOptions) -> ImageData:

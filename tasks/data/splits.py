@@ -4,8 +4,9 @@ N images · C color channels · S image size in pixels.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
+from tasks.data.digests import Originals, digest_items, digest_originals, unreadable
 from tasks.data.loaders import count_images
 
 SPLITS = ("train", "val", "test")
@@ -112,6 +114,7 @@ class ImageData:
     channels: int
     image_size: int
     colors: Colors | None = None  # mean and std of each channel; None for images that need no normalization
+    originals: Originals | None = None  # the images before they were prepared; None for the user's own datasets
 
     def make_normalizer(self) -> nn.Module:
         """Return a module that prepares a batch of images for the network."""
@@ -135,8 +138,32 @@ class ImageData:
         """Return the split called "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """A digest of all images and labels of each split, which decides whether checkpoints and scores are reused.
+
+        It is computed once, because every image is checked.
+        """
+        if self.originals is not None:
+            return digest_originals(self.originals)
+        return digest_items({name: self.split(name) for name in SPLITS})
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """The facts, the normalization and the transforms, which together decide what a network sees of the images."""
+        transforms = {name: getattr(self.split(name), "transform", None) for name in SPLITS if self.originals}
+        return {
+            "facts": self.facts,
+            "colors": self.colors and [list(values) for values in self.colors],
+            "transforms": {name: repr(transform) for name, transform in transforms.items() if transform},
+        }
+
     def fingerprint(self) -> str:
-        """Return a hash of the number of images in each split, and of the first images of validation and test."""
+        """Return a hash of the number of images in each split, and of the first images of validation and test.
+
+        Files of earlier versions hold no `digests` but this hash. It is still stored, so that earlier versions read new
+        files.
+        """
         normalize = self.make_normalizer()
         digest = hashlib.sha256("/".join(str(count_images(self.split(name))) for name in SPLITS).encode())
         for split in (self.val, self.test):
@@ -144,6 +171,17 @@ class ImageData:
                 image, label = split[index]
                 digest.update(normalize(image).numpy().tobytes() + bytes(str(int(label)), "ascii"))
         return digest.hexdigest()[:16]
+
+    def find_other_splits(self, provenance: Mapping[str, Any]) -> list[str]:
+        """Return the names of the splits that hold other images than those that a stored file was made with.
+
+        Args:
+            provenance: The provenance of the file. Files of earlier versions do not tell which split differs, so all
+                names are returned if one does.
+        """
+        if (stored := provenance.get("images")) is None:
+            return [] if self.fingerprint() == provenance["data_fingerprint"] else list(SPLITS)
+        return [name for name in SPLITS if self.digests[name] != stored.get(name)]
 
 
 def find_normalization(images: Dataset) -> Colors | None:
@@ -173,11 +211,8 @@ class TransformedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             image, label = self.images[int(self.indices[index])]
-        except OSError as error:  # torchvision takes any existing folder for a complete download
-            raise UserError(
-                f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-                "and re-run the command, which downloads the dataset again"
-            ) from error
+        except OSError as error:
+            raise unreadable(error) from error
         return self.transform(image), int(label)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.datasets import utils
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
+from tasks.data.digests import Originals, read_labels
 from tasks.data.loaders import count_images
 from tasks.data.splits import Colors, DataOptions, ImageData, TransformedImages, carve_validation
 
@@ -95,15 +96,6 @@ def skip_checksums() -> Iterator[None]:
         utils.check_md5 = compare
 
 
-def read_labels(images: Dataset) -> np.ndarray:
-    """Return the label of every image (N,), without opening an image."""
-    if isinstance(images, ConcatDataset):
-        return np.concatenate([read_labels(part) for part in images.datasets])
-    # torchvision's datasets do not agree on the attribute's name.
-    (labels,) = (getattr(images, name) for name in ("targets", "labels", "_labels") if hasattr(images, name))
-    return np.asarray(labels)
-
-
 def make_image_data(
     train: Dataset,
     test: Dataset,
@@ -133,14 +125,17 @@ def make_image_data(
         in_train, in_val = np.arange(count_images(train)), np.arange(count_images(val))
     else:
         in_train, in_val = carve_validation(read_labels(train), options.val_fraction, options.split_seed)
+        val = train
+    originals = {"train": Subset(train, in_train), "val": Subset(val, in_val), "test": test}
     return ImageData(
         train=TransformedImages(train, in_train, augmented),
-        val=TransformedImages(train if val is None else val, in_val, plain),
+        val=TransformedImages(val, in_val, plain),
         test=TransformedImages(test, range(count_images(test)), plain),
         num_classes=num_classes,
         channels=len(colors[0]),
         image_size=size,
         colors=options.choose_colors(colors),
+        originals=Originals(originals, Path(options.root).expanduser()),
     )
 
 

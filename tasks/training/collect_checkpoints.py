@@ -121,4 +121,5 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
 
 def record_images(data: ImageData) -> dict[str, Any]:
     """Return the entries of a checkpoints file that identify the images which its checkpoints were scored on."""
-    return {"accuracy_split": ACCURACY_SPLIT, "data_fingerprint": data.fingerprint(), **data.provenance}
+    images = {"images": data.digests, "data_fingerprint": data.fingerprint()}
+    return {"accuracy_split": ACCURACY_SPLIT, **images, **data.provenance}

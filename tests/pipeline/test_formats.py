@@ -99,3 +99,9 @@ def test_imported_checkpoints_are_modeled(place):
     config = (place.path / "over_imported/config.yaml").read_text()
     assert "name: test_resnet" in config and "layer4.0.bn2.*" in config
     assert [row["n"] for row in place.metrics("over_imported")["table"]][:3] == [2, 1, 2]
+    folder = place.path / "over_imported/scores"
+    before = {path.stem: path.read_bytes() for path in folder.iterdir()}
+    words.append("task.collect.optimizer.lr=0.5")
+    assert place.run("train_p_diff.py", *words, *few, *tiny, tiny=False).error == 0
+    # The file of imported checkpoints does not hold the learning rate, which only fine-tuning uses.
+    assert {path.stem for path in folder.iterdir() if path.read_bytes() != before[path.stem]} == {"finetuned"}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import task_training
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import unflatten
 from core.evaluation.scores import ScoreTable
 from core.generation.generator_file import load_generator
 from core.publishing.generated_models import GeneratedModels
 from core.report.page import write_page
+from core.runtime.errors import UserError
 from tests.core.tiny import sampler_recipe
 from tests.digits import normalized_digits
+from tests.pipeline.conftest import assert_names
 
 RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
@@ -149,6 +153,23 @@ def test_a_damaged_score_table_is_made_again(workplace):
     path.write_bytes(whole[: len(whole) // 2])
     assert workplace.run("train_p_diff.py").error == 0
     assert workplace.metrics()["table"] == before
+
+
+def test_checkpoints_of_other_images_are_refused_with_the_split_that_differs(workplace):
+    made = CheckpointSet.load(workplace.path / CHECKPOINTS)
+    images = {**made.provenance["images"], "test": "0123456789abcdef"}
+    replace(made, provenance={**made.provenance, "images": images}).save(workplace.path / "other.safetensors")
+    for script in ("task_training.py", "train_p_diff.py"):
+        error = workplace.refuse(script, "task.param.path=other.safetensors", "output_dir=outputs/other")
+        assert_names(error, "test", "digits", "task.data.root=data", "other.safetensors", "task.param.path=FILE")
+
+
+def test_existing_checkpoints_need_no_images_to_skip_their_training(workplace, monkeypatch):
+    def refuse(task):
+        raise UserError("no images")
+
+    monkeypatch.setattr(task_training, "open_images", refuse)
+    assert workplace.run("task_training.py").error == 0
 
 
 def test_the_sampler_can_be_changed_without_training_again(workplace):

@@ -8,10 +8,11 @@ import pytest
 
 from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
+from core.runtime.source_code import find_files
 from scripts import update_docs
 from scripts.measure import result as result_module
 from scripts.measure.catalogue import MEASUREMENTS
-from scripts.measure.result import RESULTS, Result, digest_file, find_files, strip_texts
+from scripts.measure.result import RESULTS, Result
 from scripts.measure.views import VIEWS
 from scripts.update_docs import PLACE, describe_stale, fill_in, find_pages, update
 
@@ -109,48 +110,6 @@ def test_a_foreign_file_is_refused(results):
     write_json(results / "example.json", {"name": "example"})
     with pytest.raises(UserError, match=r"example\.json"):
         Result.load("example")
-
-
-SOURCE = '''"""Module."""
-
-VALUE = 1  # a comment
-
-
-def half(x):
-    """Return half."""
-    return x / 2  # exact
-'''
-
-
-def test_rewording_comments_and_docstrings_changes_no_digest(tmp_path):
-    path = tmp_path / "code.py"
-    path.write_text(SOURCE)
-    before = digest_file(path)
-    path.write_text(
-        SOURCE.replace("exact", "precise").replace("Return half.", "Return\n    x / 2.").replace("Module", "M")
-    )
-    assert digest_file(path) == before
-    path.write_text(SOURCE.replace("x / 2", "x / 3"))
-    assert digest_file(path) != before
-
-
-def test_a_number_sign_inside_a_string_is_no_comment():
-    assert strip_texts('color = "#fff"  # white\n') == 'color = "#fff"'
-
-
-def test_a_comment_of_yaml_changes_no_digest_and_a_value_does(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("epochs: 3 # short\n")
-    before = digest_file(path)
-    path.write_text("# Of a test.\nepochs: 3\n")
-    assert digest_file(path) == before
-    path.write_text("epochs: 4\n")
-    assert digest_file(path) != before
-
-
-def test_a_misspelled_pattern_is_refused():
-    with pytest.raises(ValueError, match="core/absent"):
-        find_files(["core/absent/*.py"])
 
 
 def test_a_result_of_other_code_is_listed_with_its_command(results, tmp_path, monkeypatch):

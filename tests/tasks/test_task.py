@@ -1,20 +1,28 @@
 """The stored classifier and its images: images that the checkpoints were not made with are refused."""
 
+import importlib
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
+from core.runtime.settings import find_differences
+from core.runtime.source_code import find_files
 from tasks import task as task_module
 from tasks.scoring.scorer import ScoringSpec
-from tasks.task import Task
+from tasks.task import Task, digest_scoring_code, record_scoring, require_images
+from tasks.training.collect_checkpoints import record_images
 from tests.tasks.tiny import steps_config, task_spec
 
+MODELS = ("resnet18", "resnet_mini")
 
-def make_checkpoints(model, fingerprint):
+
+def make_checkpoints(model, **provenance):
     subset = resolve_subset(model, "last_norms")
     return CheckpointSet(
         vectors_KD=flatten(model, subset)[None].repeat(2, 1),
@@ -22,24 +30,77 @@ def make_checkpoints(model, fingerprint):
         subset=subset,
         network=model.state_dict(),
         settings={},
-        provenance={"data_fingerprint": fingerprint},
+        provenance=provenance,
         path="made.safetensors",
     )
 
 
 def test_a_restored_task_has_the_stored_network_in_eval_mode(model, data, monkeypatch):
     monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model.train(), data))
-    restored = Task.restore(task_spec(steps_config()), ScoringSpec(), make_checkpoints(model, data.fingerprint()))
+    restored = Task.restore(task_spec(steps_config()), ScoringSpec(), make_checkpoints(model, **record_images(data)))
     assert not restored.model.training and restored.data is data
     assert set(restored.score_fns(num_train_images=4)) == {"train", "val", "test"}
 
 
+def test_files_of_earlier_versions_are_compared_by_their_fingerprint(data):
+    spec, model = task_spec(steps_config()), torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3))
+    require_images(spec, data, make_checkpoints(model, data_fingerprint=data.fingerprint()))
+    with pytest.raises(UserError, match="the train, val, test images of digits"):
+        require_images(spec, data, make_checkpoints(model, data_fingerprint="another"))
+
+
 @pytest.mark.parametrize("score_with, told", [
-    (None, r"task\.data\.root=data .*made\.safetensors.* Set task\.data\.root"),
-    ("my_code:task", r"task\.score_with=my_code:task .*made\.safetensors.* Set task\.score_with"),
+    (None, r"the val images of digits in task\.data\.root=data .*made\.safetensors.* Set task\.data\.root"),
+    ("my_code:task", r"val images that task\.score_with=my_code:task .*made\.safetensors.* Set task\.score_with"),
 ])  # fmt: skip
-def test_other_images_are_refused_with_the_option_to_set(model, data, monkeypatch, score_with, told):
-    monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model, data))
+def test_other_images_are_refused_with_the_split_and_the_option_to_set(model, data, monkeypatch, score_with, told):
+    images_NCSS, labels_N = data.val.tensors
+    edited = images_NCSS.clone()
+    edited[21, 1, 4, 4] += 1  # the fingerprint of earlier versions looked at the first 8 images only
+    other = replace(data, val=TensorDataset(edited, labels_N))
+    assert other.fingerprint() == data.fingerprint()
+    monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model, other))
     spec = replace(task_spec(steps_config()), score_with=score_with)
     with pytest.raises(UserError, match=told):
-        Task.restore(spec, ScoringSpec(), make_checkpoints(model, "another fingerprint"))
+        Task.restore(spec, ScoringSpec(), make_checkpoints(model, **record_images(data)))
+
+
+def test_the_recorded_settings_of_scoring_follow_the_images_the_network_and_the_precision(data):
+    def record(*overrides, precision="fp32", data=data):
+        return record_scoring(task_spec(steps_config(*overrides)), data, precision)
+
+    before = record("task.data.root=elsewhere", "task.collect.optimizer.lr=0.5", "task.param.path=other")
+    assert record() == before and before["images"] == data.digests
+    for after, name in [
+        (record(precision="tf32"), "precision"),
+        (record("task.data.image_size=20"), "task.data.image_size"),
+        (record("task.model.name=resnet34"), "task.model.name"),
+        (record(data=replace(data, colors=((0.5,) * 3, (0.2,) * 3))), "preparation.colors"),
+    ]:
+        assert list(find_differences(before, after)) == [name]
+
+
+def test_the_code_that_scores_covers_the_network_and_all_files_of_images():
+    mini = "tasks/networks/mini_networks.py:resnet_mini"
+    plain, own = (set(digest_scoring_code(task_spec(steps_config(f"task.model.name={n}")))) for n in MODELS)
+    assert own - plain == {mini} and "tasks/networks/build.py:build_classifier" in plain
+    assert {"tasks/scoring/scorer.py", "tasks/scoring/frozen_prefix.py"} < plain
+    files = {name for name in find_files(["tasks/data/*.py"]) if not name.endswith("__init__.py")}
+    # The settings hold the facts of a dataset, and a digest of images prepares no image.
+    assert files - plain == {"tasks/data/datasets.py", "tasks/data/digests.py"}
+
+
+def test_the_users_own_module_decides_whether_scores_are_reused(tmp_path, monkeypatch):
+    (tmp_path / "users_net.py").write_text("def net():  # mine\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    importlib.import_module("users_net")
+    specs = [replace(task_spec(steps_config()), score_with="users_net:net")]
+    specs.append(task_spec(steps_config("task.model.name=users_net:net")))
+    name = "the module users_net"
+    before = [digest_scoring_code(spec)[name] for spec in specs]
+    (tmp_path / "users_net.py").write_text("def net():\n    return 1\n")
+    assert [digest_scoring_code(spec)[name] for spec in specs] == before
+    (tmp_path / "users_net.py").write_text("def net():\n    return 2\n")
+    assert not {digest_scoring_code(spec)[name] for spec in specs} & set(before)
+    sys.modules.pop("users_net")

@@ -1,6 +1,10 @@
 """Every source is scored once, stored, and reused only with the same settings."""
 
+import json
 import logging
+import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +42,14 @@ ALL = [
 ]
 
 
+def make_identity(checkpoints="these", generator="id", code="scorer-1"):
+    return Identity(
+        common={"checkpoints": checkpoints, "evaluation": {"noise": (0.05,)}},
+        generator={"fingerprint": generator},
+        code={"scorer.py": code},
+    )
+
+
 @pytest.fixture
 def run(tmp_path):
     return RunDirectory(tmp_path / "run")
@@ -47,7 +59,7 @@ def run(tmp_path):
 def score(run, tmp_path):
     """Return a function that evaluates all sources and returns tables and the newly scored (source, split) pairs."""
 
-    def session(identity="id", reuse=True, shared_identity="shared", run=run):
+    def session(generator="id", reuse=True, checkpoints="these", run=run, code="scorer-1", given=GIVEN):
         current, scored = [], []
 
         def watched(sources):
@@ -65,13 +77,13 @@ def score(run, tmp_path):
 
         store = ScoreStore(
             run,
-            Identity(identity, shared_identity),
+            make_identity(checkpoints, generator, code),
             encode=lambda vectors_MD: vectors_MD[:, :1] + 10,
             checkpoints=tmp_path / "checkpoints.safetensors",
             reuse=reuse,
         )
         score_fns = {split: score_on(split) for split in SPLITS}
-        tables = evaluate(GIVEN, score_fns, store, soup_candidates=1, progress=watched)
+        tables = evaluate(given, score_fns, store, soup_candidates=1, progress=watched)
         return tables, scored
 
     return session
@@ -101,7 +113,7 @@ def test_tables_of_the_same_settings_are_reused(score):
 OF_P_DIFF = [pair for pair in ALL if "p_diff" in pair[0]]
 
 
-@pytest.mark.parametrize("changes", [{"identity": "other", "shared_identity": "another"}, {"reuse": False}])
+@pytest.mark.parametrize("changes", [{"checkpoints": "others"}, {"code": "scorer-2"}, {"reuse": False}])
 def test_tables_of_other_settings_are_scored_again_and_stored(score, changes):
     score()
     assert score(**changes)[1] == ALL
@@ -110,10 +122,10 @@ def test_tables_of_other_settings_are_scored_again_and_stored(score, changes):
 
 def test_another_generator_reuses_sources_that_need_no_generator(score, tmp_path):
     first, _ = score()
-    second, scored = score(identity="other", run=RunDirectory(tmp_path / "second"))
+    second, scored = score(generator="other", run=RunDirectory(tmp_path / "second"))
     assert scored == OF_P_DIFF
     for source, table in second.items():
-        assert table.identity == "other"
+        assert json.loads(table.identity)["generator"] == {"fingerprint": "other"}
         np.testing.assert_array_equal(table.scores["test"].accuracy_M, first[source].scores["test"].accuracy_M)
         np.testing.assert_array_equal(table.latents_ML, first[source].latents_ML)
 
@@ -126,11 +138,12 @@ def test_another_generator_reuses_sources_that_need_no_generator(score, tmp_path
     ],
     ids=["cut", "changed"],
 )
-def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, caplog, damage):
+def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, tmp_path, caplog, damage):
     score()
     damage(run.scores("gaussian"))
     with caplog.at_level(logging.WARNING):
-        assert score(shared_identity="another")[1] == [("gaussian", "test")]
+        shutil.rmtree(tmp_path / "scores")
+        assert score()[1] == [("gaussian", "test")]
     assert "gaussian.npz" in caplog.text
     assert score()[1] == []
 
@@ -151,25 +164,67 @@ def test_each_table_stores_the_kind_of_its_source(score, run):
 
 def test_only_sources_that_need_no_generator_are_shared_and_without_latents(score, run, tmp_path):
     score()
-    names = {path.stem for path in (tmp_path / "scores" / "shared").iterdir()}
+    folder = make_identity().folder
+    names = {path.stem for path in (tmp_path / "scores" / folder).iterdir()}
     assert names == {"original", "ensemble", "gaussian", "soup_original"}
-    shared = ScoreTable.load(run.shared_scores(tmp_path / "checkpoints.safetensors", "shared", "original"))
-    assert shared.identity == "shared" and shared.latents_ML is None
+    shared = ScoreTable.load(run.shared_scores(tmp_path / "checkpoints.safetensors", folder, "original"))
+    assert "generator" not in json.loads(shared.identity) and shared.latents_ML is None
 
 
 def test_without_a_checkpoints_file_nothing_is_shared(run, tmp_path):
-    store = ScoreStore(run, Identity("id", "shared"), encode=lambda vectors_MD: vectors_MD)
+    store = ScoreStore(run, make_identity(), encode=lambda vectors_MD: vectors_MD)
     scored = Scores(np.zeros(4), np.zeros(4), None)
     store.put(GIVEN[0], ScoreTable("original", MADE["original"].numpy(), {"test": scored}, "", 1.0))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert store.get(GIVEN[0]) is not None and store.get(GIVEN[1]) is None
+    assert list(store.find(GIVEN)) == ["original"]
 
 
-def test_an_identity_follows_from_its_settings_and_the_shared_one_ignores_the_generator():
-    one, other = (Identity.from_settings({"seed": 0, "precision": "fp32"}, {"generator": name}) for name in "ab")
-    assert one.shared == other.shared and len({one.run, other.run, one.shared}) == 3
-    assert Identity.from_settings({"precision": "fp32", "seed": 0}, {"generator": "a"}) == one
-    assert Identity.from_settings({"precision": "fp32", "seed": 1}, {"generator": "a"}).shared != one.shared
+def test_only_the_source_whose_code_or_settings_changed_is_scored_again_and_the_log_names_the_change(
+    score, run, tmp_path, caplog
+):
+    score()
+    changed = [replace(source, code={"noise.py": "2"}) if source.name == "gaussian" else source for source in GIVEN]
+    with caplog.at_level(logging.INFO):
+        assert score(given=changed)[1] == [("gaussian", "test")]
+    assert caplog.messages == ["The stored scores of gaussian are computed again, because noise.py has changed"]
+    caplog.clear()
+    changed[-1] = replace(changed[-1], settings={"lr": 0.1})
+    with caplog.at_level(logging.INFO):  # in a new run, the shared table of earlier settings is found
+        rescored = score(given=changed, run=RunDirectory(tmp_path / "new"))[1]
+    assert {name for name, _ in rescored} == {"gaussian", "p_diff", "soup_p_diff"}
+    assert "because source.lr=(absent) stored, 0.1 now" in caplog.text
+    assert score(given=changed, run=RunDirectory(tmp_path / "new"))[1] == []
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"generator": "other"}, "p_diff, soup_p_diff are computed again, because the generator has changed"),
+    ({"code": "scorer-2"}, "p_diff, gaussian, soup_original, soup_p_diff .* because scorer.py has changed"),
+    ({"checkpoints": "others"}, "p_diff, gaussian, soup_original, soup_p_diff .* the set of checkpoints has changed"),
+])  # fmt: skip
+def test_all_sources_with_one_reason_share_one_line_of_the_log(score, caplog, changes, told):
+    score()
+    with caplog.at_level(logging.INFO):
+        score(**changes)
+    [line] = caplog.messages
+    assert re.search(told, line)
+
+
+def test_tables_of_earlier_versions_are_scored_again_with_one_line_in_the_log(score, run, tmp_path, caplog):
+    tables, _ = score()
+    shutil.rmtree(tmp_path / "scores")
+    for name, table in tables.items():
+        replace(table, identity="123456789012").save(run.scores(name))  # digits alone are valid JSON
+    with caplog.at_level(logging.INFO):
+        assert score()[1] == ALL
+    [line] = caplog.messages
+    assert "older version" in line and all(name in line for name in tables)
+
+
+def test_a_long_list_of_changed_code_is_shortened(score, caplog):
+    score(given=[replace(source, code={f"{index}.py": "1" for index in range(9)}) for source in GIVEN])
+    with caplog.at_level(logging.INFO):
+        score(given=[replace(source, code={f"{index}.py": "2" for index in range(9)}) for source in GIVEN])
+    assert "because 0.py and 1.py and 2.py and 3.py and 5 more have changed" in caplog.text
 
 
 def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):

@@ -1,6 +1,8 @@
 """The progress of a scored run counts every image that a model sees, and only what this session has to score."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from core.evaluation.evaluate import Scoring, count_images, score_run
 from core.evaluation.scores import Scores
 from core.evaluation.soup import list_soups
-from core.evaluation.sources import Material, SourceOptions, list_sources
+from core.evaluation.sources import Finetuning, Material, SourceOptions, list_sources
+from core.runtime import source_code
+from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
 
@@ -53,9 +57,9 @@ def make_scoring(progress):
     return Scoring(
         score_fns={split: score_on(split) for split in NUM_IMAGES},
         num_images=NUM_IMAGES,
-        finetune=lambda vectors_MD: vectors_MD + 1,
-        finetune_images=0,
-        precision="fp32",
+        finetuning=Finetuning(train=lambda vectors_MD: vectors_MD + 1, num_images=0, settings={}, code={}),
+        settings={"precision": "fp32"},
+        code={},
         reuse=True,
     )
 
@@ -65,7 +69,7 @@ def test_each_source_counts_the_images_that_its_models_see(material, tmp_path):
     scoring = make_scoring(progress)
     score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
     every = [
-        *list_sources(material, scoring.finetune),
+        *list_sources(material, scoring.finetuning),
         *list_soups({}, scoring.score_fns["val"], OPTIONS.soup_candidates),
     ]
     expected = {source.name: count_images(material, scoring, source) for source in every}
@@ -87,3 +91,35 @@ def test_sources_of_an_earlier_session_are_no_work(material, tmp_path):
     assert progress.shares["p_diff"] == 0 and progress.share == pytest.approx(1)
     per_model = {"p_diff": 3 * sum(NUM_IMAGES.values()), "gaussian": 4 * NUM_IMAGES["test"]}
     assert progress.shares["gaussian"] == pytest.approx(0.9 * per_model["p_diff"] / sum(per_model.values()))
+
+
+@pytest.mark.parametrize("file, old, new, scored", [
+    (None, "", "", set()),
+    ("core/generation/baselines.py", "sigma * torch.cat", "2 * sigma * torch.cat", {"noised_0.1"}),
+    ("core/generation/baselines.py", "Return random checkpoints plus", "Draw", set()),
+    ("core/evaluation/soup.py", "quality >= best", "quality > best", {"soup_original", "soup_p_diff"}),
+    ("core/networks/denoiser.py", "import", "import math\nimport", {"p_diff", "reconstructed", "soup_p_diff"}),
+])  # fmt: skip
+def test_only_sources_whose_own_code_was_edited_are_scored_again(
+    material, tmp_path, monkeypatch, file, old, new, scored
+):
+    root = tmp_path / "code"
+    shutil.copytree(ROOT / "core", root / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_code, "ROOT", root)
+    for attempt in range(2):
+        progress = Recorder()
+        if attempt and file:
+            text = (root / file).read_text()
+            assert old in text
+            (root / file).write_text(text.replace(old, new, 1))
+        score_run(material, make_scoring(progress), RunDirectory(tmp_path / "run"), progress=progress)
+    assert set(progress.counted) - {"trajectories"} == scored
+
+
+def test_another_optimizer_concerns_fine_tuning_alone(material, tmp_path):
+    for lr in (0.1, 0.2):
+        progress = Recorder()
+        scoring = make_scoring(progress)
+        scoring = replace(scoring, finetuning=replace(scoring.finetuning, settings={"optimizer": {"lr": lr}}))
+        score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
+    assert set(progress.counted) == {"finetuned", "trajectories"}

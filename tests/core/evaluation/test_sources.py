@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.evaluation.kinds import Kind, get_family, infer_kind
-from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, list_sources
+from core.evaluation.sources import EVERY_SPLIT, Finetuning, Material, SourceOptions, list_sources
 
 OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
@@ -24,7 +24,10 @@ def listed(tiny_checkpoints, tiny_generator):
             options=options,
             seed=seed,
         )
-        return list_sources(material, lambda vectors_MD: vectors_MD + 100)
+        finetuning = Finetuning(
+            train=lambda vectors_MD: vectors_MD + 100, num_images=0, settings={"batch_size": 8}, code={"tune": "0"}
+        )
+        return list_sources(material, finetuning)
 
     return build
 

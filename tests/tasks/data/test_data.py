@@ -12,8 +12,9 @@ from torchvision.transforms import v2
 from core.runtime.errors import UserError
 from tasks.data import digits
 from tasks.data.datasets import CIFAR10_COLORS, DATASETS, load_images
+from tasks.data.digests import read_labels
 from tasks.data.splits import ColorNormalizer, DataOptions, carve_validation
-from tasks.data.torchvision_sets import IMAGENET_COLORS, read_labels
+from tasks.data.torchvision_sets import IMAGENET_COLORS
 from tasks.networks.build import ModelSpec
 from tasks.task import open_images
 from tests.tasks import archives
@@ -241,7 +242,7 @@ def test_test_images_are_split_off_a_folder_without_splits(tmp_path):
     data = load_images(DataOptions("imagefolder", root=str(tmp_path), image_size=32))
     assert (len(data.train), len(data.val), len(data.test)) == (48, 6, 6)
     train_files, test_files = (
-        {split.images.folder.samples[index][0] for index in split.images.indices} for split in (data.train, data.test)
+        {split.images.dataset.samples[index][0] for index in split.images.indices} for split in (data.train, data.test)
     )
     assert not train_files & test_files and {label for _, label in data.test} == {0, 1, 2}
 
