@@ -143,6 +143,7 @@ def test_the_lines_of_the_card_make_the_state_dict_of_any_model(tmp_path, monkey
     make_state, _ = code_of(folder)
     imported = {line.split()[1].partition(".")[0] for line in make_state.splitlines() if re.match("import|from", line)}
     assert imported == {"json", "safetensors"} and make_state.count("number = 0 ") == 1
+    assert make_state in (ROOT / "docs/publishing.md").read_text()
     wanted = make_state.replace("number = 0 ", "number = 2 ")
     script = f"{wanted}\nfrom safetensors.torch import save_file\nsave_file(state_dict, '../pasted.safetensors')"
     subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, check=True)
