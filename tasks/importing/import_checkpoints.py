@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, get_floating_entries, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
@@ -90,7 +91,7 @@ def import_checkpoints(
         "base": path.name,
     }
     return CheckpointSet(
-        vectors_KD=vectors_KD,
+        rows=VectorRows([vectors_KD]),
         accuracy_K=accuracy_K,
         subset=subset,
         network=copy_state(model),

@@ -7,6 +7,7 @@ import torch
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from tasks import task as task_module
 from tasks.scoring.scorer import ScoringSpec
@@ -17,7 +18,7 @@ from tests.tasks.tiny import steps_config, task_spec
 def make_checkpoints(model, fingerprint):
     subset = resolve_subset(model, "last_norms")
     return CheckpointSet(
-        vectors_KD=flatten(model, subset)[None].repeat(2, 1),
+        rows=VectorRows([flatten(model, subset)[None].repeat(2, 1)]),
         accuracy_K=torch.zeros(2),
         subset=subset,
         network=model.state_dict(),
