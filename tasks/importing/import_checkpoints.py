@@ -75,8 +75,9 @@ def import_checkpoints(
         vectors_KD = gather_vectors(
             files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
         )
-    with stages.stage("score", f"{len(vectors_KD)} checkpoints") as progress:
-        accuracy_K = measure_accuracy(vectors_KD, model, subset, data, scoring=scoring, progress=progress)
+    rows = VectorRows([vectors_KD])
+    with stages.stage("score", f"{len(rows)} checkpoints") as progress:
+        accuracy_K = measure_accuracy(rows, model, subset, data, scoring=scoring, progress=progress)
     settings = task.record()["task"]
     imported = {
         "model": recipe,
@@ -91,7 +92,7 @@ def import_checkpoints(
         "base": path.name,
     }
     return CheckpointSet(
-        rows=VectorRows([vectors_KD]),
+        rows=rows,
         accuracy_K=accuracy_K,
         subset=subset,
         network=copy_state(model),
