@@ -24,6 +24,7 @@ from core.runtime.loggers import JsonLinesLogger
 from core.runtime.precision import set_float32_precision
 from core.runtime.quiet import quiet_lightning
 from core.runtime.stage_progress import StageProgress
+from core.runtime.training_state import TrainingStateIO
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
@@ -235,7 +236,7 @@ def make_fit_trainer(
             f"cannot write to {state_dir} ({error.strerror}). "
             "Set output_dir=FOLDER (train_p_diff.py) or task.param.path=FILE (task_training.py) to a writable folder"
         ) from error
-    return build_trainer(
+    trainer = build_trainer(
         make_trainer,
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
@@ -245,6 +246,8 @@ def make_fit_trainer(
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+    trainer.strategy.checkpoint_io = TrainingStateIO()
+    return trainer
 
 
 def make_state_saver(state_dir: Path, name: str, max_epochs: int | None) -> ModelCheckpoint:
@@ -268,7 +271,7 @@ def read_saved_step(state: Path) -> int | None:
     """Return the step of a training state, or None if there is no readable one, so that the fit starts at step 0."""
     if state.is_file():
         try:
-            return torch.load(state, map_location="meta", weights_only=True)["global_step"]
+            return TrainingStateIO().load_checkpoint(state, weights_only=True)["global_step"]
         except Exception as error:  # torch raises many kinds of errors for a damaged file
             log.warning("%s is damaged (%s). Training starts from step 0", state, type(error).__name__)
     return None

@@ -12,7 +12,7 @@ from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
 from core.evaluation.store import Identity, ScoreStore
 from core.runtime.run_directory import RunDirectory
-from tests.core.tiny import damaged_copies
+from tests.core.tiny import change_array, damaged_copies
 
 MADE = {
     "original": torch.full((4, 2), 0.25),
@@ -118,9 +118,17 @@ def test_another_generator_reuses_sources_that_need_no_generator(score, tmp_path
         np.testing.assert_array_equal(table.latents_ML, first[source].latents_ML)
 
 
-def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, caplog):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(dict(damaged_copies(path))["half"]),
+        lambda path: change_array(path, "test/accuracy"),
+    ],
+    ids=["cut", "changed"],
+)
+def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, caplog, damage):
     score()
-    run.scores("gaussian").write_bytes(dict(damaged_copies(run.scores("gaussian")))["half"])
+    damage(run.scores("gaussian"))
     with caplog.at_level(logging.WARNING):
         assert score(shared_identity="another")[1] == [("gaussian", "test")]
     assert "gaussian.npz" in caplog.text

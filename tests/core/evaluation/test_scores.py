@@ -10,7 +10,7 @@ from core.evaluation.kinds import Kind
 from core.evaluation.scores import ACCURACY, Metric, Scores, ScoreTable, Vote
 from core.runtime.errors import UserError
 from tests.core.evaluation.tables import scores, table
-from tests.core.tiny import damaged_copies
+from tests.core.tiny import change_array, damaged_copies
 
 
 @pytest.fixture
@@ -63,6 +63,15 @@ def test_a_source_with_a_dot_keeps_its_name(saved):
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(dict(damaged_copies(saved))[damage])
     with pytest.raises(UserError, match=re.escape(str(saved))):
+        ScoreTable.load(saved)
+
+
+@pytest.mark.parametrize(
+    "name", ["identity", "seconds", "vectors", "splits", "val/accuracy", "test/loss", "test/wrong", "val/num_images"]
+)
+def test_a_changed_array_is_named(saved, name):
+    change_array(saved, name)
+    with pytest.raises(UserError, match=rf"noised_0\.05\.npz \(array {name} "):
         ScoreTable.load(saved)
 
 

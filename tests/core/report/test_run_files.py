@@ -3,15 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.evaluation.kinds import Kind
 from core.evaluation.scores import ACCURACY, ScoreTable
+from core.evaluation.trajectories import Trajectories
 from core.evaluation.verdict import Decision, Novelty, Outcome
-from core.report.run_files import read_metrics, read_verdict
+from core.report.run_files import read_history, read_metrics, read_verdict
 from core.report.sentences import word_verdict
 from core.report.tables import build_comparison_table, build_source_table
+from core.runtime.arrays import save_arrays
+from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
+from tests.core.tiny import change_array
 
 FIXTURES = Path(__file__).with_name("fixtures")
 
@@ -58,6 +63,39 @@ def test_a_verdict_may_be_missing_but_not_have_another_format(metrics, tmp_path)
     assert read_verdict({}, tmp_path / "metrics.json") is None
     with pytest.raises(UserError, match=r"metrics\.json \(KeyError"):
         read_verdict(metrics | {"verdict": {"sentences": []}}, tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "name, arrays, read",
+    [
+        ("trajectories.npz", {"timesteps_S": np.arange(3), "accuracy_TS": np.ones((2, 3))}, Trajectories.load),
+        (
+            "training_history.npz",
+            {"history_ED": np.ones((2, 5)), "names": np.array(["a"]), "sizes": np.array([5])},
+            read_history,
+        ),
+    ],
+)
+def test_a_changed_array_is_refused_and_a_file_without_hashes_is_read(tmp_path, name, arrays, read):
+    path = tmp_path / name
+    np.savez(path, **arrays)
+    before = read(path)
+    save_arrays(path, arrays)
+    np.testing.assert_equal(vars(read(path)), vars(before))
+    for array in arrays:
+        save_arrays(path, arrays)
+        change_array(path, array)
+        with pytest.raises(UserError, match=rf"{name} \(array {array} .* mode=test"):
+            read(path)
+
+
+def test_changed_metrics_are_refused(metrics, tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, metrics)
+    assert read_metrics(path) == metrics
+    path.write_text(path.read_text().replace('"accuracy_best": 0.', '"accuracy_best": 1.', 1))
+    with pytest.raises(UserError, match=r"metrics\.json \(its content was changed"):
+        read_metrics(path)
 
 
 @pytest.mark.parametrize(

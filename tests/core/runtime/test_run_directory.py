@@ -1,5 +1,6 @@
 """The folder of a run: resumed, moved aside or refused, so that two runs never mix."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -89,10 +90,19 @@ def test_testing_keeps_the_configuration_of_the_training(run):
     assert OmegaConf.load(run.path / "config.yaml").seed == 0
 
 
-def test_damaged_settings_are_named(run):
-    (run.path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match=r"settings\.json"):
+@pytest.mark.parametrize("name", ["settings.json", "provenance.json"])
+@pytest.mark.parametrize("damage", [lambda text: "{", lambda text: text.replace("e", "d", 1)], ids=["cut", "changed"])
+def test_a_damaged_file_is_named(run, name, damage):
+    (run.path / name).write_text(damage((run.path / name).read_text()))
+    with pytest.raises(UserError, match=name):
         run.begin(CONFIG, SETTINGS, "train")
+
+
+def test_a_run_of_an_earlier_version_without_hashes_goes_on(run):
+    (run.path / "settings.json").write_text(json.dumps(SETTINGS))
+    (run.path / "provenance.json").write_text("{}")
+    run.begin(CONFIG, SETTINGS, "test")
+    assert list(read_json(run.path / "provenance.json")) == ["test"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
