@@ -37,9 +37,10 @@ def main(cfg: DictConfig) -> None:
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     path = Path(task.param.path)
+    num_devices = count_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     settings = task.record() | record_machine(
         training_precision=cfg.trainer.precision,
-        num_devices=count_devices(cfg.trainer.devices, cfg.trainer.accelerator),
+        num_devices=num_devices,
         scoring_precision=cfg.scoring.precision,
     )
     task.collect.check(task.param.k, cfg.trainer.precision)
@@ -53,10 +54,12 @@ def main(cfg: DictConfig) -> None:
         stored.require_settings(settings)
         compare_images(task, stored)
         log.info(
-            "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d)",
+            "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d), and %d held-out "
+            "ones",
             path,
             len(stored),
             len(stored.first(task.param.k)),
+            stored.num_held_out,
         )
         return
 
@@ -70,14 +73,16 @@ def main(cfg: DictConfig) -> None:
         loggers=make_loggers(cfg.logger, path.parent),
         stages=Stages(["train_task", "collect"]),
         scoring=scoring,
+        num_devices=num_devices,
     )
     checkpoints.save(path)
     shutil.rmtree(state_dir, ignore_errors=True)  # With task.epochs=0 nothing was trained, so there is no folder.
     accuracy_K = checkpoints.accuracy_K
     log.info(
-        "Wrote %s: %d checkpoints of %d parameters, validation accuracy %.2f–%.2f%%",
+        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation accuracy %.2f–%.2f%%",
         path,
         len(checkpoints),
+        checkpoints.num_held_out,
         checkpoints.subset.num_params,
         100 * accuracy_K.min(),
         100 * accuracy_K.max(),

@@ -3,11 +3,14 @@
 K checkpoints · B batch · D numbers in one flattened subset.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from core.runtime.content_hash import hash_tensor
 from core.runtime.errors import UserError
 
 
@@ -16,16 +19,27 @@ class VectorRows:
 
     Args:
         shards: Tensors (rows, D) in order, usually memory-mapped. Nothing is copied.
+        files: The file of each shard; empty if the shards are tensors in memory or in one file with other tensors.
+        hashes: The stored hash of each shard, from `hash_tensor`; empty if none is stored.
+        zoo: The rows of which these are the first; None for a whole zoo.
 
     Raises:
         UserError: There is no shard, or the shards are not matrices of equal width.
     """
 
-    def __init__(self, shards: Sequence[Tensor]):
+    def __init__(
+        self,
+        shards: Sequence[Tensor],
+        *,
+        files: Sequence[Path] = (),
+        hashes: Sequence[str] = (),
+        zoo: "VectorRows | None" = None,
+    ):
         shapes = [tuple(shard.shape) for shard in shards]
         if len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 2:
             raise UserError(f"shards of shapes {shapes} do not fit together: expected matrices of equal width")
-        self.shards = tuple(shards)
+        self.shards, self.files, self.stored_hashes = tuple(shards), tuple(files), tuple(hashes)
+        self._zoo = zoo
         self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
 
     def __len__(self) -> int:
@@ -35,6 +49,28 @@ class VectorRows:
     def shape(self) -> tuple[int, int]:
         """(K, D)."""
         return len(self), self.shards[0].shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all vectors in bytes."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def identity(self) -> tuple[int, tuple[str, ...]]:
+        """K, and the hashes of all shards of the whole zoo. Reads the vectors only if no hashes are stored."""
+        return len(self), (self._zoo or self)._hashes
+
+    @cached_property
+    def _hashes(self) -> tuple[str, ...]:
+        return self.stored_hashes or tuple(map(hash_tensor, self.shards))
+
+    def hash_anew(self, on_rows: Callable[[Tensor], None]) -> tuple[str, ...]:
+        """Return the hashes of all shards, computed from their present content.
+
+        Args:
+            on_rows: Called with each block of rows in order, for another check in the same pass.
+        """
+        return tuple(hash_tensor(shard, on_rows) for shard in self.shards)
 
     def take(self, rows_B: Tensor) -> Tensor:
         """Return a copy of the rows with these numbers (B,), as (B, D) on the CPU."""
@@ -59,7 +95,12 @@ class VectorRows:
     def first(self, k: int) -> "VectorRows":
         """Return the first `k` vectors, for 1 ≤ k ≤ K."""
         starts = [0, *self._ends.tolist()]
-        return VectorRows([shard[: k - start] for shard, start in zip(self.shards, starts, strict=False) if start < k])
+        shards = [shard[: k - start] for shard, start in zip(self.shards, starts, strict=False) if start < k]
+        return VectorRows(shards, zoo=self._zoo or self)
+
+    def cut(self, sizes: Sequence[int]) -> "VectorRows":
+        """Return the vectors of a single shard as shards of these numbers of rows, without a copy."""
+        return VectorRows(self.to_tensor().split(list(sizes)))
 
     def to_tensor(self) -> Tensor:
         """Return all vectors as one tensor (K, D): the shard itself if there is one, else a copy in memory."""

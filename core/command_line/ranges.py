@@ -92,6 +92,7 @@ RANGES: Mapping[str, Range] = {
     "task.collect.optimizer.lr": NOT_NEGATIVE,
     "task.collect.optimizer.weight_decay": NOT_NEGATIVE,
     "task.collect.runs": Range(2),
+    "task.collect.held_out": Range(0),
     "task.param.k": Range(2),
     "task.param.count": COUNT,
 }

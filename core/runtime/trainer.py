@@ -215,6 +215,12 @@ def fit(
         return seconds
 
 
+def forget_fit(name: str, state_dir: Path) -> None:
+    """Delete the training state and the result of a fit, so that the next `fit` of this name starts at step 0."""
+    for suffix in (".ckpt", ".safetensors"):
+        (state_dir / f"{name}{suffix}").unlink(missing_ok=True)
+
+
 def make_fit_trainer(
     loader: Sized,
     *,

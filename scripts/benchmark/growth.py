@@ -17,6 +17,7 @@ import torch
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.networks.autoencoder import Autoencoder, ConvAutoencoder
 from core.networks.linear_autoencoders import ChunkedAutoencoder
 from core.report.cells import markdown
@@ -38,7 +39,11 @@ def measure_growth(device: torch.device) -> tuple[list[dict[str, Any]], str]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoints.safetensors"
             run_in_new_process(partial(write_checkpoints, path, num_checkpoints, num_params))
-            row = {"k": num_checkpoints, "d": num_params, "file_bytes": path.stat().st_size}
+            row = {
+                "k": num_checkpoints,
+                "d": num_params,
+                "file_bytes": sum(file.stat().st_size for file in path.parent.iterdir()),
+            }
             chunked = run_in_new_process(partial(train, ChunkedAutoencoder, STEPS, path, device=device))
             row |= {f"chunked_{name}": value for name, value in chunked.items()}
             if num_params <= LARGEST_PAPER_SIZE:
@@ -61,7 +66,7 @@ def write_checkpoints(path: Path, num_checkpoints: int, num_params: int) -> None
     vectors_KD.addmm_(torch.randn(num_checkpoints, RANK_OF_DATA), torch.randn(RANK_OF_DATA, num_params))
     subset = ParameterSubset(("weight",), ((num_params,),))
     CheckpointSet(
-        vectors_KD=vectors_KD, accuracy_K=torch.rand(num_checkpoints), subset=subset, network={}, settings={}
+        rows=VectorRows([vectors_KD]), accuracy_K=torch.rand(num_checkpoints), subset=subset, network={}, settings={}
     ).save(path)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from scripts.benchmark.contest import Contest
 
 K, BATCH, EPOCHS = 200, 50, 5
@@ -37,9 +38,9 @@ def make_contests(device: torch.device) -> Iterator[Contest]:
             vectors_KD = torch.randn(K, num_params)
             together = Path(folder) / "checkpoints.safetensors"
             subset = ParameterSubset(("weight",), ((num_params,),))
-            CheckpointSet(vectors_KD=vectors_KD, accuracy_K=torch.rand(K), subset=subset, network={}, settings={}).save(
-                together
-            )
+            CheckpointSet(
+                rows=VectorRows([vectors_KD]), accuracy_K=torch.rand(K), subset=subset, network={}, settings={}
+            ).save(together)
             files = [Path(folder) / f"{index:03}.safetensors" for index in range(K)]
             for vector_D, file in zip(vectors_KD, files, strict=True):
                 save_file({"vector": vector_D.contiguous()}, file)

@@ -1,5 +1,7 @@
 """The part that trains the last norm layers of ViT-Base at 224×224 with random weights, and scores vectors of them."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +9,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 
-from core.checkpoints.subset import flatten
 from core.runtime.trainer import MakeTrainer
 from scripts.benchmark.contest import read_peak, reset_peak
 from scripts.gpu_check.findings import NEEDS_GPU, Findings
@@ -45,7 +46,7 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
 def specify_task(num_steps: int, batch_size: int) -> TaskSpec:
     """Return the task of experiment=cifar100_vit_base with one checkpoint per step."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        sizes = [f"task.param.k={num_steps}", f"task.collect.batch_size={batch_size}"]
+        sizes = [f"task.param.k={num_steps}", "task.collect.held_out=0", f"task.collect.batch_size={batch_size}"]
         cfg = compose("base", overrides=["experiment=cifar100_vit_base", *sizes])
     config: Any = OmegaConf.to_container(cfg.task, resolve=True)
     return TaskSpec.from_config(config)
@@ -59,15 +60,16 @@ def collect(
     make_trainer = add_callback(configure_trainer(device, precision), Window(*window, clock))
     before = reset_peak(device)
     model = subject.model.cpu()
-    trained = TrainedNetworks(model, subject.subset, flatten(model, subject.subset)[None])
-    task.collect.collect_vectors(
-        trained,
-        subject.data,
-        k=task.param.k,
-        seed=task.seed,
-        num_workers=task.data.num_workers,
-        make_trainer=make_trainer,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        task.collect.collect_vectors(
+            TrainedNetworks(model, subject.subset),
+            subject.data,
+            k=task.param.k,
+            seed=task.seed,
+            num_workers=task.data.num_workers,
+            state_dir=Path(folder) / "training_state",
+            make_trainer=make_trainer,
+        )
     per_step = clock.seconds / window[1]
     return {
         "precision": precision,

@@ -1,6 +1,6 @@
 """The classifier as a LightningModule, for training the whole network and for fine-tuning its parameter subset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,29 @@ from tasks.data.splits import ImageData
 
 
 class TrainingImages(LightningDataModule):
-    """Training and validation loaders; each training process builds its own."""
+    """Training and validation loaders; each training process builds its own.
 
-    def __init__(self, data: ImageData, batch_size: int, *, seed: int, num_workers: int | str = 0):
+    Args:
+        data: The images.
+        batch_size: The number of images in one batch.
+        seed: The seed of the order and of the augmentations.
+        num_workers: The number of processes that read images, or "auto".
+        num_steps: Yield this number of training batches in one pass, which may begin at any step when it is resumed.
+            None yields one epoch in a pass.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        *,
+        seed: int,
+        num_workers: int | str = 0,
+        num_steps: int | None = None,
+    ):
         super().__init__()
         self.data, self.batch_size, self.seed, self.num_workers = data, batch_size, seed, num_workers
+        self.num_steps = num_steps
         self.normalize = data.make_normalizer()
 
     def setup(self, stage: str) -> None:
@@ -46,7 +64,7 @@ class TrainingImages(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches, starting with the current epoch."""
         if self.trainer is None:  # `fit` asks for the number of batches before a Trainer exists
-            return make_training_loader(self.data.train, self.batch_size, self.seed)
+            return make_training_loader(self.data.train, self.batch_size, self.seed, num_steps=self.num_steps)
         return make_training_loader(
             self.data.train,
             self.batch_size,
@@ -55,6 +73,8 @@ class TrainingImages(LightningDataModule):
             device=self._device,
             # In a resumed fit, `trainer.current_epoch` is one epoch behind this counter.
             epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+            num_steps=self.num_steps,
+            first_step=self.trainer.global_step,
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -77,8 +97,9 @@ class Classifier(ReportingModule):
         make_optimizer: Builds the optimizer from the parameters that require gradients.
         make_scheduler: Builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
         warmup_steps: W, the optimizer steps in which the learning rate rises linearly from 0 to that of the schedule.
-        frozen_statistics: Keep the whole network in eval mode, so that BatchNorm uses its running statistics and does
-            not update them.
+        train_only: The names of the modules of `model` that are in training mode, without the modules inside them. All
+            others stay in eval mode, in which BatchNorm uses its running statistics and does not update them. None
+            trains the whole network in training mode.
         seed: The seed that reseeds torch at the start of every epoch, together with the epoch and the rank. A resumed
             training therefore equals an uninterrupted one, and each of several training processes draws its own dropout
             masks.
@@ -95,13 +116,13 @@ class Classifier(ReportingModule):
         make_optimizer: MakeOptimizer,
         make_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         warmup_steps: int | None = None,
-        frozen_statistics: bool = False,
+        train_only: Sequence[str] | None = None,
         seed: int = 0,
         history_subset: ParameterSubset | None = None,
         num_epochs: int = 0,
     ):
         super().__init__()
-        self.model, self.frozen_statistics, self.seed = model, frozen_statistics, seed
+        self.model, self.train_only, self.seed = model, train_only, seed
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.warmup_steps = warmup_steps
         self.history_subset = history_subset
@@ -110,8 +131,11 @@ class Classifier(ReportingModule):
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set the training mode; with frozen statistics the network stays in eval mode even if the Trainer asks."""
-        return super().train(mode and not self.frozen_statistics)
+        """Set the training mode; modules outside of `train_only` stay in eval mode even if the Trainer asks."""
+        super().train(mode and self.train_only is None)
+        for name in self.train_only or ():
+            self.model.get_submodule(name).training = mode
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Reseed for the epoch, and record the subset's values."""

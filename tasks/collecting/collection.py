@@ -1,18 +1,22 @@
 """The interface of every way to collect checkpoints from training; `task.collect` chooses one.
 
-K checkpoints · R trained networks · E epochs · D numbers in one flattened subset.
+K checkpoints · H held-out vectors · E epochs · D numbers in one flattened subset.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from core.checkpoints.optimizer_state import OptimizerState
+from core.checkpoints.shards import VectorFiles
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.data.splits import ImageData
@@ -49,17 +53,30 @@ class PlannedNetwork(NamedTuple):
 
     name: str  # the stem of its file names
     seed: int
+    held_out: bool = False  # whether its weights are held out from the checkpoints
 
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """The result of training: one network (R = 1) to collect by steps, or R independent networks."""
+    """The result of training: one network to collect by steps, or several independent networks."""
 
     model: nn.Module  # the first network; only the subset of the other networks is kept
     subset: ParameterSubset
-    last_RD: Tensor  # the subset of every network at the end of its training
+    files: VectorFiles | None = None  # the subset of every network at the end, if there are several networks
     history_ED: Tensor | None = None  # the subset of the first network during its training
     seconds: float = 0.0
+    num_steps: int = 0  # the optimizer steps of each training
+
+
+@dataclass(frozen=True)
+class CollectedVectors:
+    """The checkpoints and the held-out vectors that were collected, with their origins."""
+
+    rows: VectorRows  # (K, D)
+    origin_K2: Tensor  # the training of each checkpoint, and its optimizer step
+    held_out_HD: Tensor | None = None
+    held_out_origin_H2: Tensor | None = None
+    optimizer_state: OptimizerState | None = None  # after the K-th checkpoint
 
 
 class Collection(ABC):
@@ -126,10 +143,11 @@ class Collection(ABC):
         k: int,
         seed: int,
         num_workers: int | str,
+        state_dir: Path,
         make_trainer: MakeTrainer,
         progress: StageProgress | None = None,
-    ) -> Tensor:
-        """Return the checkpoints (K, D).
+    ) -> CollectedVectors:
+        """Return the checkpoints and the held-out vectors, which lie in files in `state_dir`.
 
         Args:
             trained: The planned networks after their training.
@@ -137,6 +155,7 @@ class Collection(ABC):
             k: K, the number of checkpoints.
             seed: The value of task.seed.
             num_workers: The number of processes that read images, or "auto".
+            state_dir: The folder of training states, from which an interrupted collection resumes.
             make_trainer: Lightning's Trainer with the machine's options already set.
             progress: The progress of the stage, in which collecting is one unit; None shows nothing.
         """

@@ -1,20 +1,28 @@
 """Collecting from independent trainings: each of several whole classifiers gives its final weights.
 
-K checkpoints · R trained networks · D numbers in one flattened subset.
+K checkpoints · R trained networks · H held-out networks · D numbers in one flattened subset.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from core.checkpoints.subset import ParameterSubset, get_floating_entries
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
-from tasks.collecting.collection import Collection, Optimization, PlannedNetwork, TrainedNetworks
+from tasks.collecting.collection import (
+    CollectedVectors,
+    Collection,
+    Optimization,
+    PlannedNetwork,
+    TrainedNetworks,
+)
 from tasks.data.splits import ImageData
 
 
@@ -24,18 +32,20 @@ class IndependentCollection(Collection):
 
     Args:
         runs: R, the number of networks to train.
+        held_out: H, the number of further networks to train, whose weights are held out.
     """
 
     runs: int
+    held_out: int = 0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "IndependentCollection":
         """Build this way to collect from the `task.collect` section, ignoring the options of collecting by steps."""
-        return cls(config["runs"])
+        return cls(config["runs"], config.get("held_out", 0))
 
     def to_config(self) -> dict[str, Any]:
         """Return the `task.collect` section that chooses this way to collect."""
-        return {"kind": "independent", "runs": self.runs}
+        return {"kind": "independent", "runs": self.runs, "held_out": self.held_out}
 
     def record(self) -> str:
         """Return "independent" alone, because the number of networks does not change the weights of any network."""
@@ -50,10 +60,12 @@ class IndependentCollection(Collection):
             )
 
     def plan_networks(self, seed: int) -> list[PlannedNetwork]:
-        """Return R networks, each with its own seed."""
+        """Return R + H networks, each with its own seed."""
         return [
-            PlannedNetwork(f"classifier_{index:03d}", derive_seed(seed, "independent", index))
-            for index in range(self.runs)
+            PlannedNetwork(
+                f"classifier_{index:03d}", derive_seed(seed, "independent", index), held_out=index >= self.runs
+            )
+            for index in range(self.runs + self.held_out)
         ]
 
     def check_subset(self, subset: ParameterSubset, configured: str | Sequence[str], model: nn.Module) -> None:
@@ -79,10 +91,19 @@ class IndependentCollection(Collection):
         k: int,
         seed: int,
         num_workers: int | str,
+        state_dir: Path,
         make_trainer: MakeTrainer,
         progress: StageProgress | None = None,
-    ) -> Tensor:
+    ) -> CollectedVectors:
         """Return the final weights of every trained network, (R, D), including networks after the K-th."""
         if progress is not None:
             progress.skip()
-        return trained.last_RD
+        assert trained.files is not None
+        networks = torch.arange(self.runs + self.held_out)
+        origin = torch.stack([networks, torch.full_like(networks, trained.num_steps)], dim=1)
+        return CollectedVectors(
+            trained.files.open_rows(),
+            origin[: self.runs],
+            trained.files.open_held_out(),
+            origin[self.runs :] if self.held_out else None,
+        )

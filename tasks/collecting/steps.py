@@ -1,26 +1,40 @@
 """Collecting by steps: the subset of one trained classifier is trained further and copied K times, the rest is frozen.
 
-K checkpoints · D numbers in one flattened subset.  p-diff, §4.1.
+K checkpoints · H held-out vectors · D numbers in one flattened subset.  p-diff, §4.1.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
+from core.checkpoints.optimizer_state import copy_optimizer_state, flatten_state, unflatten_state
+from core.checkpoints.shards import VectorFiles
 from core.checkpoints.subset import ParameterSubset, flatten
+from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
-from core.runtime.fit_progress import FitProgress
-from core.runtime.seeding import derive_seed
+from core.runtime.seeding import derive_seed, reseed
 from core.runtime.stage_progress import StageProgress
-from core.runtime.trainer import MakeTrainer, build_trainer, limit_to_one_device
+from core.runtime.trainer import MakeTrainer, fit, forget_fit, limit_to_one_device
 from tasks.collecting.classifier import Classifier, TrainingImages
-from tasks.collecting.collection import Collection, Factory, Optimization, PlannedNetwork, TrainedNetworks
+from tasks.collecting.collection import (
+    CollectedVectors,
+    Collection,
+    Factory,
+    Optimization,
+    PlannedNetwork,
+    TrainedNetworks,
+)
+from tasks.data.loaders import make_training_loader
 from tasks.data.splits import ImageData
+
+NAME, OPTIMIZER_FILE = "collect", "optimizer.safetensors"  # names of files in the folder of training states
 
 
 @dataclass(frozen=True)
@@ -31,20 +45,22 @@ class StepsCollection(Collection):
         batch_size: The number of images in one optimizer step.
         every: The number of optimizer steps between checkpoints; "spread" distributes the checkpoints over one epoch.
         make_optimizer: Builds the optimizer of the subset's parameters.
+        held_out: H, the number of further vectors after the K-th, at the same interval, which are held out.
     """
 
     batch_size: int
     every: int | str
     make_optimizer: Factory
+    held_out: int = 0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "StepsCollection":
         """Build this way to collect from the `task.collect` section."""
-        return cls(config["batch_size"], config["every"], Factory(config["optimizer"]))
+        return cls(config["batch_size"], config["every"], Factory(config["optimizer"]), config.get("held_out", 0))
 
     def to_config(self) -> dict[str, Any]:
         """Return the `task.collect` section that chooses this way to collect."""
-        return {"kind": "steps", **self.record()}
+        return {"kind": "steps", **self.record(), "held_out": self.held_out}
 
     def record(self) -> dict[str, Any]:
         """Return the settings that decide the checkpoints' values, in the form that their file records."""
@@ -82,41 +98,57 @@ class StepsCollection(Collection):
         k: int,
         seed: int,
         num_workers: int | str,
+        state_dir: Path,
         make_trainer: MakeTrainer,
         progress: StageProgress | None = None,
-    ) -> Tensor:
-        """Fine-tune the subset in a copy of the network and return its values at K optimizer steps, (K, D).
+    ) -> CollectedVectors:
+        """Fine-tune the subset in a copy of the network and copy it at K + H optimizer steps; the last H are held out.
 
-        BatchNorm statistics are frozen unless they are part of the subset. If they changed, the stored network with a
+        BatchNorm statistics are frozen unless they are part of the subset. If others changed, the stored network with a
         vector copied into it would not reach the recorded accuracy.
         """
         subset, tuned = trained.subset, copy.deepcopy(trained.model)
         for name, parameter in tuned.named_parameters():
             parameter.requires_grad_(name in subset.names)
-        buffers = {name for name, _ in tuned.named_buffers()}
-        module = Classifier(
+        module = SubsetTraining(
             tuned,
             data.num_classes,
             make_optimizer=self.make_optimizer,
-            frozen_statistics=not buffers.intersection(subset.names),
+            train_only=find_owners_of_statistics(tuned, subset),
             seed=derive_seed(seed, "collect"),
         ).train()  # Lightning keeps a module's mode; `Classifier.train` keeps frozen statistics in eval mode
-        images = TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers)
-        steps_per_epoch = len(images.train_dataloader())
-        every = choose_interval(self.every, k, steps_per_epoch)
-        snapshots = Snapshots(subset, k, every)
-        trainer = build_trainer(
-            limit_to_one_device(make_trainer),
-            max_epochs=-(-k * every // steps_per_epoch),
-            limit_val_batches=0,
-            logger=False,
-            callbacks=[FitProgress(progress or StageProgress(), num_steps=k * every), snapshots],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
+        every = choose_interval(
+            self.every, k, steps_per_epoch=len(make_training_loader(data.train, self.batch_size, module.seed))
         )
-        trainer.fit(module, datamodule=images)
-        return snapshots.vectors_KD
+        num_steps = (k + self.held_out) * every
+        files = VectorFiles(state_dir, k, self.held_out, subset.num_params)
+        if not files.continued:
+            forget_fit(NAME, state_dir)  # a training state without its vectors is of no use
+        fit(
+            module,
+            TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers, num_steps=num_steps),
+            name=NAME,
+            state_dir=state_dir,
+            make_trainer=partial(limit_to_one_device(make_trainer), limit_val_batches=0),
+            progress=progress,
+            callbacks=[Snapshots(files, subset, every=every, state_file=state_dir / OPTIMIZER_FILE)],
+        )
+        files.sync()
+        optimizer, _ = load_artifact(state_dir / OPTIMIZER_FILE, "optimizer", f"Delete {state_dir} to collect again")
+        origin = torch.tensor([[0, step] for step in range(every, num_steps + 1, every)])
+        return CollectedVectors(
+            files.open_rows(),
+            origin[:k],
+            files.open_held_out(),
+            origin[k:] if self.held_out else None,
+            unflatten_state(optimizer),
+        )
+
+
+def find_owners_of_statistics(model: nn.Module, subset: ParameterSubset) -> list[str]:
+    """Return the names of the modules that own a running statistic of the subset."""
+    chosen = {name for name, _ in model.named_buffers()}.intersection(subset.names)
+    return sorted({name.rpartition(".")[0] for name in chosen})
 
 
 def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
@@ -138,17 +170,40 @@ def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
     return every
 
 
-class Snapshots(Callback):
-    """A callback that copies the subset after every `every`-th optimizer step until there are K copies."""
+class SubsetTraining(Classifier):
+    """The training of the subset alone, which is resumed at any step."""
 
-    def __init__(self, subset: ParameterSubset, k: int, every: int = 1):
-        self.subset, self.every, self.count = subset, every, 0
-        self.vectors_KD = torch.empty(k, subset.num_params)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the random generators for this step, for networks that draw random numbers even in eval mode."""
+        reseed(derive_seed(self.seed, "step", self.global_step), self.device)
+
+
+class Snapshots(Callback):
+    """A callback that writes the subset into files after every `every`-th optimizer step.
+
+    After the K-th checkpoint it also writes the state of the optimizer.
+
+    Args:
+        files: The files of the vectors.
+        subset: The parameters to write.
+        every: The number of optimizer steps between two vectors.
+        state_file: The file of the optimizer's state.
+    """
+
+    def __init__(self, files: VectorFiles, subset: ParameterSubset, *, every: int, state_file: Path):
+        self.files, self.subset, self.every, self.state_file = files, subset, every, state_file
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Copy the subset if a snapshot is due, and stop the training after the K-th."""
+        """Write the subset if a snapshot is due."""
         assert isinstance(pl_module, Classifier)
-        if trainer.global_step % self.every == 0:
-            self.vectors_KD[self.count] = flatten(pl_module.model, self.subset)
-            self.count += 1
-        trainer.should_stop = self.count == len(self.vectors_KD)
+        count, rest = divmod(trainer.global_step, self.every)
+        if rest:
+            return
+        self.files.write(count - 1, flatten(pl_module.model, self.subset))
+        if count == self.files.num_checkpoints:
+            state = copy_optimizer_state(trainer.optimizers[0], pl_module.model)
+            save_artifact(self.state_file, "optimizer", flatten_state(state), metadata={})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make sure that no training state is ahead of the vectors on the disk."""
+        self.files.sync()

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +108,32 @@ class EpochOrder(DistributedSampler):
             yield Draw(index, derive_seed(self.augmentation_seed, f"augmentation/{self.epoch}", index))
 
 
+class StepOrder(EpochOrder):
+    """The order of the images of a fixed number of steps, through as many epochs as they need.
+
+    The length counts all steps. Only the steps from `first_step` on are drawn, as a resumed training needs them.
+    """
+
+    def __init__(self, images: Dataset, batch_size: int, *, num_steps: int, first_step: int, seed: int):
+        super().__init__(images, processes=1, rank=0, seed=seed)
+        self.batch_size, self.steps = batch_size, range(first_step, num_steps)
+
+    def __len__(self) -> int:
+        return self.steps.stop * self.batch_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        steps_per_epoch = self.num_samples // self.batch_size
+        draws: Iterator[Draw] = iter(())
+        for step in self.steps:
+            self.epoch, position = divmod(step, steps_per_epoch)
+            if position == 0 or step == self.steps.start:
+                draws = islice(super().__iter__(), position * self.batch_size, None)
+            yield from islice(draws, self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing, because Lightning takes all steps for one epoch."""
+
+
 def make_training_loader(
     images: Dataset,
     batch_size: int,
@@ -115,6 +142,8 @@ def make_training_loader(
     num_workers: int | str = 0,
     device: torch.device = CPU,
     epoch: int = 0,
+    num_steps: int | None = None,
+    first_step: int = 0,
 ) -> DataLoader:
     """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats no batch.
 
@@ -129,9 +158,16 @@ def make_training_loader(
         num_workers: The number of processes that read images, or "auto".
         device: The device that computes; batches for a GPU are put into pinned memory.
         epoch: The first epoch; Lightning sets the following ones.
+        num_steps: Yield the batches of this number of steps in one pass, through all epochs that they need, in one
+            process. None yields one epoch in a pass.
+        first_step: The number of steps to leave out at the beginning, if `num_steps` is set.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
+    if num_steps is None:
+        order = EpochOrder(images, processes=processes, rank=rank, seed=seed)
+    else:
+        batch_size = min(batch_size, count_images(images))
+        order = StepOrder(images, batch_size, num_steps=num_steps, first_step=first_step, seed=seed)
     order.set_epoch(epoch)  # set it before the loader is iterated, because workers fetch their first batches at once
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     # Without its own generator, every iterator would draw from torch's global generator.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset, get_floating_entries, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
@@ -74,8 +75,9 @@ def import_checkpoints(
         vectors_KD = gather_vectors(
             files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
         )
-    with stages.stage("score", f"{len(vectors_KD)} checkpoints") as progress:
-        accuracy_K = measure_accuracy(vectors_KD, model, subset, data, scoring=scoring, progress=progress)
+    rows = VectorRows([vectors_KD])
+    with stages.stage("score", f"{len(rows)} checkpoints") as progress:
+        accuracy_K = measure_accuracy(rows, model, subset, data, scoring=scoring, progress=progress)
     settings = task.record()["task"]
     imported = {
         "model": recipe,
@@ -90,7 +92,7 @@ def import_checkpoints(
         "base": path.name,
     }
     return CheckpointSet(
-        vectors_KD=vectors_KD,
+        rows=rows,
         accuracy_K=accuracy_K,
         subset=subset,
         network=copy_state(model),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
@@ -45,6 +46,7 @@ def collect_checkpoints(
     loggers: Sequence[Logger],
     stages: Stages,
     scoring: ScoringSpec,
+    num_devices: int = 1,
 ) -> CheckpointSet:
     """Train the classifiers (stage "train_task"), then collect and score their checkpoints (stage "collect").
 
@@ -57,39 +59,51 @@ def collect_checkpoints(
         loggers: The loggers of the classifier's training.
         stages: The stages of the command, which receive the seconds of each stage.
         scoring: How to score the checkpoints.
+        num_devices: The number of processes that train each classifier.
     """
     with stages.stage("train_task", f"{task.epochs} epochs") as progress:
         trained = train_networks(
-            task, data, state_dir=state_dir, make_trainer=make_trainer, loggers=loggers, progress=progress
+            task,
+            data,
+            state_dir=state_dir,
+            make_trainer=make_trainer,
+            loggers=loggers,
+            num_devices=num_devices,
+            progress=progress,
         )
     stages.seconds["train_task"] = trained.seconds  # this includes the sessions before an interruption
     with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
         with progress.part(name="train"):
-            vectors_KD = task.collect.collect_vectors(
+            collected = task.collect.collect_vectors(
                 trained,
                 data,
                 k=task.param.k,
                 seed=task.seed,
                 num_workers=task.data.num_workers,
+                state_dir=state_dir,
                 make_trainer=make_trainer,
                 progress=progress,
             )
         accuracy_K = measure_accuracy(
-            vectors_KD, trained.model, trained.subset, data, scoring=scoring, progress=progress
+            collected.rows, trained.model, trained.subset, data, scoring=scoring, progress=progress
         )
     return CheckpointSet(
-        vectors_KD=vectors_KD,
+        rows=collected.rows,
         accuracy_K=accuracy_K,
         subset=trained.subset,
         network=copy_state(trained.model),
         settings=settings,
         provenance={"seconds": dict(stages.seconds), **record_images(data)},
         history_ED=trained.history_ED,
+        origin_K2=collected.origin_K2,
+        held_out_HD=collected.held_out_HD,
+        held_out_origin_H2=collected.held_out_origin_H2,
+        optimizer_state=collected.optimizer_state,
     )
 
 
 def measure_accuracy(
-    vectors_KD: Tensor,
+    rows: VectorRows,
     model: nn.Module,
     subset: ParameterSubset,
     data: ImageData,
@@ -100,7 +114,7 @@ def measure_accuracy(
     """Return the accuracy of each checkpoint (K,) on `ACCURACY_SPLIT`.
 
     Args:
-        vectors_KD: The checkpoints.
+        rows: The checkpoints.
         model: The network around the subset.
         subset: The parameters that the vectors hold.
         data: The images.
@@ -110,8 +124,8 @@ def measure_accuracy(
     images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
     label = f"{ACCURACY_SPLIT} images"
     score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring, progress=progress)
-    with progress.part(units=len(vectors_KD) * score.num_images, name="score"):
-        return torch.from_numpy(score(vectors_KD).accuracy_M)
+    with progress.part(units=len(rows) * score.num_images, name="score"):
+        return torch.cat([torch.from_numpy(score(shard_BD).accuracy_M) for shard_BD in rows.shards])
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

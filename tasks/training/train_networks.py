@@ -1,6 +1,6 @@
 """Training of the classifiers that checkpoints are collected from: one, or several from different seeds.
 
-R trained networks · E epochs · D numbers in one flattened subset.
+E epochs · D numbers in one flattened subset.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
+from core.checkpoints.shards import VectorFiles
 from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
 from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
+from tasks.data.loaders import count_images
 from tasks.data.splits import ImageData
 from tasks.networks.build import ModelSpec, build_from_spec
 from tasks.specification import TaskSpec
@@ -100,6 +102,7 @@ def train_networks(
     state_dir: Path,
     make_trainer: MakeTrainer,
     loggers: Sequence[Logger],
+    num_devices: int = 1,
     progress: StageProgress | None = None,
 ) -> TrainedNetworks:
     """Train every network that the checkpoints are collected from, and load the finished ones from `state_dir`.
@@ -110,6 +113,7 @@ def train_networks(
         state_dir: The folder of training states and finished networks of an interrupted command.
         make_trainer: Lightning's Trainer with the machine's options already set.
         loggers: The loggers of the first network; the curves of several networks would overlap in one plot.
+        num_devices: The number of processes that train each network.
         progress: The progress of the stage; None shows nothing.
 
     Raises:
@@ -119,7 +123,8 @@ def train_networks(
     first = initialize_classifier(task.model, data, plan[0].seed)
     subset = resolve_subset(first, task.param.subset, task.param.count)
     task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
-    last_RD = torch.empty(len(plan), subset.num_params)
+    num_held_out = sum(planned.held_out for planned in plan)
+    files = VectorFiles(state_dir, len(plan) - num_held_out, num_held_out, subset.num_params) if plan[1:] else None
     seconds, first_history_ED = 0.0, None
     progress = progress or StageProgress()
     for index, planned in enumerate(progress.track(plan)):
@@ -138,7 +143,17 @@ def train_networks(
             loggers=loggers if is_first else (),
             progress=progress,
         )
-        last_RD[index] = flatten(model, subset)
+        if files is not None:
+            files.write(index, flatten(model, subset))
         seconds += seconds_of_one
         first_history_ED = history_ED if is_first else first_history_ED
-    return TrainedNetworks(first.eval(), subset, last_RD, history_ED=first_history_ED, seconds=round(seconds, 2))
+    if files is not None:
+        files.sync()
+    return TrainedNetworks(
+        first.eval(),
+        subset,
+        files,
+        history_ED=first_history_ED,
+        seconds=round(seconds, 2),
+        num_steps=task.epochs * max(1, count_images(data.train) // num_devices // task.batch_size),
+    )

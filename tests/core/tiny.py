@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
 from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.networks.denoiser import ConvDenoiser
 from core.runtime.provenance import ROOT
@@ -56,7 +57,7 @@ def make_checkpoints(network: nn.Module) -> CheckpointSet:
     """Return K different checkpoints near the network's own weights, each with another accuracy."""
     subset = resolve_subset(network, "last_norms", count=2)
     return CheckpointSet(
-        vectors_KD=flatten(network, subset) + 0.1 * torch.randn(K, subset.num_params),
+        rows=VectorRows([flatten(network, subset) + 0.1 * torch.randn(K, subset.num_params)]),
         accuracy_K=torch.linspace(0.5, 0.9, K, dtype=torch.float64),
         subset=subset,
         network={name: tensor.clone() for name, tensor in network.state_dict().items()},

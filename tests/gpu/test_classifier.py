@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
-from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.subset import resolve_subset
 from tasks.collecting.collection import TrainedNetworks
 from tasks.networks.build import build_classifier
 from tasks.specification import TaskSpec
@@ -52,14 +52,16 @@ def test_the_classifier_trains_in_the_chosen_precision(device, data, tmp_path, p
     assert not torch.equal(trained.history_ED[0], trained.history_ED[-1])
 
 
-def test_collecting_returns_k_different_checkpoints(device, data):
+def test_collecting_returns_k_different_checkpoints(device, data, tmp_path):
     torch.manual_seed(0)
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
     cfg, subset = configuration(device, *TASK), resolve_subset(model, "last_norms")
     task = TaskSpec.from_config(OmegaConf.to_container(cfg.task, resolve=True))
-    trained = TrainedNetworks(model, subset, flatten(model, subset)[None])
-    options = {"make_trainer": instantiate(cfg.trainer), "num_workers": task.data.num_workers}
-    vectors_KD = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
+    trained, state_dir = TrainedNetworks(model, subset), tmp_path / "state"
+    options = {"make_trainer": instantiate(cfg.trainer), "num_workers": task.data.num_workers, "state_dir": state_dir}
+    collected = task.collect.collect_vectors(trained, data, k=task.param.k, seed=task.seed, **options)
+    vectors_KD = collected.rows.to_tensor()
+    assert collected.optimizer_state.keys() == set(subset.names)
     assert vectors_KD.shape == (7, subset.num_params) and vectors_KD.device.type == "cpu"
     assert torch.isfinite(vectors_KD).all() and len(torch.unique(vectors_KD, dim=0)) == 7
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
+from core.checkpoints.vector_rows import VectorRows
 from core.command_line.entry_point import to_plain
 from core.publishing.export import export
 from core.publishing.generated_models import GeneratedModels
@@ -52,7 +53,7 @@ def checkpoints_of(recipe, facts, **provenance):
         }
     }
     return model, CheckpointSet(
-        vectors_KD=vectors_KD,
+        rows=VectorRows([vectors_KD]),
         accuracy_K=torch.ones(3),
         subset=subset,
         network=model.state_dict(),

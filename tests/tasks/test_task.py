@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from core.runtime.settings import find_differences
 from core.runtime.source_code import find_files
@@ -25,7 +26,7 @@ MODELS = ("resnet18", "resnet_mini")
 def make_checkpoints(model, **provenance):
     subset = resolve_subset(model, "last_norms")
     return CheckpointSet(
-        vectors_KD=flatten(model, subset)[None].repeat(2, 1),
+        rows=VectorRows([flatten(model, subset)[None].repeat(2, 1)]),
         accuracy_K=torch.zeros(2),
         subset=subset,
         network=model.state_dict(),

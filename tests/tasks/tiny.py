@@ -19,7 +19,7 @@ def task_config(*overrides):
 
 
 def steps_config(*overrides):
-    return task_config("task.collect.batch_size=8", "task.param.k=7", *overrides)
+    return task_config("task.collect.batch_size=8", "task.param.k=7", "task.collect.held_out=0", *overrides)
 
 
 def independent_config(*overrides):

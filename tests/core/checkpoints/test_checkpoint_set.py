@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.runtime.artifacts import load_artifact, save_artifact
+from core.checkpoints.vector_rows import VectorRows
+from core.runtime.artifacts import open_artifact, save_artifact
 from core.runtime.errors import UserError
 from tests.core.tiny import damaged_copies
 
@@ -34,7 +35,7 @@ def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text
     rows = 120  # enough rows that order by name as text ("10" before "2") would show
     many = replace(
         tiny_checkpoints,
-        vectors_KD=torch.arange(rows).float()[:, None].repeat(1, 60),
+        rows=VectorRows([torch.arange(rows).float()[:, None].repeat(1, 60)]),
         accuracy_K=torch.arange(rows) / rows,
     )
     many.save(tmp_path / "many.safetensors")
@@ -44,7 +45,10 @@ def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text
 
 
 def test_the_first_k_are_a_set_of_their_own(tiny_checkpoints):
-    first = tiny_checkpoints.first(5)
+    origin_K2 = torch.stack([torch.zeros(12), torch.arange(12)], dim=1).long()
+    held_out_HD = torch.randn(4, 60)
+    first = replace(tiny_checkpoints, origin_K2=origin_K2, held_out_HD=held_out_HD).first(5)
+    assert torch.equal(first.origin_K2, origin_K2[:5]) and first.held_out_HD is held_out_HD
     assert len(first) == 5 and torch.equal(first.vectors_KD, tiny_checkpoints.vectors_KD[:5])
     assert torch.equal(first.accuracy_K, tiny_checkpoints.accuracy_K[:5]) and len(tiny_checkpoints) == 12
 
@@ -53,7 +57,7 @@ def test_the_whole_set_is_not_copied_and_numbers_are_read_once(saved, tiny_check
     assert tiny_checkpoints.first(12) is tiny_checkpoints
     loaded = CheckpointSet.load(saved)
     fingerprint = loaded.fingerprint
-    monkeypatch.setattr(CheckpointSet, "check_finite", lambda _: pytest.fail("checked again"))
+    monkeypatch.setattr(CheckpointSet, "check_vectors", lambda _: pytest.fail("checked again"))
     monkeypatch.setattr("hashlib.sha256", lambda *_: pytest.fail("hashed again"))
     assert loaded.first(12).fingerprint == fingerprint and len(replace(loaded, settings={}).first(5)) == 5
 
@@ -93,13 +97,17 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
     vectors_KD[7, 14] = value  # the first of 1.bias
     path = tmp_path / "bad.safetensors"
     with pytest.raises(UserError, match=rf"checkpoint 7 holds {value} in 1\.bias"):
-        replace(tiny_checkpoints, vectors_KD=vectors_KD).save(path)  # collecting and importing also end with `save`
+        replace(tiny_checkpoints, rows=VectorRows([vectors_KD])).save(
+            path
+        )  # collecting and importing also end with `save`
     assert not path.exists()
 
     # A file written by another program may hold the same numbers.
     tiny_checkpoints.save(path)
-    tensors, metadata = load_artifact(path, "checkpoints")
-    save_artifact(path, "checkpoints", {**tensors, "vectors": vectors_KD}, metadata=metadata)
+    artifact = open_artifact(path, "checkpoints", versions=[2])
+    save_artifact(
+        path, "checkpoints", artifact.tensors | {"vectors": vectors_KD}, metadata=artifact.metadata, version=2
+    )
     with pytest.raises(UserError, match=r"checkpoint 7 .* 1\.bias") as error:
         CheckpointSet.load(path)
     assert str(path) in str(error.value)
@@ -107,7 +115,7 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
 
 def test_vectors_of_another_size_than_the_subset_are_refused_with_both(tiny_checkpoints):
     with pytest.raises(UserError, match=r"\(12, 59\) .* 60 numbers"):
-        replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD[:, :59])
+        replace(tiny_checkpoints, rows=VectorRows([tiny_checkpoints.vectors_KD[:, :59]]))
 
 
 def test_another_number_of_accuracies_than_of_vectors_is_refused_with_both(tiny_checkpoints):
@@ -136,11 +144,12 @@ def test_a_generator_is_no_checkpoints_file(tmp_path, tiny_generator):
 
 @pytest.mark.parametrize("part", ["vectors", "accuracy", "subset", "settings", "provenance"])
 def test_a_file_that_lacks_a_part_is_refused_with_its_name(saved, part):
-    tensors, metadata = load_artifact(saved, "checkpoints")
+    artifact = open_artifact(saved, "checkpoints", versions=[2])
     tensors, metadata = (
-        {name: value for name, value in parts.items() if name != part} for parts in (tensors, metadata)
+        {name: value for name, value in parts.items() if name != part}
+        for parts in (artifact.tensors, artifact.metadata)
     )
-    save_artifact(saved, "checkpoints", tensors, metadata=metadata)
+    save_artifact(saved, "checkpoints", tensors, metadata=metadata, version=2)
     with pytest.raises(UserError, match=f"lacks .*{part}") as error:
         CheckpointSet.load(saved)
     assert str(saved) in str(error.value)
@@ -173,7 +182,7 @@ def test_the_fingerprint_changes_with_the_content(tiny_checkpoints, change):
         vectors_KD[3, 4] += 1e-6
     elif change == "network":
         network["1.running_mean"][0] += 1
-    other = replace(tiny_checkpoints, vectors_KD=vectors_KD, network=network)
+    other = replace(tiny_checkpoints, rows=VectorRows([vectors_KD]), network=network)
     if change == "fewer":
         other = other.first(11)
     assert other.fingerprint != tiny_checkpoints.fingerprint

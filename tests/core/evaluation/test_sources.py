@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from core.checkpoints.vector_rows import VectorRows
 from core.evaluation.kinds import Kind, get_family, infer_kind
 from core.evaluation.sources import EVERY_SPLIT, Finetuning, Material, SourceOptions, list_sources
 
@@ -104,7 +105,7 @@ def test_averages_stay_below_half_of_the_checkpoints_so_that_they_differ_from_th
     make, tiny_checkpoints, k, name
 ):
     vectors_KD = torch.randn(k, 60)
-    checkpoints = replace(tiny_checkpoints, vectors_KD=vectors_KD, accuracy_K=torch.rand(k))
+    checkpoints = replace(tiny_checkpoints, rows=VectorRows([vectors_KD]), accuracy_K=torch.rand(k))
     averages = [name for name in make(SourceOptions(), checkpoints=checkpoints) if get_family(name) == "average"]
     assert averages == [name]
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_generator, load_matching_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
@@ -376,7 +377,9 @@ def test_an_unknown_kind_is_named(tmp_path, copies):
 
 def test_a_generator_of_other_checkpoints_is_refused_with_both_files(saved, tiny_checkpoints):
     assert load_matching_generator(saved, tiny_checkpoints).trained_on["k"] == 12
-    others = replace(tiny_checkpoints, vectors_KD=tiny_checkpoints.vectors_KD + 1, path=saved.with_name("others"))
+    others = replace(
+        tiny_checkpoints, rows=VectorRows([tiny_checkpoints.vectors_KD + 1]), path=saved.with_name("others")
+    )
     with pytest.raises(UserError, match="was not trained on") as error:
         load_matching_generator(saved, others)
     assert str(saved) in str(error.value) and str(others.path) in str(error.value)

@@ -1,11 +1,13 @@
 """Collecting: which parameters move, which stay frozen, when a snapshot is taken, and what is recorded."""
 
+from itertools import count
+
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.subset import resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.settings import find_differences
 from core.runtime.trainer import count_devices
@@ -18,15 +20,31 @@ from tasks.training.collect_checkpoints import record_machine
 from tests.tasks.tiny import independent_config, steps_config, task_config, task_spec
 
 
-def collect(cfg, model, data, subset):
-    task, trained = task_spec(cfg), TrainedNetworks(model, subset, flatten(model, subset)[None])
+@pytest.fixture
+def collect(data, tmp_path):
+    """Return a function that collects by steps in a folder of its own at each call."""
+    folders = count()
+
+    def run(cfg, model, subset):
+        return collect_vectors(cfg, TrainedNetworks(model, subset), data, tmp_path / f"state_{next(folders)}")
+
+    return run
+
+
+def collect_vectors(cfg, trained, data, state_dir, *stops):
+    task, configured = task_spec(cfg), instantiate(cfg.trainer)
+
+    def make_trainer(*, callbacks, **options):
+        return configured(callbacks=[*stops, *callbacks], **options)
+
     return task.collect.collect_vectors(
         trained,
         data,
         k=task.param.k,
         seed=task.seed,
         num_workers=task.data.num_workers,
-        make_trainer=instantiate(cfg.trainer),
+        state_dir=state_dir,
+        make_trainer=make_trainer,
     )
 
 
@@ -39,10 +57,10 @@ def recorded(cfg):
     return task_spec(cfg).record()
 
 
-def test_one_snapshot_per_optimizer_step_across_epochs(model, data):
+def test_one_snapshot_per_optimizer_step_across_epochs(model, collect):
     cfg = steps_config()  # 40 images in batches of 8: the 7 steps need a second epoch
     subset = resolve_subset(model, "last_norms")
-    vectors_KD = collect(cfg, model, data, subset)
+    vectors_KD = collect(cfg, model, subset).rows.to_tensor()
     assert vectors_KD.shape == (7, subset.num_params)
     assert len(torch.unique(vectors_KD, dim=0)) == 7
     steps = (vectors_KD[1:] - vectors_KD[:-1]).abs().amax(dim=1)
@@ -50,17 +68,17 @@ def test_one_snapshot_per_optimizer_step_across_epochs(model, data):
     assert ((steps > 0.3 * cfg.task.collect.optimizer.lr) & (steps < 3 * cfg.task.collect.optimizer.lr)).all()
 
 
-def test_fewer_checkpoints_are_the_first_ones_of_more(model, data):
+def test_fewer_checkpoints_are_the_first_ones_of_more(model, collect):
     subset = resolve_subset(model, "last_norms")
-    few, more = (collect(steps_config(f"task.param.k={k}"), model, data, subset) for k in (3, 7))
+    few, more = (collect(steps_config(f"task.param.k={k}"), model, subset).rows.to_tensor() for k in (3, 7))
     assert torch.equal(few, more[:3])
 
 
 @pytest.mark.parametrize("every, rows", [(2, [1, 3, 5]), (3, [2, 5, 8]), ("spread", [0, 1, 2])])
-def test_steps_between_checkpoints_are_skipped(model, data, every, rows):
+def test_steps_between_checkpoints_are_skipped(model, collect, every, rows):
     subset = resolve_subset(model, "last_norms")
-    all_KD = collect(steps_config("task.param.k=9"), model, data, subset)
-    some_KD = collect(steps_config("task.param.k=3", f"task.collect.every={every}"), model, data, subset)
+    all_KD = collect(steps_config("task.param.k=9"), model, subset).rows.to_tensor()
+    some_KD = collect(steps_config("task.param.k=3", f"task.collect.every={every}"), model, subset).rows.to_tensor()
     assert torch.equal(some_KD, all_KD[rows])
 
 
@@ -78,13 +96,13 @@ def test_an_invalid_interval_is_refused(every):
         choose_interval(every, 5, 5)
 
 
-def test_collecting_leaves_the_network_as_it_was(model, data):
+def test_collecting_leaves_the_network_as_it_was(model, collect):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    collect(steps_config(), model, data, resolve_subset(model, "last_norms"))
+    collect(steps_config(), model, resolve_subset(model, "last_norms"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_only_the_subset_moves_and_statistics_stay(model, data, monkeypatch):
+def test_only_the_subset_moves_and_statistics_stay(model, collect, monkeypatch):
     seen = {}
     original = Classifier.configure_optimizers
 
@@ -94,16 +112,16 @@ def test_only_the_subset_moves_and_statistics_stay(model, data, monkeypatch):
 
     monkeypatch.setattr(Classifier, "configure_optimizers", remember)
     subset = resolve_subset(model, "last_norms")
-    collect(steps_config(), model, data, subset)
+    collect(steps_config(), model, subset)
     after, before = seen["module"].model.state_dict(), model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(subset.names)
 
 
-def test_statistics_move_when_they_are_part_of_the_subset(model, data):
+def test_statistics_move_when_they_are_part_of_the_subset(model, collect):
     subset = resolve_subset(model, ["layer4.0.bn2.*"])
     assert "layer4.0.bn2.running_mean" in subset.names
-    vectors_KD = collect(steps_config(), model, data, subset)
+    vectors_KD = collect(steps_config(), model, subset).rows.to_tensor()
     columns = slice(*torch.tensor([0, *subset.sizes]).cumsum(0)[[2, 3]].tolist())
     assert subset.names[2] == "layer4.0.bn2.running_mean"
     assert not torch.equal(vectors_KD[0, columns], vectors_KD[-1, columns])

@@ -7,6 +7,7 @@ import torch
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from tasks.importing.adopt import adopt_imported, write_overrides
 from tests.tasks.tiny import steps_config, task_spec
@@ -24,7 +25,7 @@ def imported(task, **changes):
     recorded = task.record()["task"]
     record = {"model": RECIPE, "score_with": None, "data": recorded["data"], "param": recorded["param"], **changes}
     return CheckpointSet(
-        vectors_KD=torch.zeros(2, 4),
+        rows=VectorRows([torch.zeros(2, 4)]),
         accuracy_K=torch.zeros(2),
         subset=ParameterSubset(names=("fc.bias",), shapes=((4,),)),
         network={},

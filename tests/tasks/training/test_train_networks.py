@@ -128,10 +128,9 @@ def test_the_warm_up_scales_the_rate_of_the_schedule_and_long_gradients_are_shor
 def test_independent_checkpoints_are_the_last_weights_of_networks_from_different_seeds(tmp_path, data):
     cfg = independent_config()
     trained = train(cfg, data, tmp_path / "state")
-    assert len(torch.unique(trained.last_RD, dim=0)) == 3
-    assert torch.equal(trained.last_RD[0], flatten(trained.model, trained.subset)), (
-        "the stored network is not the first one"
-    )
+    last_RD = trained.files.open_rows().to_tensor()
+    assert len(torch.unique(last_RD, dim=0)) == 3
+    assert torch.equal(last_RD[0], flatten(trained.model, trained.subset)), "the stored network is not the first one"
     assert not trained.model.training and "layer4.0.bn2.running_var" in trained.subset.names
 
     seed = derive_seed(cfg.task.seed, "independent", 2)
@@ -147,7 +146,7 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
     instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False).fit(
         module, make_training_loader(data.train, 8, seed)
     )
-    assert torch.equal(trained.last_RD[2], flatten(model, trained.subset))
+    assert torch.equal(last_RD[2], flatten(model, trained.subset)) and trained.num_steps == 10
 
 
 def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
@@ -168,7 +167,8 @@ def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
         train(cfg, data, tmp_path / "broken")
     resumed = train(cfg, data, tmp_path / "broken")
     assert len(fitted) == 4, "3 networks are trained, and the third is started twice"
-    assert torch.equal(resumed.last_RD, unbroken.last_RD) and torch.equal(resumed.history_ED, unbroken.history_ED)
+    rows, expected = (networks.files.open_rows().to_tensor() for networks in (resumed, unbroken))
+    assert torch.equal(rows, expected) and torch.equal(resumed.history_ED, unbroken.history_ED)
     assert resumed.seconds > 0
 
 
@@ -209,10 +209,11 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
             torch.nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
             optimizer.step()
         scheduler.step()
-    torch.testing.assert_close(trained.last_RD[0], flatten(model, trained.subset), rtol=1e-3, atol=1e-5)
+    last_D = flatten(trained.model, trained.subset)
+    torch.testing.assert_close(last_D, flatten(model, trained.subset), rtol=1e-3, atol=1e-5)
     assert (
         trained.seconds > 0
-        and torch.equal(trained.history_ED[-1], trained.last_RD[0])
+        and torch.equal(trained.history_ED[-1], last_D)
         and not torch.equal(trained.history_ED[1], trained.history_ED[2])
     )
     assert not torch.distributed.is_initialized(), "later code would wait for the other process"
