@@ -24,9 +24,9 @@ from core.runtime.trainer import MakeOptimizer, ReportingModule
 class SteppedModule(ReportingModule):
     """Training for a fixed number of steps on K rows, which stay on the device.
 
-    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2. Every step seeds the random generators from (seed,
-    stage, step), as EDM2 does, so that a resumed run gives the same weights as an uninterrupted one. It then draws its
-    batch on the device, without a data loader.
+    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2, or lr itself if the rate is constant. Every step
+    seeds the random generators from (seed, stage, step), as EDM2 does, so that a resumed run gives the same weights as
+    an uninterrupted one. It then draws its batch on the device, without a data loader.
 
     Args:
         rows_K: The data, shape (K, …).
@@ -37,6 +37,7 @@ class SteppedModule(ReportingModule):
         seed: Decides all random numbers, together with the stage and the step.
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
             CUDA graphs. None does not compile.
+        learning_rate_schedule: "cosine" or "constant".
     """
 
     rows_K: Tensor
@@ -51,11 +52,13 @@ class SteppedModule(ReportingModule):
         batch_size: int,
         seed: int,
         compile_mode: str | None = None,
+        learning_rate_schedule: str = "cosine",
     ):
         super().__init__()
         self.register_buffer("rows_K", rows_K, persistent=False)
         self.stage, self.make_optimizer = stage, make_optimizer
         self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
+        self.learning_rate_schedule = learning_rate_schedule
         self.compiled_loss = torch.compile(self.loss, mode=compile_mode) if compile_mode else None
 
     def loss(self, rows_B: Tensor) -> Tensor:
@@ -99,8 +102,10 @@ class SteppedModule(ReportingModule):
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and its cosine learning-rate schedule, which advances at every step."""
+        """Return the optimizer, and the cosine schedule of its learning rate unless the rate is constant."""
         optimizer = self.make_optimizer(self.get_trained_parameters())
+        if self.learning_rate_schedule == "constant":
+            return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"},
