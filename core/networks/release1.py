@@ -22,8 +22,8 @@ class Release1Autoencoder(Autoencoder):
 
     Each encoder layer has two convolutions, of which the second divides the length by `fold`, and the last layer ends
     in tanh. Each decoder layer has a transposed convolution that multiplies the length by `fold`, and a convolution. An
-    instance norm over the positions of each channel precedes every convolution. The first of them removes the mean
-    and the scale of the vector itself, so the latent cannot hold them. The latent is the last feature map, flattened.
+    instance norm over the positions of each channel precedes every convolution. The first of them removes the scale of
+    the vector itself, so the latent cannot hold it. The latent is the last feature map, flattened.
 
     Noise is mixed in rather than added: with the share f, training encodes (1 − f) v + f ξ, and decodes
     (1 − f) z + f ξ clamped to [−1, 1], for ξ ~ N(0, I).

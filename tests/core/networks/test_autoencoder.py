@@ -92,8 +92,8 @@ def test_a_second_linear_layer_maps_the_latent_once_more(network):
 
 
 def test_the_autoencoder_of_the_second_release_has_its_number_of_parameters():
-    # OneDimVAE without fc_var: convolutions and transposed convolutions with kernels of 7, each with a batch norm, then a
-    # last convolution; and the linear layers to_latent, fc_mu and to_decode between 32 × 64 numbers and 128 numbers
+    # OneDimVAE without fc_var: convolutions and transposed convolutions with kernels of 7, each with batch norm, and a
+    # last convolution. The linear layers to_latent, fc_mu and to_decode map between 32 × 64 numbers and 128 numbers.
     widths, flat = [1, 64, 128, 256, 256, 32], 32 * 2048 // 2**5
     pairs = [*pairwise(widths), *pairwise([32, 256, 256, 128, 64, 64])]
     blocks = sum(7 * incoming * outgoing + 3 * outgoing for incoming, outgoing in pairs)
