@@ -74,7 +74,7 @@ RANGES: Mapping[str, Range] = {
     "system.diffusion_steps": COUNT,
     "system.denoiser_optimizer.lr": NOT_NEGATIVE,
     "system.denoiser_optimizer.weight_decay": NOT_NEGATIVE,
-    "system.ema_decay": Range(0, 1, whole=False),
+    "system.ema_decay": Range(0, 1, whole=False, optional=True),
     "system.schedule.num_timesteps": COUNT,
     "system.sampler.num_steps": COUNT,
     "task.seed": WHOLE,

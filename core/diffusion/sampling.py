@@ -28,19 +28,20 @@ class Sampler:
             `clip_sample=False` unless it is set, because latents are not images in [-1, 1].
         schedule: The noise schedule that the denoiser was trained with.
         num_steps: Steps of the sampler, from 1 to T.
+        clamp: Whether every x is clamped to [−1, 1] after its step, as in p-diff's first release.
 
     Raises:
         UserError: `num_steps` is not between 1 and T, or the class takes no such noise schedule.
     """
 
-    def __init__(self, make_scheduler: MakeScheduler, schedule: NoiseSchedule, num_steps: int):
+    def __init__(self, make_scheduler: MakeScheduler, schedule: NoiseSchedule, num_steps: int, *, clamp: bool = False):
         if not 1 <= num_steps <= schedule.num_timesteps:
             raise UserError(
                 f"system.sampler.num_steps={num_steps} is invalid: expected 1 to {schedule.num_timesteps}, "
                 "the value of system.schedule.num_timesteps. "
                 f"Set system.sampler.num_steps={schedule.num_timesteps} or less"
             )
-        self.make_scheduler, self.schedule, self.num_steps = make_scheduler, schedule, num_steps
+        self.make_scheduler, self.schedule, self.num_steps, self.clamp = make_scheduler, schedule, num_steps, clamp
         self.name = getattr(make_scheduler, "func", make_scheduler).__name__
         self.takes_generator = "generator" in inspect.signature(self._start().step).parameters
 
@@ -110,6 +111,8 @@ class Sampler:
         for index, t in enumerate(timesteps):
             t_B = torch.full((len(x_BL),), t.item(), device=x_BL.device)
             state_BL = scheduler.step(denoiser(x_BL, t_B), t, state_BL, **options).prev_sample
+            if self.clamp:
+                state_BL = state_BL.clamp(-1, 1)
             is_last = index == len(timesteps) - 1
             x_BL = state_BL if is_last else scheduler.scale_model_input(state_BL, timesteps[index + 1])
             if on_step is not None:

@@ -14,7 +14,7 @@ from core.checkpoints.subset import ParameterSubset
 from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.diffusion.sampling import Sampler, draw_standard_normal
 from core.generation.generator import OnStep, Progress, WeightGenerator
-from core.generation.recipes import Recipe, build
+from core.generation.recipes import Recipe, build, build_sampler
 from core.networks.autoencoder import Autoencoder
 from core.runtime.errors import UserError
 from core.runtime.precision import set_float32_precision
@@ -139,7 +139,7 @@ class LatentDiffusionGenerator(WeightGenerator):
         recipe = self.recipes["sampler"]
         if self.denoiser is None or recipe is None:
             return None
-        sampler = Sampler(build(recipe["scheduler"]), self.schedule, recipe["num_steps"])
+        sampler = build_sampler(recipe, self.schedule)
         sampler.check()
         return sampler
 

@@ -7,6 +7,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from core.diffusion.gaussian_diffusion import NoiseSchedule
+from core.diffusion.sampling import Sampler
 from core.runtime.errors import UserError
 
 Recipe = Mapping[str, Any]  # {"_target_": class, argument: plain value, …}
@@ -48,6 +50,12 @@ def build(recipe: Recipe, **sizes: int) -> Any:
         raise UserError(
             f"_target_={recipe['_target_']} cannot be built ({error.__cause__ or error}). Correct its arguments"
         ) from error
+
+
+def build_sampler(recipe: Mapping[str, Any], schedule: NoiseSchedule) -> Sampler:
+    """Build the sampler of a recipe with "scheduler", "num_steps" and optionally "clamp_samples"."""
+    clamp = bool(recipe.get("clamp_samples"))
+    return Sampler(build(recipe["scheduler"]), schedule, recipe["num_steps"], clamp=clamp)
 
 
 def is_plain(value: Any) -> bool:

@@ -16,6 +16,7 @@ from core.runtime.errors import UserError
 
 # Returns the given columns of the K normalized vectors, (K, columns); a tensor would be a second copy of K × D numbers.
 Columns = Callable[[slice], Tensor]
+ACTIVATIONS = {"elu": nn.ELU, "leaky_relu": nn.LeakyReLU}
 
 
 class Autoencoder(nn.Module):
@@ -97,27 +98,45 @@ class ConvStack(Autoencoder):
         length: Length of the outermost feature map.
         channels: Output channels of each encoder layer; the decoder mirrors them.
         kernel_size: An odd number.
+        activation: The activation of the encoder, a name of `ACTIVATIONS`; the decoder always has ELU.
+        second_linear: Whether a second linear layer follows the one that maps the last feature map to the latent.
         **options: The arguments of `Autoencoder`.
 
     Raises:
-        UserError: `channels` is empty, or `kernel_size` is even.
+        UserError: `channels` is empty, `kernel_size` is even, or `activation` is unknown.
     """
 
-    def __init__(self, *, in_channels: int, length: int, channels: Sequence[int], kernel_size: int, **options: Any):
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        length: int,
+        channels: Sequence[int],
+        kernel_size: int,
+        activation: str = "elu",
+        second_linear: bool = False,
+        **options: Any,
+    ):
         super().__init__(**options)
-        if not channels or kernel_size % 2 == 0:
+        if not channels or kernel_size % 2 == 0 or activation not in ACTIVATIONS:
             raise UserError(
-                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size} is invalid: "
-                "expected at least one channel and an odd kernel_size. Set them under system.autoencoder"
+                f"autoencoder with channels={list(channels)}, kernel_size={kernel_size}, activation={activation} is "
+                f"invalid: expected at least one channel, an odd kernel_size and an activation of "
+                f"{', '.join(ACTIVATIONS)}. Set them under system.autoencoder"
             )
         last_length = -(-length // 2 ** len(channels))
         self.length, self.padded_length = length, last_length * 2 ** len(channels)
         self.feature_shape = (channels[-1], last_length)
 
-        widths = [in_channels, *channels]
-        self.encoder = nn.Sequential(*(conv_block(a, b, kernel_size, stride=2) for a, b in pairwise(widths)))
-        self.to_latent = nn.Linear(channels[-1] * last_length, self.latent_dim)
-        self.from_latent = nn.Linear(self.latent_dim, channels[-1] * last_length)
+        widths, encode_with = [in_channels, *channels], ACTIVATIONS[activation]
+        self.encoder = nn.Sequential(
+            *(conv_block(a, b, kernel_size, stride=2, activation=encode_with) for a, b in pairwise(widths))
+        )
+        self.num_features = channels[-1] * last_length
+        self.to_latent: nn.Module = nn.Linear(self.num_features, self.latent_dim)
+        if second_linear:
+            self.to_latent = nn.Sequential(self.to_latent, nn.Linear(self.latent_dim, self.latent_dim))
+        self.from_latent = nn.Linear(self.latent_dim, self.num_features)
         mirrored = [*reversed(channels), channels[0]]
         self.decoder = nn.Sequential(*(upsampling_block(a, b, kernel_size) for a, b in pairwise(mirrored)))
         self.to_vector = nn.Conv1d(channels[0], in_channels, kernel_size, padding=kernel_size // 2)
@@ -142,10 +161,10 @@ class ConvAutoencoder(ConvStack):
         channels: Output channels of each encoder layer; the decoder mirrors them.
         kernel_size: An odd number.
         latent_dim: L.
-        **options: `input_noise` and `latent_noise` of `Autoencoder`.
+        **options: `activation` and `second_linear` of `ConvStack`, `input_noise` and `latent_noise` of `Autoencoder`.
 
     Raises:
-        UserError: `channels` is empty, `kernel_size` is even, `latent_dim` is below 1, or a noise is negative.
+        UserError: An argument of `ConvStack` or `Autoencoder` is invalid.
     """
 
     def __init__(
@@ -197,7 +216,7 @@ class VariationalAutoencoder(ConvAutoencoder):
     def __init__(self, num_params: int, kl_weight: float = 1.0, **options: Any):
         super().__init__(num_params, **options)
         self.kl_weight = kl_weight
-        self.to_log_variance = nn.Linear(self.to_latent.in_features, self.latent_dim)
+        self.to_log_variance = nn.Linear(self.num_features, self.latent_dim)
 
     def training_loss(self, vectors_BD: Tensor) -> Tensor:
         """Return the loss of the class, for one draw of z per vector, averaged over the batch."""

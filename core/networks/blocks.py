@@ -21,10 +21,12 @@ def sinusoidal_embedding(t_B: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
-def conv_block(in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Sequential:
-    """Return a convolution, batch normalization and ELU: (B, C, L) -> (B, C', ⌈L / stride⌉) for an odd kernel."""
+def conv_block(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, activation: type[nn.Module] = nn.ELU
+) -> nn.Sequential:
+    """Return a convolution, batch norm and an activation: (B, C, L) -> (B, C', ⌈L / stride⌉) for an odd kernel."""
     conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
-    return nn.Sequential(conv, nn.BatchNorm1d(out_channels), nn.ELU())
+    return nn.Sequential(conv, nn.BatchNorm1d(out_channels), activation())
 
 
 def upsampling_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:

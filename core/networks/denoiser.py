@@ -13,26 +13,35 @@ from torch import Tensor, nn
 from core.networks.blocks import conv_block, sinusoidal_embedding
 from core.runtime.errors import UserError
 
+TIME_WIDTH = 256  # the sines and cosines that a learned timestep embedding of `ConvDenoiser` reads
+
 
 class ConvDenoiser(nn.Module):
     """p-diff's U-shaped network of 1D convolutions, which reads a latent as one channel of length L.
 
     The number of channels rises and then falls, while the length stays L. The timestep embedding, also of length L, is
-    added to the input of every layer. Each falling layer except the first also adds the output of the rising layer
-    with the same number of channels to its input (a skip connection).
+    added to the input of every layer. It consists of sines and cosines, or with `learn_time` of the outputs of a small
+    MLP over `TIME_WIDTH` sines and cosines, as in p-diff's second release. Each falling layer except the first also
+    adds the output of the rising layer with the same number of channels to its input (a skip connection).
 
     Args:
         latent_dim: L.
         channels: Output channels of each layer, for an even number of layers. They rise, fall in the reverse order, and
             end in 1.
         kernel_size: An odd number.
+        learn_time: Whether the timestep embedding is learned.
 
     Raises:
         UserError: `channels` does not fall in the reverse order, or `kernel_size` is even.
     """
 
     def __init__(
-        self, latent_dim: int, channels: Sequence[int] = (64, 128, 256, 512, 256, 128, 64, 1), kernel_size: int = 7
+        self,
+        latent_dim: int,
+        channels: Sequence[int] = (64, 128, 256, 512, 256, 128, 64, 1),
+        kernel_size: int = 7,
+        *,
+        learn_time: bool = False,
     ):
         super().__init__()
         widths = [1, *channels]
@@ -48,10 +57,14 @@ class ConvDenoiser(nn.Module):
         last = nn.Conv1d(widths[-2], 1, kernel_size, padding=kernel_size // 2)  # no activation, since ε is unbounded
         self.rising = nn.ModuleList(blocks[:half])
         self.falling = nn.ModuleList([*blocks[half:], last])
+        self.embed_time = make_time_mlp(TIME_WIDTH, latent_dim) if learn_time else None
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
         """Predict the noise (B, L) in x_t (B, L), with one timestep per sample (B,)."""
-        time_B1L = sinusoidal_embedding(t_B, self.latent_dim)[:, None, :]
+        if self.embed_time is None:
+            time_B1L = sinusoidal_embedding(t_B, self.latent_dim)[:, None, :]
+        else:
+            time_B1L = self.embed_time(sinusoidal_embedding(t_B, TIME_WIDTH))[:, None, :]
         features, skips = x_BL[:, None, :], []
         for layer in self.rising:
             features = layer(features + time_B1L)
@@ -76,12 +89,13 @@ class MLPDenoiser(nn.Module):
         latent_dim: L.
         hidden_dim: H.
         num_blocks: The number of residual blocks.
+        residual: Whether x_t is added to the output. False is meant for measuring the effect of this sum.
     """
 
-    def __init__(self, latent_dim: int, hidden_dim: int = 512, num_blocks: int = 3):
+    def __init__(self, latent_dim: int, hidden_dim: int = 512, num_blocks: int = 3, *, residual: bool = True):
         super().__init__()
-        self.latent_dim, self.hidden_dim = latent_dim, hidden_dim
-        self.embed_time = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim))
+        self.latent_dim, self.hidden_dim, self.residual = latent_dim, hidden_dim, residual
+        self.embed_time = make_time_mlp(hidden_dim, hidden_dim)
         self.project_in = nn.Linear(latent_dim, hidden_dim)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -103,4 +117,10 @@ class MLPDenoiser(nn.Module):
         hidden_BH = self.project_in(x_BL)
         for block in self.blocks:
             hidden_BH = hidden_BH + block(hidden_BH + time_BH)
-        return x_BL + self.project_out(hidden_BH)
+        output_BL: Tensor = self.project_out(hidden_BH)
+        return x_BL + output_BL if self.residual else output_BL
+
+
+def make_time_mlp(in_width: int, out_width: int) -> nn.Sequential:
+    """Return an MLP that maps the sines and cosines of a timestep (B, in_width) to its embedding (B, out_width)."""
+    return nn.Sequential(nn.Linear(in_width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))

@@ -187,6 +187,7 @@ def fit_autoencoder(system: SystemSpec, data: TrainingData, context: FitContext)
                 batch_size=system.batch_size,
                 seed=context.seed,
                 compile_mode=system.compile,
+                learning_rate_schedule=system.learning_rate_schedule,
             )
             seconds = context.fit(module)
     if seconds is not None:
@@ -197,7 +198,10 @@ def fit_autoencoder(system: SystemSpec, data: TrainingData, context: FitContext)
 def fit_denoiser(
     system: SystemSpec, latents_KL: Tensor, held_out_HL: Tensor | None, *, context: FitContext
 ) -> nn.Module:
-    """Fit the denoiser of stage two to standardized latents (K, L), and return it with its averaged weights."""
+    """Fit the denoiser of stage two to standardized latents (K, L), and return it with its averaged weights.
+
+    Without `system.ema_decay` it has the weights of the last step.
+    """
     with context.stages.stage("diffusion", f"{system.diffusion_steps} steps"):
         torch.manual_seed(derive_seed(context.seed, "diffusion/init"))
         module = LatentDiffusionModule(
@@ -210,7 +214,9 @@ def fit_denoiser(
             batch_size=system.batch_size,
             seed=context.seed,
             compile_mode=system.compile,
+            learning_rate_schedule=system.learning_rate_schedule,
         )
-        seconds = context.fit(module, [WeightAverage(system.ema_decay)])
+        averages = [] if system.ema_decay is None else [WeightAverage(system.ema_decay)]
+        seconds = context.fit(module, averages)
     context.stages.seconds["diffusion"] = seconds  # replaces the seconds of this session
     return module.denoiser

@@ -31,9 +31,9 @@ MIN_HELD_OUT_PAIRS = 200
 class SteppedModule(ReportingModule):
     """Training for a fixed number of steps on K rows.
 
-    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2. Every step seeds the random generators from (seed,
-    stage, step), as EDM2 does, so that a resumed run gives the same weights as an uninterrupted one. It then draws its
-    batch on the device, without a data loader.
+    Step s of S has the learning rate lr · (1 + cos(π s / S)) / 2, or lr itself if the rate is constant. Every step
+    seeds the random generators from (seed, stage, step), as EDM2 does, so that a resumed run gives the same weights as
+    an uninterrupted one. It then draws its batch on the device, without a data loader.
 
     With held-out rows, every reading of the training loss is followed by a held-out loss, which changes no weight and
     no random number of the training.
@@ -49,6 +49,7 @@ class SteppedModule(ReportingModule):
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
             CUDA graphs. None does not compile.
         held_out: The arguments of `loss` for the held-out loss, each of shape (H, …). They stay on the CPU.
+        learning_rate_schedule: "cosine" or "constant".
     """
 
     rows_K: Tensor | VectorRows
@@ -64,6 +65,7 @@ class SteppedModule(ReportingModule):
         seed: int,
         compile_mode: str | None = None,
         held_out: tuple[Tensor, ...] = (),
+        learning_rate_schedule: str = "cosine",
     ):
         super().__init__()
         if isinstance(rows_K, VectorRows) and len(rows_K.shards) > 1:
@@ -74,6 +76,7 @@ class SteppedModule(ReportingModule):
         self.held_out = held_out
         self.stage, self.make_optimizer = stage, make_optimizer
         self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
+        self.learning_rate_schedule = learning_rate_schedule
         self.compiled_loss = torch.compile(self.loss, mode=compile_mode) if compile_mode else None
 
     @property
@@ -147,8 +150,10 @@ class SteppedModule(ReportingModule):
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and its cosine learning-rate schedule, which advances at every step."""
+        """Return the optimizer, and the cosine schedule of its learning rate unless the rate is constant."""
         optimizer = self.make_optimizer(self.get_trained_parameters())
+        if self.learning_rate_schedule == "constant":
+            return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, T_max=self.num_steps), "interval": "step"},

@@ -8,11 +8,22 @@ import torch
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.diffusion.gaussian_diffusion import NoiseSchedule
-from core.diffusion.sampling import Sampler
-from core.generation.recipes import Recipe, build
+from core.generation.recipes import Recipe, build, build_sampler
 from core.runtime.errors import UserError, suggest_names
 
-CHOICES = {"normalization": ("per_tensor", "none"), "latent_normalization": ("per_coordinate", "none")}
+CHOICES = {
+    "normalization": ("per_tensor", "none"),
+    "latent_normalization": ("per_coordinate", "none"),
+    "learning_rate_schedule": ("cosine", "constant"),
+}
+# Settings that older runs did not record, with the only value that they could have.
+ADDED_SETTINGS = {
+    "learning_rate_schedule": "cosine",
+    "autoencoder.activation": "elu",
+    "autoencoder.second_linear": False,
+    "denoiser.learn_time": False,
+    "denoiser.residual": True,
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class SystemSpec:
     setting.
 
     Raises:
-        UserError: `normalization` or `latent_normalization` is unknown.
+        UserError: `normalization`, `latent_normalization` or `learning_rate_schedule` is unknown.
     """
 
     autoencoder: Recipe
@@ -39,14 +50,15 @@ class SystemSpec:
     autoencoder_optimizer: Recipe
     diffusion_steps: int
     denoiser_optimizer: Recipe
-    ema_decay: float  # decay of the averaged weights of the denoiser
+    learning_rate_schedule: str  # the schedule of both optimizers
+    ema_decay: float | None  # decay of the averaged weights of the denoiser; None samples with the last weights
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SystemSpec":
         """Build the specification from a `system` configuration of plain values.
 
         Raises:
-            UserError: A setting is missing or unknown, or a normalization is unknown.
+            UserError: A setting is missing or unknown, or a setting of `CHOICES` has an unknown value.
         """
         known = [field.name for field in fields(cls)]
         for name in config:
@@ -80,12 +92,18 @@ class SystemSpec:
             UserError: A network, the noise schedule or the sampler refuses its settings.
         """
         schedule = NoiseSchedule(**self.schedule)
+        num_timesteps = schedule.num_timesteps
         with torch.device("meta"):
             autoencoder = build(self.autoencoder, num_params=num_params)
             if self.denoiser:
-                build(self.denoiser, latent_dim=autoencoder.latent_dim)
+                denoiser = build(self.denoiser, latent_dim=autoencoder.latent_dim)
+                if getattr(denoiser, "num_timesteps", num_timesteps) < num_timesteps:
+                    raise UserError(
+                        f"system.denoiser.num_timesteps={denoiser.num_timesteps} is less than "
+                        f"system.schedule.num_timesteps={num_timesteps}. Set both to the same number"
+                    )
         if self.denoiser and self.sampler:
-            Sampler(build(self.sampler["scheduler"]), schedule, self.sampler["num_steps"]).check()
+            build_sampler(self.sampler, schedule).check()
 
     @property
     def recipes(self) -> dict[str, Any]:
@@ -95,9 +113,17 @@ class SystemSpec:
 
 
 def select_training_settings(system: SystemSpec, checkpoints: CheckpointSet, seed: int) -> dict[str, Any]:
-    """Return the settings that decide the trained generator; the sampler may change after training."""
+    """Return the settings that decide the trained generator; the sampler may change after training.
+
+    A setting of `ADDED_SETTINGS` is left out if it has the value of older runs, which do not have this setting.
+    """
     trained = asdict(system)
     del trained["sampler"]
+    for dotted, value in ADDED_SETTINGS.items():
+        section, _, name = dotted.rpartition(".")
+        settings = trained[section] if section else trained
+        if settings and settings.get(name) == value:
+            del settings[name]
     return {
         "seed": seed,
         "task": {"param": {"k": len(checkpoints)}},

@@ -1,4 +1,4 @@
-"""A check on a GPU in parts of at most 8 minutes each: tests, both commands, speed of the stages, profiles.
+"""A check on a GPU: tests, both commands, speeds and profiles in 8 minutes each, and p-diff's releases in 30 minutes.
 
 bash scripts/gpu_check.sh
 bash scripts/gpu_check.sh --only scoring --only training --out outputs/gpu_check

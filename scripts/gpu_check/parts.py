@@ -56,4 +56,9 @@ PARTS = (
         "the most expensive kernels of each hot loop, and how often it waits",
         "the GPU is busy 80% of the time",
     ),
+    Part(
+        "releases",
+        "the systems of p-diff's two releases at full length, beside the default and the paper's networks, on digits",
+        limit_s=1800.0,
+    ),
 )

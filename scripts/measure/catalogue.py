@@ -93,7 +93,33 @@ def whole_network(model: str) -> Measurement:
     )
 
 
+def fidelity(title: str, *runs: str) -> Measurement:
+    """Return an ablation of a choice in which p-diff's releases differ from the default, one training per run."""
+    base = "experiment=ablation task.param.path={data}/ablation.safetensors"
+    return Measurement(
+        title=title,
+        steps=[
+            f"python task_training.py {base} task.param.k=200",
+            *(f"python train_p_diff.py {base} {run} output_dir={{out}}/{index}" for index, run in enumerate(runs)),
+        ],
+        code=(*PIPELINE, "configs/experiment/ablation.yaml"),
+    )
+
+
 NARROW = "system.denoiser=conv 'system.denoiser.channels=[16,32,64,32,16,1]'"
+# p-diff's convolutional denoiser with a quarter of its channels, which takes a sixteenth of the time on a CPU.
+QUARTER = "'system.denoiser.channels=[16,32,64,128,64,32,16,1]'"
+RELEASE2_STEPS = (
+    "system.autoencoder_steps=500 system.autoencoder_optimizer.lr=2e-5 system.autoencoder_optimizer.weight_decay=0 "
+    "system.diffusion_steps=2000 system.denoiser_optimizer.lr=1e-4 system.denoiser_optimizer.weight_decay=0"
+)
+# The first release in its `small` version, since 512 parameters are too few for `medium`. It is trained for a twentieth
+# of its steps, so its weights are averaged over a twentieth of the steps, too: the decay is 0.9999^20.
+SHORT_RELEASE1 = (
+    "system=release1 system.autoencoder.fold=3 'system.autoencoder.encoder_channels=[2,2,2,2]' "
+    "'system.autoencoder.decoder_channels=[2,64,64,8]' 'system.denoiser.channels=[16,32,64,128]' "
+    "system.autoencoder_steps=1500 system.diffusion_steps=1500 system.ema_decay=0.998"
+)
 NORMS = 'task.param.subset=["layer4.1.bn*.[wb]*"],["layer4.0.bn*.[wb]*"],["layer3.*.bn*.[wb]*"]'
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -162,6 +188,23 @@ MEASUREMENTS: dict[str, Measurement] = {
             for denoiser, folder in ((NARROW, "conv"), ("system.denoiser=mlp", "mlp"))
         ],
         code=(*PIPELINE, "configs/task/model/convnet_mini.yaml", "configs/experiment/whole_network.yaml"),
+    ),
+    "fidelity_default": fidelity("The default system, beside which the other fidelity_* runs stand", ""),
+    "fidelity_ema": fidelity("No average of the denoiser's weights", "system.ema_decay=null"),
+    "fidelity_activation": fidelity("LeakyReLU in the encoder", "system.autoencoder.activation=leaky_relu"),
+    "fidelity_residual": fidelity("The MLP denoiser without its sum", "system.denoiser.residual=false"),
+    "fidelity_sampler": fidelity("Other samplers", "system.sampler=ddim", "system.sampler=ddpm"),
+    "fidelity_steps": fidelity("Steps and learning rates of the second release", RELEASE2_STEPS),
+    "fidelity_time": fidelity(
+        "A fixed and a learned embedding of the timestep",
+        *(f"{NARROW} system.denoiser.learn_time={learned}" for learned in ("false", "true")),
+    ),
+    "fidelity_releases": fidelity(
+        "The paper's networks and both releases: denoisers with a quarter of their channels, and the first release in "
+        "its small version with a twentieth of its steps",
+        f"system.autoencoder=paper system.denoiser=conv system.sampler=ddpm {QUARTER}",
+        SHORT_RELEASE1,
+        f"system=release2 {QUARTER}",
     ),
     "independent": Measurement(
         title="Networks of independent trainings",

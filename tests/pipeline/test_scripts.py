@@ -95,7 +95,7 @@ def test_the_dataset_alone_moves_all_paths():
     assert cfg.output_dir.startswith("outputs/cifar10_resnet18/")
 
 
-def test_the_headline_experiment_is_the_papers():
+def test_the_headline_experiment_has_the_networks_steps_and_rates_of_the_second_release():
     cfg = composed("experiment=cifar100_resnet18_k200")
     assert (cfg.task.data.dataset, cfg.task.model.name) == ("cifar100", "resnet18")
     assert (cfg.task.param.k, cfg.task.param.count) == (200, 2)
@@ -103,4 +103,8 @@ def test_the_headline_experiment_is_the_papers():
     assert list(cfg.system.denoiser.channels) == [2**power for power in (6, 7, 8, 9, 8, 7, 6, 0)]
     assert (cfg.system.autoencoder.input_noise, cfg.system.autoencoder.latent_noise) == (0.001, 0.1)
     assert OmegaConf.to_container(cfg.system.schedule) == {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    assert (cfg.system.autoencoder.activation, cfg.system.autoencoder.second_linear) == ("leaky_relu", True)
+    assert cfg.system.denoiser.learn_time and cfg.system.latent_normalization == "none" and cfg.system.ema_decay is None
+    assert (cfg.system.autoencoder_steps, cfg.system.diffusion_steps, cfg.system.batch_size) == (500, 2000, 50)
+    assert (cfg.system.autoencoder_optimizer.lr, cfg.system.denoiser_optimizer.lr) == (2e-5, 1e-4)
     assert cfg.system.sampler.num_steps == 1000

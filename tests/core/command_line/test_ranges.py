@@ -54,7 +54,7 @@ def refusal(*overrides: str) -> str:
         ("generation.num_models=0", "a whole number of at least 1"),
         ("evaluation.noise=0.1", "a list of numbers of at least 0"),
         ("evaluation.noise=[0.1, -0.1]", "a list of numbers of at least 0"),
-        ("system.ema_decay=2", "a number between 0 and 1"),
+        ("system.ema_decay=2", "a number between 0 and 1, or null"),
         ("system.batch_size=1", "a whole number of at least 2"),
         ("system.autoencoder_steps=0", "a whole number of at least 1"),
         ("system.diffusion_steps=0", "a whole number of at least 1"),

@@ -103,6 +103,24 @@ def test_ancestral_sampling_visits_every_timestep_and_its_last_step_adds_no_nois
     torch.testing.assert_close(samples, estimate, rtol=1e-4, atol=1e-4)
 
 
+def test_the_sampler_of_the_first_release_clamps_every_sample_and_adds_noise_of_variance_beta():
+    recipe, seen = sampler_recipe("release1"), {}
+    chosen = Sampler(instantiate(recipe["scheduler"]), NoiseSchedule(T), 1000, clamp=recipe["clamp_samples"])
+    chosen.check()
+    generators = [generator_for(0, "test", index) for index in range(4)]
+    x_BL = draw_standard_normal(500, generators, torch.device("cpu"))
+    samples = chosen.denoise(ZeroDenoiser(), x_BL, generators, lambda t, x_BL: seen.update({t: x_BL}))
+    assert x_BL.abs().max() > 1 and all(x_BL.abs().max() == 1 for t, x_BL in seen.items() if t > 900)
+    assert samples.abs().max() <= 1
+    # Without noise in x_t, the estimate of x_0 at t = 1 is x_t / √ᾱ_1. The step adds √β_1 ξ to the posterior mean.
+    beta, alpha, earlier = torch.linspace(1e-4, 0.02, T)[1], alphas_cumprod()[1], alphas_cumprod()[0]
+    x_start = (seen[2] / alpha.sqrt()).clamp(-1, 1)
+    mean = (earlier.sqrt() * beta * x_start + (1 - beta).sqrt() * (1 - earlier) * seen[2]) / (1 - alpha)
+    inside = mean.abs() < 0.9
+    noise = (seen[1] - mean)[inside]
+    assert noise.std().item() == pytest.approx(beta.sqrt().item(), rel=0.1)
+
+
 def test_sampling_does_not_use_the_global_random_state():
     before = torch.get_rng_state()
     sample(ZeroDenoiser(), "ddpm")

@@ -1,9 +1,12 @@
 """The parameter autoencoders take any D, add noise during training only, and have no unused weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from core.networks.autoencoder import ConvAutoencoder, VariationalAutoencoder
@@ -71,6 +74,34 @@ def test_noise_has_the_given_std_whatever_the_size_of_the_vector(autoencoder, no
     assert added.std().item() == pytest.approx(0.5, rel=0.02)
 
 
+def test_the_encoder_has_the_chosen_activation_and_the_decoder_elu():
+    autoencoder = ConvAutoencoder(33, channels=(4, 8), latent_dim=5, activation="leaky_relu")
+    assert [type(block[2]) for block in autoencoder.encoder] == [nn.LeakyReLU] * 2
+    assert [type(block[2]) for block in autoencoder.decoder] == [nn.ELU] * 2
+    assert [type(block[2]) for block in ConvAutoencoder(33, channels=(4, 8)).encoder] == [nn.ELU] * 2
+
+
+@pytest.mark.parametrize("network", [ConvAutoencoder, VariationalAutoencoder])
+def test_a_second_linear_layer_maps_the_latent_once_more(network):
+    autoencoder = network(33, channels=(4,), latent_dim=5, second_linear=True).eval()
+    vectors_BD = torch.randn(3, 33)
+    first, second = autoencoder.to_latent
+    expected = second(first(autoencoder.encode_map(vectors_BD[:, None])))
+    torch.testing.assert_close(autoencoder.encode(vectors_BD), expected)
+    assert torch.isfinite(autoencoder.training_loss(vectors_BD))
+
+
+def test_the_autoencoder_of_the_second_release_has_its_number_of_parameters():
+    # OneDimVAE without fc_var: convolutions and transposed convolutions with kernels of 7, each with batch norm, and a
+    # last convolution. The linear layers to_latent, fc_mu and to_decode map between 32 × 64 numbers and 128 numbers.
+    widths, flat = [1, 64, 128, 256, 256, 32], 32 * 2048 // 2**5
+    pairs = [*pairwise(widths), *pairwise([32, 256, 256, 128, 64, 64])]
+    blocks = sum(7 * incoming * outgoing + 3 * outgoing for incoming, outgoing in pairs)
+    linear = (flat * 128 + 128) + (128 * 128 + 128) + (128 * flat + flat)
+    autoencoder = instantiate(OmegaConf.load(CONFIGS / "system/autoencoder/release2.yaml"), num_params=2048)
+    assert sum(parameter.numel() for parameter in autoencoder.parameters()) == blocks + linear + (7 * 64 + 1)
+
+
 def test_the_default_noises_are_those_of_the_paper():
     autoencoder = ConvAutoencoder(8)
     assert (autoencoder.input_noise, autoencoder.latent_noise) == (0.001, 0.1)
@@ -78,7 +109,14 @@ def test_the_default_noises_are_those_of_the_paper():
 
 @pytest.mark.parametrize(
     "options",
-    [{"kernel_size": 4}, {"channels": ()}, {"input_noise": -0.1}, {"latent_noise": -0.1}, {"latent_dim": 0}],
+    [
+        {"kernel_size": 4},
+        {"channels": ()},
+        {"activation": "relu"},
+        {"input_noise": -0.1},
+        {"latent_noise": -0.1},
+        {"latent_dim": 0},
+    ],
 )
 def test_an_invalid_option_is_refused_with_its_value(options):
     ((name, value),) = options.items()

@@ -1,5 +1,7 @@
 """Denoisers give every sample its own timestep and every parameter a gradient."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -13,11 +15,12 @@ from tests.core.tiny import CONFIGS, randomize
 L = 11
 
 
-@pytest.fixture(params=["conv", "mlp"])
+@pytest.fixture(params=["conv", "conv with learned time", "mlp", "mlp without its sum"])
 def denoiser(request):
-    if request.param == "mlp":
-        return randomize(MLPDenoiser(L, hidden_dim=16, num_blocks=2))
-    return randomize(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3))
+    if "mlp" in request.param:
+        return randomize(MLPDenoiser(L, hidden_dim=16, num_blocks=2, residual=request.param == "mlp"))
+    learn_time = request.param != "conv"
+    return randomize(ConvDenoiser(L, channels=(4, 8, 16, 8, 4, 1), kernel_size=3, learn_time=learn_time))
 
 
 def test_a_prediction_does_not_depend_on_the_batch(denoiser):
@@ -55,6 +58,35 @@ def test_no_activation_bounds_the_predicted_noise():
 def test_the_untrained_mlp_predicts_its_input():
     x_BL = 100 * torch.randn(4, L)
     torch.testing.assert_close(MLPDenoiser(L)(x_BL, torch.tensor([0, 1, 500, 999])), x_BL)
+
+
+def test_without_its_sum_the_mlp_predicts_the_correction_alone():
+    with_sum = randomize(MLPDenoiser(L, hidden_dim=16))
+    without = MLPDenoiser(L, hidden_dim=16, residual=False)
+    without.load_state_dict(with_sum.state_dict())
+    x_BL, t_B = torch.randn(4, L), torch.tensor([0, 1, 500, 999])
+    torch.testing.assert_close(without(x_BL, t_B), with_sum(x_BL, t_B) - x_BL)
+
+
+def test_the_learned_timestep_is_an_mlp_over_256_sines_and_cosines():
+    denoiser = randomize(ConvDenoiser(L, channels=(4, 1), learn_time=True))
+    given = []
+    denoiser.rising[0].register_forward_hook(lambda layer, inputs, output: given.append(inputs[0]))
+    x_BL, t_B = torch.randn(2, L), torch.tensor([3, 700])
+    denoiser(x_BL, t_B)
+    first, _, last = denoiser.embed_time
+    hidden_BL = torch.nn.functional.silu(sinusoidal_embedding(t_B, 256) @ first.weight.T + first.bias)
+    time_BL = hidden_BL @ last.weight.T + last.bias
+    torch.testing.assert_close(given[0], (x_BL + time_BL)[:, None])
+
+
+def test_the_denoiser_of_the_second_release_has_its_number_of_parameters():
+    # OneDimCNN: eight convolutions with kernels of 7, batch norm after all but the last, and TimestepEmbedder
+    widths = [1, 64, 128, 256, 512, 256, 128, 64, 1]
+    convs = sum(7 * incoming * outgoing + outgoing for incoming, outgoing in pairwise(widths))
+    expected = convs + 2 * sum(widths[1:-1]) + (256 * 128 + 128) + (128 * 128 + 128)
+    denoiser = instantiate(OmegaConf.load(CONFIGS / "system/denoiser/release2.yaml"), latent_dim=128)
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == expected
 
 
 @pytest.mark.parametrize("channels", [(4, 1), (4, 8, 4, 1), (4, 8, 16, 8, 4, 1)])

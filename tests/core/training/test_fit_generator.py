@@ -287,9 +287,72 @@ def test_without_normalization_both_stages_get_raw_numbers(tiny_system, checkpoi
     torch.testing.assert_close(loaded.encode(checkpoints.vectors_KD), record.latents_KL)
 
 
-@pytest.mark.parametrize("name", ["normalization", "latent_normalization"])
-def test_an_unknown_normalization_is_refused_before_training(tiny_system, checkpoints, tmp_path, name):
+@pytest.mark.parametrize(
+    "name, words",
+    [("normalization", "per_.*none"), ("latent_normalization", "per_.*none"), ("learning_rate_schedule", "constant")],
+)
+def test_an_unknown_choice_is_refused_before_training(tiny_system, checkpoints, tmp_path, name, words):
     tiny_system[name] = "batch"
-    with pytest.raises(UserError, match=rf"system\.{name}=batch .*per_.*none"):
+    with pytest.raises(UserError, match=rf"system\.{name}=batch .*{words}"):
         train(tmp_path, tiny_system, checkpoints)
     assert not (tmp_path / "training_state").exists()
+
+
+def test_without_a_decay_the_generator_has_the_weights_of_the_last_step(tiny_system, checkpoints, tmp_path):
+    tiny_system.ema_decay = None
+    record = RecordDiffusion()
+    generator = train(tmp_path, tiny_system, checkpoints, record)
+    assert_same(generator.denoiser.state_dict(), record.states[-1])
+    assert_same(train(tmp_path, tiny_system, checkpoints).state_dict(), generator.state_dict())  # loads both stages
+
+
+def test_a_setting_that_older_runs_lack_is_recorded_only_if_it_has_another_value(tiny_system, tiny_checkpoints):
+    recorded = select_training_settings(make_spec(tiny_system), tiny_checkpoints, seed=5)["system"]
+    assert "learning_rate_schedule" not in recorded and "residual" not in recorded["denoiser"]
+    tiny_system.learning_rate_schedule, tiny_system.denoiser.residual = "constant", False
+    recorded = select_training_settings(make_spec(tiny_system), tiny_checkpoints, seed=5)["system"]
+    assert recorded["learning_rate_schedule"] == "constant" and recorded["denoiser"]["residual"] is False
+
+
+SMALL_RELEASES = {  # a system -> overrides that let it train on 128 parameters in two steps
+    "release1": [
+        "system.autoencoder.fold=3", "system.autoencoder.encoder_channels=[2,2,2,2]",
+        "system.autoencoder.decoder_channels=[2,4,4,2]", "system.denoiser.channels=[4,8]",
+    ],
+    "release2": ["system.autoencoder.channels=[4,8]", "system.denoiser.channels=[4,8,4,1]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL_RELEASES)
+def test_the_systems_of_the_releases_train_save_and_sample(tmp_path, name):
+    network = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.BatchNorm1d(32), torch.nn.LayerNorm(32)).eval()
+    few = make_checkpoints(network)
+    overrides = [
+        f"system={name}", "system.autoencoder_steps=2", "system.diffusion_steps=2", *SMALL_RELEASES[name],
+        "system.schedule.num_timesteps=10", "system.sampler.num_steps=10", "task.param.k=12",
+    ]  # fmt: skip
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        system = compose("base", overrides=overrides)
+    OmegaConf.resolve(system)
+    spec = make_spec(system.system)
+    spec.check(few.subset.num_params)
+    generator = train(tmp_path, system.system, few)
+    generator.save(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+    drawn_MD = loaded.sample(3, range(4))
+    assert drawn_MD.shape == (4, few.subset.num_params) and torch.isfinite(drawn_MD).all()
+    torch.testing.assert_close(loaded.sample(3, [2]), drawn_MD[[2]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(generator.sample(3, range(4)), drawn_MD, rtol=0, atol=0)
+    if name == "release1":
+        assert (
+            spec.batch_size == 12 and (loaded.normalizer.std == 1).all() and (loaded.latent_normalizer.std == 1).all()
+        )
+        latents = []
+        loaded.sample(3, range(4), on_step=lambda t, x_BL: latents.append(x_BL))
+        assert max(x_BL.abs().max() for x_BL in latents) == 1
+
+
+def test_too_few_learned_timesteps_are_refused_before_training(tiny_system, tiny_checkpoints):
+    tiny_system.denoiser = {"_target_": "core.networks.release1.Release1Denoiser", "num_timesteps": 999}
+    with pytest.raises(UserError, match=r"system\.denoiser\.num_timesteps=999 .*num_timesteps=1000"):
+        make_spec(tiny_system).check(tiny_checkpoints.subset.num_params)

@@ -19,11 +19,17 @@ K = 10
 FREEZE = partial(SGD, lr=0.0)  # leaves all weights as they are
 
 
-def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=FREEZE, batch_size=4, seed=0):
+def make_module(vectors_KD=None, *, num_steps=30, make_optimizer=FREEZE, batch_size=4, seed=0, **options):
     vectors_KD = torch.arange(K).float()[:, None].repeat(1, 8) if vectors_KD is None else vectors_KD
     autoencoder = ConvAutoencoder(8, channels=(4,), latent_dim=3)
     return AutoencoderModule(
-        autoencoder, vectors_KD, make_optimizer=make_optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed
+        autoencoder,
+        vectors_KD,
+        make_optimizer=make_optimizer,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        seed=seed,
+        **options,
     )
 
 
@@ -105,16 +111,19 @@ def test_another_number_of_threads_changes_the_first_losses_by_rounding_only(tmp
     assert two == pytest.approx(one, rel=1e-5)
 
 
-def test_the_learning_rate_falls_to_zero_along_a_cosine(run):
+COSINE = (0.05 * (1 + torch.cos(torch.pi * torch.arange(20) / 20))).tolist()
+
+
+@pytest.mark.parametrize("options, expected", [({}, COSINE), ({"learning_rate_schedule": "constant"}, [0.1] * 20)])
+def test_the_learning_rate_falls_to_zero_along_a_cosine_or_stays_constant(run, options, expected):
     rates = []
 
     class RecordRates(Callback):
         def on_train_batch_start(self, trainer, *_):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    run(make_module(num_steps=20, make_optimizer=partial(SGD, lr=0.1)), RecordRates())
-    cosine = 0.05 * (1 + torch.cos(torch.pi * torch.arange(20) / 20))
-    assert rates == pytest.approx(cosine.tolist(), abs=1e-6)
+    run(make_module(num_steps=20, make_optimizer=partial(SGD, lr=0.1), **options), RecordRates())
+    assert rates == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit_with_stage_and_step(run):
