@@ -92,6 +92,7 @@ def test_the_autoencoder_trains_without_waiting(tmp_path, in_log_space):
             autoencoder,
             vectors_KD,
             normalizer,
+            held_out_H=vectors_KD + 0.1,
             make_optimizer=partial(AdamW, lr=1e-2),
             num_steps=num_steps,
             batch_size=4,

@@ -76,12 +76,8 @@ class VectorRows:
         """Return a copy of the rows with these numbers (B,), as (B, D) on the CPU."""
         rows_B = rows_B.cpu()
         shard_B = torch.searchsorted(self._ends, rows_B, right=True)
-        taken_BD = torch.empty(len(rows_B), self.shape[1], dtype=self.shards[0].dtype)
-        for number in shard_B.unique().tolist():
-            chosen_B = shard_B == number
-            start = int(self._ends[number]) - len(self.shards[number])
-            taken_BD[chosen_B] = self.shards[number][rows_B[chosen_B] - start]
-        return taken_BD
+        places = zip(shard_B.tolist(), (rows_B - self._ends[shard_B]).tolist(), strict=True)
+        return torch.stack([self.shards[shard][row] for shard, row in places])  # a row is counted from the shard's end
 
     def columns(self, part: slice) -> Tensor:
         """Return some columns of all vectors, (K, columns); it is a copy if there are several shards."""

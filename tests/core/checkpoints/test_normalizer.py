@@ -5,6 +5,7 @@ import torch
 
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.vector_rows import VectorRows
 
 K = 9
 SUBSET = ParameterSubset(
@@ -93,6 +94,29 @@ def test_latents_are_standardized_coordinate_by_coordinate():
         values.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-4
     )
     torch.testing.assert_close(normalizer.unnormalize(values), latents_KL, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 2, 17])
+def test_the_coefficients_of_several_shards_equal_those_of_one_tensor(vectors_KD, rows_per_shard):
+    names, sizes = (*SUBSET.names, "drifting"), (*SUBSET.shapes, (1,))
+    subset = ParameterSubset(names, sizes)
+    drift_K1 = 1e3 + torch.arange(len(vectors_KD)).float()[:, None]  # the std comes from the means of the shards alone
+    vectors_KD = torch.cat([vectors_KD, drift_K1], dim=1)
+    whole = Normalizer.per_tensor(vectors_KD, subset)
+    in_shards = Normalizer.per_tensor(VectorRows(vectors_KD.split(rows_per_shard)), subset)
+    torch.testing.assert_close(in_shards.mean, whole.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(in_shards.std, whole.std, rtol=1e-6, atol=0)
+    assert torch.equal(in_shards.log, whole.log)
+
+
+def test_the_coefficients_of_one_shard_follow_the_formulas_bit_by_bit(vectors_KD):
+    normalizer = Normalizer.per_tensor(VectorRows([vectors_KD]), SUBSET)
+    mean, std = parts_of(normalizer.mean[None]), parts_of(normalizer.std[None])
+    for name, part_KS in parts_of(vectors_KD).items():
+        part_KS = part_KS.log() if name.endswith("running_var") else part_KS
+        spread = part_KS.std(correction=0) if name == "scale" else part_KS.std(dim=1, correction=0).mean()
+        assert torch.equal(mean[name], part_KS.mean().expand_as(mean[name]))
+        assert torch.equal(std[name], spread.expand_as(std[name]))
 
 
 def test_normalizing_alters_no_input(vectors_KD):

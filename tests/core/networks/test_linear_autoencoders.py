@@ -58,6 +58,7 @@ def test_the_codes_of_a_chunk_are_standardized_coordinates_of_its_pca(chunk_size
         ChunkedAutoencoder(D, chunk_size=chunk_size, rank=rank, channels=(4,), latent_dim=6), vectors_KD
     )
     codes_KRN = autoencoder.prepared
+    torch.testing.assert_close(autoencoder.prepare(vectors_KD), codes_KRN, rtol=1e-3, atol=1e-4)
     assert codes_KRN.shape == (K, rank, -(-D // chunk_size))
     for index, chunk in enumerate(vectors_KD.split(chunk_size, dim=1)):
         found = min(rank, K - 1, chunk.shape[1])

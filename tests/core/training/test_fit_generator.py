@@ -12,18 +12,31 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
+from core.checkpoints.vector_rows import VectorRows
 from core.generation.generator_file import load_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
-from core.training.fit_generator import fit_generator
+from core.training.fit_generator import fit_generator, select_held_out
 from core.training.stage_modules import LatentDiffusionModule
 from core.training.system import SystemSpec, select_training_settings
 from tests.core.tiny import CONFIGS, StopAfter, assert_same, cpu_trainer, make_checkpoints, make_network
 
 FILES = Path(__file__).parent / "files"
 DECAY, STEPS = 0.8, 23  # system.ema_decay and system.diffusion_steps of tiny_system
+
+
+AUTOENCODERS = {
+    "pca": {"_target_": "core.networks.linear_autoencoders.PCAAutoencoder", "latent_dim": 6},
+    "chunked": {
+        "_target_": "core.networks.linear_autoencoders.ChunkedAutoencoder",
+        "chunk_size": 16,
+        "rank": 4,
+        "channels": [8],
+        "latent_dim": 6,
+    },
+}
 
 
 class RecordDiffusion(Callback):
@@ -34,6 +47,7 @@ class RecordDiffusion(Callback):
 
     def on_train_start(self, trainer, module):
         self.latents_KL = module.rows_K.clone()  # the diffusion stage is last, so its rows remain
+        self.held_out = module.held_out
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
@@ -232,20 +246,7 @@ def test_without_a_denoiser_latents_are_drawn_from_the_prior(tiny_system, checkp
     torch.testing.assert_close(loaded.sample(3, [2]), drawn_MD[[2]], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "autoencoder",
-    [
-        {"_target_": "core.networks.linear_autoencoders.PCAAutoencoder", "latent_dim": 6},
-        {
-            "_target_": "core.networks.linear_autoencoders.ChunkedAutoencoder",
-            "chunk_size": 16,
-            "rank": 4,
-            "channels": [8],
-            "latent_dim": 6,
-        },
-    ],
-    ids=["pca", "chunked"],
-)
+@pytest.mark.parametrize("autoencoder", AUTOENCODERS.values(), ids=AUTOENCODERS)
 def test_autoencoders_that_adapt_to_the_vectors_can_be_resumed_saved_and_loaded(
     tiny_system, checkpoints, tmp_path, autoencoder
 ):
@@ -261,6 +262,90 @@ def test_autoencoders_that_adapt_to_the_vectors_can_be_resumed_saved_and_loaded(
     spread_D = checkpoints.vectors_KD.std(dim=0)
     far_D = (generator.reconstruct(checkpoints.vectors_KD) - checkpoints.vectors_KD).abs().mean(dim=0)
     assert far_D.mean() < spread_D.mean(), "a worse reconstruction than the mean of the checkpoints"
+
+
+def split_into_shards(checkpoints):
+    """Return the set with its vectors in shards of 5, 3 and 4 rows, and without the whole tensor."""
+    vectors_KD = checkpoints.vectors_KD
+    in_shards = replace(checkpoints, vectors_KD=torch.full((1,), torch.nan).expand(vectors_KD.shape))
+    in_shards.__dict__["rows"] = VectorRows(vectors_KD.split((5, 3, 4)))
+    return in_shards
+
+
+@pytest.mark.parametrize("name", ["small", *AUTOENCODERS])
+def test_shards_give_the_generator_of_one_tensor(tiny_system, checkpoints, tmp_path, name):
+    tiny_system.autoencoder = OmegaConf.create(AUTOENCODERS.get(name, tiny_system.autoencoder))
+    tiny_system.normalization = "none"  # the mean over several shards is rounded differently
+    one = train(tmp_path / "one", tiny_system, checkpoints)
+    several = train(tmp_path / "several", tiny_system, split_into_shards(checkpoints))
+    assert_same(several.state_dict(), one.state_dict())
+
+
+def test_shards_give_the_normalization_of_one_tensor(finished, tiny_system, checkpoints, tmp_path):
+    several, one = train(tmp_path, tiny_system, split_into_shards(checkpoints)), finished[1]
+    torch.testing.assert_close(several.normalizer.mean, one.normalizer.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(several.normalizer.std, one.normalizer.std, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(several.sample(0, range(3)), one.sample(0, range(3)), rtol=1e-3, atol=1e-3)
+
+
+def read_held_out_losses(folder):
+    """Return the held-out losses of a training by (name, step); a step that was repeated has its last value."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (name, line["step"]): value for line in lines for name, value in line.items() if name.endswith("held_out_loss")
+    }
+
+
+@pytest.mark.parametrize("name", ["small", "chunked"])
+def test_held_out_vectors_change_the_held_out_losses_and_no_weight(tiny_system, checkpoints, tmp_path, name):
+    tiny_system.autoencoder = OmegaConf.create(AUTOENCODERS.get(name, tiny_system.autoencoder))
+    without = train(tmp_path / "without", tiny_system, checkpoints)
+    assert not read_held_out_losses(tmp_path / "without")
+    losses = []
+    for number in range(2):
+        held_out_HD = checkpoints.vectors_KD[:7] + number + torch.randn(7, 60)
+        folder = tmp_path / str(number)
+        generator = train(folder, tiny_system, replace(checkpoints, held_out_HD=held_out_HD))
+        assert_same(generator.state_dict(), without.state_dict())
+        losses.append(read_held_out_losses(folder))
+    assert (
+        losses[0].keys()
+        == losses[1].keys()
+        == {
+            *(("autoencoder/held_out_loss", step) for step in range(24)),
+            *(("diffusion/held_out_loss", step) for step in range(STEPS)),
+        }
+    )
+    assert all(losses[0][key] != losses[1][key] for key in losses[0])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_set_without_a_vector_for_validation_has_no_held_out_loss(tiny_system, checkpoints, tmp_path, count):
+    train(tmp_path, tiny_system, replace(checkpoints, held_out_HD=checkpoints.vectors_KD[:count]))
+    assert not read_held_out_losses(tmp_path)
+
+
+def test_held_out_latents_are_encoded_and_standardized_like_the_others(tiny_system, checkpoints, tmp_path):
+    record = RecordDiffusion()
+    validation_and_audit = torch.cat([checkpoints.vectors_KD, torch.full_like(checkpoints.vectors_KD, torch.nan)])
+    train(tmp_path, tiny_system, replace(checkpoints, held_out_HD=validation_and_audit), record)
+    torch.testing.assert_close(record.held_out[0][:12], record.latents_KL)
+
+
+@pytest.mark.parametrize("stop", [StopAfter(13), StopDiffusionAfter(13)], ids=["autoencoder", "diffusion"])
+def test_a_resumed_training_has_the_held_out_losses_of_an_uninterrupted_one(tiny_system, checkpoints, tmp_path, stop):
+    with_held_out = replace(checkpoints, held_out_HD=checkpoints.vectors_KD + 0.1)
+    train(tmp_path / "whole", tiny_system, with_held_out)
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "resumed", tiny_system, with_held_out, stop)
+    train(tmp_path / "resumed", tiny_system, with_held_out)
+    assert read_held_out_losses(tmp_path / "resumed") == read_held_out_losses(tmp_path / "whole")
+
+
+def test_only_some_held_out_vectors_are_used_if_there_are_many(checkpoints, monkeypatch):
+    monkeypatch.setattr("core.training.fit_generator.MAX_HELD_OUT", 4)
+    many = replace(checkpoints, held_out_HD=torch.arange(20.0)[:, None].expand(20, 60))
+    assert select_held_out(many)[:, 0].tolist() == [0, 3, 6, 9]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from core.checkpoints.normalizer import Normalizer
+from core.checkpoints.vector_rows import VectorRows
 from core.networks.autoencoder import Autoencoder, ConvAutoencoder
 from core.runtime.errors import UserError
 from core.runtime.trainer import fit
@@ -61,6 +62,16 @@ def test_every_batch_holds_different_rows_and_all_rows_are_seen(run, monkeypatch
     assert len(drawn) == 30 and all(len(rows.unique()) == len(rows) == 4 for rows in drawn)
     assert set(torch.cat(drawn).tolist()) == set(range(K))
     assert len({tuple(rows.tolist()) for rows in drawn}) > 25
+
+
+def test_several_shards_give_the_batches_of_one_tensor(tmp_path, run, monkeypatch):
+    vectors_KD = torch.arange(K).float()[:, None].repeat(1, 8)
+    module = make_module(VectorRows([vectors_KD]))
+    assert module.rows_K is vectors_KD, "one shard was copied, or is not moved with the module"
+    first = record_batches(module, run, monkeypatch)
+    (tmp_path / "training_state/autoencoder.safetensors").unlink()
+    in_shards = record_batches(make_module(VectorRows(vectors_KD.split((3, 1, 6)))), run, monkeypatch)
+    assert len(first) == 30 and all(torch.equal(*pair) for pair in zip(first, in_shards, strict=True))
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(run, monkeypatch):
