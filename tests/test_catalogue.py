@@ -80,7 +80,7 @@ def test_the_small_version_of_an_architecture_has_its_name_and_fewer_parameters_
     cfg, full = compose_config(f"experiment=digits_{model}"), compose_config(f"task/model={model}")
     assert cfg.task.model.name == full.task.model.name and cfg.task.scheduler.T_max == cfg.task.epochs
     with torch.device("meta"):
-        network = build_classifier(**cfg.task.model, num_classes=10, channels=1, image_size=16)
+        network = build_classifier(**OmegaConf.to_container(cfg.task.model), num_classes=10, channels=1, image_size=16)
     assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == SMALL[model]
 
 
