@@ -98,6 +98,20 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def remove_hash(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON file without its hash.
+
+    Raises:
+        ValueError: The content was changed.
+    """
+    # Damage to the name of the hash must not make the file look like one of an earlier version.
+    name = HASH if HASH in content else list(content)[-1]
+    rest = {key: value for key, value in content.items() if key != name}
+    if (name == HASH) != (content[name] == hash_json(rest)):
+        raise ValueError("its content was changed after it was written")
+    return rest if name == HASH else content
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The content of one safetensors file that `save_artifact` wrote."""
@@ -121,20 +135,6 @@ class Artifact:
         found = hash_tensor(self.tensors[name], on_rows) if self.hashes or on_rows else None
         if self.hashes and found != self.hashes[name]:
             raise_damaged(self.path, f"tensor {name} does not have the content that was written")
-
-
-def remove_hash(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a JSON file without its hash.
-
-    Raises:
-        ValueError: The content was changed.
-    """
-    # Damage to the name of the hash must not make the file look like one of an earlier version.
-    name = HASH if HASH in content else list(content)[-1]
-    rest = {key: value for key, value in content.items() if key != name}
-    if (name == HASH) != (content[name] == hash_json(rest)):
-        raise ValueError("its content was changed after it was written")
-    return rest if name == HASH else content
 
 
 def save_artifact(
@@ -207,23 +207,11 @@ def open_artifact(
         raise UserError(f"{kind} file {path} not found. {hint}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            stored = header.pop(HASH, None)
-            if (stored is not None or "hashes" in header) and stored != hash_json(header):
-                raise_damaged(path, "its header does not have the content that was written")
-            found, version = header.get("kind"), header.get("format_version")
-            if found != kind:
-                raise UserError(
-                    f"{path} is not a p-diff {kind} file (its kind is {found!r}). Set the path of another file"
-                )
-            if version not in map(str, versions):
-                raise UserError(
-                    f"{path} has format version {version}, but this version of p-diff reads "
-                    f"{' or '.join(map(str, versions))}. Create the file again"
-                )
+            header = file.metadata() or {}
+            check_header(path, header, kind, versions)
             artifact = Artifact(
                 path,
-                int(version),
+                int(header["format_version"]),
                 {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118, as `file` is no dict
                 json.loads(header["metadata"]),
                 json.loads(header.get("hashes", "{}")),
@@ -235,6 +223,25 @@ def open_artifact(
     for name in artifact.tensors.keys() - set(unverified):
         artifact.verify(name)
     return artifact
+
+
+def check_header(path: Path, header: Mapping[str, str], kind: str, versions: Collection[int]) -> None:
+    """Check the hash of a header, and that the file has the expected kind and a known format version.
+
+    Raises:
+        UserError: The header was changed, or the file has another kind or format version.
+    """
+    rest = {name: text for name, text in header.items() if name != HASH}
+    if (HASH in header or "hashes" in header) and header.get(HASH) != hash_json(rest):
+        raise_damaged(path, "its header does not have the content that was written")
+    found, version = header.get("kind"), header.get("format_version")
+    if found != kind:
+        raise UserError(f"{path} is not a p-diff {kind} file (its kind is {found!r}). Set the path of another file")
+    if version not in {str(known) for known in versions}:
+        raise UserError(
+            f"{path} has format version {version}, but this version of p-diff reads "
+            f"{' or '.join(map(str, versions))}. Create the file again"
+        )
 
 
 def raise_damaged(path: Path, problem: str) -> NoReturn:

@@ -96,7 +96,7 @@ def test_a_table_of_contents_that_hides_arrays_is_damage(saved):
         ("values", ARRAYS["values"] + np.float32(1e-6)),
         ("values", ARRAYS["values"].T),
         ("values", ARRAYS["values"].view(np.int32)),
-        ("names", np.array(["a", "bu"])),
+        ("names", np.array(["a", "b"])),
         ("seconds", np.array(2.5)),
         ("empty", np.zeros((0, 4))),
         ("added", np.zeros(1)),
