@@ -1,7 +1,7 @@
 """The LightningModules of the two stages: the parameter autoencoder, and the DDPM over its latents.
 
-K checkpoints · H held-out checkpoints · B batch · D parameters per vector · L numbers per latent · T timesteps
-· P pairs of a held-out latent and a timestep.
+K checkpoints · H held-out checkpoints · B batch · D parameters per vector · L numbers per latent · T timesteps ·
+P pairs of a held-out latent and a timestep.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,7 +48,8 @@ class SteppedModule(ReportingModule):
         seed: Decides all random numbers, together with the stage and the step.
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
             CUDA graphs. None does not compile.
-        held_out: The arguments of `loss` for the held-out loss, each of shape (H, …). They stay on the CPU.
+        held_out: The arguments of `loss` for the held-out loss, each of shape (H, …). They stay on the CPU, and empty
+            means that there is no held-out loss.
         learning_rate_schedule: "cosine" or "constant".
     """
 
