@@ -133,8 +133,8 @@ def find_content(images: Dataset) -> Content:
         )
         return Content(paths_N, None, labels_N)
     if isinstance(images, TensorDataset):
-        images_N, labels_N = images.tensors
-        return Content(None, view_bytes(images_N), labels_N.long().cpu().numpy())
+        tensors = images.tensors
+        return Content(None, view_bytes(tensors[0]), tensors[1].long().cpu().numpy())
     labels_N = read_labels(images).astype(np.int64)
     if (paths := list_files(images)) is not None:
         return Content(np.array([str(path) for path in paths], dtype=object), None, labels_N)

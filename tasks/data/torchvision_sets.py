@@ -126,7 +126,7 @@ def make_image_data(
     else:
         in_train, in_val = carve_validation(read_labels(train), options.val_fraction, options.split_seed)
         val = train
-    originals = {"train": Subset(train, in_train), "val": Subset(val, in_val), "test": test}
+    originals = {"train": Subset(train, in_train.tolist()), "val": Subset(val, in_val.tolist()), "test": test}
     return ImageData(
         train=TransformedImages(train, in_train, augmented),
         val=TransformedImages(val, in_val, plain),
