@@ -24,7 +24,7 @@ SYSTEMS: dict[str, Sequence[str]] = {
 FEW_TIMESTEPS = ("system.schedule.num_timesteps=10", "system.sampler.num_steps=10")
 NARROW = ("system.autoencoder.channels=[4,4]", "system.denoiser.channels=[4,8,4,1]", *FEW_TIMESTEPS)
 TINY_SYSTEMS: dict[str, Sequence[str]] = {  # overrides for a rehearsal
-    "default": FEW_TIMESTEPS,
+    "default": (),
     "paper": NARROW,
     "release1": (
         "system.autoencoder.fold=3",
