@@ -199,7 +199,11 @@ class CheckpointSet:
         Raises:
             UserError: A number is not finite, or a file cannot be written.
         """
-        metadata = {"subset": self.subset.to_metadata(), "settings": self.settings, "provenance": self.provenance}
+        metadata: dict[str, Any] = {
+            "subset": self.subset.to_metadata(),
+            "settings": self.settings,
+            "provenance": self.provenance,
+        }
         if needs_shards(self.rows):
             parts = self.rows if self.rows.files else self.rows.cut(plan_shards(*self.rows.shape))
             hashes = replace(self, rows=parts).check_vectors()
