@@ -1,6 +1,5 @@
 """Fixtures that run the real entry points in this process, on a network that trains in seconds."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 import task_training
 import train_p_diff
+from core.runtime.artifacts import read_json
 from tests.pipeline.shortcuts import blank_figures, remembered_splits
 
 TINY = [
@@ -74,7 +74,7 @@ class Workplace:
 
     def metrics(self, run: str = "outputs/digits_test_resnet/ae_ddpm") -> dict:
         """Return the content of a run's metrics.json."""
-        return json.loads((self.path / run / "metrics.json").read_text())
+        return read_json(self.path / run / "metrics.json")
 
 
 @pytest.fixture(scope="session")
