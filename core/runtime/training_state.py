@@ -23,7 +23,7 @@ class TrainingStateIO(TorchCheckpointIO):
             UserError: The file cannot be written.
         """
         with replace_atomically(Path(path)) as temporary:
-            super().save_checkpoint({**checkpoint, HASH: hash_state(checkpoint)}, temporary, storage_options)
+            super().save_checkpoint({**checkpoint, HASH: hash_state(dict(checkpoint))}, temporary, storage_options)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True

@@ -46,7 +46,8 @@ def test_the_folder_takes_one_network_one_row_per_model_and_the_chosen_state_dic
     assert sorted(sizes) == [*states, *SHARED]
     network_bytes = sum(tensor.nbytes for tensor in models.network.values())
     assert 0 < sizes["vectors.safetensors"] - 500 * 60 * 4 < 6000
-    assert all(0 < sizes[name] - network_bytes < 2000 for name in ("network.safetensors", *states))
+    assert 0 < sizes["network.safetensors"] - network_bytes < 6000  # the header holds a hash of each tensor
+    assert all(0 < sizes[name] - network_bytes < 2000 for name in states)
 
 
 def test_state_dicts_are_numbered_so_that_they_sort(tmp_path, tiny_models):
