@@ -21,6 +21,7 @@ TINY = [
     "task.model.name=test_resnet",
     "task.epochs=1",
     "task.param.k=6",
+    "task.collect.held_out=2",
     "system.autoencoder_steps=6",
     "system.diffusion_steps=6",
     "generation.num_models=5",

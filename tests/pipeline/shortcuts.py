@@ -34,13 +34,14 @@ def blank(kind: str) -> bytes:
 
 @contextmanager
 def blank_figures() -> Iterator[None]:
-    """Draw every figure, but save an empty one in its place."""
+    """Draw every figure without placing the labels of its points, and save an empty one in its place."""
 
     def save(_: Figure, file: Any, *, format: str, **__: Any) -> None:
         file.write_bytes(blank(format))
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Figure, "savefig", save)
+        monkeypatch.setattr("core.report.behavior_figures.label_points", lambda *_, **__: None)
         yield
 
 

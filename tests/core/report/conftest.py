@@ -26,7 +26,7 @@ def run(reported: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace saving figures and t-SNE by fast fakes, for tests that do not look at figures."""
+    """Replace saving figures, placing labels and t-SNE by fast fakes, for tests that do not look at figures."""
 
     def save(drawn, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,4 +36,5 @@ def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         return files
 
     monkeypatch.setattr(gallery, "save", save)
+    monkeypatch.setattr(gallery.behavior_figures, "label_points", lambda *_: None)
     monkeypatch.setattr(gallery.weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])
