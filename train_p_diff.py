@@ -174,7 +174,7 @@ def score_and_report(
         metrics = {
             **summarize_tables(tables, bootstrap),
             "verdict": word_verdict(audit(tables, bootstrap)),
-            "scored": models.origin,
+            "scored": models.identity,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
         }
         write_json(run.metrics, metrics)

@@ -122,7 +122,10 @@ def evaluate(
     every = [*base_sources, *list_soups(tables, score_fns["val"], soup_candidates)]
     tables.update(store.find(every))
     for source in progress([source for source in every if source.name not in tables]):
-        tables[source.name] = store.put(source, score_source(source, score_fns))
+        table = score_source(source, score_fns)
+        for split, scores in table.scores.items():
+            warn_of_nan(source.name, split, scores)
+        tables[source.name] = store.put(source, table)
     return {source.name: tables[source.name] for source in every}
 
 
@@ -151,8 +154,6 @@ def score_source(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable
     start = time.perf_counter()
     vectors_MD = source.make()
     scores = {split: score_fns[split](vectors_MD) for split in source.splits}
-    for split in source.splits:
-        warn_of_nan(source.name, split, scores[split])
     return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start)
 
 

@@ -180,15 +180,20 @@ class Release1Denoiser(nn.Module):
         )
 
     def forward(self, x_BL: Tensor, t_B: Tensor) -> Tensor:
-        """Predict the noise (B, L) in x_t (B, L) for the timestep of the first sample in t (B,)."""
-        time_1L = self.embed_time(t_B[:1].long())
+        """Predict the noise (B, L) in x_t (B, L).
+
+        During training all samples get the timestep of the first sample in t (B,), as in the release.
+        """
+        # A held-out loss puts the layers of this network into eval mode, but not the network itself.
+        seen_B = t_B[:1] if self.embed_time.training else t_B
+        time_B1L = self.embed_time(seen_B.long())[:, None, :]
         features, skips = x_BL[:, None, :], []
         for block in self.rising:
-            features = block(features + time_1L)
+            features = block(features + time_B1L)
             skips.append(features)
         skips.pop()  # the first falling block reads the deepest output
         for block in self.falling:
-            features = block(features + time_1L)
+            features = block(features + time_B1L)
             if skips:
                 features = features + skips.pop()
         return features[:, 0]

@@ -49,7 +49,7 @@ class GeneratedModels:
         return len(self.vectors_MD)
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The seed and the generator, which decide every model, and the number of models."""
         return {"seed": self.seed, "generator": self.generator, "num_models": len(self)}
 

@@ -163,7 +163,7 @@ def describe_scored(scored: Mapping[str, Any] | None, models: GeneratedModels) -
     """Return one or two sentences on which of the scored models are in this folder.
 
     Args:
-        scored: The `GeneratedModels.origin` of the models that were scored; None if the run did not record it.
+        scored: The `GeneratedModels.identity` of the models that were scored; None if the run did not record it.
         models: The models in this folder.
     """
     if scored is None:
@@ -172,7 +172,7 @@ def describe_scored(scored: Mapping[str, Any] | None, models: GeneratedModels) -
             "be about other models than those in this folder."
         )
     count = scored["num_models"]
-    if not share_origin(scored, models):
+    if not share_identity(scored, models):
         differing = f"seed {scored['seed']}" if scored["seed"] != models.seed else "another generator or sampler"
         return f"No model in this folder was scored. Row p_diff is about {count} other models, made with {differing}."
     if count < len(models):
@@ -183,15 +183,15 @@ def describe_scored(scored: Mapping[str, Any] | None, models: GeneratedModels) -
     return "Row p_diff is about exactly the models in this folder."
 
 
-def share_origin(scored: Mapping[str, Any], models: GeneratedModels) -> bool:
+def share_identity(scored: Mapping[str, Any], models: GeneratedModels) -> bool:
     """Return whether the scored models have the seed and the generator of these models, so that model i is the same."""
-    return all(scored[key] == models.origin[key] for key in ("seed", "generator"))
+    return all(scored[key] == models.identity[key] for key in ("seed", "generator"))
 
 
 def describe_results(metrics: Mapping[str, Any], models: GeneratedModels) -> str:
     """Return a table of the test accuracy of generated models and checkpoints, and the headline of the verdict."""
     rows, scored = {row["source"]: row for row in metrics["table"]}, metrics.get("scored")
-    other = {"p_diff": "other generated models"} if scored and not share_origin(scored, models) else {}
+    other = {"p_diff": "other generated models"} if scored and not share_identity(scored, models) else {}
     lines = ["| source | n | mean accuracy % | best % | max IoU |", "|---|---:|---:|---:|---:|"]
     for source, meaning in (SHOWN | other).items():
         if row := rows.get(source):

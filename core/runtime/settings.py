@@ -1,9 +1,9 @@
 """Comparison of the settings stored in an artifact with the current settings."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from core.runtime.content_hash import hash_json
 
 MISSING = "(absent)"
 MACHINE_SECTIONS = ("trainer", "scoring")
@@ -45,4 +45,4 @@ def describe_differences(differing: Mapping[str, tuple[Any, Any]], most: int = 6
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
     """Return a hash of the settings, 12 hexadecimal digits, equal in every process."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return hash_json(settings)[:12]

@@ -48,8 +48,8 @@ class SteppedModule(ReportingModule):
         seed: Decides all random numbers, together with the stage and the step.
         compile_mode: The mode of `torch.compile` for the loss, for example "default", or "reduce-overhead", which uses
             CUDA graphs. None does not compile.
-        held_out: The arguments of `loss` for the held-out loss, each of shape (H, …). They stay on the CPU, and empty
-            means that there is no held-out loss.
+        held_out_arguments: The arguments of `loss` for the held-out loss, each of shape (H, …). They stay on the CPU.
+            Without arguments there is no held-out loss.
         learning_rate_schedule: "cosine" or "constant".
     """
 
@@ -65,7 +65,7 @@ class SteppedModule(ReportingModule):
         batch_size: int,
         seed: int,
         compile_mode: str | None = None,
-        held_out: tuple[Tensor, ...] = (),
+        held_out_arguments: tuple[Tensor, ...] = (),
         learning_rate_schedule: str = "cosine",
     ):
         super().__init__()
@@ -74,7 +74,7 @@ class SteppedModule(ReportingModule):
         else:
             rows_K = rows_K.to_tensor() if isinstance(rows_K, VectorRows) else rows_K
             self.register_buffer("rows_K", rows_K, persistent=False)
-        self.held_out = held_out
+        self.held_out_arguments = held_out_arguments
         self.stage, self.make_optimizer = stage, make_optimizer
         self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
         self.learning_rate_schedule = learning_rate_schedule
@@ -109,7 +109,7 @@ class SteppedModule(ReportingModule):
         """Report and return the loss of a batch, and log the held-out loss if the loss of this step is read."""
         loss = self.batch_loss(self.draw_batch())
         self.report(f"{self.stage}/loss", loss)
-        if self.held_out and self.reads_loss:
+        if self.held_out_arguments and self.reads_loss:
             self.log(f"{self.stage}/held_out_loss", self.measure_held_out_loss())
         return loss
 
@@ -127,13 +127,13 @@ class SteppedModule(ReportingModule):
         Every call draws the same noise, so that values of different steps can be compared. The layers are in eval mode.
         BatchNorm therefore uses its running statistics and does not change them.
         """
-        count = len(self.held_out[0])
+        count = len(self.held_out_arguments[0])
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus), layers_in_eval_mode(self.network):
             reseed(derive_seed(self.seed, f"{self.stage}/held_out"), self.device)
             losses = [
                 self.loss(*(rows_B.to(self.device) for rows_B in batch)) * (len(batch[0]) / count)
-                for batch in zip(*(rows_H.split(self.batch_size) for rows_H in self.held_out), strict=True)
+                for batch in zip(*(rows_H.split(self.batch_size) for rows_H in self.held_out_arguments), strict=True)
             ]
             return torch.stack(losses).sum()
 
@@ -182,7 +182,9 @@ class AutoencoderModule(SteppedModule):
         held_out_H: Tensor | None = None,
         **options: Any,
     ):
-        super().__init__(rows_K, stage="autoencoder", held_out=() if held_out_H is None else (held_out_H,), **options)
+        super().__init__(
+            rows_K, stage="autoencoder", held_out_arguments=() if held_out_H is None else (held_out_H,), **options
+        )
         self.autoencoder, self.normalizer = autoencoder, normalizer
 
     @property
@@ -215,8 +217,8 @@ class LatentDiffusionModule(SteppedModule):
         held_out_HL: Tensor | None = None,
         **options: Any,
     ):
-        held_out = () if held_out_HL is None else pair_with_timesteps(held_out_HL, schedule.num_timesteps)
-        super().__init__(latents_KL, stage="diffusion", held_out=held_out, **options)
+        arguments = () if held_out_HL is None else pair_with_timesteps(held_out_HL, schedule.num_timesteps)
+        super().__init__(latents_KL, stage="diffusion", held_out_arguments=arguments, **options)
         self.denoiser, self.schedule = denoiser, schedule
 
     @property
@@ -233,7 +235,7 @@ def pair_with_timesteps(latents_HL: Tensor, num_timesteps: int) -> tuple[Tensor,
     """Return latents (P, L) and timesteps (P,) for a held-out loss that depends on no draw of timesteps.
 
     The timesteps are the middles of P equal parts of 0 … T − 1 (a stratified sample). All latents occur equally often,
-    and each of them gets timesteps from the whole range.
+    and the timesteps of each latent are evenly spaced.
 
     Args:
         latents_HL: The held-out latents.

@@ -74,7 +74,7 @@ def digest_originals(originals: Originals) -> dict[str, str]:
     """
     contents = {name: find_content(split) for name, split in originals.splits.items()}
     paths = {path for content in contents.values() if content.paths_N is not None for path in content.paths_N}
-    digests = digest_files(sorted(paths), originals.folder) if paths else {}
+    digests = digest_image_files(sorted(paths), originals.folder) if paths else {}
     return {name: digest_content(content, digests) for name, content in contents.items()}
 
 
@@ -163,7 +163,7 @@ def view_bytes(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
-def digest_files(paths: Sequence[str], folder: Path | None) -> dict[str, str]:
+def digest_image_files(paths: Sequence[str], folder: Path | None) -> dict[str, str]:
     """Return the digest of each file by path; files that have not changed since the last call are not read.
 
     Args:

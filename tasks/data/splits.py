@@ -161,8 +161,8 @@ class ImageData:
     def fingerprint(self) -> str:
         """Return a hash of the number of images in each split, and of the first images of validation and test.
 
-        Files of earlier versions hold no `digests` but this hash. It is still stored, so that earlier versions read new
-        files.
+        It covers the images as the network sees them, while `digests` cover the files that they are made from. Files of
+        earlier versions hold this hash alone.
         """
         normalize = self.make_normalizer()
         digest = hashlib.sha256("/".join(str(count_images(self.split(name))) for name in SPLITS).encode())
@@ -181,7 +181,10 @@ class ImageData:
         """
         if (stored := provenance.get("images")) is None:
             return [] if self.fingerprint() == provenance["data_fingerprint"] else list(SPLITS)
-        return [name for name in SPLITS if self.digests[name] != stored.get(name)]
+        if others := [name for name in SPLITS if self.digests[name] != stored.get(name)]:
+            return others
+        # Equal files become other images if the code that crops or distorts them has changed.
+        return [] if self.fingerprint() == provenance["data_fingerprint"] else ["val", "test"]
 
 
 def find_normalization(images: Dataset) -> Colors | None:

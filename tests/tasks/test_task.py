@@ -50,6 +50,14 @@ def test_files_of_earlier_versions_are_compared_by_their_fingerprint(data):
         require_images(spec, data, make_checkpoints(model, data_fingerprint="another"))
 
 
+def test_equal_files_that_are_distorted_in_another_way_are_other_images(data):
+    spec, model = task_spec(steps_config()), torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3))
+    stored = record_images(data) | {"data_fingerprint": "of another distortion"}
+    require_images(spec, data, make_checkpoints(model, **record_images(data)))
+    with pytest.raises(UserError, match="the val and test images of digits"):
+        require_images(spec, data, make_checkpoints(model, **stored))
+
+
 @pytest.mark.parametrize("score_with, told", [
     (None, r"the val images of digits in task\.data\.root=data .*made\.safetensors.* Set task\.data\.root"),
     ("my_code:task", r"val images that task\.score_with=my_code:task .*made\.safetensors.* Set task\.score_with"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.evaluate import evaluate, score_source
+from core.evaluation.evaluate import evaluate, warn_of_nan
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
@@ -235,5 +235,5 @@ def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):
     vectors_MD = torch.ones(9, 2)
     vectors_MD[1:8, 0] = torch.nan
     with caplog.at_level(logging.WARNING):
-        score_source(Source("p_diff", Kind.GENERATED, lambda: vectors_MD, ("test",)), {"test": score_fn})
+        warn_of_nan("p_diff", "test", score_fn(vectors_MD))
     assert "p_diff: 7 of 9" in caplog.text and "test" in caplog.text and "1, 2, 3, 4, 5 and 2 more" in caplog.text

@@ -18,8 +18,8 @@ from tests.core.tiny import assert_same, damaged_copies
 def test_the_two_files_give_back_every_model(tmp_path, tiny_models):
     tiny_models.save(tmp_path)
     read = GeneratedModels.load(tmp_path)
-    assert (read.subset, read.origin) == (tiny_models.subset, {**tiny_models.origin, "num_models": 3})
-    assert read.origin == {"seed": 7, "generator": "0123456789abcdef", "num_models": 3}
+    assert (read.subset, read.identity) == (tiny_models.subset, {**tiny_models.identity, "num_models": 3})
+    assert read.identity == {"seed": 7, "generator": "0123456789abcdef", "num_models": 3}
     for number in range(3):
         rows = unflatten(tiny_models.vectors_MD[number], tiny_models.subset)
         assert_same(read.state_dict(number), {**tiny_models.network, **rows})

@@ -47,7 +47,7 @@ class RecordDiffusion(Callback):
 
     def on_train_start(self, trainer, module):
         self.latents_KL = module.rows_K.clone()  # the diffusion stage is last, so its rows remain
-        self.held_out = module.held_out
+        self.held_out = module.held_out_arguments
 
     def on_train_batch_end(self, trainer, module, *_):
         if isinstance(module, LatentDiffusionModule):
