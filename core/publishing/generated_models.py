@@ -80,7 +80,9 @@ class GeneratedModels:
 
     @classmethod
     def load(cls, folder: Path) -> "GeneratedModels":
-        """Open the two files of a folder; they are memory-mapped, so only the models that are used are read.
+        """Open the two files of a folder and check their hashes, which reads all numbers once.
+
+        The tensors stay memory-mapped, so models that are not used can leave the memory again.
 
         Raises:
             UserError: A file is missing or damaged, or the two files do not belong together.

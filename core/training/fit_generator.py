@@ -47,8 +47,10 @@ def fit_generator(
 
     Args:
         system: How the stages are built and trained. Without a denoiser there is no second stage.
-        checkpoints: The vectors to learn. They are read row by row or column by column, so they need not fit into
-            memory. If the set has held-out vectors for validation, both stages also log a held-out loss.
+        checkpoints: The vectors to learn. Both stages and the encoding between them read the shards row by row or
+            column by column, so the vectors need not fit into memory. Scoring is different: it holds all K × D numbers
+            in memory (`CheckpointSet.vectors_KD`). If the set has held-out vectors for validation, both stages also log
+            a held-out loss.
         seed: The result depends on `system`, `checkpoints` and this seed only.
         state_dir: The folder of the training states.
         make_trainer: Lightning's Trainer with the machine's options bound.

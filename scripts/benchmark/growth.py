@@ -74,12 +74,12 @@ def train(kind: Callable[[int], Autoencoder], num_steps: int, path: Path, *, dev
     """Load, adapt and train; return seconds before the first step, seconds per later step and peak bytes."""
     start = time.perf_counter()
     checkpoints = CheckpointSet.load(path)
-    normalizer = Normalizer.per_tensor(checkpoints.vectors_KD, checkpoints.subset)
+    normalizer = Normalizer.per_tensor(checkpoints.rows, checkpoints.subset)
     autoencoder = kind(checkpoints.subset.num_params)
     prepared_K = autoencoder.adapt(
-        lambda part: normalizer.select_columns(part).normalize(checkpoints.vectors_KD[:, part]), len(checkpoints)
+        lambda part: normalizer.select_columns(part).normalize(checkpoints.rows.columns(part)), len(checkpoints)
     )
-    rows = (checkpoints.vectors_KD, normalizer) if prepared_K is None else (prepared_K,)
+    rows = (checkpoints.rows, normalizer) if prepared_K is None else (prepared_K,)
     module = AutoencoderModule(
         autoencoder,
         *rows,

@@ -43,11 +43,9 @@ def run(findings: Findings, device: torch.device, rehearse: bool) -> None:
 
 
 def list_overrides(root: Path, epochs: int, rehearse: bool) -> list[str]:
-    """Return the overrides of the run: the paper's networks, or tiny networks for a rehearsal."""
+    """Return the overrides of the run: the networks of the experiment, or tiny networks for a rehearsal."""
     shared = [
         "experiment=cifar100_resnet18_k200",
-        "system/autoencoder=paper",
-        "system/denoiser=conv",
         f"task.data.root={root}",
         "task.data.verify=false",
     ]
