@@ -76,7 +76,8 @@ def main(cfg: DictConfig) -> None:
         num_devices=num_devices,
     )
     checkpoints.save(path)
-    shutil.rmtree(state_dir, ignore_errors=True)  # With task.epochs=0 nothing was trained, so there is no folder.
+    # The checkpoints are in their file now, so the command succeeds even if the folder cannot be deleted.
+    shutil.rmtree(state_dir, ignore_errors=True)
     accuracy_K = checkpoints.accuracy_K
     log.info(
         "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation accuracy %.2f–%.2f%%",

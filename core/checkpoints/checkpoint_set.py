@@ -101,7 +101,8 @@ class CheckpointSet:
     def fingerprint(self) -> str:
         """A hash of vectors, subset and network; a generator stores the hash of the set that it was trained on.
 
-        It comes from the stored hashes of all vectors of the file and from K, so the vectors are not read again. For a
+        It comes from the stored hashes of all vectors of the file and from K, so the vectors are not read again. The
+        first k rows of a larger zoo therefore have another fingerprint than a zoo of these k rows alone. For a
         file of version 1, which stores no hashes, it is the hash of the first K vectors themselves. It is computed
         once, so the tensors of a set must never be changed in place.
         """
@@ -159,10 +160,14 @@ class CheckpointSet:
             )
 
     def check_vectors(self) -> tuple[str, ...]:
-        """Check that all vectors are finite and have the content that was written; return the hash of each shard.
+        """Check that all vectors are finite and that the rows have the content that was written.
 
         One pass reads all K × D numbers, so it runs only when a file is read or written. It reads a few rows at a time,
-        because the vectors are memory-mapped and may be larger than main memory.
+        because the vectors are memory-mapped and may be larger than main memory. The held-out vectors are checked after
+        the rows, for finite numbers alone.
+
+        Returns:
+            The hash of each shard of the rows.
 
         Raises:
             UserError: The content of a file was changed, or a number is NaN or infinite. The message names the file, or
@@ -170,15 +175,12 @@ class CheckpointSet:
         """
         unusable, count = "", 0
 
-        def find_unusable(block_BD: Tensor) -> None:
+        def check_rows(block_BD: Tensor) -> None:
             nonlocal unusable, count
-            if not unusable and not torch.isfinite(block_BD).all():
-                row, column = (~torch.isfinite(block_BD)).nonzero()[0].tolist()
-                value, name = block_BD[row, column].item(), self.subset.find_name(column)
-                unusable = f"checkpoint {count + row} holds {value} in {name}"
+            unusable = unusable or self._find_unusable(block_BD, "checkpoint", count)
             count += len(block_BD)
 
-        hashes = self.rows.hash_anew(find_unusable)
+        hashes = self.rows.hash_anew(check_rows)
         for number, (stored, found) in enumerate(zip(self.rows.stored_hashes, hashes, strict=False)):
             if stored != found:
                 file = self.rows.files[number] if self.rows.files else self.path
@@ -186,12 +188,22 @@ class CheckpointSet:
                     f"{file} is damaged or belongs to another zoo: its vectors are not those that {self.path} was "
                     f"written with. Restore this file. If you have no copy: {COLLECT_AGAIN.lower()}"
                 )
+        held_out = () if self.held_out_HD is None else self.held_out_HD.split(ROWS_AT_ONCE)
+        for number, block_BD in enumerate(held_out):
+            unusable = unusable or self._find_unusable(block_BD, "held-out checkpoint", number * ROWS_AT_ONCE)
         if unusable:
             raise UserError(
                 f"{self.path or 'the checkpoints'}: {unusable}. "
                 "Remove this checkpoint, or set a smaller learning rate and collect again"
             )
         return hashes
+
+    def _find_unusable(self, block_BD: Tensor, label: str, first: int) -> str:
+        """Return where vectors hold NaN or infinity, counting them from `first`; an empty text if they do not."""
+        if torch.isfinite(block_BD).all():
+            return ""
+        row, column = (~torch.isfinite(block_BD)).nonzero()[0].tolist()
+        return f"{label} {first + row} holds {block_BD[row, column].item()} in {self.subset.find_name(column)}"
 
     def save(self, path: Path) -> None:
         """Write the set as one file; the vectors of a large zoo get files of their own beside it, which come first.
@@ -246,7 +258,7 @@ class CheckpointSet:
             path,
             KIND,
             hint="Run python task_training.py with the same overrides, or set task.param.path=FILE",
-            unverified=("vectors",),
+            unverified=("vectors", "held_out"),
             versions=(FIRST_VERSION, FORMAT_VERSION),
         )
         tensors, metadata = artifact.tensors, artifact.metadata
@@ -280,6 +292,8 @@ class CheckpointSet:
         shards = dict(zip(rows.files, rows.stored_hashes, strict=False))
         files = VerifiedFiles(path, {path: hash_json(dict(artifact.hashes)), **shards})
         if not files.are_unchanged():
+            if checkpoints.held_out_HD is not None:
+                artifact.verify("held_out")
             checkpoints.check_vectors()
             files.remember()
         return checkpoints

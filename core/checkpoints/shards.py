@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from core.checkpoints.vector_rows import VectorRows
-from core.runtime.artifacts import FORMAT_VERSION, open_artifact, replace_atomically, save_artifact
+from core.runtime.artifacts import FORMAT_VERSION, link_or_copy, open_artifact, replace_atomically, save_artifact
 from core.runtime.errors import UserError
 
 KIND, TENSOR = "vectors", "vectors"
@@ -96,6 +96,7 @@ class ShardFile:
 
     def create(self) -> None:
         """Write the header and reserve the rows, which are zeros that take no disk space yet."""
+        self.path.unlink(missing_ok=True)  # The old file may be linked to a finished zoo, which must keep its rows.
         with self.path.open("wb") as file:
             file.write(self.header)
             file.truncate(self.size)
@@ -121,18 +122,17 @@ class VectorFiles:
 
     A file gets its final size at first and its rows when they are ready. So the vectors never lie in memory together,
     and a finished row is not copied again. Files of an interrupted collection with the same K, H and D are continued.
+    If `continued` is false, `create` must be called before the first vector is written.
 
     Args:
-        folder: The folder of training states, which is created.
+        folder: The folder of training states.
         k: K, the number of checkpoints.
         held_out: H, the number of vectors after the K-th; they lie in a file of their own.
         num_params: D.
-
-    Raises:
-        UserError: The folder cannot be written to, or the disk has less free space than the vectors need.
     """
 
     def __init__(self, folder: Path, k: int, held_out: int, num_params: int):
+        self._folder = folder
         plan = {"k": k, "held_out": held_out}
         sizes = plan_shards(k, num_params)
         names = [f"vectors-{number:05d}.safetensors" for number in range(len(sizes))]
@@ -144,16 +144,22 @@ class VectorFiles:
         self._written: set[int] = set()  # the numbers of the files that `sync` has to flush
         self.num_checkpoints, self.num_vectors = k, k + held_out
         self.continued = all(shard.exists() for shard in self._all)  # whether an earlier session made the files
-        if not self.continued:
-            with explain_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                self._require_space(folder)
-                for shard in self._all:
-                    shard.create()
 
     @property
     def _all(self) -> list[ShardFile]:
         return [*self._shards, *self._held_out]
+
+    def create(self) -> None:
+        """Create the folder and all files anew, without vectors.
+
+        Raises:
+            UserError: The folder cannot be written to, or the disk has less free space than the vectors need.
+        """
+        with explain_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._require_space(self._folder)
+            for shard in self._all:
+                shard.create()
 
     def _require_space(self, folder: Path) -> None:
         needed, free = sum(shard.size for shard in self._all), shutil.disk_usage(folder).free
@@ -238,14 +244,6 @@ def place_shards(rows: VectorRows, hashes: Sequence[str], index: Path) -> list[d
             save_artifact(path, KIND, {TENSOR: shard}, metadata={})
         record.append({"file": path.name, "rows": len(shard), "sha256": found})
     return record
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it if the file system cannot do this or `target` lies on another one."""
-    with suppress(OSError):
-        os.link(source, target)
-        return
-    shutil.copyfile(source, target)
 
 
 def find_shards(record: Sequence[Mapping[str, Any]], index: Path, *, num_params: int, advice: str) -> VectorRows:

@@ -57,7 +57,10 @@ class VectorRows:
 
     @property
     def identity(self) -> tuple[int, tuple[str, ...]]:
-        """K, and the hashes of all shards of the whole zoo. Reads the vectors only if no hashes are stored."""
+        """The number of these rows, and the hashes of all shards of the whole zoo, of which they may be the first rows.
+
+        The vectors are read only if no hashes are stored.
+        """
         return len(self), (self._zoo or self)._hashes
 
     @cached_property

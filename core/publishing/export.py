@@ -5,7 +5,6 @@ M generated models · D numbers in one flattened subset.
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.publishing.generated_models import GeneratedModels
 from core.publishing.model_card import Description, write_model_card
-from core.runtime.artifacts import find_free_name, read_json
+from core.runtime.artifacts import find_free_name, link_or_copy, read_json
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 
@@ -119,11 +118,3 @@ def check_space(models: GeneratedModels, num_exported: int, folder: Path) -> Non
             f"but {folder.parent} has only {free / 1e9:.1f} GB free. "
             "Set a smaller generation.num_models or generation.num_exported"
         )
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Create `target` as a hard link to `source`, or as a copy if the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

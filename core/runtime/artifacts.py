@@ -6,7 +6,8 @@ hashes of its content, so a file that was changed or damaged later is refused.
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing `target`; copy it if the file system has no hard links between the two."""
+    target.unlink(missing_ok=True)  # Copying into a file that exists would change all files that are linked to it.
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def find_free_name(path: Path) -> Path:
     """Return the first of `path`.1, `path`.2, … that does not exist, to move `path` there."""
     number = 1
@@ -104,11 +114,14 @@ def remove_hash(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: The content was changed.
     """
-    # Damage to the name of the hash must not make the file look like one of an earlier version.
     name = HASH if HASH in content else list(content)[-1]
     rest = {key: value for key, value in content.items() if key != name}
-    if (name == HASH) != (content[name] == hash_json(rest)):
+    matches = content[name] == hash_json(rest)
+    if name == HASH and not matches:
         raise ValueError("its content was changed after it was written")
+    # A file of an earlier version has no hash. If the last entry is the hash of the others, only its name was damaged.
+    if name != HASH and matches:
+        raise ValueError(f"the name of its hash was changed to {name}")
     return rest if name == HASH else content
 
 
@@ -122,18 +135,13 @@ class Artifact:
     metadata: dict[str, Any]
     hashes: Mapping[str, str]  # the stored hash of each tensor by its name; empty in files without hashes
 
-    def verify(self, name: str, on_rows: Callable[[Tensor], None] | None = None) -> None:
-        """Check that a tensor has the content that was written; a file without hashes passes unchecked.
-
-        Args:
-            name: The name of the tensor.
-            on_rows: Passed on to `hash_tensor`; it is also called for files without hashes.
+    def verify(self, name: str) -> None:
+        """Check that the tensor `name` has the content that was written; a file without hashes passes unchecked.
 
         Raises:
             UserError: The tensor was changed.
         """
-        found = hash_tensor(self.tensors[name], on_rows) if self.hashes or on_rows else None
-        if self.hashes and found != self.hashes[name]:
+        if self.hashes and hash_tensor(self.tensors[name]) != self.hashes[name]:
             raise_damaged(self.path, f"tensor {name} does not have the content that was written")
 
 

@@ -17,16 +17,15 @@ class FitProgress(Callback):
 
     Args:
         progress: The progress of the stage.
-        num_steps: Steps after which the fit stops; None counts the steps of all epochs and shows the epochs.
     """
 
-    def __init__(self, progress: StageProgress, num_steps: int | None = None):
-        self.progress, self.num_steps = progress, num_steps
+    def __init__(self, progress: StageProgress):
+        self.progress = progress
         self._has_counted = False
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Show the number of the epoch if there are several epochs."""
-        if trainer.is_global_zero and self._names_epochs(trainer):
+        if trainer.is_global_zero and has_epochs(trainer):
             self.progress.show(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(
@@ -35,7 +34,7 @@ class FitProgress(Callback):
         """Count one step, and in a resumed fit also the steps of earlier sessions."""
         if not trainer.is_global_zero:
             return
-        total = self.num_steps or (trainer.max_epochs or 1) * trainer.num_training_batches
+        total = (trainer.max_epochs or 1) * trainer.num_training_batches
         if not self._has_counted:
             self.progress.skip((trainer.current_epoch * trainer.num_training_batches + batch_idx) / total)
             self._has_counted = True
@@ -46,7 +45,7 @@ class FitProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Show the metrics of the epoch, which waits for the device once."""
-        if trainer.is_global_zero and self._names_epochs(trainer):
+        if trainer.is_global_zero and has_epochs(trainer):
             metrics = {name: value for name, value in trainer.progress_bar_metrics.items() if isinstance(value, float)}
             self.progress.measure(**metrics)
             self.progress.end_epoch()
@@ -66,5 +65,7 @@ class FitProgress(Callback):
         if self.progress.is_copy:
             self.progress.clear()
 
-    def _names_epochs(self, trainer: Trainer) -> bool:
-        return self.num_steps is None and (trainer.max_epochs or 1) > 1
+
+def has_epochs(trainer: Trainer) -> bool:
+    """Return whether a fit has several epochs, whose numbers are shown."""
+    return (trainer.max_epochs or 1) > 1

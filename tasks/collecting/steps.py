@@ -123,7 +123,9 @@ class StepsCollection(Collection):
         num_steps = (k + self.held_out) * every
         files = VectorFiles(state_dir, k, self.held_out, subset.num_params)
         if not files.continued:
-            forget_fit(NAME, state_dir)  # a training state without its vectors is of no use
+            # The training state goes first: after a crash in between, it would count as the state of the new files.
+            forget_fit(NAME, state_dir)
+            files.create()
         fit(
             module,
             TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers, num_steps=num_steps),
@@ -133,7 +135,6 @@ class StepsCollection(Collection):
             progress=progress,
             callbacks=[Snapshots(files, subset, every=every, state_file=state_dir / OPTIMIZER_FILE)],
         )
-        files.sync()
         optimizer, _ = load_artifact(state_dir / OPTIMIZER_FILE, "optimizer", f"Delete {state_dir} to collect again")
         origin = torch.tensor([[0, step] for step in range(every, num_steps + 1, every)])
         return CollectedVectors(
@@ -181,7 +182,8 @@ class SubsetTraining(Classifier):
 class Snapshots(Callback):
     """A callback that writes the subset into files after every `every`-th optimizer step.
 
-    After the K-th checkpoint it also writes the state of the optimizer.
+    After the K-th checkpoint it also writes the state of the optimizer. A fit that ends before the last vector fails,
+    so it never counts as finished.
 
     Args:
         files: The files of the vectors.
@@ -192,6 +194,20 @@ class Snapshots(Callback):
 
     def __init__(self, files: VectorFiles, subset: ParameterSubset, *, every: int, state_file: Path):
         self.files, self.subset, self.every, self.state_file = files, subset, every, state_file
+        self.num_steps = files.num_vectors * every
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the Trainer does not limit the steps; raises `UserError`."""
+        if trainer.max_steps >= 0:
+            self._require_steps(trainer.max_steps)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the batches suffice for all steps, because a pass that was cut short could not be resumed.
+
+        Raises:
+            UserError: There are too few batches.
+        """
+        self._require_steps(int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the subset if a snapshot is due."""
@@ -203,6 +219,24 @@ class Snapshots(Callback):
         if count == self.files.num_checkpoints:
             state = copy_optimizer_state(trainer.optimizers[0], pl_module.model)
             save_artifact(self.state_file, "optimizer", flatten_state(state), metadata={})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that all vectors were written and have reached the disk.
+
+        Raises:
+            UserError: The fit ended before the last vector.
+        """
+        self._require_steps(trainer.global_step)
+        self.files.sync()
+
+    def _require_steps(self, made: int) -> None:
+        if made < self.num_steps:
+            raise UserError(
+                f"the Trainer makes only {made} of the {self.num_steps} optimizer steps that {self.files.num_vectors} "
+                "checkpoints need. Remove the Trainer option that ends the training early "
+                "(trainer.limit_train_batches, trainer.max_steps, trainer.fast_dev_run or "
+                "trainer.accumulate_grad_batches), then run the command again"
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make sure that no training state is ahead of the vectors on the disk."""

@@ -125,6 +125,8 @@ def train_networks(
     task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
     num_held_out = sum(planned.held_out for planned in plan)
     files = VectorFiles(state_dir, len(plan) - num_held_out, num_held_out, subset.num_params) if plan[1:] else None
+    if files is not None and not files.continued:
+        files.create()
     seconds, first_history_ED = 0.0, None
     progress = progress or StageProgress()
     for index, planned in enumerate(progress.track(plan)):

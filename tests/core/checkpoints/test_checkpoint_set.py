@@ -113,6 +113,20 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_tensor(tmp_path, tiny_c
     assert str(path) in str(error.value)
 
 
+def test_a_held_out_number_that_is_not_finite_is_named_by_row_and_tensor(saved, tiny_checkpoints):
+    held_out_HD = torch.zeros(40, 60)  # more rows than are checked at once
+    held_out_HD[37, 14] = float("nan")  # the first of 1.bias
+    artifact = open_artifact(saved, "checkpoints", versions=[2])
+    tensors = artifact.tensors | {"held_out": held_out_HD}
+    save_artifact(saved, "checkpoints", tensors, metadata=artifact.metadata, version=2)
+    with pytest.raises(UserError, match=r"held-out checkpoint 37 holds nan in 1\.bias"):
+        CheckpointSet.load(saved)
+    path = saved.with_name("bad.safetensors")
+    with pytest.raises(UserError, match="held-out checkpoint 37 "):
+        replace(tiny_checkpoints, held_out_HD=held_out_HD).save(path)
+    assert not path.exists()
+
+
 def test_vectors_of_another_size_than_the_subset_are_refused_with_both(tiny_checkpoints):
     with pytest.raises(UserError, match=r"\(12, 59\) .* 60 numbers"):
         replace(tiny_checkpoints, rows=VectorRows([tiny_checkpoints.vectors_KD[:, :59]]))

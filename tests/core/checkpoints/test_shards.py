@@ -16,6 +16,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.optimizer_state import copy_optimizer_state
 from core.checkpoints.shards import VectorFiles
 from core.checkpoints.vector_rows import VectorRows
+from core.runtime.artifacts import Artifact
 from core.runtime.errors import UserError
 from tests.core.tiny import make_checkpoints, make_network
 
@@ -35,6 +36,14 @@ def path(tmp_path):
 
 def shard(path: Path, number: int) -> Path:
     return path.with_name(f"zoo-vectors-{number:05d}.safetensors")
+
+
+def make_files(folder: Path, k: int = 12, held_out: int = 3, width: int = 60) -> VectorFiles:
+    """Return the files of a collection; files of another collection are replaced."""
+    files = VectorFiles(folder, k, held_out, width)
+    if not files.continued:
+        files.create()
+    return files
 
 
 def flip_bit(path: Path) -> None:
@@ -170,7 +179,7 @@ class TestShards:
         if not links:
             monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
         folder, vectors_KD = path.parent / "state", torch.randn(15, 60)
-        files = VectorFiles(folder, 12, 3, 60)
+        files = make_files(folder)
         assert not files.continued
         for index in (14, 0, *range(1, 14)):
             files.write(index, vectors_KD[index])
@@ -202,6 +211,23 @@ def test_the_check_is_remembered_until_a_file_changes(path, tiny_checkpoints, co
     assert count_hashed.total() == 4, "what cannot be remembered is checked each time"
 
 
+def test_held_out_vectors_are_hashed_once_and_refused_if_they_were_changed(path, tiny_checkpoints, monkeypatch):
+    replace(tiny_checkpoints, held_out_HD=torch.full((5, 60), 7.0)).save(path)
+    hashed = []
+    verify = Artifact.verify
+    monkeypatch.setattr(Artifact, "verify", lambda self, name: hashed.append(name) or verify(self, name))
+    for _ in range(2):
+        CheckpointSet.load(path)
+    assert hashed.count("held_out") == 1 and hashed.count("accuracy") == 2
+    content = path.read_bytes()
+    sevens = torch.full((5, 60), 7.0).numpy().tobytes()
+    assert content.count(sevens) == 1
+    path.write_bytes(content.replace(sevens, sevens[:-1] + b"\x41"))
+    for _ in range(2):  # a failed check is not remembered
+        with pytest.raises(UserError, match=r"zoo\.safetensors is damaged: tensor held_out "):
+            CheckpointSet.load(path)
+
+
 def test_a_changed_bit_of_the_only_file_is_refused(path, tiny_checkpoints):
     tiny_checkpoints.save(path)
     flip_bit(path)
@@ -211,22 +237,31 @@ def test_a_changed_bit_of_the_only_file_is_refused(path, tiny_checkpoints):
 
 @pytest.mark.parametrize("k, held_out, width", [(12, 3, 60), (12, 4, 60), (11, 3, 60), (12, 3, 59)])
 def test_only_files_of_the_same_collection_are_continued(tmp_path, k, held_out, width):
-    VectorFiles(tmp_path, 12, 3, 60).write(2, torch.ones(60))
-    again = VectorFiles(tmp_path, k, held_out, width)
+    make_files(tmp_path).write(2, torch.ones(60))
+    again = make_files(tmp_path, k, held_out, width)
     assert again.continued == ((k, held_out, width) == (12, 3, 60))
     assert bool(again.open_rows().to_tensor()[2].any()) == again.continued
 
 
 def test_files_that_are_missing_or_cut_are_made_again(tmp_path, small_shards):
     for damage in (Path.unlink, lambda file: os.truncate(file, 500)):
-        VectorFiles(tmp_path, 12, 3, 60).write(0, torch.ones(60))
+        make_files(tmp_path).write(0, torch.ones(60))
         damage(tmp_path / "vectors-00001.safetensors")
-        assert not VectorFiles(tmp_path, 12, 3, 60).continued and VectorFiles(tmp_path, 12, 3, 60).continued
+        assert not make_files(tmp_path).continued and make_files(tmp_path).continued
+
+
+def test_files_that_are_made_again_leave_their_links_alone(tmp_path):
+    make_files(tmp_path / "state").write(0, torch.ones(60))
+    backup = tmp_path / "backup.safetensors"
+    os.link(tmp_path / "state/vectors-00000.safetensors", backup)
+    content = backup.read_bytes()
+    make_files(tmp_path / "state", k=11)
+    assert backup.read_bytes() == content
 
 
 def test_too_little_space_is_refused_before_anything_is_collected(tmp_path):
     with pytest.raises(UserError, match=r"10000 vectors need 40000\.0 GB .*task\.param\.path"):
-        VectorFiles(tmp_path / "state", 10_000, 0, 1_000_000_000)
+        make_files(tmp_path / "state", 10_000, 0, 1_000_000_000)
     assert not list((tmp_path / "state").iterdir())
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from core.runtime import artifacts, content_hash
 from core.runtime.artifacts import (
+    link_or_copy,
     load_artifact,
     open_artifact,
     read_json,
@@ -130,15 +131,25 @@ def test_a_changed_tensor_is_named_with_what_to_do(tmp_path, name):
         artifact.verify(name)
 
 
-def test_a_tensor_can_be_verified_in_one_pass_with_another_check(tmp_path, monkeypatch):
+def test_a_tensor_is_hashed_in_one_pass_with_another_check(monkeypatch):
+    matrix, blocks = LAYOUT_TENSORS["matrix"], []
+    whole = hash_tensor(matrix)
     monkeypatch.setattr(content_hash, "BLOCK_BYTES", 40)  # two rows of four float32 numbers
-    path = tmp_path / "x.safetensors"
-    save_artifact(path, "thing", LAYOUT_TENSORS, metadata={})
-    artifact, blocks = open_artifact(path, "thing", unverified=["matrix"]), []
-    artifact.verify("matrix", blocks.append)
+    assert hash_tensor(matrix, blocks.append) == whole
     assert [len(rows_B4) for rows_B4 in blocks] == [2, 1]
-    torch.testing.assert_close(torch.cat(blocks), LAYOUT_TENSORS["matrix"], rtol=0, atol=0)
-    assert artifact.hashes["matrix"] == hash_tensor(LAYOUT_TENSORS["matrix"])
+    torch.testing.assert_close(torch.cat(blocks), matrix, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_link_or_copy_replaces_its_target_and_no_file_that_is_linked_to_it(tmp_path, monkeypatch, links):
+    source, target, backup = (tmp_path / name for name in ("source", "target", "backup"))
+    source.write_text("new")
+    target.write_text("old")
+    os.link(target, backup)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    link_or_copy(source, target)
+    assert (target.read_text(), backup.read_text()) == ("new", "old") and target.samefile(source) == links
 
 
 def test_a_hash_depends_on_type_and_shape_and_not_on_blocks_or_strides(monkeypatch):
@@ -154,9 +165,7 @@ def test_a_file_without_hashes_is_read(tmp_path):
     save_file({"t": torch.ones(2)}, path, {"kind": "thing", "format_version": "1", "metadata": '{"seed": 3}'})
     tensors, metadata = load_artifact(path, "thing")
     assert tensors["t"].tolist() == [1, 1] and metadata == {"seed": 3}
-    artifact, blocks = open_artifact(path, "thing"), []
-    artifact.verify("t", blocks.append)
-    assert artifact.hashes == {} and len(blocks) == 1
+    assert open_artifact(path, "thing").hashes == {}
 
 
 @pytest.mark.parametrize("metadata", [{}, {"metadata": "{not json"}])

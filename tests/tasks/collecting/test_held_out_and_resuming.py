@@ -5,11 +5,13 @@ from datetime import timedelta
 import pytest
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 
 from core.checkpoints import shards
 from core.checkpoints.subset import resolve_subset, unflatten
 from core.runtime import trainer
+from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from tasks.collecting.collection import TrainedNetworks
 from tasks.collecting.steps import SubsetTraining, find_owners_of_statistics
@@ -87,6 +89,63 @@ def test_a_training_state_without_its_vectors_is_not_continued(model, data, subs
         (tmp_path / "broken/vectors-00000.safetensors").unlink()
     resumed = collect_vectors(cfg, trained, data, tmp_path / "broken")
     assert_same(contents(resumed), contents(collect_vectors(cfg, trained, data, tmp_path / "unbroken")))
+
+
+REFUSED = r"only {} of the 22 optimizer steps that 11 checkpoints need\..*trainer\.limit_train_batches"
+
+
+@pytest.mark.parametrize("option, steps", [
+    ("limit_train_batches=6", 6), ("max_steps=16", 16), ("fast_dev_run=true", 1), ("accumulate_grad_batches=2", 11),
+])  # fmt: skip
+def test_an_option_that_ends_the_training_early_is_refused(model, data, subset, tmp_path, option, steps):
+    cfg = steps_config(*WORDS, f"+trainer.{option}")
+    for _ in range(2):  # the second attempt does not take the first one for a finished fit
+        with pytest.raises(UserError, match=REFUSED.format(steps)):
+            collect_vectors(cfg, TrainedNetworks(model, subset), data, tmp_path)
+    assert not list(tmp_path.glob("collect.*")), "nothing was trained"
+
+
+class EndEarly(Callback):
+    """A callback that ends the training after 16 steps, among the held-out vectors, without an error."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == 16
+
+
+def test_a_training_that_ended_early_is_refused_and_resumed(model, data, subset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))
+    cfg, trained = steps_config(*WORDS), TrainedNetworks(model, subset)
+    with pytest.raises(UserError, match=REFUSED.format(16)):
+        collect_vectors(cfg, trained, data, tmp_path / "early", EndEarly())
+    assert (tmp_path / "early/collect.ckpt").is_file() and not (tmp_path / "early/collect.safetensors").exists()
+    resumed = collect_vectors(cfg, trained, data, tmp_path / "early")
+    assert_same(contents(resumed), contents(collect_vectors(cfg, trained, data, tmp_path / "whole")))
+
+
+def test_the_vectors_reach_the_disk_before_the_fit_counts_as_finished(model, data, subset, tmp_path, monkeypatch):
+    events = []
+    for owner, name in ((shards.ShardFile, "write"), (shards.ShardFile, "sync"), (trainer, "save_artifact")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, _name=name, _do=original, **more: events.append(_name) or _do(*args, **more)
+        )
+    collect_vectors(steps_config(*WORDS), TrainedNetworks(model, subset), data, tmp_path)
+    assert events[-4:] == ["write", "sync", "sync", "save_artifact"]  # the checkpoints and the held-out vectors
+
+
+def test_the_training_state_of_other_vectors_is_deleted_before_new_files_exist(
+    model, data, subset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(microseconds=1))
+    trained = TrainedNetworks(model, subset)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        collect_vectors(steps_config(*WORDS), trained, data, tmp_path, StopAfter(9))
+    states = []
+    monkeypatch.setattr(shards.ShardFile, "create", lambda _: states.append(list(tmp_path.glob("collect.*"))) or 1 / 0)
+    assert (tmp_path / "collect.ckpt").is_file()
+    with pytest.raises(ZeroDivisionError):
+        collect_vectors(steps_config(*WORDS, "task.param.k=5"), trained, data, tmp_path)
+    assert states == [[]]
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])
