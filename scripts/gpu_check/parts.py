@@ -40,7 +40,9 @@ PARTS = (
         "every test passes",
     ),
     Part("quickstart", "task_training.py and train_p_diff.py on digits with the default settings, in an empty folder"),
-    Part("cifar100", "both commands on data shaped like CIFAR-100, with the networks of the second release at batch 200"),
+    Part(
+        "cifar100", "both commands on data shaped like CIFAR-100, with the networks of the second release at batch 200"
+    ),
     Part(
         "vit_base",
         "ViT-Base at 224×224 with random weights: training its last norm layers, and scoring in fp32, TF32 and bf16",
