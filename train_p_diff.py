@@ -75,6 +75,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
+    restored = Task.restore(task, scoring, checkpoints)  # before any training, because other images are refused
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
@@ -85,7 +86,7 @@ def main(cfg: DictConfig) -> None:
     generator = open_generator(cfg, system, checkpoints, run)
     vectors_MD = sample(cfg, generator, stages)
     score_and_report(
-        cfg, task, scoring, generator=generator, vectors_MD=vectors_MD, checkpoints=checkpoints, run=run, stages=stages
+        cfg, task, restored, generator=generator, vectors_MD=vectors_MD, checkpoints=checkpoints, run=run, stages=stages
     )
 
 
@@ -150,8 +151,8 @@ def gather(
 
 def score_and_report(
     cfg: DictConfig,
-    task: TaskSpec,
-    scoring: ScoringSpec,
+    spec: TaskSpec,
+    task: Task,
     *,
     generator: WeightGenerator,
     vectors_MD: Tensor,
@@ -165,7 +166,7 @@ def score_and_report(
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
         )
-        by_task = score_with_task(cfg, task, scoring, checkpoints, options=options, progress=progress)
+        by_task = score_with_task(cfg, spec, task, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
@@ -180,22 +181,16 @@ def score_and_report(
         write_json(run.metrics, metrics)
         page = write_page(run)
         if cfg.generation.num_exported:
-            described = describe_network(checkpoints, task.data)
+            described = describe_network(checkpoints, spec.data)
             export(models, checkpoints, described, run=run, num_exported=cfg.generation.num_exported)
     log.info("\n%s\n\nReport: %s", format_closing_words(metrics), page)
 
 
 def score_with_task(
-    cfg: DictConfig,
-    spec: TaskSpec,
-    scoring: ScoringSpec,
-    checkpoints: CheckpointSet,
-    *,
-    options: SourceOptions,
-    progress: StageProgress,
+    cfg: DictConfig, spec: TaskSpec, task: Task, *, options: SourceOptions, progress: StageProgress
 ) -> Scoring:
     """Return the functions with which the task scores and fine-tunes parameter vectors."""
-    task, last = Task.restore(spec, scoring, checkpoints), spec.last_optimization
+    last = spec.last_optimization
     tune = partial(
         finetune,
         task=task,
@@ -214,7 +209,7 @@ def score_with_task(
             settings={"optimizer": dict(last.make_optimizer.settings), "batch_size": last.batch_size},
             code=digest_code([locate(finetune)]),
         ),
-        settings=record_scoring(spec, task.data, scoring.precision),
+        settings=record_scoring(spec, task.data, task.scoring.precision),
         code=digest_scoring_code(spec),
         reuse=cfg.mode == "train",
     )

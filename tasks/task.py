@@ -63,8 +63,8 @@ def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) 
         images = f"the {names} images of {spec.data.dataset} in task.data.root={spec.data.root}"
         fix = "Set task.data.root to the folder of the images that it was made with"
     raise UserError(
-        f"{images} are not the ones that {checkpoints.path} was made with. {fix}, or task.param.path=FILE to another "
-        "checkpoints file"
+        f"{images} are not the ones that {checkpoints.path} was made with: an image or a label was changed, added or "
+        f"removed. {fix}, or task.param.path=FILE to another checkpoints file"
     )
 
 

@@ -136,7 +136,9 @@ class ScoreTable:
         Raises:
             UserError: The file is missing or damaged.
         """
-        with open_arrays(path, content="scores", advice="Delete the file and run the command again") as file:
+        with open_arrays(
+            path, content="scores", advice="train_p_diff.py with mode=train scores this source again"
+        ) as file:
             return cls(
                 path.stem,
                 file["vectors"],

@@ -96,6 +96,8 @@ class ScoreStore:
                 refused.setdefault(reason, []).append(source.name)
         for reason, names in refused.items():
             log.info("The stored scores of %s are computed again, because %s", ", ".join(names), reason)
+        if found:
+            log.info("Reusing the stored scores of %d sources", len(found))
         return found
 
     def put(self, source: Source, table: ScoreTable) -> ScoreTable:

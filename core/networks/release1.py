@@ -69,7 +69,9 @@ class Release1Autoencoder(Autoencoder):
         if length < 2:  # an instance norm over one position is not defined
             raise UserError(
                 f"{num_params} parameters are too few for an autoencoder with {layers} layers and fold={fold}. "
-                "Set system.autoencoder.fold=3, or choose another system.autoencoder"
+                "Set the release's smaller version, system.autoencoder.fold=3 "
+                "system.autoencoder.encoder_channels=[2,2,2,2] system.autoencoder.decoder_channels=[2,64,64,8], "
+                "or choose another system/autoencoder"
             )
         super().__init__(num_params, encoder_channels[-1] * length, input_noise=input_noise, latent_noise=latent_noise)
         self.padded_length, self.map_shape = padded_length, (encoder_channels[-1], length)

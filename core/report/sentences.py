@@ -44,6 +44,7 @@ FAMILY_MEANINGS = {
     AVERAGE: "the mean of {:g} random checkpoints",
     NOISED: "checkpoints plus noise of {:g} times each tensor's standard deviation",
 }
+LEAST_TOLD = 0.005  # smaller shares of the variance round to 0%
 LEAST_KEPT = 0.5  # If the autoencoder keeps a smaller share of the checkpoints' variance, little is left to learn.
 
 
@@ -179,7 +180,12 @@ def write_caution(verdict: Verdict) -> str | None:
     kept = verdict.variance_kept
     if kept is None or kept >= LEAST_KEPT:
         return None
-    share = f"only {100 * kept:.0f}%" if kept > 0.005 else "nothing"
+    if kept < -LEAST_TOLD:
+        return (
+            "The autoencoder has not learned the checkpoints: its reconstructions are farther from them than their "
+            "mean is. Set a larger system.autoencoder_steps, or another system/autoencoder."
+        )
+    share = f"only {100 * kept:.0f}%" if kept > LEAST_TOLD else "nothing"
     return (
         f"The autoencoder keeps {share} of the variance among the checkpoints, "
         "so generated models may be little more than the mean of the checkpoints. "

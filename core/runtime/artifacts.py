@@ -39,6 +39,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            temporary.chmod(0o666 & ~read_umask())  # safetensors gives files to their owner alone
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -48,6 +49,12 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path} ({reason}). Free disk space or choose another folder") from error
+
+
+def read_umask() -> int:
+    """Return the permissions that new files of this process do not get."""
+    os.umask(umask := os.umask(0))
+    return umask
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,7 +125,9 @@ def remove_hash(content: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in content.items() if key != name}
     matches = content[name] == hash_json(rest)
     if name == HASH and not matches:
-        raise ValueError("its content was changed after it was written")
+        raise ValueError(
+            "its content was changed after it was written; if that was on purpose, remove its entry sha256"
+        )
     # A file of an earlier version has no hash. If the last entry is the hash of the others, only its name was damaged.
     if name != HASH and matches:
         raise ValueError(f"the name of its hash was changed to {name}")

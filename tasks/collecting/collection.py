@@ -82,6 +82,8 @@ class CollectedVectors:
 class Collection(ABC):
     """A way to collect K checkpoints from training."""
 
+    held_out: int  # H, the number of further vectors that are held out from the checkpoints
+
     @classmethod
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Collection":

@@ -72,7 +72,8 @@ def collect_checkpoints(
             progress=progress,
         )
     stages.seconds["train_task"] = trained.seconds  # this includes the sessions before an interruption
-    with stages.stage("collect", f"{task.param.k} checkpoints") as progress, progress.part(units=2):
+    held_out = f" and {task.collect.held_out} held-out ones" if task.collect.held_out else ""
+    with stages.stage("collect", f"{task.param.k} checkpoints{held_out}") as progress, progress.part(units=2):
         with progress.part(name="train"):
             collected = task.collect.collect_vectors(
                 trained,

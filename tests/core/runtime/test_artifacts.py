@@ -298,9 +298,16 @@ def test_changed_json_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"accuracy": 0.5})
     path.write_text(path.read_text().replace("0.5", "0.9"))
-    expected = f"cannot read {path} (its content was changed after it was written). Restore or delete the file, "
-    with pytest.raises(UserError, match=f"^{re.escape(expected)}then run the command again$"):
+    reason = "its content was changed after it was written; if that was on purpose, remove its entry sha256"
+    expected = f"cannot read {path} ({reason}). Restore or delete the file, then run the command again"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         read_json(path)
+
+
+def test_artifacts_have_the_mode_of_ordinary_files(tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    save_artifact(tmp_path / "x.safetensors", "checkpoints", {"vectors": torch.ones(2)}, metadata={})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 @pytest.mark.parametrize("content", [{}, {"a": 1}, {"a": float("nan")}, [1, 2], "text", 3])
