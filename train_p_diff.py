@@ -3,7 +3,7 @@
     python train_p_diff.py [mode=train|test|generate] [task.param.k=50] [system/sampler=ddpm] …
 
 Run task_training.py first; it writes the checkpoints. configs/base.yaml explains the options. With the defaults
-(digits, ResNet-18, K = M = 200), both commands together take about 7 minutes on 2 CPU cores. Re-run an interrupted
+(digits, ResNet-18, K = M = 200), both commands together take about 8 minutes on 2 CPU cores. Re-run an interrupted
 command to resume it.
 """
 
