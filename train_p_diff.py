@@ -25,6 +25,7 @@ from core.evaluation.evaluate import Scoring, score_run
 from core.evaluation.intervals import Bootstrap
 from core.evaluation.sources import Finetuning, Material, SourceOptions
 from core.evaluation.summary import summarize_tables
+from core.evaluation.worth import measure_worth
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_matching_generator
 from core.publishing.export import export
@@ -39,7 +40,7 @@ from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
 from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
-from core.runtime.trainer import limit_to_one_device, pick_device
+from core.runtime.trainer import count_devices, limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
@@ -47,6 +48,7 @@ from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task, digest_scoring_code, record_scoring
+from tasks.training.deep_ensemble import check_deep_ensemble, list_deep_ensemble
 from tasks.training.finetuning import finetune
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
     restored = Task.restore(task, scoring, checkpoints)  # before any training, because other images are refused
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
@@ -166,7 +169,7 @@ def score_and_report(
         material = Material(
             checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
         )
-        by_task = score_with_task(cfg, spec, task, options=options, progress=progress)
+        by_task = score_with_task(cfg, spec, task, run=run, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
@@ -174,6 +177,7 @@ def score_and_report(
         bootstrap = Bootstrap(tables)
         metrics = {
             **summarize_tables(tables, bootstrap),
+            "worth": measure_worth(tables),
             "verdict": word_verdict(audit(tables, bootstrap)),
             "scored": models.identity,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
@@ -187,9 +191,9 @@ def score_and_report(
 
 
 def score_with_task(
-    cfg: DictConfig, spec: TaskSpec, task: Task, *, options: SourceOptions, progress: StageProgress
+    cfg: DictConfig, spec: TaskSpec, task: Task, *, run: RunDirectory, options: SourceOptions, progress: StageProgress
 ) -> Scoring:
-    """Return the functions with which the task scores and fine-tunes parameter vectors."""
+    """Return the functions with which the task scores and fine-tunes parameter vectors, and its deep ensemble."""
     last = spec.last_optimization
     tune = partial(
         finetune,
@@ -198,6 +202,18 @@ def score_with_task(
         batch_size=last.batch_size,
         num_steps=options.finetune_steps,
         seed=cfg.seed,
+    )
+    devices = count_devices(cfg.trainer.devices, cfg.trainer.accelerator)
+    deep_ensemble = list_deep_ensemble(
+        spec,
+        task,
+        num_networks=options.deep_ensemble,
+        num_train_images=options.num_train_images,
+        seed=cfg.seed,
+        folder=run.deep_ensemble,
+        make_trainer=instantiate(cfg.trainer),
+        machine={"precision": cfg.trainer.precision, "devices": devices},
+        progress=progress,
     )
     score_fns = task.score_fns(options.num_train_images, progress)
     return Scoring(
@@ -209,6 +225,7 @@ def score_with_task(
             settings={"optimizer": dict(last.make_optimizer.settings), "batch_size": last.batch_size},
             code=digest_code([locate(finetune)]),
         ),
+        further=deep_ensemble,
         settings=record_scoring(spec, task.data, task.scoring.precision),
         code=digest_scoring_code(spec),
         reuse=cfg.mode == "train",

@@ -65,6 +65,7 @@ RANGES: Mapping[str, Range] = {
     "evaluation.num_train_images": COUNT,
     "evaluation.soup_candidates": COUNT,
     "evaluation.num_trajectories": COUNT,
+    "evaluation.deep_ensemble": Range(0),
     "scoring.batch_size": Range(1, words=("auto",)),
     "scoring.cache_bytes": Range(0, whole=False, words=("auto",)),
     "system.batch_size": Range(2),

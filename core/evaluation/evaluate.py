@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, name_soup
+from core.evaluation.kinds import DEEP_ENSEMBLE, ENSEMBLE, GENERATED, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.soup import list_soups
 from core.evaluation.sources import Finetuning, Material, Source, list_sources
@@ -43,6 +43,7 @@ class Scoring:
     score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
     num_images: Mapping[str, int]  # images of each split, which decide the cost of scoring one model
     finetuning: Finetuning
+    further: Sequence[Source] = ()  # sources that the task makes by itself, such as a deep ensemble
     # Settings that decide the scores of given vectors, such as the images and the precision, and digests of the source
     # code that scores. A table of other settings or other code is not reused.
     settings: Mapping[str, Any]
@@ -57,7 +58,7 @@ def score_run(
     has_steps, num_trajectories = material.generator.has_steps, material.options.num_trajectories
     with progress.part(1 - TRAJECTORIES_SHARE if has_steps else 1):
         tables = evaluate(
-            list_sources(material, scoring.finetuning),
+            [*list_sources(material, scoring.finetuning), *scoring.further],
             scoring.score_fns,
             open_store(material, scoring, run),
             soup_candidates=material.options.soup_candidates,
@@ -82,7 +83,8 @@ def open_store(material: Material, scoring: Scoring, run: RunDirectory) -> Score
         **scoring.settings,
         "checkpoints": material.checkpoints.fingerprint,
         "seed": material.seed,
-        "evaluation": asdict(material.options),
+        # The size of the deep ensemble decides no other source.
+        "evaluation": {name: value for name, value in asdict(material.options).items() if name != DEEP_ENSEMBLE},
     }
     generator = {
         "fingerprint": material.generator.fingerprint,
@@ -139,13 +141,15 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
         Kind.GENERATED: num_generated,
         Kind.SOUP: 1,
     }.get(source.kind, 1 if source.name == ENSEMBLE else options.num_baselines)
+    if source.name == DEEP_ENSEMBLE:
+        num_models = options.deep_ensemble
     count = num_models * sum(scoring.num_images[split] for split in source.splits)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
         num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
         count += num_tried * scoring.num_images["val"]
     if source.kind is Kind.TRAINED:
-        count += num_models * (1 + BACKWARD) * scoring.finetuning.num_images
+        count += num_models * (1 + BACKWARD) * (source.training_images or scoring.finetuning.num_images)
     return count
 
 
@@ -153,8 +157,10 @@ def score_source(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable
     """Make the models of a source and score them on its splits."""
     start = time.perf_counter()
     vectors_MD = source.make()
-    scores = {split: score_fns[split](vectors_MD) for split in source.splits}
-    return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start)
+    fns = source.score_fns or score_fns
+    scores = {split: fns[split](vectors_MD) for split in source.splits}
+    kept_MD = vectors_MD if source.columns_D is None else vectors_MD[:, source.columns_D]
+    return ScoreTable(source.name, kept_MD.numpy(), scores, "", time.perf_counter() - start)
 
 
 def warn_of_nan(source: str, split: str, scores: Scores) -> None:

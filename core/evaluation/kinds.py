@@ -4,6 +4,7 @@ from enum import Enum
 
 ORIGINAL, ENSEMBLE, GENERATED, RECONSTRUCTED, FINETUNED = "original", "ensemble", "p_diff", "reconstructed", "finetuned"
 PROTOCOL_SOURCES = (ORIGINAL, ENSEMBLE, GENERATED)  # the columns of the paper's table
+DEEP_ENSEMBLE = "deep_ensemble"  # whole networks, trained from scratch with other seeds
 AVERAGE, NOISED = "average", "noised"  # Families hold one source per group size or noise level.
 SOUP_PREFIX = "soup_"
 
@@ -24,6 +25,7 @@ NAMED_KINDS = {
     GENERATED: Kind.GENERATED,
     RECONSTRUCTED: Kind.RECONSTRUCTED,
     FINETUNED: Kind.TRAINED,
+    DEEP_ENSEMBLE: Kind.TRAINED,
 }
 CHOOSABLE = (Kind.ORIGINAL, Kind.GENERATED)  # A user picks or combines models of these sources.
 

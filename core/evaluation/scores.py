@@ -4,7 +4,7 @@ M models · N images · D numbers in one flattened subset.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,21 @@ class Vote:
 
 
 @dataclass(frozen=True)
+class Votes:
+    """Soft votes of the first n models of a source in a random order, for P numbers n, on the N items of one split."""
+
+    counts_P: np.ndarray  # int64, ascending: 1, 2, 5, 10, 20, 50, 100, ... and M itself
+    # float64; divides the logs of the averaged probabilities; fitted on validation (Guo et al. 2017), after averaging
+    # (Ashukha et al. 2020)
+    temperature_P: np.ndarray
+    loss_PN: np.ndarray  # float32 negative log-likelihood at the temperature
+    brier_PN: np.ndarray  # float32 Brier score (sum over classes) at the temperature
+    confidence_PN: np.ndarray  # float32 largest probability at the temperature
+    wrong_PN: np.ndarray  # bool
+    disagreement_PN: np.ndarray  # float32 share of pairs of the n models that predict different classes; NaN for n = 1
+
+
+@dataclass(frozen=True)
 class Scores:
     """The scores of M models on one split."""
 
@@ -51,6 +66,8 @@ class Scores:
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
     vote: Vote | None = None
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
+    votes: Votes | None = None
+    groups_N: np.ndarray | None = None  # int64 group of each item; None: every item is its own group
 
     @property
     def quality_M(self) -> np.ndarray:
@@ -96,6 +113,7 @@ class ScoreTable:
     seconds: float  # duration of scoring
     latents_ML: np.ndarray | None = None  # standardized latents from the generator's encoder
     stored_kind: Kind | None = None  # None in tables of earlier versions, which did not store it
+    ood: Mapping[str, np.ndarray] = field(default_factory=dict)  # name of a set of other images -> confidence_PN there
 
     @property
     def kind(self) -> Kind:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.kinds import AVERAGE, ENSEMBLE, FINETUNED, GENERATED, NOISED, ORIGINAL, RECONSTRUCTED, Kind
+from core.evaluation.scores import ScoreFn
 from core.generation import baselines
 from core.generation.generator import WeightGenerator
 from core.runtime.seeding import generator_for
@@ -32,6 +33,7 @@ class SourceOptions:
     num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
+    deep_ensemble: int = 0  # whole networks of the deep ensemble
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Source:
     # Digests of the source code that makes the vectors. The generator's own code is known to the store of the tables.
     code: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)  # that decide the vectors of this source alone
+    # Scoring functions of a source whose networks differ outside of the subset; None uses the functions of the task.
+    score_fns: Mapping[str, ScoreFn] | None = None
+    # Which columns of the made vectors are the subset, for a source that makes whole networks; None: the vectors are.
+    columns_D: Tensor | None = None
+    gradient_evaluations: float | None = None  # training steps that one model costs
+    training_images: int = 0  # images that the training of one model sees; 0 for all other sources
 
 
 @dataclass(frozen=True, kw_only=True)
