@@ -43,7 +43,7 @@ class Scoring:
     score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
     num_images: Mapping[str, int]  # images of each split, which decide the cost of scoring one model
     finetuning: Finetuning
-    further: Sequence[Source] = ()  # sources that the task makes by itself, such as a deep ensemble
+    further: Sequence[Source] = ()  # sources that the task makes by training, such as a deep ensemble
     # Settings that decide the scores of given vectors, such as the images and the precision, and digests of the source
     # code that scores. A table of other settings or other code is not reused.
     settings: Mapping[str, Any]
@@ -141,15 +141,13 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
         Kind.GENERATED: num_generated,
         Kind.SOUP: 1,
     }.get(source.kind, 1 if source.name == ENSEMBLE else options.num_baselines)
-    if source.name == DEEP_ENSEMBLE:
-        num_models = options.deep_ensemble
     count = num_models * sum(scoring.num_images[split] for split in source.splits)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
         num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
         count += num_tried * scoring.num_images["val"]
     if source.kind is Kind.TRAINED:
-        count += num_models * (1 + BACKWARD) * (source.training_images or scoring.finetuning.num_images)
+        count += num_models * (1 + BACKWARD) * scoring.finetuning.num_images
     return count
 
 

@@ -50,10 +50,12 @@ class Source:
     settings: Mapping[str, Any] = field(default_factory=dict)  # that decide the vectors of this source alone
     # Scoring functions of a source whose networks differ outside of the subset; None uses the functions of the task.
     score_fns: Mapping[str, ScoreFn] | None = None
-    # Which columns of the made vectors are the subset, for a source that makes whole networks; None: the vectors are.
+    num_models: int = 1  # M, which decides the progress of scoring
+    # Gradients of one batch that one model costs after the K checkpoints; None if this is unknown or has no meaning.
+    gradient_evaluations: float | None = None
+    training_images: int = 0  # images that the training of one model sees, which decide the progress of scoring
+    # The columns of the made vectors that the table keeps, for a source that makes whole networks; None keeps all.
     columns_D: Tensor | None = None
-    gradient_evaluations: float | None = None  # training steps that one model costs
-    training_images: int = 0  # images that the training of one model sees; 0 for all other sources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import roc_auc_score
-from torchmetrics.functional.classification import binary_calibration_error
 
+from core.evaluation.calibration import measure_calibration_error
 from core.evaluation.intervals import draw_counts, percentile_interval
 from core.evaluation.kinds import DEEP_ENSEMBLE
 from core.evaluation.scores import ScoreTable, Votes
 from core.evaluation.summary import keep_finite
 from core.runtime.seeding import derive_seed
 
-BINS = 15  # of the expected calibration error, as in the scores of single models
 DRAWS = 2000
 DRAWS_AT_ONCE = 64  # Each draw holds one count per group of images, so this bounds the memory.
 
@@ -26,7 +24,7 @@ def measure_worth(tables: Mapping[str, ScoreTable], seed: int = 0) -> list[dict[
     """Return the test scores of the soft vote of the first n models, one row per source and n.
 
     A source has no rows if its models did not vote. A measure is absent if it is not defined or not finite. Where all
-    voting models give NaN, the vote counts as wrong with confidence 0.
+    voting models give NaN, the vote counts as wrong with confidence 0, and `loss`, `brier` and `ece` are absent.
 
     * `loss` is the mean negative log-likelihood in nats at `temperature`, which was fitted on validation after the
       probabilities were averaged (Ashukha et al. 2020). The measures below use this temperature, too.
@@ -60,6 +58,7 @@ def measure_votes(table: ScoreTable, deep: Votes | None, seed: int) -> list[dict
     scores = table.scores["test"]
     if (votes := scores.votes) is None:
         return []
+    ece_P = measure_calibration_error(votes.confidence_PN, votes.wrong_PN)
     confidence_PN = np.nan_to_num(votes.confidence_PN)
     draws_RQ = draw_means(np.concatenate([~votes.wrong_PN, votes.loss_PN]), scores.groups_N, seed=seed)
     accuracy_RP, loss_RP = np.split(draws_RQ, 2, axis=1)
@@ -72,7 +71,7 @@ def measure_votes(table: ScoreTable, deep: Votes | None, seed: int) -> list[dict
             loss=loss,
             temperature=votes.temperature_P[index],
             brier=votes.brier_PN[index].mean(dtype=np.float64),
-            ece=measure_calibration_error(confidence_N, wrong_N),
+            ece=ece_P[index],
             aurc=measure_risk_coverage(confidence_N, wrong_N),
             disagreement=votes.disagreement_PN[index].mean(dtype=np.float64),
         )
@@ -86,12 +85,6 @@ def measure_votes(table: ScoreTable, deep: Votes | None, seed: int) -> list[dict
             row |= {} if deep is None else {"equivalent": find_equivalent(loss, deep)}
         rows.append(row)
     return rows
-
-
-def measure_calibration_error(confidence_N: np.ndarray, wrong_N: np.ndarray) -> float:
-    """Return the expected calibration error in [0, 1] with 15 bins of equal width (Guo et al. 2017, Eq. 3)."""
-    confidences, right = torch.from_numpy(confidence_N).clamp(0, 1), torch.from_numpy(~wrong_N).int()
-    return binary_calibration_error(confidences, right, n_bins=BINS).item()
 
 
 def measure_risk_coverage(confidence_N: np.ndarray, wrong_N: np.ndarray) -> float:
