@@ -78,7 +78,7 @@ def main(cfg: DictConfig) -> None:
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
     check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
-    restored = Task.restore(task, scoring, checkpoints)  # before any training, because other images are refused
+    restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine

@@ -33,6 +33,7 @@ class SourceOptions:
     num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
+    ood: Sequence[str] | str = ()  # other datasets whose images belong to no class, which the task opens
     deep_ensemble: int = 0  # whole networks of the deep ensemble
 
 
