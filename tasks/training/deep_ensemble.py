@@ -104,7 +104,7 @@ def list_deep_ensemble(
             ("val", "test"),
             code=digest_code([locate(train_deep_ensemble), locate(train_classifier)]),
             settings={**settings, "num_networks": num_networks},
-            score_fns=whole.score_fns(num_train_images, progress),
+            score_fns={**whole.score_fns(num_train_images, progress), **whole.ood_fns(progress)},
             num_models=num_networks,
             columns_D=find_columns(task.subset, whole.subset),
             gradient_evaluations=count_steps(spec, task.data, machine["devices"]),
