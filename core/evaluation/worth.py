@@ -23,8 +23,9 @@ DRAWS_AT_ONCE = 64  # Each draw holds one count per group of images, so this bou
 def measure_worth(tables: Mapping[str, ScoreTable], seed: int = 0) -> list[dict[str, Any]]:
     """Return the test scores of the soft vote of the first n models, one row per source and n.
 
-    A source has no rows if its models did not vote. A measure is absent if it is not defined or not finite. Where all
-    voting models give NaN, the vote counts as wrong with confidence 0, and `loss`, `brier` and `ece` are absent.
+    A source has no rows if its models did not vote on validation, because its temperature is unknown then. A measure is
+    absent if it is not defined or not finite. Where all voting models give NaN, the vote counts as wrong with
+    confidence 0, and `loss`, `brier` and `ece` are absent.
 
     * `loss` is the mean negative log-likelihood in nats at `temperature`, which was fitted on validation after the
       probabilities were averaged (Ashukha et al. 2020). The measures below use this temperature, too.
@@ -56,7 +57,7 @@ def measure_votes(table: ScoreTable, deep: Votes | None, seed: int) -> list[dict
         seed: Seed of the draws.
     """
     scores = table.scores["test"]
-    if (votes := scores.votes) is None:
+    if (votes := scores.votes) is None or "val" not in table.scores:
         return []
     ece_P = measure_calibration_error(votes.confidence_PN, votes.wrong_PN)
     confidence_PN = np.nan_to_num(votes.confidence_PN)

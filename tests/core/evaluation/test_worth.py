@@ -36,7 +36,7 @@ def make_votes(counts, wrong_PN, loss_PN=None, confidence_PN=None) -> Votes:
 
 def make_table(source, votes, *, groups_N=None, ood=None) -> ScoreTable:
     test = replace(scores([0.5, 0.6]), votes=votes, groups_N=groups_N)
-    return replace(table(source, test), ood=ood or {})
+    return replace(table(source, test, scores([0.5, 0.6])), ood=ood or {})
 
 
 def by_count(rows, source):
@@ -67,6 +67,12 @@ def test_a_row_holds_the_means_of_its_vote_and_fits_into_json(random):
             assert low < row[measure] < high
     assert "disagreement" not in rows[0] and rows[1]["disagreement"] == pytest.approx(0.2)
     assert not any("equivalent" in row for row in rows)
+
+
+def test_a_source_without_validation_scores_has_no_rows_because_its_temperature_is_unknown():
+    fitted = make_table("p_diff", make_votes([1], [[True, False]]))
+    unfitted = replace(fitted, source="reconstructed", scores={"test": fitted.scores["test"]})
+    assert [row["source"] for row in measure_worth({"p_diff": fitted, "reconstructed": unfitted})] == ["p_diff"]
 
 
 def test_a_vote_of_nan_is_wrong_without_confidence_and_its_loss_is_absent():
