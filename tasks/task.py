@@ -28,6 +28,7 @@ from tasks.user_code import call_user_task, digest_user_code
 # The source code that prepares the images and scores vectors, besides that of the network itself.
 SCORING_CODE = (
     "core/checkpoints/subset.py",
+    "core/evaluation/calibration.py",
     "core/runtime/precision.py",
     "core/runtime/seeding.py",
     "tasks/data/digits.py",
