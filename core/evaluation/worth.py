@@ -1,6 +1,6 @@
 """What the models of a source are worth together: the quality of the soft vote of the first n models, for several n.
 
-P numbers of voting models · N images · G groups of images · Q means · R bootstrap draws · B draws in one block.
+P numbers of voting models · N images · G groups of images · S sums over images · R bootstrap draws.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from core.evaluation.calibration import measure_calibration_error
-from core.evaluation.intervals import draw_counts, percentile_interval
+from core.evaluation.intervals import percentile_interval
 from core.evaluation.kinds import DEEP_ENSEMBLE
+from core.evaluation.resampling import Groups, draw_means
 from core.evaluation.scores import ScoreTable, Votes
 from core.evaluation.summary import keep_finite
 from core.runtime.seeding import derive_seed
 
 DRAWS = 2000
-DRAWS_AT_ONCE = 64  # Each draw holds one count per group of images, so this bounds the memory.
 
 
 def measure_worth(tables: Mapping[str, ScoreTable], seed: int = 0) -> list[dict[str, Any]]:
@@ -37,8 +37,8 @@ def measure_worth(tables: Mapping[str, ScoreTable], seed: int = 0) -> list[dict[
       confident on a test image than on an image of the set.
     * `equivalent` is the number of deep-ensemble members that are worth as much (`find_equivalent`). It is absent if
       no deep ensemble was trained.
-    * `accuracy_interval` and `loss_interval` are 95% intervals over test images (`draw_means`). They leave out the
-      choice and the order of the models, and the error of the temperature.
+    * `accuracy_interval` and `loss_interval` are 95% intervals over test images, of which whole groups are resampled.
+      They leave out the choice and the order of the models, and the error of the temperature.
 
     Args:
         tables: Score tables by source, all scored on the same test images.
@@ -61,8 +61,10 @@ def measure_votes(table: ScoreTable, deep: Votes | None, seed: int) -> list[dict
         return []
     ece_P = measure_calibration_error(votes.confidence_PN, votes.wrong_PN)
     confidence_PN = np.nan_to_num(votes.confidence_PN)
-    draws_RQ = draw_means(np.concatenate([~votes.wrong_PN, votes.loss_PN]), scores.groups_N, seed=seed)
-    accuracy_RP, loss_RP = np.split(draws_RQ, 2, axis=1)
+    groups = Groups.index(votes.wrong_PN.shape[1], scores.groups_N)
+    sums_SG = groups.sum(np.concatenate([~votes.wrong_PN, votes.loss_PN]))
+    draws_RS = draw_means(sums_SG, groups.sizes_G, DRAWS, derive_seed(seed, "worth"))
+    accuracy_RP, loss_RP = np.split(draws_RS, 2, axis=1)
     rows = []
     for index, count in enumerate(votes.counts_P.tolist()):
         confidence_N, wrong_N = confidence_PN[index], votes.wrong_PN[index]
@@ -129,26 +131,3 @@ def find_equivalent(loss: float, deep: Votes) -> float | str:
         return float(counts_P[0])
     pair = slice(end - 1, end + 1)
     return float(np.interp(-loss, -loss_P[pair], counts_P[pair]))
-
-
-def draw_means(values_QN: np.ndarray, groups_N: np.ndarray | None, *, seed: int, draws: int = DRAWS) -> np.ndarray:
-    """Return bootstrap draws (R, Q) of the mean of each row of `values_QN`.
-
-    Whole groups of images are resampled, because images of one group are alike, such as distortions of one digit. The
-    mean of a draw is a ratio of two sums, since groups may differ in size.
-
-    Args:
-        values_QN: Values of each image.
-        groups_N: Group of each image; None if every image is its own group.
-        seed: Seed of the draws.
-        draws: Number of draws, R.
-    """
-    group_N = np.arange(values_QN.shape[1]) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
-    sums_QG = np.stack([np.bincount(group_N, weights=values_N) for values_N in values_QN])
-    sizes_G = np.bincount(group_N).astype(np.float64)
-    blocks = []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        size, block_seed = min(DRAWS_AT_ONCE, draws - start), derive_seed(seed, "worth", start)
-        counts_BG = draw_counts(len(sizes_G), size, block_seed)
-        blocks.append(counts_BG @ sums_QG.T / (counts_BG @ sizes_G)[:, None])
-    return np.concatenate(blocks)

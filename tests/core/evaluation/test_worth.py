@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from core.evaluation.kinds import DEEP_ENSEMBLE
 from core.evaluation.scores import ScoreTable, Votes
 from core.evaluation.worth import (
-    draw_means,
     find_equivalent,
     measure_risk_coverage,
     measure_separation,
@@ -148,28 +147,17 @@ def test_sources_are_compared_with_the_deep_ensemble_of_the_run():
     assert [row["equivalent"] for row in by_count(rows, DEEP_ENSEMBLE).values()] == [1, 2, 5]
 
 
-def test_intervals_have_the_width_of_a_binomial_share_and_grow_where_a_group_errs_together(random):
-    groups_N = np.arange(600).repeat(3)
-    wrong_PN = (random.random(600) < 0.2).repeat(3)[None]
-    values_PN = (~wrong_PN).astype(float)
-    alone, grouped = (draw_means(values_PN, groups, seed=0)[:, 0].std() for groups in (None, groups_N))
-    share = wrong_PN.mean()
-    assert alone == pytest.approx(np.sqrt(share * (1 - share) / 1800), rel=0.08)
-    assert grouped == pytest.approx(np.sqrt(share * (1 - share) / 600), rel=0.08)
-
-    votes = make_votes([2], wrong_PN)
-    (row,) = measure_worth({"p_diff": make_table("p_diff", votes, groups_N=groups_N)})
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_have_the_width_of_a_binomial_share_of_groups(random, grouped):
+    groups_N = random.permutation(np.arange(600).repeat(3))  # the three images of a group are wrong or right together
+    wrong_PN = (random.random(600) < 0.2)[groups_N][None]
+    votes, share = make_votes([2], wrong_PN), wrong_PN.mean()
+    (row,) = measure_worth({"p_diff": make_table("p_diff", votes, groups_N=groups_N if grouped else None)})
     low, high = row["accuracy_interval"]
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 600), rel=0.1)
+    expected = 2 * 1.96 * np.sqrt(share * (1 - share) / (600 if grouped else 1800))
+    assert high - low == pytest.approx(expected, rel=0.1) and low < 1 - share < high
     loss_low, loss_high = row["loss_interval"]
     assert loss_high - loss_low == pytest.approx(1.9 * (high - low), rel=1e-3)  # an error costs 1.9 nats more
-
-
-def test_a_draw_is_the_mean_over_the_images_of_the_drawn_groups_and_its_number_is_free():
-    groups_N = np.array([7, 7, 7, 3])
-    draws_RQ = draw_means(np.array([[1.0, 1, 1, 0], [2, 2, 2, 2]]), groups_N, seed=1, draws=150)
-    assert draws_RQ.shape == (150, 2) and (draws_RQ[:, 1] == 2).all()
-    assert set(draws_RQ[:, 0].tolist()) == {0.0, 0.75, 1.0}
 
 
 def test_sources_share_the_resampled_images(random):
