@@ -14,7 +14,7 @@ from core.evaluation.evaluate import evaluate, score_source, warn_of_nan
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
-from core.evaluation.store import Identity, ScoreStore
+from core.evaluation.store import Identity, ScoreStore, explain
 from core.runtime.run_directory import RunDirectory
 from tests.core.evaluation.tables import votes
 from tests.core.tiny import change_array, damaged_copies
@@ -223,6 +223,14 @@ def test_tables_of_earlier_versions_are_scored_again_with_one_line_in_the_log(sc
         assert score()[1] == ALL
     [line] = caplog.messages
     assert "older version" in line and all(name in line for name in tables)
+
+
+def test_changed_images_are_named_without_their_digests():
+    stored = {"images": {"val": "1"}, "ood": {"splices": "1"}, "groups": {"test": "1"}, "seed": 0}
+    now = {"images": {"val": "2"}, "ood": {"splices": "2"}, "groups": {"test": "2"}, "seed": 1}
+    table = ScoreTable("gaussian", np.zeros((1, 2)), {}, json.dumps(stored), 0.0)
+    told = "the val split and the set of images splices and the grouping of test images have changed; "
+    assert explain(table, now) == told + "seed=0 stored, 1 now"
 
 
 def test_a_long_list_of_changed_code_is_shortened(score, caplog):
