@@ -51,6 +51,8 @@ class Scores:
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
     vote: Vote | None = None
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
+    loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
+    groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own
 
     @property
     def quality_M(self) -> np.ndarray:
