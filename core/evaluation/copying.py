@@ -14,14 +14,13 @@ from core.evaluation.scores import ScoreTable
 from core.evaluation.walk import autocorrelation_time, is_walk
 
 QUANTILE = 0.05  # share of honest checkpoints that may lie below the yardstick
-# A copy is also a quarter nearer than a typical honest checkpoint. In many dimensions the honest distances hardly vary,
-# and every imperfect sampler would lie below their 5% quantile.
-NEARER = 0.75
+# A copy is also much nearer than a typical honest checkpoint. In many dimensions the honest distances hardly vary, and
+# every imperfect sampler would lie below their 5% quantile.
+NEARER = 0.6
 FEWEST = 10  # fewer held-out checkpoints do not show a 5% quantile
 MOST = 0.5  # share of models above which a source copies
-# The mean of g independent originals deviates by 1 / √g. Averages of three and more lie below 2/3. Averages of pairs
-# lie near their two originals and count as copies.
-AVERAGED = 2 / 3
+# The mean of g independent originals deviates by 1 / √g from their mean, which is 0.71 for pairs.
+AVERAGED = 0.75
 TINY = 0.05  # spread of a collapsed source, relative to the originals
 NARROW = 0.25  # spread of a collapsed source relative to its deviation, which equals the spread for an honest sampler
 ROUNDING = 1e-10  # share of the originals' squared deviation below which a squared deviation is rounding
@@ -86,7 +85,7 @@ def measure_yardstick(original: ScoreTable, held_out: ScoreTable | None, origins
     lie below the yardstick. Independent trainings need no lag. Originals of unknown origin, such as imported ones, get
     a lag if they are autocorrelated in their given order (`walk.is_walk`).
 
-    A limit is the 5% quantile of the honest ratios, or 0.75 times their median if this is smaller. Held-out checkpoints
+    A limit is the 5% quantile of the honest ratios, or 0.6 times their median if this is smaller. Held-out checkpoints
     give a limit if there are at least 10 of known origin. The originals give one, too, each against the other
     originals, which is just as honest, because no generator takes part. The smaller limit decides, because a few dozen
     consecutive held-out steps are only one place of the walk.
