@@ -59,6 +59,7 @@ class SourceOptions:
     num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
+    ood: Sequence[str] | str = ()  # other datasets whose images belong to no class, which the task opens
 
     @property
     def finetune_lengths(self) -> list[int]:
