@@ -31,9 +31,9 @@ class Range:
         """Return whether a configuration value is in the range; true and false do not count as numbers."""
         if value is None or isinstance(value, str):
             return self.optional if value is None else value in self.words
-        if self.listed and not (self.single and not isinstance(value, list)):
-            return isinstance(value, list) and all(map(self._admits_one, value))
-        return self._admits_one(value)
+        if isinstance(value, list):
+            return self.listed and all(map(self._admits_one, value))
+        return (self.single or not self.listed) and self._admits_one(value)
 
     def _admits_one(self, value: Any) -> bool:
         if type(value) not in ((int,) if self.whole else (int, float)):
@@ -48,7 +48,7 @@ class Range:
             words += f" between {self.least:g} and {self.most:g}"
         elif math.isfinite(self.least):
             words += f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
-        words += " or one of them" if self.single else ""
+        words += ", or one number" if self.single else ""
         return words + (", or null" if self.optional else "") + "".join(f", or {word}" for word in self.words)
 
 

@@ -113,13 +113,9 @@ def draw_laplace(
         raise UnavailableSource(f"the gradients of {task.subset.num_params} parameters are too large for laplace-torch")
     try:
         posterior = fit_posterior(vector_D, task, num_images, seed)
-    except (
-        Exception
-    ) as error:  # torch.func and laplace-torch raise many kinds of errors for networks they cannot handle
-        reason = str(error).split("\n")[0]
-        raise UnavailableSource(
-            f"laplace-torch cannot handle the network ({type(error).__name__}: {reason})"
-        ) from error
+    except Exception as error:  # torch.func and laplace-torch raise many kinds of errors
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UnavailableSource(f"laplace-torch cannot handle the network ({reason})") from error
     guess = float(posterior.prior_precision)
     columns = unflatten(torch.arange(task.subset.num_params), task.subset)
     trained = [name for name, _ in task.model.named_parameters() if name in columns]
