@@ -12,7 +12,8 @@ from core.evaluation.trajectories import Trajectories
 from core.evaluation.verdict import Decision, Novelty, Outcome
 from core.report.run_files import read_history, read_metrics, read_verdict
 from core.report.sentences import word_verdict
-from core.report.tables import build_comparison_table, build_source_table
+from core.report.source_table import build_source_table
+from core.report.tables import build_comparison_table
 from core.runtime.arrays import save_arrays
 from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
