@@ -16,10 +16,9 @@ CAPTIONS = {  # The keys are the names of the figures.
     "differences": Caption(
         "Generated models against each other source",
         "Each row shows the difference between p_diff and another source of weights (explained under the table of "
-        "sources), with its interval. The side on which p_diff is better is shaded. A lower max IoU stays undecided "
-        "where lower accuracy may be its reason.",
-        "filled circles in both panels, above all in the rows of the free sources.",
-        "crosses, or empty circles throughout, because free sources need no generative model.",
+        "sources), with its 95% interval. The side on which p_diff is better is shaded.",
+        "filled circles in both panels, above all in the row of the averages.",
+        "crosses, or empty circles throughout, because averaging and noise need no generative model.",
     ),
     "accuracy_vs_max_iou": Caption(
         "Accuracy and novelty of every source",

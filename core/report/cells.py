@@ -72,12 +72,6 @@ def format_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) 
     return f"{low} to {high}" if min(ends) < 0 else f"{low}–{high}"
 
 
-def format_signed_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
-    """Return both ends with their signs."""
-    low, high = (format_signed(end, scale, decimals) for end in ends)
-    return f"{low} to {high}"
-
-
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, padded so that it also reads well in a terminal. The first column is left-aligned."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-from core.evaluation.copying import Behavior
 from core.evaluation.kinds import GENERATED, ORIGINAL
-from core.evaluation.verdict import Comparison, Decision, Difference, Verdict
-from core.report.cells import format_number, format_signed, format_signed_interval
+from core.evaluation.verdict import Decision, Difference, Verdict
+from core.report.cells import format_number, format_signed
 from core.report.glossary import explain_sources
 from core.report.run_files import RunFiles
+from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
 PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
@@ -76,10 +76,10 @@ def describe_measurement(run: RunFiles, others: int) -> str:
 
 
 def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
-    """Return accuracy and novelty compared with the reference, and the share of copies."""
+    """Return accuracy and novelty compared with the most accurate average, and the share of near-copies."""
     if verdict is None:
         return []
-    baseline = verdict.reference
+    baseline = verdict.best_average
     against, explanation = verdict.get_comparison(baseline), explain_sources([baseline]).get(baseline)
     numbers = [
         KeyNumber(
@@ -88,7 +88,7 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
             word_decision(against.accuracy, "more accurate", "less accurate"),
             f"{word_interval(against.accuracy, 100, 2)}Above 0 is better."
             + (f" {baseline}: {explanation}." if explanation else ""),
-            choose_tone(against.accuracy.decision),
+            choose_tone(against.accuracy),
         )
     ]
     if against.max_iou is not None:
@@ -97,23 +97,22 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
             KeyNumber(
                 f"Max IoU against {baseline}",
                 format_signed(against.max_iou.value),
-                word_newness(against),
+                word_decision(against.max_iou, "newer", "less new"),
                 f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
-                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer if "
-                "they are not less accurate.",
-                choose_tone(against.newness),
+                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer.",
+                choose_tone(against.max_iou),
             )
         )
-    if GENERATED in verdict.closeness:
-        copies = {source: closeness.copies for source, closeness in verdict.closeness.items()}
+    if GENERATED in verdict.near_copies:
+        copies = verdict.near_copies
         beside = f" ({baseline}: {100 * copies[baseline]:.0f}%)" if baseline in copies else ""
         numbers.append(
             KeyNumber(
-                "Copies",
+                "Near-copies",
                 f"{100 * copies[GENERATED]:.0f}%",
                 "of the generated models",
-                f"lie much nearer to one checkpoint than to the others, more so than new checkpoints do{beside}.",
-                "bad" if verdict.closeness[GENERATED].behavior is Behavior.COPIES else "neutral",
+                f"lie closer to a checkpoint than any two checkpoints lie to each other{beside}. Lower is newer.",
+                "neutral",
             )
         )
     return numbers
@@ -125,24 +124,13 @@ def word_decision(difference: Difference, better: str, worse: str) -> str:
     return words[difference.decision]
 
 
-def word_newness(against: Comparison) -> str:
-    """Say in a few words what the interval of the maximum IoU decides about newness."""
-    if against.max_iou is not None and against.newness is not against.max_iou.decision:
-        return "lower, perhaps because less accurate"
-    if against.newness is Decision.BETTER:
-        return "newer"
-    return "less new" if against.newness is Decision.WORSE else "no measurable difference"
-
-
 def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -> str:
     """Return the interval as a sentence with a space after it, or an empty text if there is none."""
     if difference.interval is None:
         return ""
-    return f"{100 * difference.level:.4g}% interval {format_signed_interval(difference.interval, scale, decimals)}. "
+    return f"95% interval {format_signed_interval(difference.interval, scale, decimals)}. "
 
 
-def choose_tone(decision: Decision | None) -> str:
-    """Return the class of the page's style for a decision, or for none."""
-    if decision is Decision.BETTER:
-        return "good"
-    return "bad" if decision is Decision.WORSE else "neutral"
+def choose_tone(difference: Difference) -> str:
+    """Return the class of the page's style for a decision."""
+    return {Decision.BETTER: "good", Decision.WORSE: "bad", Decision.UNDECIDED: "neutral"}[difference.decision]

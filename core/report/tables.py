@@ -3,7 +3,7 @@
 Accuracies are shown in percent. A block that metrics.json lacks gives no table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from core.report.cells import (
     format_number,
     format_percent,
     format_signed,
-    format_signed_interval,
     markdown,
 )
 from core.report.glossary import explain_sources
@@ -29,6 +28,7 @@ from core.report.source_table import (
     format_source_csv,
     format_source_table,
 )
+from core.report.sentences import format_level
 from core.report.worth_table import build_worth_table
 from core.runtime.artifacts import replace_atomically
 
@@ -146,12 +146,12 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
 
 def describe_levels(verdict: Verdict) -> str:
     """Say at which level the intervals of the comparisons are."""
-    level = f"{100 * verdict.interval_level:.4g}%"
+    level = format_level(verdict.interval_level)
     if verdict.interval_level == UNADJUSTED:
         return f"its level is {level}"
     return (
         f"its level is {level}, which allows for the number of comparisons (Benjamini and Hochberg 1995), except for "
-        f"accuracy against {verdict.reference}, where it is {100 * UNADJUSTED:.4g}%"
+        f"accuracy against {verdict.reference}, where it is {format_level(UNADJUSTED)}"
     )
 
 
@@ -171,6 +171,12 @@ def difference_cells(difference: Difference | None, scale: float = 1, decimals: 
     if difference.interval is None:
         return [shown, Cell(ABSENT)]
     return [shown, Cell(format_signed_interval(difference.interval, scale, decimals), difference.interval[0])]
+
+
+def format_signed_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
+    """Return both ends with their signs."""
+    low, high = (format_signed(end, scale, decimals) for end in ends)
+    return f"{low} to {high}"
 
 
 def build_selection_table(metrics: Mapping[str, Any]) -> Table | None:

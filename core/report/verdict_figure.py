@@ -11,7 +11,7 @@ from core.report.style import make_figure, styled
 
 LOOKS = {  # decision -> (color, marker, color of its inside, label)
     Decision.BETTER: ("#0072b2", "o", "#0072b2", "p_diff better"),
-    Decision.UNDECIDED: ("#555555", "o", "white", "undecided"),
+    Decision.UNDECIDED: ("#555555", "o", "white", "no measurable difference"),
     Decision.WORSE: ("#d55e00", "X", "#d55e00", "p_diff worse"),
 }
 GOOD_SIDE = "#e3eef6"
@@ -19,7 +19,7 @@ GOOD_SIDE = "#e3eef6"
 
 @styled
 def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
-    """Draw p_diff minus each baseline with its interval, and shade the side on which p_diff is better.
+    """Draw p_diff minus each baseline with its 95% interval, and shade the side on which p_diff is better.
 
     Args:
         comparisons: One comparison per row, from the top.
@@ -30,9 +30,9 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     panels = drawn.subplots(1, 2 if has_iou else 1, sharey=True, squeeze=False)[0]
     rows = range(len(comparisons) - 1, -1, -1)  # The first comparison stands at the top.
     for row, comparison in zip(rows, comparisons, strict=True):
-        draw_difference(panels[0], row, comparison.accuracy, comparison.accuracy.decision, scale=100)
-        if comparison.max_iou is not None and comparison.newness is not None:
-            draw_difference(panels[1], row, comparison.max_iou, comparison.newness)
+        draw_difference(panels[0], row, comparison.accuracy, scale=100)
+        if comparison.max_iou is not None:
+            draw_difference(panels[1], row, comparison.max_iou)
     finish_panel(panels[0], "accuracy difference (points)", "more accurate →", good_above_0=True)
     if has_iou:
         finish_panel(panels[1], "max IoU difference", "← newer", good_above_0=False)
@@ -46,9 +46,9 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     return drawn
 
 
-def draw_difference(axes: Axes, row: int, difference: Difference, decision: Decision, scale: float = 1) -> None:
-    """Draw one difference as a marker on its interval, in the look of the decision."""
-    color, marker, inside, _ = LOOKS[decision]
+def draw_difference(axes: Axes, row: int, difference: Difference, scale: float = 1) -> None:
+    """Draw one difference as a marker on its interval."""
+    color, marker, inside, _ = LOOKS[difference.decision]
     if difference.interval is not None:
         axes.plot([scale * end for end in difference.interval], [row, row], color=color, lw=1.8, zorder=3)
     axes.plot([scale * difference.value], [row], color=color, marker=marker, mfc=inside, ms=7, zorder=4)

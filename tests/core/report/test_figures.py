@@ -236,13 +236,13 @@ def test_every_other_measure_of_a_vote_has_a_panel_and_a_missing_one_none():
     assert len(draw_worth_measures(bare, GROUPS).axes) == 3
 
 
-def test_a_lower_max_iou_that_does_not_count_is_drawn_as_undecided():
+def test_a_lower_max_iou_that_does_not_count_has_a_look_of_its_own():
     lower = Difference(-0.3, (-0.4, -0.2), Decision.BETTER)
     comparison = Comparison(
         Standing("original", 9, 0.8), Difference(-0.1, None, Decision.WORSE), lower, iou_counts=False
     )
     _, iou = draw_differences([comparison]).axes
-    assert iou.lines[1].get_markerfacecolor() == "white"
+    assert iou.lines[1].get_marker() == "D" not in {marker for decision, (_, marker, *_) in LOOKS.items() if decision in list(Decision)}
 
 
 def test_labels_of_means_cover_neither_each_other_nor_the_frame(rng):
