@@ -20,6 +20,7 @@ from core.report.cells import (
     markdown,
 )
 from core.report.glossary import explain_sources
+from core.report.sentences import format_level
 from core.report.source_table import (
     GROUP_COLUMN,
     build_similarity_table,
@@ -28,7 +29,6 @@ from core.report.source_table import (
     format_source_csv,
     format_source_table,
 )
-from core.report.sentences import format_level
 from core.report.worth_table import build_worth_table
 from core.runtime.artifacts import replace_atomically
 

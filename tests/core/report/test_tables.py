@@ -273,7 +273,7 @@ def test_a_lower_max_iou_that_does_not_count_is_in_parentheses():
     ]
 
 
-@pytest.mark.parametrize("level, named", [(0.95, "95%"), (0.9643, "96.43%")])
+@pytest.mark.parametrize("level, named", [(0.95, "95%"), (0.9643, "96.4%")])
 def test_the_level_of_the_intervals_is_told(level, named):
     explained = build_comparison_table(replace(VERDICT, interval_level=level)).column_terms["interval"]
     assert f"level is {named}" in explained and ("gaussian" in explained) == (level != 0.95)
