@@ -15,15 +15,30 @@ ROWS = 512  # number of models whose masks are held as floats at a time, to boun
 COLUMNS = 8192  # entries of a vector compared at a time, because cdist copies its input as float64
 
 
-def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield `iou_matrix` in blocks of (row indices, IoU of these rows), so that memory is bounded for any M."""
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Numbers of images that models of a block and the references get wrong, float32."""
+
+    rows: np.ndarray  # indices of the models
+    both_MK: np.ndarray  # images that the model and the reference get wrong
+    model_M1: np.ndarray
+    reference_1K: np.ndarray
+
+
+def count_errors(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[ErrorCounts]:
+    """Yield the counts of common errors in blocks of models, so that memory is bounded for any M."""
     # float32 holds counts up to 2^24 exactly and has a fast matrix product.
     reference = reference_KN.astype(np.float32)
     for rows in np.array_split(np.arange(len(wrong_MN)), -(-len(wrong_MN) // ROWS)):
         wrong = wrong_MN[rows].astype(np.float32)
-        both = wrong @ reference.T
-        either = wrong.sum(1)[:, None] + reference.sum(1)[None, :] - both
-        yield rows, np.where(either == 0, np.float32(1), both / np.maximum(either, 1))
+        yield ErrorCounts(rows, wrong @ reference.T, wrong.sum(1)[:, None], reference.sum(1)[None, :])
+
+
+def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield `iou_matrix` in blocks of (row indices, IoU of these rows)."""
+    for counts in count_errors(wrong_MN, reference_KN):
+        either = counts.model_M1 + counts.reference_1K - counts.both_MK
+        yield counts.rows, np.where(either == 0, np.float32(1), counts.both_MK / np.maximum(either, 1))
 
 
 def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
@@ -70,6 +85,70 @@ def within_iou(wrong_MN: np.ndarray) -> float:
     return total / (len(wrong_MN) * (len(wrong_MN) - 1) / 2)
 
 
+@dataclass(frozen=True)
+class ErrorConsistency:
+    """How much more often two models err on the same images than their accuracies explain.
+
+    Each array holds the largest value over the references. The IoU of errors cannot exceed the smaller number of errors
+    over the larger one, so a model that is much worse than every reference has a low IoU although it may repeat all
+    errors of a reference. `relative_M` and `overlap_M` reach 1 for this model.
+    """
+
+    kappa_M: np.ndarray  # Cohen's κ, at most 1; 0 if the common errors are as many as chance gives
+    relative_M: np.ndarray  # κ over the largest κ that is possible at the accuracies of the two models, at most 1
+    overlap_M: np.ndarray  # common errors over the errors of the model that errs less, in [0, 1]
+
+
+def error_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> ErrorConsistency:
+    """Return the error consistency of each model with the references (Geirhos et al. 2020, arXiv 2006.16736).
+
+    With the error rates a and b and the rate c of common errors, the observed agreement is 1 − a − b + 2c, and chance
+    gives 1 − a − b + 2ab. Hence κ = 2 (c − ab) / (a + b − 2ab). The largest c is min(a, b), so κ over its largest
+    value is (c − ab) / (min(a, b) − ab).
+
+    Two conventions fill 0/0. Two models without errors, and two that err everywhere, behave alike: all three values
+    are 1. If only κ's largest value is 0, one model has no errors or errs everywhere, and the relative κ is the
+    overlap. The overlap is 0 if exactly one of the models has no errors, like the IoU.
+
+    Args:
+        wrong_MN: Mask of the images that each model gets wrong.
+        reference_KN: Mask of the images that each reference model gets wrong.
+        same: Whether the references are the models themselves, as in `find_most_alike`.
+    """
+    largest_M3 = np.empty((len(wrong_MN), 3))
+    for counts in count_errors(wrong_MN, reference_KN):
+        for column, values_MK in enumerate(compare_errors(counts, wrong_MN.shape[1])):
+            if same:
+                values_MK[np.arange(len(counts.rows)), counts.rows] = -np.inf
+            largest_M3[counts.rows, column] = values_MK.max(axis=1)
+    return ErrorConsistency(*largest_M3.T)
+
+
+def compare_errors(counts: ErrorCounts, num_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return κ, κ over its largest value, and the overlap of every pair, three arrays (M, K)."""
+    a, b = counts.model_M1.astype(np.float64), counts.reference_1K.astype(np.float64)
+    # All terms are multiplied by N², so that they are whole numbers and 0/0 is recognized exactly.
+    excess_MK = num_images * counts.both_MK.astype(np.float64) - a * b
+    fewer_MK, neither_MK = np.minimum(a, b), a + b == 0
+    overlap_MK = divide(counts.both_MK, fewer_MK, neither_MK.astype(np.float64))
+    kappa_MK = divide(2 * excess_MK, num_images * (a + b) - 2 * a * b, np.ones_like(excess_MK))
+    relative_MK = divide(excess_MK, num_images * fewer_MK - a * b, overlap_MK)
+    return kappa_MK, relative_MK, overlap_MK
+
+
+def divide(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Return the quotient, with the values of `otherwise` where the denominator is 0."""
+    return np.divide(numerator, denominator, out=otherwise.copy(), where=denominator != 0)
+
+
+def disagreement_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
+    """Return the share of images on which exactly one of two models errs, for every pair, (M, K) in [0, 1]."""
+    blocks = [
+        counts.model_M1 + counts.reference_1K - 2 * counts.both_MK for counts in count_errors(wrong_MN, reference_KN)
+    ]
+    return np.concatenate(blocks) / wrong_MN.shape[1]
+
+
 def l2_matrix(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
     """Return the Euclidean distance of every pair, (M, K).
 
@@ -81,6 +160,17 @@ def l2_matrix(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
         columns = slice(start, start + COLUMNS)
         squared_MK += cdist(vectors_MD[:, columns], reference_KD[:, columns], "sqeuclidean")
     return np.sqrt(squared_MK)
+
+
+def multiply_deviations(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.ndarray:
+    """Return the inner products of the deviations from the mean of the references, for every pair, (M, K) float64."""
+    products_MK = np.zeros((len(vectors_MD), len(reference_KD)))
+    for start in range(0, vectors_MD.shape[1], COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        reference = reference_KD[:, columns].astype(np.float64)
+        mean = reference.mean(axis=0)
+        products_MK += (vectors_MD[:, columns] - mean) @ (reference - mean).T
+    return products_MK
 
 
 def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = False) -> np.ndarray:

@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import cohen_kappa_score, jaccard_score
 
 from core.evaluation import metrics
 from core.evaluation.metrics import (
     Spacing,
+    disagreement_matrix,
+    error_consistency,
     find_most_alike,
     iou_matrix,
     l2_matrix,
     max_iou,
     min_l2,
+    multiply_deviations,
     near_copies,
     summarize,
     variance_kept,
@@ -130,6 +133,75 @@ def test_the_most_alike_reference_has_the_largest_iou(wrong_MN, reference_KN):
     )
     twins = np.concatenate([wrong_MN, wrong_MN])
     assert find_most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
+
+
+def test_the_error_consistency_agrees_with_scikit_learn_and_with_the_definition(wrong_MN, reference_KN):
+    found = error_consistency(wrong_MN, reference_KN)
+    for row, a_N in enumerate(wrong_MN):
+        kappa = [cohen_kappa_score(a_N, b_N) for b_N in reference_KN]
+        # Sorted masks have these accuracies and as many common errors as possible.
+        highest = [cohen_kappa_score(np.sort(a_N), np.sort(b_N)) for b_N in reference_KN]
+        overlap = [(a_N & b_N).sum() / min(a_N.sum(), b_N.sum()) for b_N in reference_KN]
+        assert found.kappa_M[row] == pytest.approx(max(kappa))
+        assert found.relative_M[row] == pytest.approx(max(np.divide(kappa, highest)))
+        assert found.overlap_M[row] == pytest.approx(max(overlap))
+
+
+def test_a_worse_model_that_repeats_all_errors_has_a_low_iou_but_nothing_new():
+    original_N = np.arange(1000) < 80  # 8% errors
+    worse_N = np.arange(1000) < 900  # 90% errors, all of the original's among them
+    found = error_consistency(worse_N[None], original_N[None])
+    # c − ab = 0.08 − 0.072 = 0.008 and a + b − 2ab = 0.836
+    assert max_iou(worse_N[None], original_N[None])[0] == pytest.approx(0.08 / 0.9)
+    assert found.kappa_M[0] == pytest.approx(2 * 0.008 / 0.836)
+    assert found.relative_M[0] == found.overlap_M[0] == 1
+
+
+def test_a_model_that_errs_everywhere_is_not_new():
+    everywhere_N, original_N = np.ones(1000, dtype=bool), np.arange(1000) < 80
+    found = error_consistency(everywhere_N[None], original_N[None])
+    assert max_iou(everywhere_N[None], original_N[None])[0] == np.float32(0.08)
+    assert (found.kappa_M[0], found.relative_M[0], found.overlap_M[0]) == (0, 1, 1)
+
+
+def test_independent_errors_have_no_kappa_and_other_errors_a_negative_one():
+    a_N, b_N = np.arange(100) % 10 == 0, np.arange(100) < 20  # 10% and 20% errors, 2% in common
+    found = error_consistency(a_N[None], b_N[None])
+    assert found.kappa_M[0] == found.relative_M[0] == 0 and found.overlap_M[0] == pytest.approx(0.2)
+    assert error_consistency(a_N[None], ~a_N[None]).kappa_M[0] < 0
+
+
+@pytest.mark.parametrize(
+    "wrong, reference, expected",
+    [([0, 0, 0], [0, 0, 0], (1, 1, 1)), ([1, 1, 1], [1, 1, 1], (1, 1, 1)), ([0, 0, 0], [1, 0, 0], (0, 0, 0))],
+)
+def test_the_error_consistency_of_models_without_errors_or_with_errors_everywhere(wrong, reference, expected):
+    with np.errstate(all="raise"):
+        found = error_consistency(np.array([wrong], dtype=bool), np.array([reference], dtype=bool))
+    assert (found.kappa_M[0], found.relative_M[0], found.overlap_M[0]) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 2, M])
+def test_the_error_consistency_of_a_source_with_itself_leaves_out_the_diagonal(wrong_MN, rows, monkeypatch):
+    monkeypatch.setattr(metrics, "ROWS", rows)
+    assert error_consistency(wrong_MN, wrong_MN).kappa_M == pytest.approx(np.ones(M))
+    expected = [max(cohen_kappa_score(wrong_MN[i], wrong_MN[j]) for j in range(M) if j != i) for i in range(M)]
+    assert error_consistency(wrong_MN, wrong_MN, same=True).kappa_M == pytest.approx(np.array(expected))
+
+
+def test_the_disagreement_is_the_hamming_distance(wrong_MN, reference_KN):
+    np.testing.assert_allclose(
+        disagreement_matrix(wrong_MN, reference_KN), cdist(wrong_MN, reference_KN, "hamming"), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("columns", [4, D])
+def test_the_products_of_deviations_from_the_mean_of_the_references(vectors_MD, random, columns, monkeypatch):
+    monkeypatch.setattr(metrics, "COLUMNS", columns)
+    reference_KD = random.normal(5, 1, size=(K, D))
+    mean_D = reference_KD.mean(axis=0)
+    expected = (vectors_MD - mean_D) @ (reference_KD - mean_D).T
+    np.testing.assert_allclose(multiply_deviations(vectors_MD, reference_KD), expected)
 
 
 def test_distances_agree_with_scipy(vectors_MD, random):
