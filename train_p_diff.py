@@ -75,7 +75,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
-    restored = Task.restore(task, scoring, checkpoints)  # before any training, because other images are refused
+    restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
@@ -199,10 +199,11 @@ def score_with_task(
         num_steps=options.finetune_steps,
         seed=cfg.seed,
     )
-    score_fns = task.score_fns(options.num_train_images, progress)
+    score_fns, ood_fns = task.score_fns(options.num_train_images, progress), task.ood_fns(progress)
     return Scoring(
         score_fns=score_fns,
-        num_images={split: score_fn.num_images for split, score_fn in score_fns.items()},
+        ood_fns=ood_fns,
+        num_images={name: score_fn.num_images for name, score_fn in {**score_fns, **ood_fns}.items()},
         finetuning=Finetuning(
             train=tune,
             num_images=options.finetune_steps * last.batch_size,

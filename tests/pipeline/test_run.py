@@ -74,6 +74,18 @@ def test_metrics_follow_the_contract(workplace):
     assert set(metrics["paper_protocol"]) == set(metrics["held_out_protocol"]) == {"original", "ensemble", "p_diff"}
 
 
+def test_models_vote_on_test_and_on_images_without_a_class_at_the_temperatures_of_validation(workplace):
+    table = ScoreTable.load(workplace.path / RUN / "scores/p_diff.npz")
+    val, test = table.scores["val"], table.scores["test"]
+    assert test.votes.counts_P.tolist() == [1, 2, 5]
+    np.testing.assert_array_equal(test.votes.temperature_P, val.votes.fitted_P)
+    assert set(table.ood) == {"phase_scrambled", "splices"}
+    for confidence_PN in table.ood.values():
+        assert confidence_PN.shape == (3, 300) and (confidence_PN >= 0.1).all() and (confidence_PN <= 1).all()
+    _, sizes = np.unique(test.groups_N, return_counts=True)
+    assert set(sizes) == {3} and test.loss_MN.shape == test.wrong_MN.shape == (5, len(test.groups_N))
+
+
 def test_a_rebuilt_report_has_the_same_bytes(workplace):
     folder = workplace.path / "outputs/rebuilt"
     assert workplace.run("train_p_diff.py", "output_dir=outputs/rebuilt").error == 0
