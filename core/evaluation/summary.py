@@ -21,7 +21,7 @@ def summarize_tables(
     bootstrap: Bootstrap | None = None,
     *,
     closeness: Mapping[str, Closeness] | None = None,
-    costs: Mapping[str, float | None] | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the content of metrics.json without the seconds and the verdict.
 

@@ -276,7 +276,7 @@ def test_a_row_holds_what_was_measured_about_closeness_and_cost(tables):
     far = Closeness("p_diff", 0.25, 0.5, 0.75, 1.5, 0.9, 0.125, Behavior.COPIES)
     alone = Closeness("ensemble", 0.5, None, 0.0, 0.0, None, None, Behavior.AVERAGES)
     content = summarize_tables(
-        tables, closeness={"p_diff": far, "ensemble": alone}, costs={"p_diff": 6.0, "ensemble": 0.0, "gaussian": None}
+        tables, closeness={"p_diff": far, "ensemble": alone}, costs={"p_diff": 6.0, "ensemble": 0.0}
     )
     keys = ("nearest_relative", "copies", "deviation", "outside_span", "behavior", "gradient_evaluations")
     measured = {source: [row_of(content, source).get(key) for key in keys] for source in tables}
