@@ -177,14 +177,22 @@ def test_scoring_copies_images_once_and_not_for_each_model(on_stand_in, cache_by
             normalize=ImageData(None, None, None, 4, 3, 16, COLORS).make_normalizer(),
             options=ScoringSpec(batch_size=BATCH, cache_bytes=cache_bytes, device=DEVICE),
         )
-        scorer(vectors_MD[:1])
+        scorer(vectors_MD[:2])
         found = []
         for num_models in (3, 6):
             crossings.clear()
             scorer(vectors_MD[:num_models])
             found.append(dict(crossings))
     images = 0 if cache_bytes else 2 * 3  # images and labels of three batches
-    assert found[0] == found[1] == {"to the device": 1 + images, "from the device": 6}
+    votes = {"to the device": 2, "from the device": 6}  # their order and temperatures, their arrays and the fit
+    assert (
+        found[0]
+        == found[1]
+        == {
+            "to the device": 1 + votes["to the device"] + images,
+            "from the device": 3 + votes["from the device"],
+        }
+    )
 
 
 def test_finetuning_copies_its_batches_and_nothing_else(on_stand_in):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from core.runtime.stage_progress import StageProgress
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Source]], Iterable[Source]]
+VAL = "val"
 BACKWARD = 2  # cost of the backward pass of a training step, in forward passes
 # A rough guess of the share of a run's scoring time that the trajectories take.
 TRAJECTORIES_SHARE = 0.1
@@ -41,7 +42,9 @@ class Scoring:
     """Functions of the task that score and train vectors, and whether stored tables are reused."""
 
     score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
-    num_images: Mapping[str, int]  # images of each split, which decide the cost of scoring one model
+    # Scoring functions of sets of images that belong to no class, by the name of the set.
+    ood_fns: Mapping[str, ScoreFn] = field(default_factory=dict)
+    num_images: Mapping[str, int]  # images of each split and set, which decide the cost of scoring one model
     finetuning: Finetuning
     # Settings that decide the scores of given vectors, such as the images and the precision, and digests of the source
     # code that scores. A table of other settings or other code is not reused.
@@ -60,16 +63,17 @@ def score_run(
             list_sources(material, scoring.finetuning),
             scoring.score_fns,
             open_store(material, scoring, run),
+            ood_fns=scoring.ood_fns,
             soup_candidates=material.options.soup_candidates,
             progress=partial(
                 progress.track, work=partial(count_images, material, scoring), name=lambda source: source.name
             ),
         )
     if has_steps:
-        num_images = RECORDED_STEPS * num_trajectories * scoring.num_images["val"]
+        num_images = RECORDED_STEPS * num_trajectories * scoring.num_images[VAL]
         with progress.part(TRAJECTORIES_SHARE, units=num_images, name="trajectories"):
             trajectories = record_trajectories(
-                material.generator, scoring.score_fns["val"], seed=material.seed, num_trajectories=num_trajectories
+                material.generator, scoring.score_fns[VAL], seed=material.seed, num_trajectories=num_trajectories
             )
         trajectories.save(run.trajectories)
     material.checkpoints.save_history(run.training_history)
@@ -104,6 +108,7 @@ def evaluate(
     store: ScoreStore,
     *,
     soup_candidates: int,
+    ood_fns: Mapping[str, ScoreFn] | None = None,
     progress: Progress = iter,
 ) -> dict[str, ScoreTable]:
     """Return one table per source, each saved as soon as it is scored.
@@ -116,13 +121,14 @@ def evaluate(
         score_fns: Scoring functions by split.
         store: Storage that is searched for tables and saves new ones.
         soup_candidates: Maximum number of models that a soup tries.
+        ood_fns: Scoring functions of images that belong to no class, by the name of the set.
         progress: Wraps the sources that have to be scored, to show how many are done.
     """
     tables: dict[str, ScoreTable] = {}
-    every = [*base_sources, *list_soups(tables, score_fns["val"], soup_candidates)]
+    every = [*base_sources, *list_soups(tables, score_fns[VAL], soup_candidates)]
     tables.update(store.find(every))
     for source in progress([source for source in every if source.name not in tables]):
-        table = score_source(source, score_fns)
+        table = score_source(source, score_fns, ood_fns or {})
         for split, scores in table.scores.items():
             warn_of_nan(source.name, split, scores)
         tables[source.name] = store.put(source, table)
@@ -139,22 +145,41 @@ def count_images(material: Material, scoring: Scoring, source: Source) -> int:
         Kind.GENERATED: num_generated,
         Kind.SOUP: 1,
     }.get(source.kind, 1 if source.name == ENSEMBLE else options.num_baselines)
-    count = num_models * sum(scoring.num_images[split] for split in source.splits)
+    votes = num_models > 1 and VAL in source.splits
+    seen = [*source.splits, *(scoring.ood_fns if votes else ())]
+    count = num_models * sum(scoring.num_images[name] for name in seen)
     if source.kind is Kind.SOUP:
         num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
         num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
-        count += num_tried * scoring.num_images["val"]
+        count += num_tried * scoring.num_images[VAL]
     if source.kind is Kind.TRAINED:
         count += num_models * (1 + BACKWARD) * scoring.finetuning.num_images
     return count
 
 
-def score_source(source: Source, score_fns: Mapping[str, ScoreFn]) -> ScoreTable:
-    """Make the models of a source and score them on its splits."""
+def score_source(
+    source: Source, score_fns: Mapping[str, ScoreFn], ood_fns: Mapping[str, ScoreFn] | None = None
+) -> ScoreTable:
+    """Make the models of a source and score them on its splits and on the images that belong to no class.
+
+    Validation comes first, because it gives the temperatures of the votes on all other images. A source that does not
+    vote on validation is not scored on images that belong to no class. The scoring functions of a source with its own
+    ones may include these sets of images.
+    """
     start = time.perf_counter()
     vectors_MD = source.make()
-    scores = {split: score_fns[split](vectors_MD) for split in source.splits}
-    return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start)
+    fns = source.score_fns or {**score_fns, **(ood_fns or {})}
+    scores: dict[str, Scores] = {}
+    temperatures: tuple[np.ndarray, ...] = ()  # one array as soon as validation gave it
+    for split in sorted(source.splits, key=lambda split: split != VAL):
+        scores[split] = fns[split](vectors_MD, *temperatures)
+        if split == VAL and (votes := scores[VAL].votes) and votes.fitted_P is not None:
+            temperatures = (votes.fitted_P,)
+    ood = {}
+    for name in ood_fns or {}:
+        if temperatures and name in fns and (votes := fns[name](vectors_MD, *temperatures).votes):
+            ood[name] = votes.confidence_PN
+    return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start, ood=ood)
 
 
 def warn_of_nan(source: str, split: str, scores: Scores) -> None:

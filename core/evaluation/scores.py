@@ -1,11 +1,12 @@
 """Score tables, which hold the vectors and the scores of M models of one source.
 
-M models · N images · D numbers in one flattened subset.
+M models · N items · P numbers of models that vote · D numbers in one flattened subset.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -28,17 +29,27 @@ class Metric:
         return 1 if self.higher_is_better else -1
 
 
+OOD = "ood/"  # prefix of the arrays of images that belong to no class
 ACCURACY = Metric("accuracy", "share of images", higher_is_better=True)
 MAX_IOU = Metric("max_iou", "share of the images that either model gets wrong", higher_is_better=False)
 
 
 @dataclass(frozen=True)
-class Vote:
-    """The scores of the soft vote of all M models, which averages their predicted probabilities."""
+class Votes:
+    """Soft votes of the first n models of a source in a random order, for several n, on one split.
 
-    accuracy: float
-    loss: float
-    ece: float
+    A soft vote averages the predicted probabilities. A temperature divides the logarithms of the average (Guo et al.
+    2017), because the likelihoods of votes are comparable only at their best temperatures (Ashukha et al. 2020).
+    """
+
+    counts_P: np.ndarray  # int64, ascending: 1, 2, 5, 10, 20, 50, 100, … and M itself
+    temperature_P: np.ndarray  # of the loss, the Brier score and the confidence; 1 where none was fitted in advance
+    loss_PN: np.ndarray  # negative log-likelihood in nats
+    brier_PN: np.ndarray  # Brier score, summed over the classes
+    confidence_PN: np.ndarray  # largest probability
+    wrong_PN: np.ndarray  # bool
+    disagreement_PN: np.ndarray  # share of pairs of the n models that predict different classes; NaN for n = 1
+    fitted_P: np.ndarray | None = None  # temperatures with the least loss on this split; None if they were not fitted
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,10 @@ class Scores:
     loss_M: np.ndarray  # mean negative log-likelihood in nats
     wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task does not define errors per item
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
-    vote: Vote | None = None
+    votes: Votes | None = None  # None for one model, and if the task does not define votes
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
+    loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
+    groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own
 
     @property
     def quality_M(self) -> np.ndarray:
@@ -82,7 +95,11 @@ class Scores:
         return int(np.lexsort((-self.quality_M, self.loss_M))[0])
 
 
-ScoreFn = Callable[[Tensor], Scores]  # vectors (M, D) on the CPU -> their scores
+class ScoreFn(Protocol):
+    """A function that scores models on one split."""
+
+    def __call__(self, vectors_MD: Tensor, temperature_P: np.ndarray | None = None, /) -> Scores:
+        """Return the scores of vectors (M, D) on the CPU, with votes at these temperatures; None fits temperatures."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,8 @@ class ScoreTable:
     seconds: float  # duration of scoring
     latents_ML: np.ndarray | None = None  # standardized latents from the generator's encoder
     stored_kind: Kind | None = None  # None in tables of earlier versions, which did not store it
+    # For each set of images that belong to no class, the confidence of the votes (P, N) at validation's temperatures.
+    ood: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -109,6 +128,7 @@ class ScoreTable:
             "seconds": np.array(self.seconds),
             "vectors": self.vectors_MD,
             "splits": np.array(sorted(self.scores)),
+            **{f"{OOD}{name}": confidence_PN for name, confidence_PN in self.ood.items()},
         }
         if self.latents_ML is not None:
             arrays["latents"] = self.latents_ML
@@ -123,8 +143,12 @@ class ScoreTable:
                 }
             if scores.ece_M is not None:
                 arrays[f"{split}/ece"] = scores.ece_M
-            if scores.vote is not None:
-                arrays[f"{split}/vote"] = np.array(astuple(scores.vote))
+            for name in ("loss_MN", "groups_N"):
+                if (array := getattr(scores, name)) is not None:
+                    arrays[f"{split}/{name}"] = array
+            if scores.votes is not None:
+                given = {name: array for name, array in vars(scores.votes).items() if array is not None}
+                arrays |= {f"{split}/votes/{name}": array for name, array in given.items()}
             if scores.metric != ACCURACY:
                 arrays |= {f"{split}/metric/{name}": np.array(value) for name, value in vars(scores.metric).items()}
         save_arrays(path, arrays)
@@ -147,6 +171,7 @@ class ScoreTable:
                 float(file["seconds"]),
                 file.get("latents"),
                 Kind(str(file["kind"])) if "kind" in file else None,
+                select_prefix(file, OOD),
             )
 
     @staticmethod
@@ -155,11 +180,23 @@ class ScoreTable:
         if f"{split}/wrong" in file:
             num_images = int(file[f"{split}/num_images"])
             wrong_MN = np.unpackbits(file[f"{split}/wrong"], axis=1, count=num_images).astype(bool)
-        vote = Vote(*file[f"{split}/vote"].tolist()) if f"{split}/vote" in file else None
+        votes = select_prefix(file, f"{split}/votes/")
         metric = ACCURACY
         if f"{split}/metric/name" in file:
             name, unit, higher = (file[f"{split}/metric/{part}"] for part in ("name", "unit", "higher_is_better"))
             metric = Metric(str(name), str(unit), bool(higher))
         return Scores(
-            file[f"{split}/accuracy"], file[f"{split}/loss"], wrong_MN, file.get(f"{split}/ece"), vote, metric
+            file[f"{split}/accuracy"],
+            file[f"{split}/loss"],
+            wrong_MN,
+            file.get(f"{split}/ece"),
+            Votes(**votes) if votes else None,
+            metric,
+            file.get(f"{split}/loss_MN"),
+            file.get(f"{split}/groups_N"),
         )
+
+
+def select_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names start with a prefix, named without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.kinds import AVERAGE, ENSEMBLE, FINETUNED, GENERATED, NOISED, ORIGINAL, RECONSTRUCTED, Kind
+from core.evaluation.scores import ScoreFn
 from core.generation import baselines
 from core.generation.generator import WeightGenerator
 from core.runtime.seeding import generator_for
@@ -46,6 +47,8 @@ class Source:
     # Digests of the source code that makes the vectors. The generator's own code is known to the store of the tables.
     code: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)  # that decide the vectors of this source alone
+    # Scoring functions of a source whose networks differ outside of the subset; None uses the functions of the task.
+    score_fns: Mapping[str, ScoreFn] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from core.evaluation.calibration import measure_calibration_error
 from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, summarize, within_iou
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.scores import Scores, ScoreTable, Votes
 
 RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split, rule)
     "val_accuracy": ("val", Scores.pick_best),
@@ -128,15 +129,20 @@ def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any
         test, count = table.scores["test"], len(table.vectors_MD)
         chosen = measure_model(test, table.scores["val"].pick_best())
         rows.append({"source": source, "method": "one model", "n_models": 1, **chosen})
-        if test.vote is not None:
-            vote = keep_finite(accuracy=test.vote.accuracy, loss=test.vote.loss, ece=test.vote.ece)
-            rows.append({"source": source, "method": "soft vote", "n_models": count, **vote})
+        if test.votes is not None:
+            rows.append({"source": source, "method": "soft vote", "n_models": count, **measure_vote(test.votes)})
         if (soup := tables.get(name_soup(source))) is not None:
             rows.append({"source": source, "method": "greedy soup", **measure_model(soup.scores["test"], 0)})
         if table.kind is Kind.ORIGINAL:
             mean = measure_model(tables[ENSEMBLE].scores["test"], 0)
             rows.append({"source": source, "method": "mean of weights", "n_models": count, **mean})
     return rows
+
+
+def measure_vote(votes: Votes) -> dict[str, float]:
+    """Return accuracy, loss and calibration error of the vote of all models."""
+    ece_P = measure_calibration_error(votes.confidence_PN[-1:], votes.wrong_PN[-1:])
+    return keep_finite(accuracy=(~votes.wrong_PN[-1]).mean(), loss=votes.loss_PN[-1].mean(), ece=ece_P[0])
 
 
 def measure_model(scores: Scores, index: int) -> dict[str, float]:

@@ -4,10 +4,9 @@ M models · N images · B images in one chunk · D numbers in one flattened subs
 """
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchmetrics.functional.classification import binary_calibration_error
 
 from core.checkpoints.subset import ParameterSubset, unflatten
-from core.evaluation.scores import Scores, Vote
+from core.evaluation.scores import Scores
 from core.runtime.errors import UserError
 from core.runtime.precision import set_float32_precision
 from core.runtime.stage_progress import StageProgress
@@ -26,59 +24,13 @@ from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
+from tasks.scoring.tally import Tally
+from tasks.scoring.votes import VoteCounter
 
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # models that are vectorized over 256 images; fewer for larger chunks
 MODELS_COMPARED = 8  # models that are also run in fp32, to measure what a lower precision changes
 PRECISIONS = ("fp32", "tf32", "bf16")
-
-
-@dataclass
-class Tally:
-    """The loss, error and confidence of M models on each of B images."""
-
-    loss_MB: Tensor
-    wrong_MB: Tensor  # bool
-    confidence_MB: Tensor  # the probability of the predicted class
-
-    @classmethod
-    def from_log_probabilities(cls, log_probabilities_MBC: Tensor, labels_B: Tensor) -> "Tally":
-        """Build the tally from the log-probabilities (M, B, classes) and the labels (B,).
-
-        NaN predicts no class, so it counts as wrong. The loss and the confidence stay NaN.
-        """
-        confidence_MB, predicted_MB = log_probabilities_MBC.max(dim=2)
-        labels_MB1 = labels_B[None, :, None].expand(len(log_probabilities_MBC), -1, 1)
-        wrong_MB = (predicted_MB != labels_B) | confidence_MB.isnan()
-        return cls(-log_probabilities_MBC.gather(2, labels_MB1)[:, :, 0], wrong_MB, confidence_MB.exp())
-
-    @classmethod
-    def join(cls, chunks: Sequence["Tally"]) -> "Tally":
-        """Return the tally of all images of a split, on the CPU, from the tallies of its chunks."""
-        return cls(*(torch.cat([getattr(chunk, field.name) for chunk in chunks], dim=1).cpu() for field in fields(cls)))
-
-    @property
-    def accuracy_M(self) -> np.ndarray:
-        """The share of correct predictions."""
-        return (~self.wrong_MB.numpy()).mean(axis=1)
-
-    @property
-    def nll_M(self) -> np.ndarray:
-        """The mean negative log-likelihood of the labels."""
-        return self.loss_MB.double().mean(dim=1).numpy()
-
-    @property
-    def ece_M(self) -> np.ndarray:
-        """The expected calibration error, 15 bins (Guo et al. 2017, Eq. 3); NaN if a confidence is NaN."""
-        pairs = zip(self.confidence_MB.clamp(0, 1), ~self.wrong_MB, strict=True)
-        return np.array(
-            [
-                math.nan
-                if confidence.isnan().any()
-                else binary_calibration_error(confidence, correct.int(), n_bins=15).item()
-                for confidence, correct in pairs
-            ]
-        )
 
 
 @dataclass(frozen=True)
@@ -142,6 +94,7 @@ class Scorer:
         normalize: The module that normalizes each batch of images on the device; None for images that need none.
         options: The batch size, cache, precision and device; None for the defaults.
         label: The name of the split in log lines.
+        groups_N: The group of each image, for images that are versions of each other; None if all are independent.
         progress: The progress of the stage, advanced by one unit for each image of each model; None shows nothing.
     """
 
@@ -154,11 +107,13 @@ class Scorer:
         normalize: nn.Module | None = None,
         options: ScoringSpec | None = None,
         label: str = "score",
+        groups_N: np.ndarray | None = None,
         progress: StageProgress | None = None,
     ):
         options = options or ScoringSpec()
         device, precision, batch_size = options.device, options.precision, options.batch_size
         self.subset, self.device, self.precision, self.label = subset, device, precision, label
+        self.groups_N = groups_N
         self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
         largest = choose_batch_size(images, device) if batch_size == "auto" else int(batch_size)
@@ -227,10 +182,19 @@ class Scorer:
 
     @torch.inference_mode()
     @set_float32_precision()
-    def __call__(self, vectors_MD: Tensor) -> Scores:
-        """Return the scores of M vectors; raises `UserError` if they do not have D numbers."""
+    def __call__(self, vectors_MD: Tensor, temperature_P: np.ndarray | None = None) -> Scores:
+        """Return the scores of M vectors; several vectors also vote.
+
+        Args:
+            vectors_MD: The models.
+            temperature_P: The temperatures of the votes; None fits them to these images.
+
+        Raises:
+            UserError: The vectors do not have D numbers.
+        """
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
-        tallies, votes = [], []
+        tallies = []
+        votes = VoteCounter(len(vectors_MD), self.device, temperature_P) if len(vectors_MD) > 1 else None
         with self.progress.part(len(vectors_MD) * self.num_images, units=len(vectors_MD) * len(self.chunks)):
             for chunk in self.chunks:
                 num_images = len(chunk.labels_B)
@@ -238,11 +202,18 @@ class Scorer:
                     self._compare_with_fp32(chunk.crossing, vectors_MD, num_images)
                 with self._lower_precision():
                     log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
-                mean_log_1BC = log_MBC.exp().nanmean(dim=0, keepdim=True).log()  # A NaN does not spoil the vote.
                 tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
-                votes.append(Tally.from_log_probabilities(mean_log_1BC, chunk.labels_B))
+                if votes is not None:
+                    votes.add(log_MBC, chunk.labels_B)
         if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
-        models, ensemble = Tally.join(tallies), Tally.join(votes)
-        vote = Vote(float(ensemble.accuracy_M[0]), float(ensemble.nll_M[0]), float(ensemble.ece_M[0]))
-        return Scores(models.accuracy_M, models.nll_M, models.wrong_MB.numpy(), models.ece_M, vote)
+        models = Tally.join(tallies)
+        return Scores(
+            models.accuracy_M,
+            models.nll_M,
+            models.wrong_MB.numpy(),
+            models.ece_M,
+            None if votes is None else votes.finish(),
+            loss_MN=models.loss_MB.half().numpy(),
+            groups_N=self.groups_N,
+        )

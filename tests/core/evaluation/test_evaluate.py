@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.evaluate import evaluate, warn_of_nan
+from core.evaluation.evaluate import evaluate, score_source, warn_of_nan
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source
 from core.evaluation.store import Identity, ScoreStore
 from core.runtime.run_directory import RunDirectory
+from tests.core.evaluation.tables import votes
 from tests.core.tiny import change_array, damaged_copies
 
 MADE = {
@@ -25,6 +26,7 @@ MADE = {
     "gaussian": torch.zeros(2, 2),
 }
 SPLITS = EVERY_SPLIT
+IN_ORDER = ("val", "train", "test")  # validation gives the temperatures of the votes
 GIVEN = [
     Source(
         name,
@@ -36,7 +38,7 @@ GIVEN = [
     for name, vectors_MD in MADE.items()
 ]
 ALL = [
-    *[(source, split) for source in ("original", "ensemble", "p_diff") for split in SPLITS],
+    *[(source, split) for source in ("original", "ensemble", "p_diff") for split in IN_ORDER],
     ("gaussian", "test"),
     *[(source, split) for source in ("soup_original", "soup_p_diff") for split in ("val", "test")],
 ]
@@ -151,7 +153,7 @@ def test_a_damaged_table_is_scored_again_and_named_in_the_log(score, run, tmp_pa
 def test_interrupted_scoring_resumes_with_the_next_source(score, run):
     score()
     run.scores("p_diff").unlink()
-    assert score()[1] == [("p_diff", split) for split in SPLITS]
+    assert score()[1] == [("p_diff", split) for split in IN_ORDER]
 
 
 def test_each_table_stores_the_kind_of_its_source(score, run):
@@ -240,3 +242,51 @@ def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_nan("p_diff", "test", score_fn(vectors_MD))
     assert "p_diff: 7 of 9" in caplog.text and "test" in caplog.text and "1, 2, 3, 4, 5 and 2 more" in caplog.text
+
+
+class Voter:
+    """A scoring function that records its temperatures and returns votes fitted to its own number."""
+
+    def __init__(self, fitted):
+        self.fitted, self.temperatures, self.confidence = fitted, [], fitted / 10
+
+    def __call__(self, vectors_MD, temperature_P=None):
+        self.temperatures.append(temperature_P)
+        fitted_P = np.full(3, self.fitted) if temperature_P is None else None
+        voted = votes(0.9, confidence=self.confidence, fitted_P=fitted_P) if len(vectors_MD) > 1 else None
+        return Scores(np.zeros(len(vectors_MD)), np.zeros(len(vectors_MD)), None, votes=voted)
+
+
+@pytest.fixture
+def voters():
+    return {name: Voter(number) for number, name in enumerate((*EVERY_SPLIT, "splices"), start=1)}
+
+
+def score_votes(voters, splits, num_models=4, own=None):
+    source = Source("gaussian", Kind.FREE, lambda: torch.zeros(num_models, 2), splits, score_fns=own)
+    ood_fns = {"splices": voters["splices"]}
+    return score_source(source, {split: voters[split] for split in EVERY_SPLIT}, ood_fns)
+
+
+def test_the_temperatures_of_validation_are_used_on_all_other_images(voters):
+    table = score_votes(voters, EVERY_SPLIT)
+    assert voters["val"].temperatures == [None]
+    for name in ("train", "test", "splices"):
+        [temperature_P] = voters[name].temperatures
+        np.testing.assert_array_equal(temperature_P, np.full(3, voters["val"].fitted))
+    np.testing.assert_allclose(table.ood["splices"], np.full((3, 40), voters["splices"].confidence))
+
+
+@pytest.mark.parametrize("splits, num_models", [(("test",), 4), (("val", "test"), 1)])
+def test_without_votes_on_validation_there_are_no_temperatures_and_no_other_images(voters, splits, num_models):
+    assert score_votes(voters, splits, num_models).ood == {}
+    assert voters["test"].temperatures == [None] and voters["splices"].temperatures == []
+
+
+def test_a_source_with_other_networks_is_scored_by_its_own_functions(voters):
+    own = {name: Voter(7) for name in ("val", "test")}
+    assert score_votes(voters, ("val", "test"), own=own).ood == {}  # it has no function for these images
+    own["splices"] = Voter(8)
+    assert score_votes(voters, ("val", "test"), own=own).ood["splices"][0, 0] == pytest.approx(0.8)
+    assert not any(voter.temperatures for voter in voters.values())
+    assert own["test"].temperatures[0].tolist() == [7] * 3

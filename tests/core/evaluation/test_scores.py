@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from core.evaluation.kinds import Kind
-from core.evaluation.scores import ACCURACY, Metric, Scores, ScoreTable, Vote
+from core.evaluation.scores import ACCURACY, Metric, Scores, ScoreTable
+from core.runtime.arrays import save_arrays
 from core.runtime.errors import UserError
-from tests.core.evaluation.tables import scores, table
+from tests.core.evaluation.tables import scores, table, votes
 from tests.core.tiny import change_array, damaged_copies
 
 
@@ -37,17 +38,48 @@ def test_a_table_survives_the_disk(tmp_path, num_images):
 
 
 def test_optional_parts_of_a_table_survive_the_disk_or_stay_absent(tmp_path, saved):
-    vote, ece_M = Vote(accuracy=0.9, loss=0.25, ece=0.03), np.array([0.1, 0.2])
-    latents_ML = np.arange(6, dtype=np.float32).reshape(2, 3)
-    full = table("p_diff", replace(scores([0.5, 0.9]), ece_M=ece_M, vote=vote), scores([0.5, 0.9]))
-    replace(full, latents_ML=latents_ML).save(tmp_path / "p_diff.npz")
+    ece_M, latents_ML = np.array([0.1, 0.2]), np.arange(6, dtype=np.float32).reshape(2, 3)
+    loss_MN, groups_N = np.float16([[0.5, np.nan], [1, 2]]), np.array([4, 4])
+    test = replace(scores([0.5, 0.9]), ece_M=ece_M, votes=votes(0.9), loss_MN=loss_MN, groups_N=groups_N)
+    val = replace(scores([0.5, 0.9]), votes=votes(0.8, fitted_P=np.array([1.5, 1.2, 0.9])))
+    ood = {"splices": np.float32([[0.5, 0.7]]), "svhn": np.float32([[0.25]])}
+    replace(table("p_diff", test, val), latents_ML=latents_ML, ood=ood).save(tmp_path / "p_diff.npz")
     loaded = ScoreTable.load(tmp_path / "p_diff.npz")
-    np.testing.assert_array_equal(loaded.latents_ML, latents_ML)
-    np.testing.assert_array_equal(loaded.scores["test"].ece_M, ece_M)
-    assert loaded.scores["test"].vote == vote
-    for scored in (loaded.scores["val"], ScoreTable.load(saved).scores["test"]):
-        assert scored.ece_M is None and scored.vote is None
-    assert ScoreTable.load(saved).latents_ML is None
+    pairs = {
+        "latents": (loaded.latents_ML, latents_ML),
+        "ece": (loaded.scores["test"].ece_M, ece_M),
+        "loss": (loaded.scores["test"].loss_MN, loss_MN),
+        "groups": (loaded.scores["test"].groups_N, groups_N),
+        **{name: (loaded.ood[name], array) for name, array in ood.items()},
+    }
+    for split, expected in (("test", test.votes), ("val", val.votes)):
+        found = vars(loaded.scores[split].votes)
+        pairs |= {f"{split} {name}": (found[name], array) for name, array in vars(expected).items()}
+    for name, (found, expected) in pairs.items():
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+        assert getattr(found, "dtype", None) == getattr(expected, "dtype", None), name
+    assert set(loaded.ood) == set(ood) and loaded.scores["test"].votes.fitted_P is None
+    for scored in (ScoreTable.load(saved).scores["val"], ScoreTable.load(saved).scores["test"]):
+        assert (scored.ece_M, scored.votes, scored.loss_MN, scored.groups_N) == (None, None, None, None)
+    assert ScoreTable.load(saved).latents_ML is None and ScoreTable.load(saved).ood == {}
+
+
+def test_the_vote_in_a_file_of_an_earlier_version_is_ignored(saved):
+    with np.load(saved) as file:
+        arrays = {name: array for name, array in file.items() if name != "sha256"}
+    save_arrays(saved, arrays | {"test/vote": np.array([0.9, 0.25, 0.03])})
+    loaded = ScoreTable.load(saved).scores["test"]
+    assert loaded.votes is None and len(loaded.accuracy_M) == 3
+
+
+def test_votes_without_one_of_their_arrays_are_damage(tmp_path):
+    path = tmp_path / "p_diff.npz"
+    table("p_diff", replace(scores([0.5, 0.9]), votes=votes(0.9))).save(path)
+    with np.load(path) as file:
+        arrays = {name: array for name, array in file.items() if name not in ("sha256", "test/votes/brier_PN")}
+    save_arrays(path, arrays)
+    with pytest.raises(UserError, match=r"p_diff\.npz .*brier_PN"):
+        ScoreTable.load(path)
 
 
 def test_a_task_without_wrong_images_has_no_mask(tmp_path):

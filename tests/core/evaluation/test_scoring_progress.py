@@ -15,8 +15,10 @@ from core.runtime import source_code
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
+from tests.core.evaluation.tables import votes
 
-NUM_IMAGES = {"train": 3, "val": 5, "test": 7}
+NUM_IMAGES = {"train": 3, "val": 5, "test": 7, "splices": 11}
+SPLITS = ("train", "val", "test")
 OPTIONS = SourceOptions(num_baselines=4, noise=(0.1,), soup_candidates=6, num_trajectories=2)
 
 
@@ -47,15 +49,18 @@ def material(tiny_checkpoints, tiny_generator):
 
 def make_scoring(progress):
     def score_on(split):
-        def score_fn(vectors_MD):
+        def score_fn(vectors_MD, temperature_P=None):
             progress.count(len(vectors_MD) * NUM_IMAGES[split])
             accuracy_M = 0.5 + 0.01 * np.tanh(vectors_MD[:, 0].double().numpy())
-            return Scores(accuracy_M, 1 - accuracy_M, np.zeros((len(vectors_MD), NUM_IMAGES[split]), dtype=bool))
+            voted = votes(0.9, fitted_P=np.ones(3)) if len(vectors_MD) > 1 else None
+            wrong_MN = np.zeros((len(vectors_MD), NUM_IMAGES[split]), dtype=bool)
+            return Scores(accuracy_M, 1 - accuracy_M, wrong_MN, votes=voted)
 
         return score_fn
 
     return Scoring(
-        score_fns={split: score_on(split) for split in NUM_IMAGES},
+        score_fns={split: score_on(split) for split in SPLITS},
+        ood_fns={"splices": score_on("splices")},
         num_images=NUM_IMAGES,
         finetuning=Finetuning(train=lambda vectors_MD: vectors_MD + 1, num_images=0, settings={}, code={}),
         settings={"precision": "fp32"},

@@ -170,24 +170,49 @@ def test_a_network_that_writes_into_its_input_gets_unchanged_images_at_every_cal
         assert np.allclose(scorer(vectors_MD).loss_M, expected, rtol=1e-5)
 
 
-def test_calibration_and_vote_follow_their_definitions():
+def score_by_definition(model, subset, vectors_MD, images):
+    """Return the probabilities (M, N, C) of whole forward passes."""
+    with torch.no_grad():
+        logits = [torch.func.functional_call(model, unflatten(vector_D, subset), (images,)) for vector_D in vectors_MD]
+    return torch.stack(logits).softmax(dim=2)
+
+
+def test_calibration_losses_and_votes_follow_their_definitions():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
-    vectors_MD = vectors_for(model, subset)
-    scores = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_MD)
+    vectors_MD, groups_N = vectors_for(model, subset), np.arange(NUM_IMAGES) // 2
+    scores = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH), groups_N=groups_N)(vectors_MD)
     images, labels = split.tensors
-    probabilities = []
-    for vector_D in vectors_MD:
-        with torch.no_grad():
-            probabilities.append(torch.func.functional_call(model, unflatten(vector_D, subset), (images,)).softmax(1))
-    for ece, model_probabilities in zip(scores.ece_M, probabilities, strict=True):
-        expected = multiclass_calibration_error(model_probabilities, labels, num_classes=5, n_bins=15)
+    probabilities_MNC = score_by_definition(model, subset, vectors_MD, images)
+    for ece, probabilities_NC in zip(scores.ece_M, probabilities_MNC, strict=True):
+        expected = multiclass_calibration_error(probabilities_NC, labels, num_classes=5, n_bins=15)
         assert ece == pytest.approx(expected.item(), abs=1e-5)
-    mean = torch.stack(probabilities).mean(0)
-    assert scores.vote.accuracy == (mean.argmax(1) == labels).double().mean().item()
-    assert scores.vote.loss == pytest.approx(torch.nn.functional.nll_loss(mean.log(), labels).item(), rel=1e-5)
-    assert scores.vote.ece == pytest.approx(
-        multiclass_calibration_error(mean, labels, num_classes=5, n_bins=15).item(), abs=1e-5
+    loss_MN = -probabilities_MNC.log()[:, torch.arange(NUM_IMAGES), labels]
+    np.testing.assert_allclose(scores.loss_MN, loss_MN, rtol=1e-3, atol=1e-4)
+    assert scores.loss_MN.dtype == np.float16 and scores.groups_N is groups_N
+    mean_NC = probabilities_MNC.mean(0)
+    assert scores.votes.counts_P.tolist() == [1, 2, 4]
+    np.testing.assert_array_equal(scores.votes.wrong_PN[-1], mean_NC.argmax(1) != labels)
+    losses_N = torch.nn.functional.nll_loss(mean_NC.log(), labels, reduction="none")
+    np.testing.assert_allclose(scores.votes.loss_PN[-1], losses_N, rtol=1e-4)
+
+
+def test_given_temperatures_are_used_and_none_are_fitted():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    vectors_MD, temperature_P = vectors_for(model, subset), np.array([0.5, 2.0, 4.0])
+    votes = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_MD, temperature_P).votes
+    mean_NC = score_by_definition(model, subset, vectors_MD, split.tensors[0]).mean(0)
+    confidence_N = (mean_NC.log() / 4).softmax(1).max(1).values
+    np.testing.assert_allclose(votes.confidence_PN[-1], confidence_N, rtol=1e-4)
+    assert votes.temperature_P is temperature_P and votes.fitted_P is None
+
+
+def test_one_model_does_not_vote():
+    model, split = network("resnet18"), images_for("resnet18")
+    subset = resolve_subset(model, "last_norms", count=2)
+    assert (
+        Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_for(model, subset, 1)).votes is None
     )
 
 
@@ -201,8 +226,10 @@ def test_nan_counts_as_wrong_and_does_not_spoil_the_vote():
     scores = scorer(vectors_MD)
     assert scores.accuracy_M[2] == 0 and scores.wrong_MN[2].all()
     assert np.isnan(scores.loss_M[2]) and np.isnan(scores.ece_M[2])
-    assert scores.vote.accuracy == sound.vote.accuracy
-    assert (scores.vote.loss, scores.vote.ece) == pytest.approx((sound.vote.loss, sound.vote.ece))
+    for name in ("wrong_PN", "loss_PN", "brier_PN", "confidence_PN", "disagreement_PN"):
+        found, expected = (getattr(votes, name)[-1] for votes in (scores.votes, sound.votes))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert scores.votes.fitted_P[-1] == pytest.approx(sound.votes.fitted_P[-1])
     assert scores.pick_best() == [0, 1, 3][sound.pick_best()]
 
 
