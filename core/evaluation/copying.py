@@ -3,6 +3,7 @@
 M models · K originals · H held-out checkpoints · N images · D numbers in one vector.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,14 +14,13 @@ from core.evaluation.scores import ScoreTable
 from core.evaluation.walk import autocorrelation_time, is_walk
 
 QUANTILE = 0.05  # share of honest checkpoints that may lie below the yardstick
-# A copy is also a quarter nearer than a typical honest checkpoint. In many dimensions the honest distances hardly vary,
-# and every imperfect sampler would lie below their 5% quantile.
-NEARER = 0.75
+# A copy is also much nearer than a typical honest checkpoint. In many dimensions the honest distances hardly vary, and
+# every imperfect sampler would lie below their 5% quantile.
+NEARER = 0.6
 FEWEST = 10  # fewer held-out checkpoints do not show a 5% quantile
 MOST = 0.5  # share of models above which a source copies
-# The mean of g independent originals deviates by 1 / √g. Averages of three and more lie below 2/3. Averages of pairs
-# lie near their two originals and count as copies.
-AVERAGED = 2 / 3
+# The mean of g independent originals deviates by 1 / √g from their mean, which is 0.71 for pairs.
+AVERAGED = 0.75
 TINY = 0.05  # spread of a collapsed source, relative to the originals
 NARROW = 0.25  # spread of a collapsed source relative to its deviation, which equals the spread for an honest sampler
 ROUNDING = 1e-10  # share of the originals' squared deviation below which a squared deviation is rounding
@@ -57,7 +57,7 @@ class Yardstick:
 
     held_out: bool  # whether held-out checkpoints were measured; False: only originals, against the other originals
     num_models: int  # number of held-out checkpoints, or of originals if none was measured
-    lag: int  # least number of steps between an honest checkpoint and an original that it is compared with; 0: any
+    lag: int  # least number of steps between an honest checkpoint and an original that it is compared with, or 0
     weights_low: float  # a model whose nearest / median distance lies below this is a copy
     function_low: float | None  # the same for the share of test images on which exactly one of two models errs
 
@@ -80,18 +80,19 @@ def measure_yardstick(original: ScoreTable, held_out: ScoreTable | None, origins
     """Measure how near honest new checkpoints come to the originals.
 
     Neighboring steps of one training are almost equal, so they are no honest comparison. A checkpoint of the same
-    training is therefore compared only with originals that lie at least one autocorrelation time away in steps
-    (`walk.autocorrelation_time`). Independent trainings need no lag. Originals of unknown origin, such as imported
-    ones, get a lag if they are autocorrelated in their given order (`walk.is_walk`).
+    training is therefore compared only with originals that lie at least a lag away in steps: the time in which the
+    autocorrelation of the walk falls to 1/e (`measure_lag`). In simulated walks, up to 10% of honest new models then
+    lie below the yardstick. Independent trainings need no lag. Originals of unknown origin, such as imported ones, get
+    a lag if they are autocorrelated in their given order (`walk.is_walk`).
 
-    A limit is the 5% quantile of the honest ratios, or 0.75 times their median if this is smaller. Held-out checkpoints
+    A limit is the 5% quantile of the honest ratios, or 0.6 times their median if this is smaller. Held-out checkpoints
     give a limit if there are at least 10 of known origin. The originals give one, too, each against the other
     originals, which is just as honest, because no generator takes part. The smaller limit decides, because a few dozen
     consecutive held-out steps are only one place of the walk.
 
-    The lag is at most a third of the originals, so that a third or more of them is left to compare with. Three cases
-    are lenient, which means that fewer copies are found: a training that drifts further than this lag, fewer than about
-    ten steps of one training, whose autocorrelation is not visible, and imported steps in a random order.
+    K steps show no time longer than about K / 3, so the lag leaves most originals to compare with. Three cases are
+    lenient, which means that fewer copies are found: a training that drifts through all K steps, fewer than about ten
+    steps of one training, whose autocorrelation is not visible, and imported steps in a random order.
 
     Args:
         original: Scores of the originals on "test".
@@ -129,9 +130,10 @@ def number_rows(k: int) -> np.ndarray:
 
 
 def measure_lag(vectors_KD: np.ndarray, origins: Origins | None) -> int:
-    """Return the autocorrelation time of the originals in optimizer steps, or 0 if they are no steps of one training.
+    """Return the lag in optimizer steps, at which the autocorrelation of the originals has fallen to about 1/e.
 
-    For originals of unknown origin it is counted in rows.
+    It is half of the integrated autocorrelation time, rounded up. It is 0 for independent trainings, and for originals
+    of unknown origin that are not autocorrelated. Rows of unknown origin count as consecutive steps.
     """
     if origins is None:
         steps_K, walks = np.arange(len(vectors_KD)), is_walk(vectors_KD)
@@ -141,7 +143,7 @@ def measure_lag(vectors_KD: np.ndarray, origins: Origins | None) -> int:
         return 0
     order = np.argsort(steps_K)
     every = int(np.median(np.diff(steps_K[order])))
-    return every * min(autocorrelation_time(vectors_KD[order]), len(vectors_KD) // 3)
+    return every * math.ceil(autocorrelation_time(vectors_KD[order]) / 2)
 
 
 def are_apart(origin_M2: np.ndarray, reference_K2: np.ndarray, lag: int) -> np.ndarray:
@@ -261,7 +263,8 @@ def classify(copies: float, deviation: float, spread: float | None, repeats: boo
     """Return the behavior of a source; the arguments are explained in `Closeness` and `measure_spread`.
 
     The order of the rules matters. Averages in many dimensions are nearer to their originals than honest checkpoints
-    are. Two copies of the same original repeat each other.
+    are. Two copies of the same original repeat each other. The rules are for generators: a few dozen consecutive steps
+    of one training lie in one place, so they count as collapsed, and the originals as copies of their neighbors.
     """
     if spread is not None and (spread < TINY or spread < NARROW * deviation):
         return Behavior.COLLAPSED

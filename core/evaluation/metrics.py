@@ -100,7 +100,7 @@ class ErrorConsistency:
 
 
 def error_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> ErrorConsistency:
-    """Return the error consistency of each model with the references (Geirhos et al. 2020, arXiv 2006.16736, Eq. 1–3).
+    """Return the error consistency of each model with the references (Geirhos et al. 2020, arXiv 2006.16736).
 
     With the error rates a and b and the rate c of common errors, the observed agreement is 1 − a − b + 2c, and chance
     gives 1 − a − b + 2ab. Hence κ = 2 (c − ab) / (a + b − 2ab). The largest c is min(a, b), so κ over its largest

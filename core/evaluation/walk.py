@@ -14,8 +14,7 @@ def measure_autocorrelation(values_KD: np.ndarray) -> np.ndarray:
     """Return the autocorrelation of a series of K vectors at the lags 0 to K − 1, (K,); zeros if all are equal.
 
     It is the mean inner product of two deviations from the mean that lie `lag` rows apart, relative to the mean squared
-    deviation. Sums are divided by K at every lag, as is usual (Priestley 1981, Spectral Analysis and Time Series,
-    §5.3.3), so that large lags count less.
+    deviation. Sums are divided by K at every lag, as is usual, so that large lags with few pairs count less.
     """
     products_KK = multiply_deviations(values_KD, values_KD)
     sums_K = np.array([np.trace(products_KK, offset=lag) for lag in range(len(products_KK))])
@@ -27,11 +26,10 @@ def autocorrelation_time(values_KD: np.ndarray) -> int:
 
     τ = 1 + 2 Σ ρ(lag), summed up to the first lag whose autocorrelation ρ is not positive (after Geyer 1992, Practical
     Markov chain Monte Carlo, Statistical Science 7, §3.3). K rows determine a mean about as well as K / τ independent
-    rows. An autocorrelation that falls like exp(−lag / t) has τ ≈ 2t, so two rows that lie τ apart have an
-    autocorrelation of about 0.14.
+    rows. An autocorrelation that falls like exp(−lag / t) has τ ≈ 2t.
 
     The series must be in the order of the steps. τ is an estimate from one series. A walk that drifts through all K
-    rows has no finite τ, and the estimate is then about a quarter of K. A few rows show no more than τ = 1 or 2.
+    rows has no finite τ, and the estimate is then a quarter to a third of K. A few rows show no more than τ = 1 or 2.
     """
     correlation_K = measure_autocorrelation(values_KD)
     negative = np.flatnonzero(correlation_K <= 0)
