@@ -1,37 +1,70 @@
 """Bootstrap intervals of means over models: how far a mean would move with other models or other test images.
 
-R bootstrap draws · M models · K originals · N images.
+R bootstrap draws · M models · K originals · N images · G groups of images.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from core.evaluation.kinds import ORIGINAL
 from core.evaluation.metrics import find_most_alike
-from core.evaluation.scores import ScoreTable
+from core.evaluation.resampling import ENTRIES, Groups, draw_means, draw_sums
+from core.evaluation.scores import Scores, ScoreTable
 from core.runtime.seeding import derive_seed
 
-DRAWS = 2000  # Another seed then moves an end of a 95% interval by about 3% of the half width.
-ROWS = 256  # number of models whose masks are held as floats at a time, to bound memory
-
-
-def draw_counts(size: int, draws: int, seed: int) -> np.ndarray:
-    """Draw how often each of `size` items occurs in each bootstrap sample, (R, size) float32.
-
-    Every row is a multinomial sample and sums to `size`.
-    """
-    random = np.random.default_rng(seed)
-    counts = np.empty((draws, size), np.float32)
-    for row in counts:  # Generator.multinomial has the same distribution but is ten times slower.
-        row[:] = np.bincount(random.integers(size, size=size), minlength=size)
-    return counts
+DRAWS = 10_000  # Twenty comparisons then still leave more than ten draws beyond each end of an adjusted interval.
+TOLERANCE = 1e-9  # Limits of p-values are fractions, which floats miss by some 1e-16.
+DECIMALS = 12  # Rounded draws of two equal sources are equal, although the order of the sums differs.
 
 
 def percentile_interval(draws_R: np.ndarray, level: float = 0.95) -> list[float]:
-    """Return [low, high], the percentile interval of the draws."""
-    return [float(end) for end in np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])]
+    """Return [low, high], the percentile interval of the draws.
+
+    The ends are the k-th smallest and the k-th largest draw, with k = (1 − level) (R + 1) / 2 rounded down (Davison &
+    Hinkley 1997, Bootstrap Methods and their Application, section 5.2.1). The interval of a difference therefore
+    excludes 0 if and only if `two_sided_p_value` is at most 1 − level. With too few draws for the level (k = 0) the
+    interval is infinite.
+    """
+    k = int((1 - level) * (1 + TOLERANCE) * (len(draws_R) + 1) / 2)
+    if k == 0:
+        return [-np.inf, np.inf]
+    sorted_R = np.sort(draws_R)
+    return [float(sorted_R[k - 1]), float(sorted_R[-k])]
+
+
+def two_sided_p_value(draws_R: np.ndarray) -> float:
+    """Return the p-value of the hypothesis that the quantity behind the draws is 0, at most 1.
+
+    It is twice the share of the draws on the rarer side of 0. Draws of exactly 0 count on both sides. One is added to
+    both counts, because the observed value itself is a draw under the hypothesis and no p-value can be 0 (Phipson &
+    Smyth 2010, Statistical Applications in Genetics and Molecular Biology 9).
+    """
+    rarer = min(np.count_nonzero(draws_R <= 0), np.count_nonzero(draws_R >= 0))
+    return min(1.0, 2 * (1 + rarer) / (len(draws_R) + 1))
+
+
+def control_false_discoveries(p_values: np.ndarray, rate: float = 0.05) -> tuple[np.ndarray, float]:
+    """Decide a family of m comparisons so that the expected share of wrong ones among the decided ones is bounded.
+
+    Of the comparisons ordered by p-value, the first k are decided, with the largest k whose p-value is at most
+    rate k / m (Benjamini & Hochberg 1995, Journal of the Royal Statistical Society B 57). Intervals at the level
+    1 − rate max(k, 1) / m exclude 0 for exactly these k comparisons (Benjamini & Yekutieli 2005, Journal of the
+    American Statistical Association 100).
+
+    Args:
+        p_values: One p-value for each comparison (m,), from `two_sided_p_value`.
+        rate: Largest expected share of wrong decisions among all decisions.
+
+    Returns:
+        Whether each comparison is decided (m,), and the common level of the intervals.
+    """
+    m = len(p_values)
+    passed = np.flatnonzero(np.sort(p_values) <= rate * np.arange(1, m + 1) / m * (1 + TOLERANCE))
+    limit = rate * (passed[-1] + 1 if len(passed) else 1) / max(m, 1)
+    return p_values <= limit * (1 + TOLERANCE), float(1 - limit)
 
 
 @dataclass(frozen=True)
@@ -39,33 +72,56 @@ class Margins:
     """Row and column means of values y (M, N), one value for each model on each image."""
 
     models_M: np.ndarray  # mean over images
-    images_N: np.ndarray | None  # mean over models; None if only the means of the models are known
-    squares: float = 0.0  # sum of y² over all models and images
-
-    @property
-    def model_share(self) -> float:
-        """Share in [0, 1] of the variance of `models_M` that comes from differences between the models.
-
-        The rest comes from the images on which each model happens to fail. This part is the residual mean square of a
-        two-way analysis of variance without replication, divided by N.
-        """
-        spread = self.models_M.var(ddof=1) if len(self.models_M) > 1 else 0.0
-        if self.images_N is None or spread == 0:
-            return 1.0
-        m, n, mean = len(self.models_M), len(self.images_N), self.models_M.mean()
-        residual = self.squares - n * (self.models_M**2).sum() - m * (self.images_N**2).sum() + m * n * mean**2
-        return float(np.clip(1 - residual / ((m - 1) * max(n - 1, 1)) / n / spread, 0, 1))
+    groups_G: np.ndarray | None = None  # sum of ȳ_n − ȳ over each group; None if only the models' means are known
+    model_share: float = 1.0  # share in [0, 1] of the variance of `models_M` that is due to the models
 
 
-def compute_accuracy_margins(accuracy_M: np.ndarray, wrong_MN: np.ndarray | None) -> Margins:
+def measure_margins(
+    models_M: np.ndarray, read: Callable[[np.ndarray], np.ndarray], groups: Groups, block_length: int = 1
+) -> Margins:
+    """Measure the margins of values y (M, N), which are read some columns at a time to bound memory.
+
+    A part of the variance of the models' means comes from the images on which each model happens to fail, and is no
+    difference between models. It is the residual of a two-way analysis of variance without replication: the sum over
+    groups of the squared interaction, divided by N². The rest is the model share. Models resampled in blocks are
+    compared by the means of blocks, because chance errors can outlast differences in quality along a walk, or fade
+    before them.
+
+    Args:
+        models_M: Mean of each model over the images.
+        read: Function from indices of images to the values of all models on them, (M, number of indices).
+        groups: Groups in which the images are resampled.
+        block_length: Number of consecutive models that are resampled together.
+    """
+    parts, residual = [], 0.0
+    for part in groups.split(ENTRIES // len(models_M)):
+        centered_MN = read(part.order_N) - models_M[:, None]
+        centered_MG = Groups(np.arange(len(part.order_N)), part.ends_G).sum(centered_MN)
+        parts.append(centered_MG.mean(axis=0))
+        residual += float((average_blocks(centered_MG - parts[-1], block_length) ** 2).sum())
+    # The factor makes the variance over G groups unbiased, like G − 1 in its denominator.
+    by_chance = residual / len(groups.order_N) ** 2 * len(groups) / max(len(groups) - 1, 1)
+    spread = float((average_blocks(models_M - models_M.mean(), block_length) ** 2).sum())
+    share = float(np.clip(1 - by_chance / spread, 0, 1)) if spread else 1.0
+    return Margins(models_M, np.concatenate(parts), share)
+
+
+def average_blocks(values: np.ndarray, block_length: int) -> np.ndarray:
+    """Return the mean over each circular block of consecutive rows, in the shape of the values."""
+    return values if block_length == 1 else uniform_filter1d(values, block_length, axis=0, mode="wrap")
+
+
+def measure_accuracy_margins(scores: Scores, groups: Groups | None, block_length: int = 1) -> Margins:
     """Return the margins of values that are 1 if the model is right on the image, else 0."""
-    if wrong_MN is None:
-        return Margins(accuracy_M, None)
-    right_M = 1 - wrong_MN.mean(axis=1)
-    return Margins(right_M, 1 - wrong_MN.mean(axis=0), right_M.sum() * wrong_MN.shape[1])
+    if groups is None:
+        return Margins(scores.accuracy_M)
+    wrong_MN = scores.require_wrong()
+    return measure_margins(1 - wrong_MN.mean(axis=1), lambda images: 1.0 - wrong_MN[:, images], groups, block_length)
 
 
-def compute_max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool) -> Margins:
+def measure_max_iou_margins(
+    wrong_MN: np.ndarray, reference_KN: np.ndarray, groups: Groups, block_length: int = 1, *, same: bool
+) -> Margins:
     """Return the margins of the influence of each image on the maximum IoU of each model.
 
     The value for a model and an image is the maximum IoU of the model plus N times its change when this image is drawn
@@ -74,17 +130,17 @@ def compute_max_iou_margins(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, s
     originals are about equally near.
     """
     iou_M, nearest_M = find_most_alike(wrong_MN, reference_KN, same=same)
-    images_N, squares, n = np.zeros(wrong_MN.shape[1]), 0.0, wrong_MN.shape[1]
-    for start in range(0, len(wrong_MN), ROWS):
-        rows = slice(start, start + ROWS)
-        wrong, nearest, iou = wrong_MN[rows], reference_KN[nearest_M[rows]], iou_M[rows, None]
-        either = wrong | nearest
-        values = iou + ((wrong & nearest) - iou * either) * (
-            n / np.maximum(either.sum(axis=1, keepdims=True), 1)
-        ).astype(np.float32)
-        images_N += values.sum(axis=0)
-        squares += float((values**2).sum(dtype=np.float64))
-    return Margins(iou_M.astype(np.float64), images_N / len(wrong_MN), squares)
+    iou_M = iou_M.astype(np.float64)
+    pairs = zip(wrong_MN, nearest_M, strict=True)
+    sizes_M = np.array([np.count_nonzero(wrong_N | reference_KN[nearest]) for wrong_N, nearest in pairs])
+    scale_M = wrong_MN.shape[1] / np.maximum(sizes_M, 1)
+
+    def read(images: np.ndarray) -> np.ndarray:
+        wrong, nearest = wrong_MN[:, images], reference_KN[np.ix_(nearest_M, images)]
+        change = (wrong & nearest) - iou_M[:, None] * (wrong | nearest)
+        return iou_M[:, None] + change * scale_M[:, None]
+
+    return measure_margins(iou_M, read, groups, block_length)
 
 
 class Bootstrap:
@@ -93,7 +149,8 @@ class Bootstrap:
     Both models and images are resampled. Models are resampled because another seed gives other models. Images are
     resampled because the test set is a sample, too. All models share the test set, so its chance effects do not
     average out over models. An interval over models alone shows how well the mean *on these images* is known. With
-    many models it gets arbitrarily narrow, although the test set stays one sample.
+    many models it gets arbitrarily narrow, although the test set stays one sample. Images that are versions of one
+    image are resampled together, as groups (`Scores.groups_N`).
 
     A draw changes the mean by two terms: resampled images with all models, plus resampled models with all images. The
     second term is scaled down to the variance between models (`Margins.model_share`). The first term already covers the
@@ -106,37 +163,52 @@ class Bootstrap:
     that is hard for both sources does not change it. Models are resampled independently. For a source of one model only
     the images are resampled. Without masks of wrong images only the models are resampled.
 
+    Models that are consecutive steps of one training resemble their neighbors. They are resampled in circular blocks
+    (`draw_counts`), so that the block means vary as the walk does. Originals are resampled as scored models only: the
+    set of originals in which a maximum IoU is sought stays complete. Blocks of L among M models show their own mean
+    and not the true one, which makes their variance too small by 1 − L / M. The second term is divided by its root.
+
     The intervals have three limits. All sources are made from the same K checkpoints, which are not resampled. Models
-    of one source count as independent, although originals can be steps of one training. The term of the models is too
-    narrow by √(1 − 1/M), as with any bootstrap, because few models show little about their spread.
+    of a source without a block length count as independent. An interval of fewer than about 20 models or blocks is
+    somewhat too narrow, because few of them show little about their spread.
 
     Args:
         tables: Score tables by source, including "original", all scored on the same images.
+        block_lengths: Number of consecutive models that are resampled together, by source; 1 for other sources. More
+            than half the number of models is taken as half.
         seed: Seed of the draws.
         draws: Number of draws, R.
 
     Raises:
-        ValueError: The sources were scored on different numbers of images, or only some of them have masks.
+        ValueError: The sources were scored on different images or groups, or only some of them have masks.
     """
 
-    def __init__(self, tables: Mapping[str, ScoreTable], seed: int = 0, draws: int = DRAWS):
-        self.tables, self.seed, self.draws = tables, seed, draws
-        masks = {source: table.scores["test"].wrong_MN for source, table in tables.items()}
-        sizes = {source: None if wrong_MN is None else wrong_MN.shape[1] for source, wrong_MN in masks.items()}
+    def __init__(
+        self,
+        tables: Mapping[str, ScoreTable],
+        *,
+        block_lengths: Mapping[str, int] | None = None,
+        seed: int = 0,
+        draws: int = DRAWS,
+    ):
+        self.tables, self.block_lengths, self.seed, self.draws = tables, block_lengths or {}, seed, draws
+        scores = {source: table.scores["test"] for source, table in tables.items()}
+        sizes = {name: None if each.wrong_MN is None else each.wrong_MN.shape[1] for name, each in scores.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
                 f"all sources must be scored on the same test images, got these numbers of images: {sizes}"
             )
-        num_images = next(iter(sizes.values()))
-        self._images_RN = (
-            None if num_images is None else draw_counts(num_images, draws, derive_seed(seed, "bootstrap images"))
-        )
-        self._cache: dict[tuple[str, str], np.ndarray] = {}
+        (first, num_images), groups_N = next(iter(sizes.items())), next(iter(scores.values())).groups_N
+        for source, each in scores.items():
+            if not np.array_equal(each.groups_N, groups_N):  # None equals None only.
+                raise ValueError(f"the test images of '{first}' and '{source}' must be in the same groups")
+        self._groups = None if num_images is None else Groups.index(num_images, groups_N)
+        self._cache: dict[str, dict[str, np.ndarray]] = {}
 
     @property
     def has_images(self) -> bool:
         """Whether the tables hold masks of wrong images, which a maximum IoU needs."""
-        return self._images_RN is not None
+        return self._groups is not None
 
     def varies(self, *sources: str) -> bool:
         """Return whether an interval is possible, that is, whether any source has models or images to resample."""
@@ -144,25 +216,53 @@ class Bootstrap:
 
     def draw_accuracy(self, source: str) -> np.ndarray:
         """Return draws of the mean test accuracy (R,)."""
-        scores = self.tables[source].scores["test"]
-        return self._draw("accuracy", source, lambda: compute_accuracy_margins(scores.accuracy_M, scores.wrong_MN))
+        if "accuracy" not in self._cache:
+            self._cache["accuracy"] = self._draw(
+                {
+                    name: measure_accuracy_margins(table.scores["test"], self._groups, self._get_block_length(name))
+                    for name, table in self.tables.items()
+                }
+            )
+        return self._cache["accuracy"][source]
 
     def draw_max_iou(self, source: str) -> np.ndarray:
-        """Return draws of the mean maximum IoU with the originals (R,); an original is not compared with itself."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].require_wrong() for name in (source, ORIGINAL))
-        return self._draw(
-            "max_iou", source, lambda: compute_max_iou_margins(wrong_MN, reference_KN, same=source == ORIGINAL)
-        )
+        """Return draws of the mean maximum IoU with the originals (R,); an original is not compared with itself.
 
-    def _draw(self, measure: str, source: str, compute_margins: Callable[[], Margins]) -> np.ndarray:
-        """Return draws of the mean, cached because each source is compared with several other sources."""
-        if (measure, source) not in self._cache:
-            margins, m = compute_margins(), len(self.tables[source].vectors_MD)
-            mean = margins.models_M.mean()
-            models_RM = draw_counts(m, self.draws, derive_seed(self.seed, f"bootstrap {source}"))
-            draws_R = mean + models_RM @ (margins.models_M - mean) / m * np.sqrt(margins.model_share)
-            if margins.images_N is not None:
-                # float32 like the counts, because a product of mixed types would copy the counts
-                draws_R += self._images_RN @ (margins.images_N - mean).astype(np.float32) / len(margins.images_N)
-            self._cache[measure, source] = draws_R
-        return self._cache[measure, source]
+        Raises:
+            ValueError: The tables hold no masks of wrong images.
+        """
+        if "max_iou" not in self._cache:
+            wrong = {name: table.scores["test"].require_wrong() for name, table in self.tables.items()}
+            self._cache["max_iou"] = self._draw(
+                {
+                    name: measure_max_iou_margins(
+                        wrong_MN, wrong[ORIGINAL], self._groups, self._get_block_length(name), same=name == ORIGINAL
+                    )
+                    for name, wrong_MN in wrong.items()
+                    if name != ORIGINAL or len(wrong_MN) > 1
+                }
+            )
+        return self._cache["max_iou"][source]
+
+    def _get_block_length(self, source: str) -> int:
+        return max(1, min(self.block_lengths.get(source, 1), len(self.tables[source].vectors_MD) // 2))
+
+    def _draw(self, margins: Mapping[str, Margins]) -> dict[str, np.ndarray]:
+        """Return draws of the mean by source, for all sources at once, because counting images takes long."""
+        drawn = {source: self._draw_models(source, each) for source, each in margins.items()}
+        if self._groups is not None:
+            groups_SG = np.stack([each.groups_G for each in margins.values()])
+            seed = derive_seed(self.seed, "bootstrap images")
+            images_RS = draw_means(groups_SG, self._groups.sizes_G, self.draws, seed)
+            drawn = {source: drawn[source] + images_R for source, images_R in zip(drawn, images_RS.T, strict=True)}
+        return {source: draws_R.round(DECIMALS) for source, draws_R in drawn.items()}
+
+    def _draw_models(self, source: str, margins: Margins) -> np.ndarray:
+        """Return draws of the mean that differ by the resampled models of one source only (R,)."""
+        m, mean = len(margins.models_M), margins.models_M.mean()
+        if m == 1:
+            return np.full(self.draws, mean)
+        length = self._get_block_length(source)
+        seed = derive_seed(self.seed, f"bootstrap {source}")
+        sums_R = draw_sums((margins.models_M - mean)[None], self.draws, seed, length)[:, 0]
+        return mean + sums_R / m * np.sqrt(margins.model_share / (1 - length / m))

@@ -1,7 +1,7 @@
 """The numbers of metrics.json: the table of sources, both protocols, selection of a model and combination of models."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,15 @@ from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
 from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable, Votes
-
-RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split, rule)
-    "val_accuracy": ("val", Scores.pick_best),
-    "val_loss": ("val", Scores.pick_least_loss),
-    "train_loss": ("train", Scores.pick_least_loss),
-    "test_accuracy": ("test", Scores.pick_best),
-}
+from core.evaluation.selection import measure_selections, pick_held_out
 
 
 def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
     """Return the content of metrics.json without the seconds and the verdict.
 
     `paper_protocol` reports the test accuracy of the model that is best *on test*, as the paper does. This number is
-    optimistic, because the test images choose the model. `held_out_protocol` chooses the model on validation.
+    optimistic, because the test images choose the model. `held_out_protocol` chooses the model by
+    `core.evaluation.selection.HELD_OUT_RULE`, without test images.
 
     Args:
         tables: Score tables by source.
@@ -34,9 +29,9 @@ def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | No
     spacing = measure_spacing(original)
     best, held_out = {}, {}
     for source in PROTOCOL_SOURCES:
-        test, val = tables[source].scores["test"], tables[source].scores["val"]
+        test = tables[source].scores["test"]
         best[source] = float(test.accuracy_M[test.pick_best()])
-        held_out[source] = float(test.accuracy_M[val.pick_best()])
+        held_out[source] = float(test.accuracy_M[pick_held_out(tables[source])])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
         "table": [make_table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
@@ -94,25 +89,6 @@ def measure_distances(min_l2_M: np.ndarray, spacing: Spacing | None, same: bool)
 def measure_spacing(original: ScoreTable) -> Spacing | None:
     """Return the spacing of the originals, or None if there is only one."""
     return Spacing.measure(original.vectors_MD) if len(original.vectors_MD) > 1 else None
-
-
-def measure_selections(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
-    """Return the test accuracy of the model that each rule of `RULES` picks, one row per source and rule.
-
-    The rule `train_loss` needs no held-out images. The rule `test_accuracy` is the paper's and picks on the test images
-    themselves. A rule has no row if its split was not scored.
-    """
-    rows = []
-    for source, table in tables.items():
-        if table.kind not in CHOOSABLE:
-            continue
-        for chosen_by, (split, rule) in RULES.items():
-            if split in table.scores:
-                accuracy = float(table.scores["test"].accuracy_M[rule(table.scores[split])])
-                rows.append(
-                    {"source": source, "chosen_by": chosen_by, "test_accuracy": accuracy, "uses_test": split == "test"}
-                )
-    return rows
 
 
 def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:

@@ -1,29 +1,32 @@
-"""Bootstrap intervals: closed forms, coverage, pairing, and resampling."""
+"""Bootstrap intervals: closed forms, coverage, pairing, groups, blocks, and decisions that agree with intervals."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from core.evaluation import intervals
 from core.evaluation.intervals import (
     Bootstrap,
-    compute_accuracy_margins,
-    compute_max_iou_margins,
-    draw_counts,
+    control_false_discoveries,
+    measure_accuracy_margins,
+    measure_max_iou_margins,
     percentile_interval,
+    two_sided_p_value,
 )
 from core.evaluation.metrics import max_iou
+from core.evaluation.resampling import Groups
 from core.evaluation.scores import Scores, ScoreTable
 
 
-def table(source, wrong_MN) -> ScoreTable:
+def table(source, wrong_MN, groups_N=None) -> ScoreTable:
     wrong_MN = np.atleast_2d(np.asarray(wrong_MN, dtype=bool))
     accuracy_M = 1 - wrong_MN.mean(axis=1)
     return ScoreTable(
         source,
         np.zeros((len(wrong_MN), 2), np.float32),
-        {"test": Scores(accuracy_M, 1 - accuracy_M, wrong_MN)},
+        {"test": Scores(accuracy_M, 1 - accuracy_M, wrong_MN, groups_N=groups_N)},
         "id",
         0.0,
     )
@@ -42,55 +45,102 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_counts_follow_drawing_with_replacement():
-    counts = draw_counts(10, 20_000, seed=0)
-    assert (counts.sum(axis=1) == 10).all()
-    covariance = np.cov(counts.T)  # multinomial: variance n p (1 − p), covariance −n p²
-    np.testing.assert_allclose(counts.mean(axis=0), np.ones(10), atol=0.03)
-    np.testing.assert_allclose(np.diag(covariance), np.full(10, 0.9), atol=0.05)
-    np.testing.assert_allclose(covariance[np.triu_indices(10, 1)], np.full(45, -0.1), atol=0.04)
+def margins_of(wrong_MN, groups_N=None, block_length=1):
+    scores = table("original", wrong_MN, groups_N).scores["test"]
+    return measure_accuracy_margins(scores, Groups.index(scores.wrong_MN.shape[1], groups_N), block_length)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
-def test_margins_of_the_iou_do_not_depend_on_the_size_of_blocks(random, rows, monkeypatch):
-    wrong_MN, reference_KN = random.random((7, 60)) < 0.5, random.random((4, 60)) < 0.5
-    once = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
-    monkeypatch.setattr(intervals, "ROWS", rows)
-    again = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
-    np.testing.assert_allclose(again.images_N, once.images_N, atol=1e-6)
-    assert again.squares == pytest.approx(once.squares, rel=1e-6)
+@pytest.mark.parametrize("entries", [1, 50, 10_000])
+def test_margins_do_not_depend_on_the_size_of_blocks(random, entries, monkeypatch):
+    wrong_MN, reference_KN = random.random((7, 60)) < np.linspace(0.2, 0.9, 7)[:, None], random.random((4, 60)) < 0.5
+    groups = Groups.index(60, random.integers(20, size=60))
+    once = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3, same=False)
+    monkeypatch.setattr(intervals, "ENTRIES", entries)
+    again = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3, same=False)
+    np.testing.assert_allclose(again.groups_G, once.groups_G, atol=1e-12)
+    assert again.model_share == pytest.approx(once.model_share) and 0 < once.model_share < 1
 
 
 def test_the_margin_of_an_image_is_the_derivative_of_the_iou(random):
     wrong_MN, reference_KN = random.random((1, 60)) < 0.5, random.random((1, 60)) < 0.5
-    margins = compute_max_iou_margins(wrong_MN, reference_KN, same=False)
+    margins = measure_max_iou_margins(wrong_MN, reference_KN, Groups.index(60), same=False)
     both_N, either_N = (wrong_MN & reference_KN)[0], (wrong_MN | reference_KN)[0]
     for image in range(60):
         weights_N = np.ones(60)
         weights_N[image] += 1e-6
         moved = (weights_N @ both_N / (weights_N @ either_N) - both_N.sum() / either_N.sum()) / 1e-6
-        assert (margins.images_N[image] - margins.models_M[0]) / 60 == pytest.approx(moved, abs=1e-5)
+        assert margins.groups_G[image] / 60 == pytest.approx(moved, abs=1e-5)
 
 
 def test_margins_of_the_accuracy_are_row_and_column_means():
-    margins = compute_accuracy_margins(np.array([0.0]), np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool))
-    assert (
-        margins.models_M.tolist() == [0.75, 0.5]
-        and margins.images_N.tolist() == [0, 0.5, 1, 1]
-        and margins.squares == 5
-    )
+    wrong_MN = np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
+    margins = margins_of(wrong_MN)
+    assert margins.models_M.tolist() == [0.75, 0.5] and margins.groups_G.tolist() == [-0.625, -0.125, 0.375, 0.375]
+    # Residuals of ±1/8 and ±3/8 have a sum of squares of 3/8. The models' means deviate by 1/8.
+    assert margins.model_share == max(0, 1 - 3 / 8 / 4**2 * 4 / 3 / (2 / 8**2))
+    assert margins_of(wrong_MN, np.array([5, 2, 5, 2])).groups_G.tolist() == [0.25, -0.25]
 
 
 def test_models_of_equal_quality_have_no_variance_between_models(random):
     """Chance alone spreads accuracies of equal models, so their share is near 0. Unequal models have a share near 1."""
     alike, unlike = random.random((200, 400)) < 0.3, random.random((200, 400)) < random.uniform(0.1, 0.9, size=(200, 1))
-    shares = [compute_accuracy_margins(1 - wrong_MN.mean(axis=1), wrong_MN).model_share for wrong_MN in (alike, unlike)]
-    assert shares[0] < 0.25 and shares[1] > 0.98
+    assert margins_of(alike).model_share < 0.25 and margins_of(unlike).model_share > 0.98
+
+
+def test_chance_errors_on_whole_groups_are_no_difference_between_models(random):
+    """Models of equal quality that err on all versions of an image or on none differ more by chance."""
+    wrong_MN, groups_N = np.repeat(random.random((200, 400)) < 0.3, 3, axis=1), np.repeat(np.arange(400), 3)
+    assert margins_of(wrong_MN, groups_N).model_share < 0.25 and margins_of(wrong_MN).model_share > 0.55
 
 
 def test_the_interval_cuts_equal_tails():
-    assert percentile_interval(np.arange(1001.0)) == pytest.approx([25, 975])
-    assert percentile_interval(np.arange(1001.0), level=0.5) == pytest.approx([250, 750])
+    assert percentile_interval(np.arange(999.0)) == [24, 974]  # the 25th smallest and the 25th largest draw
+    assert percentile_interval(np.arange(999.0), level=0.5) == [249, 749]
+    assert percentile_interval(np.arange(39.0)) == [0, 38] and percentile_interval(np.arange(38.0)) == [-np.inf, np.inf]
+
+
+def test_p_values_count_the_rarer_side_and_zeros_on_both():
+    assert two_sided_p_value(np.arange(1.0, 1000)) == 2 / 1000 == two_sided_p_value(-np.arange(1.0, 1000))
+    assert two_sided_p_value(np.arange(999.0) - 24) == 2 * 26 / 1000
+    assert two_sided_p_value(np.zeros(999)) == 1 and two_sided_p_value(np.array([-1.0, 1])) == 1
+
+
+def test_the_procedure_of_benjamini_and_hochberg_is_followed():
+    p_values = np.array([0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
+                         0.5719, 0.6528, 0.7590, 1.0])  # fmt: skip
+    decided, level = control_false_discoveries(p_values)  # the example of their section 3.2, which rejects four
+    assert decided.tolist() == [True] * 4 + [False] * 11 and level == pytest.approx(1 - 0.05 * 4 / 15)
+    decided, level = control_false_discoveries(p_values[::-1][:9])
+    assert not decided.any() and level == pytest.approx(1 - 0.05 / 9)
+    assert control_false_discoveries(np.array([0.03, 0.05]))[0].all(), "the second allows the first"
+    decided, level = control_false_discoveries(np.array([]))
+    assert len(decided) == 0 and level == 0.95
+
+
+@pytest.mark.parametrize("draws", [39, 199, 500, 999])
+def test_decisions_and_intervals_agree(random, draws):
+    """Rounded draws have ties, zeros, and p-values that equal their limits."""
+    num_decided = 0
+    for _ in range(300):
+        m = random.integers(1, 25)
+        centers_m = random.choice([0, 0.8, 1.6, 3.2], size=m) * random.choice([-1, 1], size=m)
+        draws_mR = (centers_m[:, None] + random.normal(size=(m, draws))).round(1)
+        decided, level = control_false_discoveries(np.array([two_sided_p_value(draws_R) for draws_R in draws_mR]))
+        ends = [percentile_interval(draws_R, level) for draws_R in draws_mR]
+        assert decided.tolist() == [low > 0 or high < 0 for low, high in ends]
+        num_decided += decided.sum()
+    assert num_decided > 0
+
+
+@pytest.mark.parametrize("draws", [99, 999, 10_000])
+def test_an_interval_excludes_zero_exactly_where_the_p_value_reaches_its_limit(draws):
+    """The number of draws above 0 goes through all values, so some p-values equal the limit."""
+    steps = np.arange(1.0, draws + 1)
+    for m in (1, 3, 20):
+        level = 1 - 0.05 / m
+        for below in range(draws // 30):
+            low, _ = percentile_interval(steps - below, level)
+            assert (low > 0) == (two_sided_p_value(steps - below) <= (0.05 / m) * (1 + 1e-9))
 
 
 def test_the_spread_over_images_alone_is_binomial():
@@ -103,7 +153,7 @@ def test_the_spread_over_models_alone_is_the_standard_error(random):
     plain = without_images(table("original", random.random((50, 30)) < 0.4))
     draws_R, accuracy_M = Bootstrap(named(plain)).draw_accuracy("original"), plain.scores["test"].accuracy_M
     assert draws_R.mean() == pytest.approx(accuracy_M.mean(), abs=0.003)
-    assert draws_R.std() == pytest.approx(accuracy_M.std() / np.sqrt(50), rel=0.05)
+    assert draws_R.std() == pytest.approx(accuracy_M.std(ddof=1) / np.sqrt(50), rel=0.02)
 
 
 def test_luck_of_shared_images_does_not_average_out_over_models():
@@ -131,14 +181,13 @@ def coverage(random, make, truth, repeats=200):
 
 def test_the_interval_covers_the_true_mean_at_its_level(random):
     def both(random, repeat):
-        return percentile_interval(
-            Bootstrap(named(table("original", crossed(random, 20, 300))), repeat, draws=200).draw_accuracy("original")
-        )
+        tables = named(table("original", crossed(random, 20, 300)))
+        return percentile_interval(Bootstrap(tables, seed=repeat, draws=200).draw_accuracy("original"))
 
     def models_only(random, repeat):
         return percentile_interval(
             Bootstrap(
-                named(without_images(table("original", crossed(random, 20, 300)))), repeat, draws=200
+                named(without_images(table("original", crossed(random, 20, 300)))), seed=repeat, draws=200
             ).draw_accuracy("original")
         )
 
@@ -149,7 +198,7 @@ def test_the_interval_covers_the_true_mean_at_its_level(random):
 def test_the_interval_of_a_difference_covers_the_true_difference(random):
     def make(random, repeat):
         wrong = crossed(random, 45, 300)  # Both sources share the images, and their true difference is 0.
-        bootstrap = Bootstrap(named(table("original", wrong[:20]), table("p_diff", wrong[20:])), repeat, draws=200)
+        bootstrap = Bootstrap(named(table("original", wrong[:20]), table("p_diff", wrong[20:])), seed=repeat, draws=200)
         return percentile_interval(bootstrap.draw_accuracy("p_diff") - bootstrap.draw_accuracy("original"))
 
     assert 0.90 <= coverage(random, make, 0.0) <= 0.99
@@ -167,7 +216,7 @@ def test_the_interval_of_a_difference_of_ious_covers_the_true_difference(random)
                     for i, source in enumerate(("original", "p_diff", "gaussian"))
                 )
             ),
-            repeat,
+            seed=repeat,
             draws=200,
         )
         return percentile_interval(bootstrap.draw_max_iou("p_diff") - bootstrap.draw_max_iou("gaussian"))
@@ -182,7 +231,9 @@ def test_errors_that_all_models_of_a_source_share_widen_the_interval(random):
         def build(random, repeat):
             wrong = np.repeat(random.random((2, 300)) < 0.3, 100, axis=0) ^ (random.random((200, 300)) < 0.02)
             tables = [table("original", wrong[:100]), table("p_diff", wrong[100:])]
-            bootstrap = Bootstrap(named(*(tables if with_images else map(without_images, tables))), repeat, draws=200)
+            bootstrap = Bootstrap(
+                named(*(tables if with_images else map(without_images, tables))), seed=repeat, draws=200
+            )
             return percentile_interval(bootstrap.draw_accuracy("p_diff") - bootstrap.draw_accuracy("original"))
 
         return build
@@ -225,7 +276,7 @@ def test_draws_depend_only_on_the_seed_and_the_source(random):
     first.draw_accuracy("gaussian")
     for measure in ("draw_accuracy", "draw_max_iou"):
         draws_R = getattr(first, measure)("p_diff")
-        np.testing.assert_array_equal(draws_R, getattr(fewer, measure)("p_diff"))
+        np.testing.assert_allclose(draws_R, getattr(fewer, measure)("p_diff"), rtol=0, atol=2e-12)
         assert not np.array_equal(draws_R, getattr(Bootstrap(every, seed=4), measure)("p_diff"))
 
 
@@ -271,3 +322,68 @@ def test_sources_with_different_images_are_refused():
         Bootstrap(named(table("original", np.arange(9) < 3), table("p_diff", np.arange(8) < 3)))
     with pytest.raises(ValueError, match="'p_diff': None"):
         Bootstrap(named(table("original", np.arange(9) < 3), without_images(table("p_diff", np.arange(9) < 3))))
+
+
+def test_sources_with_different_groups_are_refused():
+    wrong_N, pairs = np.arange(8) < 3, np.repeat(np.arange(4), 2)
+    with pytest.raises(ValueError, match="'original' and 'p_diff' must be in the same groups"):
+        Bootstrap(named(table("original", wrong_N, pairs), table("p_diff", wrong_N)))
+
+
+def test_groups_of_unequal_sizes_weigh_by_their_items(random):
+    """The standard error of a ratio is that of Σ (wrong items − share · items) over groups."""
+    sizes_G = random.integers(1, 9, size=400)
+    wrong_N = np.repeat(random.random(400) < 0.2 + 0.06 * sizes_G, sizes_G)  # Large groups are hard.
+    draws_R = Bootstrap(named(table("original", wrong_N, np.repeat(np.arange(400), sizes_G)))).draw_accuracy("original")
+    wrong_G = np.add.reduceat(wrong_N, np.cumsum(sizes_G) - sizes_G, dtype=np.int64)
+    expected = np.sqrt(((wrong_G - wrong_N.mean() * sizes_G) ** 2).sum()) / len(wrong_N)
+    assert draws_R.mean() == pytest.approx(1 - wrong_N.mean(), abs=0.002)
+    assert draws_R.std() == pytest.approx(expected, rel=0.03)
+
+
+def test_the_order_of_grouped_images_does_not_matter(random):
+    wrong_MN, groups_N, order = random.random((4, 90)) < 0.3, np.repeat(np.arange(30), 3), random.permutation(90)
+    first, second = (
+        Bootstrap(named(table("original", wrong_MN[:, items], groups_N[items]))) for items in (np.arange(90), order)
+    )
+    for measure in ("draw_accuracy", "draw_max_iou"):
+        draws_R = getattr(first, measure)("original")
+        np.testing.assert_allclose(draws_R, getattr(second, measure)("original"), rtol=0, atol=2e-12)
+
+
+def in_triples(random, num_models=5):
+    """Draw masks of 100 images in three versions, which share most of their difficulty. The mean accuracy is 0.5."""
+    hard_N = np.repeat(random.normal(size=100), 3) + 0.3 * random.normal(size=300)
+    return hard_N + 0.3 * random.normal(size=(num_models, 300)) > 0
+
+
+@pytest.mark.parametrize("grouped, low, high", [(True, 0.90, 0.99), (False, 0.5, 0.85)])
+def test_an_interval_covers_only_if_versions_of_an_image_are_resampled_together(random, grouped, low, high):
+    groups_N = np.repeat(np.arange(100), 3) if grouped else None
+
+    def make(random, repeat):
+        tables = named(table("original", in_triples(random), groups_N))
+        return percentile_interval(Bootstrap(tables, seed=repeat, draws=200).draw_accuracy("original"))
+
+    assert low <= coverage(random, make, 0.5) <= high
+
+
+def walk(random, num_models=200, memory=0.8):
+    """Draw masks of the models of a walk, each of which keeps most of its quality and of its chance errors."""
+
+    def drift(*shape):
+        steps = np.sqrt(1 - memory**2) * random.normal(size=(num_models + 50, *shape))
+        return lfilter([1], [1, -memory], steps, axis=0)[50:]
+
+    return random.normal(size=300) + drift(1) + drift(300) > 0
+
+
+@pytest.mark.parametrize("block_length, low, high", [(20, 0.88, 0.99), (1, 0.5, 0.84)])
+def test_an_interval_covers_only_if_steps_of_a_walk_are_resampled_in_blocks(random, block_length, low, high):
+    def make(random, repeat):
+        bootstrap = Bootstrap(
+            named(table("original", walk(random))), block_lengths={"original": block_length}, seed=repeat, draws=200
+        )
+        return percentile_interval(bootstrap.draw_accuracy("original"))
+
+    assert low <= coverage(random, make, 0.5) <= high
