@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from core.evaluation.verdict import Decision
+from core.evaluation.verdict import Decision, Verdict
 from core.report.cells import format_percent, format_signed, markdown
 from core.report.compared_runs import CLASS, ComparedRun, sort_runs
 from core.report.comparison_table import build_table, setting_cell
@@ -191,14 +191,13 @@ def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:
 
 
 def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
-    """Return a sentence that counts the verdicts of several trainings against their most accurate average."""
+    """Return a sentence that counts the verdicts of several trainings against their best free source."""
     runs = open_runs(results, *conditions)
     accuracy, novelty = (
-        [compare_with_best_average(run.files.metrics["verdict"], axis) for run in runs]
-        for axis in ("accuracy", "max_iou")
+        [compare_with_reference(run.files.metrics["verdict"], axis) for run in runs] for axis in ("accuracy", "max_iou")
     )
     return (
-        f"Compared with the most accurate average of checkpoints, in {len(runs)} trainings, p_diff was measurably more "
+        f"Compared with the best free source, in {len(runs)} trainings, p_diff was measurably more "
         f"accurate in {accuracy.count(Decision.BETTER)}, measurably less accurate in {accuracy.count(Decision.WORSE)}, "
         f"and neither in {accuracy.count(Decision.UNDECIDED)}. It was measurably newer (lower max IoU) in "
         f"{novelty.count(Decision.BETTER)}, measurably less new in {novelty.count(Decision.WORSE)}, and neither in "
@@ -206,10 +205,11 @@ def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
     )
 
 
-def compare_with_best_average(verdict: dict[str, Any], axis: str) -> Decision:
-    """Return how p_diff compares with the most accurate average on one axis."""
-    (row,) = (row for row in verdict["comparisons"] if row["baseline"] == verdict["best_average"])
-    return Decision(row[f"{axis}_is"])
+def compare_with_reference(verdict: dict[str, Any], axis: str) -> Decision:
+    """Return how p_diff compares with the best free source on one axis."""
+    against = Verdict.from_json(verdict).comparisons[0]
+    decision = against.accuracy.decision if axis == "accuracy" else against.newness
+    return decision or Decision.UNDECIDED
 
 
 def show_seconds(results: Sequence[Result], *conditions: str) -> str:
