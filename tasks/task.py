@@ -1,17 +1,23 @@
 """The stored classifier of a checkpoints file together with its images, ready to score vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
+from core.runtime.content_hash import hash_array
 from core.runtime.errors import UserError
 from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
+from tasks.data import digits
 from tasks.data.datasets import load_images
+from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, ImageData, draw_fixed_sample
 from tasks.networks import mini_networks
 from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
@@ -22,11 +28,14 @@ from tasks.user_code import call_user_task, digest_user_code
 # The source code that prepares the images and scores vectors, besides that of the network itself.
 SCORING_CODE = (
     "core/checkpoints/subset.py",
+    "core/evaluation/calibration.py",
     "core/runtime/precision.py",
     "core/runtime/seeding.py",
     "tasks/data/digits.py",
     "tasks/data/image_folder.py",
     "tasks/data/loaders.py",
+    "tasks/data/other_datasets.py",
+    "tasks/data/out_of_distribution.py",
     "tasks/data/splits.py",
     "tasks/data/torchvision_sets.py",
     "tasks/scoring/*.py",
@@ -62,9 +71,12 @@ def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) 
     else:
         images = f"the {names} images of {spec.data.dataset} in task.data.root={spec.data.root}"
         fix = "Set task.data.root to the folder of the images that it was made with"
+    differ = f"{images} are not the ones that {checkpoints.path} was made with"
+    if spec.data.dataset == "digits" and not spec.score_with:  # they come with scikit-learn, so no folder holds them
+        raise UserError(f"{differ}. {digits.HOW_TO_RENEW}")
     raise UserError(
-        f"{images} are not the ones that {checkpoints.path} was made with: an image or a label was changed, added or "
-        f"removed. {fix}, or task.param.path=FILE to another checkpoints file"
+        f"{differ}: an image or a label was changed, added or removed. {fix}, or task.param.path=FILE to another "
+        "checkpoints file"
     )
 
 
@@ -73,6 +85,8 @@ def record_scoring(spec: TaskSpec, data: ImageData, precision: str) -> dict[str,
     settings = spec.record()["task"]
     return {
         "images": data.digests,
+        "ood": data.ood_digests,
+        "groups": {name: hash_array(groups_N) for name, groups_N in data.groups.items()},
         "preparation": data.preparation,
         "precision": precision,
         "task": {"data": settings["data"], "model": settings["model"], "score_with": spec.score_with},
@@ -104,19 +118,23 @@ class Task:
     scoring: ScoringSpec
 
     @classmethod
-    def restore(cls, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet) -> "Task":
+    def restore(
+        cls, spec: TaskSpec, scoring: ScoringSpec, checkpoints: CheckpointSet, ood: Sequence[str] | str = ()
+    ) -> "Task":
         """Open the images and load the stored weights into the network.
 
         Args:
             spec: The network, and the options that say where its images are.
             scoring: How to score, and on which device.
             checkpoints: The stored weights, and the fingerprint of the images.
+            ood: The other datasets whose images belong to no class, as `evaluation.ood` names them.
 
         Raises:
-            UserError: The images are not the ones that the checkpoints were scored on, or the weights do not fit the
-                network.
+            UserError: The images are not the ones that the checkpoints were scored on, the weights do not fit the
+                network, or a dataset of `ood` cannot be used.
         """
         network, data = open_network_and_images(spec)
+        data = add_other_datasets(data, spec.data, ood)
         require_images(spec, data, checkpoints)
         model = load_network(network, checkpoints.network, str(checkpoints.path))
         return cls(data, model, checkpoints.subset, scoring=scoring)
@@ -131,22 +149,35 @@ class Task:
 
         Args:
             num_train_images: The size of "train", a fixed sample of the training images that serves to choose models.
+                A sample has no groups.
             progress: The progress of the stage that scores; None shows nothing.
         """
-        splits = {
-            "train": draw_fixed_sample(self.data.train, num_train_images),
-            "val": self.data.val,
-            "test": self.data.test,
-        }
+        sample = draw_fixed_sample(self.data.train, num_train_images)
         return {
-            name: Scorer(
-                self.model,
-                self.subset,
-                images,
-                normalize=self.data.make_normalizer(),
-                label=f"{name} images",
-                options=self.scoring,
-                progress=progress,
-            )
-            for name, images in splits.items()
+            "train": self._make_scorer("train", sample, progress),
+            "val": self._make_scorer("val", self.data.val, progress, self.data.groups.get("val")),
+            "test": self._make_scorer("test", self.data.test, progress, self.data.groups.get("test")),
         }
+
+    def ood_fns(self, progress: StageProgress | None = None) -> dict[str, Scorer]:
+        """Return a `Scorer` for each set of images that belong to no class, of whose scores only confidences count.
+
+        Args:
+            progress: The progress of the stage that scores; None shows nothing.
+        """
+        return {name: self._make_scorer(name, images, progress) for name, images in self.data.ood.items()}
+
+    def _make_scorer(
+        self, name: str, images: Dataset, progress: StageProgress | None, groups_N: np.ndarray | None = None
+    ) -> Scorer:
+        """Return the `Scorer` of a set of images; `groups_N` are the groups of versions of one image."""
+        return Scorer(
+            self.model,
+            self.subset,
+            images,
+            normalize=self.data.make_normalizer(),
+            groups_N=groups_N,
+            label=f"{name} images",
+            options=self.scoring,
+            progress=progress,
+        )

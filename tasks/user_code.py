@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 from core.runtime.source_code import digest_file
-from tasks.data.splits import SPLITS, ImageData
+from tasks.data.splits import SPLITS, ImageData, ImagesWithoutClass, require_equal_shapes
 
 
 def find_user_code(path: str, option: str) -> Callable[..., Any]:
@@ -92,7 +93,8 @@ def describe_failure(error: Exception, path: str, option: str) -> UserError:
 def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
     """Return the network and the images from the user's function that `task.score_with` names.
 
-    The function returns (model, {"train": dataset, "val": dataset, "test": dataset}).
+    The function returns (model, {"train": dataset, "val": dataset, "test": dataset}). The dictionary of splits may also
+    hold "ood", a dictionary of datasets of images that belong to no class.
 
     Raises:
         UserError: The function returns something else; the error names the part that is wrong.
@@ -117,12 +119,19 @@ def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
         )
     for name in SPLITS:
         check_split(splits[name], f"{source}: the split {name}")
+    ood = splits.get("ood", {})
+    if not isinstance(ood, Mapping):
+        raise UserError(f'{source}: "ood" is {describe_value(ood)}. Return a dictionary of datasets, by name')
+    for name, images in ood.items():
+        check_split(images, f"{source}: the ood set {name}")
+        require_equal_shapes(images, splits["val"], f"{source}: the ood set {name}")
     image_CSS, _ = splits["val"][0]
     return model, ImageData(
         **{name: splits[name] for name in SPLITS},
         num_classes=count_classes(model, image_CSS, source),
         channels=image_CSS.shape[0],
         image_size=image_CSS.shape[-1],
+        ood={name: ImagesWithoutClass(images, range(len(images)), v2.Identity()) for name, images in ood.items()},
     )
 
 

@@ -72,8 +72,8 @@ class Margins:
     """Row and column means of values y (M, N), one value for each model on each image."""
 
     models_M: np.ndarray  # mean over images
-    groups_G: np.ndarray | None = None  # sum of ȳ_n − ȳ over each group; None if only the models' means are known
-    model_share: float = 1.0  # share in [0, 1] of the variance of `models_M` that is due to the models
+    groups_G: np.ndarray  # sum of ȳ_n − ȳ over each group; empty if only the models' means are known
+    model_share: float  # share in [0, 1] of the variance of `models_M` that is due to the models
 
 
 def measure_margins(
@@ -111,10 +111,13 @@ def average_blocks(values: np.ndarray, block_length: int) -> np.ndarray:
     return values if block_length == 1 else uniform_filter1d(values, block_length, axis=0, mode="wrap")
 
 
-def measure_accuracy_margins(scores: Scores, groups: Groups | None, block_length: int = 1) -> Margins:
-    """Return the margins of values that are 1 if the model is right on the image, else 0."""
-    if groups is None:
-        return Margins(scores.accuracy_M)
+def measure_accuracy_margins(scores: Scores, groups: Groups, block_length: int = 1) -> Margins:
+    """Return the margins of values that are 1 if the model is right on the image, else 0.
+
+    Without groups, the margins are those of the primary metric of the models alone.
+    """
+    if not len(groups):
+        return Margins(scores.accuracy_M, np.empty(0), 1.0)
     wrong_MN = scores.require_wrong()
     return measure_margins(1 - wrong_MN.mean(axis=1), lambda images: 1.0 - wrong_MN[:, images], groups, block_length)
 
@@ -198,17 +201,16 @@ class Bootstrap:
             raise ValueError(
                 f"all sources must be scored on the same test images, got these numbers of images: {sizes}"
             )
-        (first, num_images), groups_N = next(iter(sizes.items())), next(iter(scores.values())).groups_N
-        for source, each in scores.items():
-            if not np.array_equal(each.groups_N, groups_N):  # None equals None only.
-                raise ValueError(f"the test images of '{first}' and '{source}' must be in the same groups")
-        self._groups = None if num_images is None else Groups.index(num_images, groups_N)
+        if len({None if each.groups_N is None else each.groups_N.tobytes() for each in scores.values()}) > 1:
+            raise ValueError(f"the test images must be in the same groups for all sources: {', '.join(sizes)}")
+        num_images, groups_N = next(iter(sizes.values())), next(iter(scores.values())).groups_N
+        self._groups = Groups.index(num_images, groups_N) if num_images else Groups.index(0)
         self._cache: dict[str, dict[str, np.ndarray]] = {}
 
     @property
     def has_images(self) -> bool:
         """Whether the tables hold masks of wrong images, which a maximum IoU needs."""
-        return self._groups is not None
+        return len(self._groups) > 0
 
     def varies(self, *sources: str) -> bool:
         """Return whether an interval is possible, that is, whether any source has models or images to resample."""
@@ -250,7 +252,7 @@ class Bootstrap:
     def _draw(self, margins: Mapping[str, Margins]) -> dict[str, np.ndarray]:
         """Return draws of the mean by source, for all sources at once, because counting images takes long."""
         drawn = {source: self._draw_models(source, each) for source, each in margins.items()}
-        if self._groups is not None:
+        if self.has_images:
             groups_SG = np.stack([each.groups_G for each in margins.values()])
             seed = derive_seed(self.seed, "bootstrap images")
             images_RS = draw_means(groups_SG, self._groups.sizes_G, self.draws, seed)

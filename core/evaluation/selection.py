@@ -126,7 +126,7 @@ def sum_by_group(scores: Scores, groups: Groups, models: slice = slice(None)) ->
 
     A loss that is not finite counts as the largest number of its type, so that it cannot hide other losses.
     """
-    wrong_MN, loss_MN = scores.require_wrong()[models], scores.loss_MN[models]
+    wrong_MN, loss_MN = scores.require_wrong()[models], np.asarray(scores.loss_MN)[models]
     largest = np.finfo(loss_MN.dtype).max
     return groups.sum(~wrong_MN), groups.sum(np.nan_to_num(loss_MN, nan=largest, posinf=largest))
 

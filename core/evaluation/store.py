@@ -21,14 +21,10 @@ CODE = "code"  # the section of an identity that holds digests of source code
 GENERATOR = "generator"  # the section that the store adds for tables that depend on the generator
 CODE_SECTIONS = (f"{CODE}.", f"{GENERATOR}.{CODE}.")
 MOST_NAMED = 4  # names of changed code in one log line
-# The settings of an identity that are digests, of which a log line says only that they have changed.
-DIGESTS = {
-    "checkpoints": "the set of checkpoints",
-    "generator.fingerprint": "the generator",
-    "images.train": "the train split",
-    "images.val": "the val split",
-    "images.test": "the test split",
-}
+# The settings of an identity that are digests, of which a log line says only that they have changed, and the sections
+# of digests, where {} stands for a name.
+DIGESTS = {"checkpoints": "the set of checkpoints", "generator.fingerprint": "the generator"}
+DIGEST_SECTIONS = {"images": "the {} split", "ood": "the set of images {}", "groups": "the grouping of {} images"}
 UNKNOWN = "they do not record what they depend on, because an older version stored them"
 
 
@@ -160,14 +156,21 @@ def explain(table: ScoreTable, identity: Mapping[str, Any]) -> str:
     differing = find_differences(
         {name: value for name, value in stored.items() if name != GENERATOR or name in identity}, identity
     )
-    changed = [DIGESTS[name] for name in differing if name in DIGESTS]
+    digests = {name: words for name in differing if (words := name_digest(name))}
+    changed = [*digests.values()]
     changed += [name.partition(f"{CODE}.")[2] for name in differing if name.startswith(CODE_SECTIONS)]
     if (more := len(changed) - MOST_NAMED) > 0:
         changed[MOST_NAMED:] = [f"{more} more"]
-    rest = {name: pair for name, pair in differing.items() if name not in DIGESTS}
+    rest = {name: pair for name, pair in differing.items() if name not in digests}
     rest = {name: pair for name, pair in rest.items() if not name.startswith(CODE_SECTIONS)}
     reasons = [f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed"] if changed else []
     return "; ".join([*reasons, describe_differences(rest)] if rest else reasons)
+
+
+def name_digest(setting: str) -> str:
+    """Return what a setting is the digest of; empty if it is no digest."""
+    section, _, name = setting.partition(".")
+    return DIGESTS.get(setting) or (DIGEST_SECTIONS.get(section, "").format(name) if name else "")
 
 
 def json_copy(settings: Mapping[str, Any]) -> dict[str, Any]:

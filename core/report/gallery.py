@@ -17,10 +17,13 @@ from core.report.captions import CAPTIONS, Caption
 from core.report.run_files import RunFiles
 from core.report.style import save
 from core.report.verdict_figure import draw_differences
+from core.report.worth_figure import draw_worth, draw_worth_measures
+from core.report.worth_table import find_groups
 
 MOST_IN_MATRIX = 40  # models per source in the IoU matrix
 MOST_POINTS = 400  # points in one map; t-SNE takes a few seconds for so many points
 NUM_PAIRS, NUM_WEIGHTS, NUM_DENSITIES = 4, 96, 6
+WORTH_FIGURES = ("worth", "worth_measures")  # the figures of the section on models that vote together
 SEED = 0  # the seed of every random choice, so that a rebuilt report is identical
 
 
@@ -74,6 +77,10 @@ def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     if run.tables:
         yield from plan_maps(run)
     yield from plan_history_figures(run)
+    if worth := run.metrics.get("worth"):
+        groups = find_groups(run.metrics)
+        yield WORTH_FIGURES[0], lambda: draw_worth(worth, groups)
+        yield WORTH_FIGURES[1], lambda: draw_worth_measures(worth, groups)
 
 
 def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:

@@ -1,6 +1,7 @@
 """The look of every figure: one color and marker per source, legible on a phone, in grayscale and when color-blind."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,16 +12,24 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from core.evaluation.kinds import (
     AVERAGE,
+    CONTINUED,
+    DEEP_ENSEMBLE,
+    EMA,
     ENSEMBLE,
     FINETUNED,
     GENERATED,
+    HELD_OUT,
+    LAPLACE,
+    LAWA,
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
+    SWAG,
     get_family,
     split_number,
 )
@@ -41,12 +50,19 @@ FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker), f
     FINETUNED: ("#7f3c8d", "v"),
     AVERAGE: ("#009e73", "p"),
     NOISED: ("#8a6d3b", ">"),
+    SWAG: ("#2a9d9d", "H"),
+    EMA: ("#5b6ee1", "|"),
+    LAWA: ("#98a832", "_"),
+    CONTINUED: ("#b5488a", "1"),
+    HELD_OUT: ("#94366e", "2"),
+    LAPLACE: ("#c03a2b", "+"),
+    DEEP_ENSEMBLE: ("#4a2c6b", (8, 1, 0)),
 }
-FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of a family
+FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of families
 UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
     ("#5f6b00", "<"),
     ("#b2182b", "h"),
-    ("#35978f", "H"),
+    ("#35978f", "x"),
     ("#6a51a3", "d"),
 )
 FOREMOST = (ORIGINAL, GENERATED)  # the sources that a figure of many sources puts in front
@@ -107,12 +123,12 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
         else:
             unknown.append(source)
     styles = {source: UNKNOWN_STYLES[rank % len(UNKNOWN_STYLES)] for rank, source in enumerate(unknown)}
+    further = itertools.cycle(FURTHER_MARKERS)
     for family, members in families.items():
         color, marker = FAMILY_STYLES[family]
-        markers = (marker, *FURTHER_MARKERS)
         for rank, source in enumerate(sorted(members, key=trailing_number)):
             share = 0.55 * rank / max(1, len(members) - 1)
-            styles[source] = lighten(color, share), markers[rank % len(markers)]
+            styles[source] = lighten(color, share), next(further) if rank else marker
     return styles
 
 
@@ -126,6 +142,13 @@ def lighten(color: str, share: float) -> str:
     """Mix the color with this share of white, in [0, 1]."""
     red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(color))
     return to_hex((red, green, blue))
+
+
+def outline_marker(marker: Marker, width: float) -> dict[str, Any]:
+    """Return matplotlib's keywords for a white outline of this width; markers of lines alone get thicker lines."""
+    if MarkerStyle(marker).is_filled():
+        return {"edgecolors": "white", "linewidths": width}
+    return {"linewidths": 1.8}
 
 
 def use_plain_log_ticks(axis: Axis) -> None:

@@ -70,7 +70,7 @@ def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
                 meter.begin()
             return torch.optim.AdamW(parameters, lr=0.03)
 
-        options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0}
+        options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0, "state": {}}
         finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, **options)
         meter.end()
 

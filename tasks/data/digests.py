@@ -86,13 +86,14 @@ def digest_items(splits: Mapping[str, Dataset]) -> dict[str, str]:
     """
     digests = {}
     for name, split in splits.items():
-        if holds_tensors(split):
-            digests[name] = digest_content(find_content(split), {})
-        elif name == "train":
-            digests[name] = f"{count_images(split)} images"
-        else:
-            digests[name] = digest_one_by_one(split)
+        augmented = name == "train" and not holds_tensors(split)
+        digests[name] = f"{count_images(split)} images" if augmented else digest_fixed_images(split)
     return digests
+
+
+def digest_fixed_images(images: Dataset) -> str:
+    """Return the digest of a dataset whose items are the same at every visit."""
+    return digest_content(find_content(images), {}) if holds_tensors(images) else digest_one_by_one(images)
 
 
 def digest_content(content: Content, digests: Mapping[str, str]) -> str:

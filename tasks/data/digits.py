@@ -1,6 +1,6 @@
 """The default dataset: 1,797 real handwritten digits that are part of scikit-learn, so nothing is downloaded.
 
-N images · S = 16 pixels.
+N images · R distorted copies of each image · S = 16 pixels.
 """
 
 import torch
@@ -11,14 +11,24 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
-from core.runtime.seeding import derive_seed
+from core.runtime.seeding import derive_seed, generator_for
 from tasks.data.digests import Originals
+from tasks.data.out_of_distribution import scramble_phases, splice_halves
 from tasks.data.splits import DataOptions, ImageData, TransformedImages
 
-NUM_TEST, NUM_VAL = 797, 100  # undistorted images; the remaining 900 are for training
-COPIES = 3  # the number of fixed, distorted copies of each validation and test image
+# Undistorted images. The remaining 900 are for training. Validation has 100 digits that are split off the training
+# images and 200 of the held-out ones, in this order, so that each `split_seed` keeps the training images that it had
+# when validation consisted of the first 100 alone.
+NUM_HELD_OUT, NUM_FIRST_VAL, NUM_MORE_VAL = 797, 100, 200
+COPIES = 3  # R, the number of fixed, distorted copies of each validation and test image
+NUM_OOD = 300  # the size of each set of images that belong to no class
 IMAGE_SIZE = 16
 COLORS = (0.305,), (0.319,)  # mean and std of the enlarged, undistorted training images
+HOW_TO_RENEW = (
+    "Earlier versions of p-diff validated on 100 digits and tested on 797. They now validate on 300 and test on 597, "
+    "while the training images are the same. Set task.param.path=FILE to a new file, and collect or import the "
+    "checkpoints again"
+)
 
 # The similarity of two models is computed from the images that both get wrong, so models must make errors. With these
 # distortions a trained ResNet-18 errs on about one image in twenty.
@@ -31,9 +41,10 @@ DISTORTIONS = [
 
 
 def load(options: DataOptions) -> ImageData:
-    """Return train (900 images, distorted anew at every visit), val (100 × 3 images) and test (797 × 3 images).
+    """Return train (900 images, distorted anew at every visit), val (300 × 3 images) and test (597 × 3 images).
 
-    The validation and test images are distorted once and stay the same.
+    The validation and test images are distorted once and stay the same. The copies of one digit are a group. Two sets
+    of `NUM_OOD` images belong to no class: test images with scrambled phases, and splices of two test digits.
     """
     digits = load_digits()
     images_N1SS = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
@@ -42,19 +53,18 @@ def load(options: DataOptions) -> ImageData:
     labels_N = torch.tensor(digits.target)
     original = TensorDataset(torch.tensor(digits.images), labels_N)
 
-    indices = torch.arange(len(labels_N))
-    rest, test = train_test_split(indices, test_size=NUM_TEST, stratify=labels_N, random_state=options.split_seed)
-    train, val = train_test_split(rest, test_size=NUM_VAL, stratify=labels_N[rest], random_state=options.split_seed)
-    transform = v2.Compose(DISTORTIONS)
+    train, first_val, held_out = split_off_held_out(labels_N, options.split_seed)
+    more_val, test = divide_held_out(held_out, labels_N, options.split_seed)
+    val = torch.cat([first_val, more_val])
+    copies_NR1SS = images_N1SS.new_empty(len(images_N1SS), COPIES, *images_N1SS.shape[1:])
+    for name, indices in (("val", first_val), ("test", held_out)):  # an image keeps its copies if it changes its split
+        seed = derive_seed(options.split_seed, f"digits/{name}")
+        copies_NR1SS[indices] = distort(images_N1SS[indices], COPIES, seed=seed)
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
-        train=TransformedImages(pairs, train.tolist(), transform),
-        val=make_distorted_copies(
-            images_N1SS[val], labels_N[val], transform, seed=derive_seed(options.split_seed, "digits/val")
-        ),
-        test=make_distorted_copies(
-            images_N1SS[test], labels_N[test], transform, seed=derive_seed(options.split_seed, "digits/test")
-        ),
+        train=TransformedImages(pairs, train.tolist(), v2.Compose(DISTORTIONS)),
+        val=TensorDataset(copies_NR1SS[val].flatten(0, 1), labels_N[val].repeat_interleave(COPIES)),
+        test=TensorDataset(copies_NR1SS[test].flatten(0, 1), labels_N[test].repeat_interleave(COPIES)),
         num_classes=10,
         channels=1,
         image_size=size,
@@ -62,12 +72,47 @@ def load(options: DataOptions) -> ImageData:
         originals=Originals(
             {"train": Subset(original, train), "val": Subset(original, val), "test": Subset(original, test)}
         ),
+        groups={name: indices.repeat_interleave(COPIES).numpy() for name, indices in (("val", val), ("test", test))},
+        ood=make_ood(images_N1SS[test], labels_N[test], copies_NR1SS[test, 0], seed=options.split_seed),
     )
 
 
-def make_distorted_copies(images_N1SS: Tensor, labels_N: Tensor, transform: v2.Compose, *, seed: int) -> TensorDataset:
-    """Return `COPIES` distorted versions of each image; the same seed gives the same versions."""
+def split_off_held_out(labels_N: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the indices (train, first part of val, held out), each with every class in equal shares."""
+    indices = torch.arange(len(labels_N))
+    rest, held_out = train_test_split(indices, test_size=NUM_HELD_OUT, stratify=labels_N, random_state=seed)
+    train, first_val = train_test_split(rest, test_size=NUM_FIRST_VAL, stratify=labels_N[rest], random_state=seed)
+    return train, first_val, held_out
+
+
+def divide_held_out(held_out: Tensor, labels_N: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the held-out indices in two parts (more of val, test)."""
+    test, more_val = train_test_split(held_out, test_size=NUM_MORE_VAL, stratify=labels_N[held_out], random_state=seed)
+    return more_val, test
+
+
+def distort(images_N1SS: Tensor, copies: int, *, seed: int) -> Tensor:
+    """Return distorted copies (N, R, 1, S, S) of each image; the same seed gives the same copies."""
+    transform = v2.Compose(DISTORTIONS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        copies = [transform(image) for image in images_N1SS.repeat_interleave(COPIES, dim=0)]
-    return TensorDataset(torch.stack(copies), labels_N.repeat_interleave(COPIES))
+        distorted = [transform(image) for image in images_N1SS.repeat_interleave(copies, dim=0)]
+    return torch.stack(distorted).unflatten(0, (-1, copies))
+
+
+def make_ood(images_N1SS: Tensor, labels_N: Tensor, distorted_N1SS: Tensor, *, seed: int) -> dict[str, TensorDataset]:
+    """Return sets of images that belong to no class, each of the label 0.
+
+    Args:
+        images_N1SS: The undistorted test images, in random order.
+        labels_N: Their classes.
+        distorted_N1SS: One distorted copy of each.
+        seed: The seed of all random choices.
+    """
+    scrambled = scramble_phases(distorted_N1SS[:NUM_OOD], generator_for(seed, "digits/phase_scrambled"))
+    splices = splice_halves(images_N1SS, labels_N, NUM_OOD, generator_for(seed, "digits/splices"))
+    splices = distort(splices, 1, seed=derive_seed(seed, "digits/splices/distortions"))[:, 0]
+    return {
+        name: TensorDataset(images, torch.zeros(len(images), dtype=torch.long))
+        for name, images in (("phase_scrambled", scrambled), ("splices", splices))
+    }

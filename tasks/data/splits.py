@@ -5,7 +5,7 @@ N images · C color channels · S image size in pixels.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
-from tasks.data.digests import Originals, digest_items, digest_originals, unreadable
+from tasks.data.digests import Originals, digest_fixed_images, digest_items, digest_originals, unreadable
 from tasks.data.loaders import count_images
 
 SPLITS = ("train", "val", "test")
@@ -115,6 +115,12 @@ class ImageData:
     image_size: int
     colors: Colors | None = None  # mean and std of each channel; None for images that need no normalization
     originals: Originals | None = None  # the images before they were prepared; None for the user's own datasets
+    # By split, the group of each image as int64 (N,). The images of a group are versions of one image, so they are not
+    # independent of each other. In a split that is not named, every image is a group of its own.
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # Sets of out-of-distribution images by name, which belong to no class. They have the form of the validation images
+    # and the label 0.
+    ood: Mapping[str, Dataset] = field(default_factory=dict)
 
     def make_normalizer(self) -> nn.Module:
         """Return a module that prepares a batch of images for the network."""
@@ -147,6 +153,11 @@ class ImageData:
         if self.originals is not None:
             return digest_originals(self.originals)
         return digest_items({name: self.split(name) for name in SPLITS})
+
+    @cached_property
+    def ood_digests(self) -> dict[str, str]:
+        """A digest of each set in `ood`, which decides whether scores are reused, but not whether checkpoints are."""
+        return {name: digest_fixed_images(images) for name, images in self.ood.items()}
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -187,6 +198,20 @@ class ImageData:
         return [] if self.fingerprint() == provenance["data_fingerprint"] else ["val", "test"]
 
 
+def require_equal_shapes(images: Dataset, validation: Dataset, source: str) -> None:
+    """Check that the first image of a set has the shape of the first validation image.
+
+    Raises:
+        UserError: The shapes differ. The error begins with `source`, the option that chose the set and its name.
+    """
+    given, expected = (tuple(dataset[0][0].shape) for dataset in (images, validation))
+    if given != expected:
+        raise UserError(
+            f"{source} holds images of shape {given}, but the validation images have shape {expected}. Remove it, "
+            f"or use images of shape {expected}"
+        )
+
+
 def find_normalization(images: Dataset) -> Colors | None:
     """Return mean and std of a v2.Normalize among the transforms of a user's own dataset; None if there is none."""
     transform = getattr(images, "transform", None)
@@ -217,6 +242,13 @@ class TransformedImages(Dataset):
         except OSError as error:
             raise unreadable(error) from error
         return self.transform(image), int(label)
+
+
+class ImagesWithoutClass(TransformedImages):
+    """Some items of `images`, each passed through `transform`, that belong to no class of the task and get label 0."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return super().__getitem__(index)[0], 0
 
 
 def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -63,9 +63,7 @@ class VoteCounter:
         scaled_PBC = (log_mean_PBC / self.divisor_P11).log_softmax(dim=2)
         tally = Tally.from_log_probabilities(scaled_PBC, labels_B)
         brier_PB = scaled_PBC.exp().square().sum(dim=2) - 2 * (-tally.loss_MB).exp() + 1
-        self.chunks.append(
-            VoteTally(tally.loss_MB, tally.wrong_MB, tally.confidence_MB, brier_PB, disagreement_PB),
-        )
+        self.chunks.append(VoteTally(**vars(tally), brier_MB=brier_PB, disagreement_MB=disagreement_PB))
 
     def finish(self) -> Votes:
         """Return the votes on all items."""
@@ -123,12 +121,13 @@ def sum_losses(log_mean_PBC: Tensor, labels_B: Tensor) -> Tensor:
 def find_minimum(losses_TP: np.ndarray) -> np.ndarray:
     """Return the temperatures (P,) of the least loss, at the vertices of parabolas through the three best grid points.
 
-    The parabolas are functions of the logarithm of the temperature. A minimum outside of the grid gives its end, which
-    keeps the temperature finite if every item is predicted correctly.
+    The parabolas are functions of the logarithm of the temperature. If the loss is least at an end of the grid, for
+    example because no item is predicted wrongly, the temperature is this end.
     """
     log_T = np.log(TEMPERATURES_T)
-    best_P = losses_TP.argmin(axis=0).clip(1, len(log_T) - 2)
-    before_P, at_P, after_P = np.take_along_axis(losses_TP, best_P + np.array([[-1], [0], [1]]), axis=0)
+    best_P = losses_TP.argmin(axis=0)
+    inner_P = best_P.clip(1, len(log_T) - 2)
+    before_P, at_P, after_P = np.take_along_axis(losses_TP, inner_P + np.array([[-1], [0], [1]]), axis=0)
     curvature_P = before_P - 2 * at_P + after_P
-    shift_P = np.divide(before_P - after_P, 2 * curvature_P, out=np.zeros_like(at_P), where=curvature_P > 0)
-    return np.exp(log_T[best_P] + shift_P.clip(-1, 1) * (log_T[1] - log_T[0]))
+    shift_P = np.divide(before_P - after_P, 2 * curvature_P, out=np.zeros_like(at_P), where=best_P == inner_P)
+    return np.exp(log_T[best_P] + shift_P * (log_T[1] - log_T[0]))

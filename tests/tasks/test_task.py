@@ -4,6 +4,7 @@ import importlib
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -18,6 +19,7 @@ from tasks import task as task_module
 from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task, digest_scoring_code, record_scoring, require_images
 from tasks.training.collect_checkpoints import record_images
+from tests.tasks.archives import write_svhn
 from tests.tasks.tiny import steps_config, task_spec
 
 MODELS = ("resnet18", "resnet_mini")
@@ -40,7 +42,38 @@ def test_a_restored_task_has_the_stored_network_in_eval_mode(model, data, monkey
     monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model.train(), data))
     restored = Task.restore(task_spec(steps_config()), ScoringSpec(), make_checkpoints(model, **record_images(data)))
     assert not restored.model.training and restored.data is data
-    assert set(restored.score_fns(num_train_images=4)) == {"train", "val", "test"}
+
+
+def test_scorers_get_the_groups_of_their_split_and_a_sample_gets_none(model, data, monkeypatch):
+    made = {}
+    monkeypatch.setattr(
+        task_module,
+        "Scorer",
+        lambda model, subset, images, **options: made.setdefault(options["label"], (images, options)),
+    )
+    groups = {name: np.repeat(np.arange(20), 2) for name in ("train", "test")}
+    task = Task(
+        replace(data, groups=groups, ood={"splices": data.val}),
+        model,
+        resolve_subset(model, "last_norms"),
+        ScoringSpec(),
+    )
+    assert set(task.score_fns(num_train_images=4)) == {"train", "val", "test"}
+    assert {label: options["groups_N"] for label, (_, options) in made.items()} == {
+        "train images": None,
+        "val images": None,
+        "test images": groups["test"],
+    }
+    assert set(task.ood_fns()) == {"splices"} and made["splices images"][0] is data.val
+
+
+def test_a_restored_task_has_the_images_of_other_datasets(model, data, tmp_path, monkeypatch):
+    write_svhn(tmp_path)
+    data = replace(data, colors=((0.5,) * 3, (0.5,) * 3))
+    monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model, data))
+    spec = task_spec(steps_config(f"task.data.root={tmp_path}", "task.data.verify=false"))
+    restored = Task.restore(spec, ScoringSpec(), make_checkpoints(model, **record_images(data)), ood=["svhn"])
+    assert [len(images) for images in restored.data.ood.values()] == [20]
 
 
 def test_files_of_earlier_versions_are_compared_by_their_fingerprint(data):
@@ -58,18 +91,21 @@ def test_equal_files_that_are_distorted_in_another_way_are_other_images(data):
         require_images(spec, data, make_checkpoints(model, **stored))
 
 
-@pytest.mark.parametrize("score_with, told", [
-    (None, r"the val images of digits in task\.data\.root=data .*made\.safetensors.* Set task\.data\.root"),
-    ("my_code:task", r"val images that task\.score_with=my_code:task .*made\.safetensors.* Set task\.score_with"),
+@pytest.mark.parametrize("dataset, score_with, told", [
+    ("mnist", None, r"the val images of mnist in task\.data\.root=data .*made\.safetensors.* Set task\.data\.root"),
+    ("digits", None, r"the val images of digits .*made\.safetensors.*100 digits.* Set task\.param\.path=FILE"),
+    ("digits", "my_code:task", r"val images that task\.score_with=my_code:task .*made\.safetensors.* Set task\.score"),
 ])  # fmt: skip
-def test_other_images_are_refused_with_the_split_and_the_option_to_set(model, data, monkeypatch, score_with, told):
+def test_other_images_are_refused_with_the_split_and_the_option_to_set(
+    model, data, monkeypatch, dataset, score_with, told
+):
     images_NCSS, labels_N = data.val.tensors
     edited = images_NCSS.clone()
     edited[21, 1, 4, 4] += 1  # the fingerprint of earlier versions looked at the first 8 images only
     other = replace(data, val=TensorDataset(edited, labels_N))
     assert other.fingerprint() == data.fingerprint()
     monkeypatch.setattr(task_module, "open_network_and_images", lambda spec: (model, other))
-    spec = replace(task_spec(steps_config()), score_with=score_with)
+    spec = replace(task_spec(steps_config(f"task.data.dataset={dataset}")), score_with=score_with)
     with pytest.raises(UserError, match=told):
         Task.restore(spec, ScoringSpec(), make_checkpoints(model, **record_images(data)))
 
@@ -85,6 +121,8 @@ def test_the_recorded_settings_of_scoring_follow_the_images_the_network_and_the_
         (record("task.data.image_size=20"), "task.data.image_size"),
         (record("task.model.name=resnet34"), "task.model.name"),
         (record(data=replace(data, colors=((0.5,) * 3, (0.2,) * 3))), "preparation.colors"),
+        (record(data=replace(data, groups={"test": np.arange(40)})), "groups.test"),
+        (record(data=replace(data, ood={"splices": data.val})), "ood.splices"),
     ]:
         assert list(find_differences(before, after)) == [name]
 

@@ -53,6 +53,15 @@ def return_pair():
 
 def return_images():
     return torch.nn.Identity(), splits
+
+def with_ood():
+    return network, {**splits, "ood": {"noise": make_images(7, label=999)}}
+
+def list_of_ood():
+    return network, {**splits, "ood": [make_images(7)]}
+
+def ood_of_another_shape():
+    return network, {**splits, "ood": {"noise": TensorDataset(torch.zeros(2, 1, 5, 4), torch.zeros(2))}}
 """
 
 
@@ -98,7 +107,15 @@ def test_a_network_and_its_images_are_returned_with_their_facts():
     assert data.facts == {"num_classes": 3, "channels": 1, "image_size": 4}
 
 
+def test_sets_of_images_without_a_class_are_returned_with_the_label_0():
+    _, data = call_user_task("users_module:with_ood")
+    assert len(data.ood["noise"]) == 7 and data.ood["noise"][6][1] == 0
+    assert call_user_task("users_module:task")[1].ood == {}
+
+
 @pytest.mark.parametrize("function, told", [
+    ("list_of_ood", r'"ood" is list\. Return a dictionary'),
+    ("ood_of_another_shape", r"the ood set noise holds images of shape \(1, 5, 4\), but .* shape \(1, 4, 4\)"),
     ("return_list", r"returned list, but the function must return \(model, .*train.*val.*test"),
     ("return_list_of_splits", r"returned \(Sequential, list\), but"),
     ("without_test", r"split test is missing.*Return a dataset for each of train, val, test"),

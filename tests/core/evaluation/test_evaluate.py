@@ -13,8 +13,8 @@ import torch
 from core.evaluation.evaluate import evaluate, score_source, warn_of_nan
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.sources import EVERY_SPLIT, Source
-from core.evaluation.store import Identity, ScoreStore
+from core.evaluation.sources import EVERY_SPLIT, Source, UnavailableSource
+from core.evaluation.store import Identity, ScoreStore, explain
 from core.runtime.run_directory import RunDirectory
 from tests.core.evaluation.tables import votes
 from tests.core.tiny import change_array, damaged_copies
@@ -225,11 +225,29 @@ def test_tables_of_earlier_versions_are_scored_again_with_one_line_in_the_log(sc
     assert "older version" in line and all(name in line for name in tables)
 
 
+def test_changed_images_are_named_without_their_digests():
+    stored = {"images": {"val": "1"}, "ood": {"splices": "1"}, "groups": {"test": "1"}, "seed": 0}
+    now = {"images": {"val": "2"}, "ood": {"splices": "2"}, "groups": {"test": "2"}, "seed": 1}
+    table = ScoreTable("gaussian", np.zeros((1, 2)), {}, json.dumps(stored), 0.0)
+    told = "the val split and the set of images splices and the grouping of test images have changed; "
+    assert explain(table, now) == told + "seed=0 stored, 1 now"
+
+
 def test_a_long_list_of_changed_code_is_shortened(score, caplog):
     score(given=[replace(source, code={f"{index}.py": "1" for index in range(9)}) for source in GIVEN])
     with caplog.at_level(logging.INFO):
         score(given=[replace(source, code={f"{index}.py": "2" for index in range(9)}) for source in GIVEN])
     assert "because 0.py and 1.py and 2.py and 3.py and 5 more have changed" in caplog.text
+
+
+def test_a_source_that_cannot_be_made_is_left_out_with_its_reason(score, caplog):
+    def refuse():
+        raise UnavailableSource("it needs another network")
+
+    with caplog.at_level(logging.INFO):
+        tables, scored = score(given=[*GIVEN, Source("laplace", Kind.TRAINED, refuse)])
+    assert "laplace" not in tables and len(tables) == len(MADE) + 2 and scored == ALL
+    assert caplog.messages == ["laplace is left out: it needs another network"]
 
 
 def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):

@@ -57,9 +57,6 @@ class Planted(NamedTuple):
 
 NO_WORSE = "No, the generated models (p_diff) are less"
 NO_UNDECIDED = "No, the generated models (p_diff) are not measurably more accurate than "
-    "No, the generated models (p_diff) are less",
-    "No, the generated models (p_diff) are not measurabl",
-)
 YES = "Yes, the generated models (p_diff) are more accurate than "
 CASES = {
     planted.collapse: Planted(

@@ -38,7 +38,8 @@ def digit_images():
 
 
 def test_digits_have_the_documented_sizes(digit_images):
-    assert (len(digit_images.train), len(digit_images.val), len(digit_images.test)) == (900, 300, 2391)
+    assert (len(digit_images.train), len(digit_images.val), len(digit_images.test)) == (900, 900, 1791)
+    assert {name: len(images) for name, images in digit_images.ood.items()} == {"phase_scrambled": 300, "splices": 300}
     image, label = digit_images.train[0]
     assert image.shape == (1, 16, 16) and image.dtype == torch.float32 and 0 <= label <= 9
 
@@ -49,6 +50,43 @@ def test_digits_splits_share_no_digit(monkeypatch):
     seen = [{image.numpy().tobytes() for image, _ in split} for split in (data.train, data.val, data.test)]
     num_different = len(np.unique(load_digits().images, axis=0))
     assert sum(map(len, seen)) == num_different, "a digit is in two splits"
+    for split, name in ((data.val, "val"), (data.test, "test")):  # the copies of a digit are equal, and of one group
+        copies = {
+            (int(group), image.numpy().tobytes()) for group, (image, _) in zip(data.groups[name], split, strict=True)
+        }
+        assert len(copies) == len(np.unique(data.groups[name])) == len(split) / 3
+    assert not set(data.groups["val"]) & set(data.groups["test"])
+
+
+# The digest of the training images of each split seed, recorded when validation had 100 digits.
+@pytest.mark.parametrize("seed, digest", enumerate(["90dc2399245b12f5", "1b1fce7bfa44a59e", "6d1adcf4e5c1ee68"]))
+def test_training_digits_are_those_of_earlier_versions(seed, digest, monkeypatch):
+    monkeypatch.setattr(digits, "COPIES", 1)  # a third of the time
+    assert load_images(DataOptions("digits", root="unused", split_seed=seed)).digests["train"] == digest
+
+
+def test_groups_name_the_digit_that_each_copy_shows(digit_images):
+    targets = load_digits().target
+    for name in ("val", "test"):
+        groups_N, split = digit_images.groups[name], digit_images.split(name)
+        assert groups_N.dtype == np.int64 and groups_N.shape == (len(split),)
+        assert np.array_equal(targets[groups_N], split.tensors[1])
+        assert (np.bincount(groups_N)[np.unique(groups_N)] == 3).all() and (groups_N[::3] == groups_N[2::3]).all()
+    assert "train" not in digit_images.groups
+
+
+def test_images_without_a_class_are_fixed_by_the_split_seed_and_look_like_test_images(digit_images):
+    again = load_images(DataOptions("digits", root="unused"))
+    other = load_images(DataOptions("digits", root="unused", split_seed=1))
+    test_NCSS = digit_images.test.tensors[0]
+    for name, (images_NCSS, labels_N) in ((name, split.tensors) for name, split in digit_images.ood.items()):
+        assert torch.equal(images_NCSS, again.ood[name].tensors[0]) and not labels_N.any()
+        assert not torch.equal(images_NCSS, other.ood[name].tensors[0])
+        assert images_NCSS.dtype == torch.float32 and images_NCSS.shape[1:] == test_NCSS.shape[1:]
+        for measure in (torch.mean, torch.std):
+            torch.testing.assert_close(measure(images_NCSS), measure(test_NCSS), atol=0.02, rtol=0)
+        assert images_NCSS.min() > -1.5 and images_NCSS.max() < 2
+    assert again.ood_digests == digit_images.ood_digests != other.ood_digests
 
 
 def test_digits_are_stratified(digit_images):
