@@ -4,124 +4,215 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core.evaluation.intervals import Bootstrap, percentile_interval
-from core.evaluation.kinds import AVERAGE, ENSEMBLE, GENERATED, ORIGINAL, RECONSTRUCTED, Kind, get_family
-from core.evaluation.metrics import max_iou, min_l2, near_copies, variance_kept
-from core.evaluation.scores import MAX_IOU, Metric, ScoreTable
-from core.evaluation.summary import measure_spacing
-from core.evaluation.verdict import Averaging, Comparison, Decision, Difference, Standing, Verdict
+from core.evaluation.copying import Closeness, Origins, Yardstick, measure_closeness, measure_yardstick
+from core.evaluation.decisions import (
+    Measured,
+    counts_as_newer,
+    decide_answer,
+    decide_difference,
+    decide_novelty,
+    find_least_p_of_accuracy,
+    find_least_p_of_max_iou,
+    find_rival,
+    is_not_inferior,
+)
+from core.evaluation.groups import Group, find_group
+from core.evaluation.intervals import Bootstrap, control_false_discoveries
+from core.evaluation.kinds import CONTINUED, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
+from core.evaluation.metrics import error_consistency, max_iou, variance_kept
+from core.evaluation.scores import MAX_IOU, ScoreTable
+from core.evaluation.verdict import UNADJUSTED, Comparison, Standing, Verdict
+from core.evaluation.walk import choose_block_length, is_walk
+
+FREE = (Group.ORIGINAL, Group.FREE)  # Choosing a checkpoint needs no gradient either.
 
 
-def audit(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> Verdict:
-    """Compare `p_diff` with each baseline.
+def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = None) -> Bootstrap:
+    """Return a bootstrap over these tables that resamples consecutive steps of one training in blocks.
+
+    Args:
+        tables: Score tables by source.
+        origins: Trainings and steps of the originals. If they are unknown (None), the originals are taken as steps of
+            one training if they are autocorrelated in their given order.
+    """
+    one_training = is_walk(tables[ORIGINAL].vectors_MD) if origins is None else origins.one_training
+    walks = [source for source in (ORIGINAL, CONTINUED) if source in tables and one_training]
+    return Bootstrap(tables, block_lengths={source: choose_model_blocks(tables[source]) for source in walks})
+
+
+def choose_model_blocks(table: ScoreTable) -> int:
+    """Return the number of consecutive steps that are resampled together, judged by their accuracies and errors."""
+    scores = table.scores["test"]
+    lengths = [choose_block_length(scores.accuracy_M[:, None])]
+    if scores.wrong_MN is not None:
+        lengths.append(choose_block_length(scores.wrong_MN.astype(np.float32)))
+    return max(lengths)
+
+
+def audit(
+    tables: Mapping[str, ScoreTable],
+    bootstrap: Bootstrap | None = None,
+    origins: Origins | None = None,
+    costs: Mapping[str, float | None] | None = None,
+) -> Verdict:
+    """Compare `p_diff` with each other source, and decide whether it beats those that need no further training.
 
     There are two axes: the mean of the task's primary metric (accuracy for classifiers), and the mean maximum IoU with
-    the originals, where lower is newer. On each axis p_diff is better or worse than the baseline if the 95% interval of
-    the difference excludes 0. Otherwise the axis is undecided. A dozen baselines give about 20 comparisons, of which
-    one may be decided by chance.
+    the originals, where lower is newer if the accuracy is not inferior. The reference is the free source (`FREE`) that
+    is best on validation, so that test images do not choose it. The soup of the originals cannot be the reference,
+    because validation images made it and its validation accuracy is too high. Like every free source, it must not be
+    better than p_diff.
 
-    Two baselines are special. `ensemble` is a single model, so only the images are resampled for it. Its IoU is
-    compared like the IoU of any other source, because the IoU of a model does not depend on the number of models.
+    The accuracy against the reference is the headline, and has a 95% interval. All other comparisons are one family.
+    Their false discoveries are controlled at 5%, and their intervals agree with the decisions. All decisions are rules
+    of `core.evaluation.decisions`.
+
     For `original`, the maximum IoU of each original is taken over the *other* originals. The IoU axis then shows
     whether a generated model is more similar to its nearest original than an original is to its nearest neighbor.
 
     Args:
         tables: Score tables by source.
         bootstrap: Bootstrap over these tables, given to share its draws with the summary; None makes a new one.
+        origins: Trainings and steps of the originals and of the held-out checkpoints, if they are known.
+        costs: Gradient evaluations per model by source, where they are known.
     """
-    comparer = Comparer(tables, bootstrap or Bootstrap(tables))
-    averages = [source for source in tables if get_family(source) == AVERAGE] or [ENSEMBLE]
-    baselines = [source for source, table in tables.items() if table.kind not in (Kind.GENERATED, Kind.SOUP)]
+    bootstrap = bootstrap or make_bootstrap(tables, origins)
+    groups = {source: find_group(source, table.kind) for source, table in tables.items()}
+    reference, chosen_on = choose_reference([tables[source] for source, group in groups.items() if group in FREE])
+    comparer = Comparer(tables, bootstrap, reference)
+    baselines = [reference] + [
+        source
+        for wanted in (FREE, (Group.TRAINED,), (Group.GENERATED,))
+        for source, table in tables.items()
+        if groups[source] in wanted and source not in (reference, GENERATED) and not is_own_soup(table)
+    ]
+    comparisons = comparer.compare_with(baselines)
+    free = [row for row in comparisons if groups[row.baseline.source] in FREE]
+    yardstick, closeness = measure_copying(tables, origins)
+    rival = find_rival(free, reference)
     kept = None
     if RECONSTRUCTED in tables:
         kept = variance_kept(tables[RECONSTRUCTED].vectors_MD, tables[ORIGINAL].vectors_MD)
     return Verdict(
         p_diff=comparer.locate(GENERATED),
-        comparisons=tuple(comparer.compare_with(source) for source in baselines),
-        averaging=tuple(comparer.compare_averaging(source) for source in averages),
-        best_average=max(averages, key=comparer.mean_quality),
-        near_copies=comparer.measure_near_copies([GENERATED, *averages]),
+        comparisons=comparisons,
+        reference=reference,
+        answer=decide_answer(free, reference, comparer.metric),
+        novelty=decide_novelty(free[0], rival, closeness.get(GENERATED)),
+        chosen_on=chosen_on,
+        rival=rival,
+        groups=groups,
+        costs={source: cost for source, cost in (costs or {}).items() if cost is not None},
+        yardstick=yardstick,
+        closeness=closeness,
         variance_kept=kept,
+        interval_level=comparer.level,
+        draws=bootstrap.draws,
+        block_lengths=bootstrap.block_lengths,
     )
 
 
+def is_own_soup(table: ScoreTable) -> bool:
+    """Return whether a source is the soup of generated models, which is no baseline."""
+    return table.kind is Kind.SOUP and find_group(table.source, table.kind) is Group.GENERATED
+
+
+def choose_reference(free: Sequence[ScoreTable]) -> tuple[str, str]:
+    """Return the best free source on validation, or on test if one of them has no validation scores, and the split."""
+    candidates = [table for table in free if table.kind is not Kind.SOUP]
+    split = "val" if all("val" in table.scores for table in candidates) else "test"
+    return max(candidates, key=lambda table: float(table.scores[split].quality_M.mean())).source, split
+
+
+def measure_copying(
+    tables: Mapping[str, ScoreTable], origins: Origins | None
+) -> tuple[Yardstick | None, dict[str, Closeness]]:
+    """Return what honest new models show, and the closeness of each source to the originals by this yardstick.
+
+    Without a yardstick (for fewer than 3 originals) nothing is measured.
+    """
+    original = tables[ORIGINAL]
+    held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
+    yardstick = measure_yardstick(original, held_out, origins)
+    if yardstick is None:
+        return None, {}
+    others = [table for source, table in tables.items() if source != ORIGINAL]
+    return yardstick, {table.source: measure_closeness(table, original, yardstick) for table in others}
+
+
 class Comparer:
-    """Comparisons between two sources: the difference, its interval, and whether the first source is better."""
+    """Comparisons of p_diff with other sources: the headline, and one family of all other comparisons.
 
-    def __init__(self, tables: Mapping[str, ScoreTable], bootstrap: Bootstrap):
-        self.tables, self.bootstrap = tables, bootstrap
+    Attributes:
+        level: Level of the intervals of the family, known after `compare_with`.
+    """
+
+    def __init__(self, tables: Mapping[str, ScoreTable], bootstrap: Bootstrap, reference: str):
+        self.tables, self.bootstrap, self.reference = tables, bootstrap, reference
         self.metric = tables[GENERATED].scores["test"].metric
-
-    def mean_accuracy(self, source: str) -> float:
-        """Return the mean test score of a source in the task's primary metric (accuracy for classifiers)."""
-        return float(self.tables[source].scores["test"].accuracy_M.mean())
-
-    def mean_quality(self, source: str) -> float:
-        """Return the mean test score of a source, negated if lower is better, so that higher is always better."""
-        return self.metric.sign * self.mean_accuracy(source)
-
-    def mean_max_iou(self, source: str) -> float:
-        """Return the mean over models of the largest IoU with any original; an original is not compared with itself."""
-        wrong_MN, reference_KN = (self.tables[name].scores["test"].require_wrong() for name in (source, ORIGINAL))
-        return float(max_iou(wrong_MN, reference_KN, same=source == ORIGINAL).mean())
+        self.level = UNADJUSTED
 
     def has_max_iou(self, source: str) -> bool:
         """Return whether a source has a maximum IoU, which needs errors per image and an original to compare with."""
         return self.bootstrap.has_images and (source != ORIGINAL or len(self.tables[source].vectors_MD) > 1)
 
     def locate(self, source: str) -> Standing:
-        """Return the position of a source on both axes."""
-        iou = self.mean_max_iou(source) if self.has_max_iou(source) else None
-        return Standing(source, len(self.tables[source].vectors_MD), self.mean_accuracy(source), iou)
+        """Return the position of a source on both axes, and the similarity of its errors to those of the originals."""
+        scores, similarity = self.tables[source].scores["test"], {}
+        if self.has_max_iou(source):
+            masks, same = (scores.require_wrong(), self.get_reference_errors()), source == ORIGINAL
+            consistency = error_consistency(*masks, same=same)
+            means = {
+                "max_iou_mean": float(max_iou(*masks, same=same).mean()),
+                "kappa_relative_mean": float(consistency.relative_M.mean()),
+                "overlap_mean": float(consistency.overlap_M.mean()),
+            }
+            similarity = {key: value for key, value in means.items() if np.isfinite(value)}
+        return Standing(source, len(scores.accuracy_M), float(scores.accuracy_M.mean()), **similarity)
 
-    def compare_accuracy(self, source: str, other: str) -> Difference:
-        """Return the mean accuracy of `source` minus that of `other`."""
-        difference = self.mean_accuracy(source) - self.mean_accuracy(other)
-        if not self.bootstrap.varies(source, other):
-            return Difference(difference, None, Decision.UNDECIDED)
-        draws_R = self.bootstrap.draw_accuracy(source) - self.bootstrap.draw_accuracy(other)
-        return decide_difference(difference, draws_R, self.metric)
+    def get_reference_errors(self) -> np.ndarray:
+        """Return the images that each original gets wrong (K, N)."""
+        return self.tables[ORIGINAL].scores["test"].require_wrong()
 
-    def compare_max_iou(self, source: str, other: str) -> Difference:
-        """Return the mean maximum IoU of `source` minus that of `other`."""
-        difference = self.mean_max_iou(source) - self.mean_max_iou(other)
-        draws_R = self.bootstrap.draw_max_iou(source) - self.bootstrap.draw_max_iou(other)
-        return decide_difference(difference, draws_R, MAX_IOU)
+    def measure_accuracy(self, baseline: str) -> Measured:
+        """Return the mean accuracy of p_diff minus that of a baseline."""
+        ours, theirs = (self.tables[source].scores["test"] for source in (GENERATED, baseline))
+        draws_R = None
+        if self.bootstrap.varies(GENERATED, baseline):
+            draws_R = self.bootstrap.draw_accuracy(GENERATED) - self.bootstrap.draw_accuracy(baseline)
+        value = float(ours.accuracy_M.mean() - theirs.accuracy_M.mean())
+        return Measured(value, draws_R, self.metric, find_least_p_of_accuracy(ours, theirs))
 
-    def compare_with(self, source: str) -> Comparison:
-        """Compare p_diff with one baseline on both axes."""
-        iou = self.compare_max_iou(GENERATED, source) if self.has_max_iou(source) else None
-        return Comparison(self.locate(source), self.compare_accuracy(GENERATED, source), iou)
-
-    def compare_averaging(self, source: str) -> Averaging:
-        """Compare the gain of p_diff over the originals with the gain of averaging the originals.
-
-        The mean of the originals cancels in the difference of the two gains. What remains is the accuracy of p_diff
-        minus the accuracy of the average.
-        """
-        return Averaging(
-            source,
-            p_diff_gain=self.compare_accuracy(GENERATED, ORIGINAL),
-            average_gain=self.compare_accuracy(source, ORIGINAL),
-            gain_difference=self.compare_accuracy(GENERATED, source),
+    def measure_max_iou(self, baseline: str) -> Measured:
+        """Return the mean maximum IoU of p_diff minus that of a baseline."""
+        ours, theirs = (self.tables[source].scores["test"] for source in (GENERATED, baseline))
+        originals_KN = self.get_reference_errors()
+        value = float(
+            max_iou(ours.require_wrong(), originals_KN).mean()
+            - max_iou(theirs.require_wrong(), originals_KN, same=baseline == ORIGINAL).mean()
         )
+        draws_R = self.bootstrap.draw_max_iou(GENERATED) - self.bootstrap.draw_max_iou(baseline)
+        return Measured(value, draws_R, MAX_IOU, find_least_p_of_max_iou(ours, theirs))
 
-    def measure_near_copies(self, sources: Sequence[str]) -> dict[str, float]:
-        """Return the share of near-copies by source; empty if there is only one original, which has no spacing."""
-        original = self.tables[ORIGINAL]
-        spacing = measure_spacing(original)
-        if spacing is None:
-            return {}
-        return {
-            source: near_copies(min_l2(self.tables[source].vectors_MD, original.vectors_MD), spacing)
-            for source in sources
-        }
-
-
-def decide_difference(difference: float, draws_R: np.ndarray, metric: Metric) -> Difference:
-    """Decide a difference of this metric by the 95% interval of its bootstrap draws."""
-    low, high = percentile_interval(draws_R)
-    if not (low > 0 or high < 0):
-        return Difference(difference, (low, high), Decision.UNDECIDED)
-    better = (low > 0) == metric.higher_is_better
-    return Difference(difference, (low, high), Decision.BETTER if better else Decision.WORSE)
+    def compare_with(self, baselines: Sequence[str]) -> tuple[Comparison, ...]:
+        """Compare p_diff with each baseline on both axes, and decide all comparisons but the headline as one family."""
+        accuracy = {source: self.measure_accuracy(source) for source in baselines}
+        iou = {source: self.measure_max_iou(source) for source in baselines if self.has_max_iou(source)}
+        family = [each for source, each in accuracy.items() if source != self.reference] + list(iou.values())
+        p_values = [each.p for each in family if each.p is not None]
+        if p_values:
+            self.level = control_false_discoveries(np.array(p_values))[1]
+        generated, rows = self.locate(GENERATED), []
+        for source in baselines:
+            level = UNADJUSTED if source == self.reference else self.level
+            difference, standing = decide_difference(accuracy[source], level), self.locate(source)
+            rows.append(
+                Comparison(
+                    standing,
+                    difference,
+                    decide_difference(iou[source], self.level) if source in iou else None,
+                    is_not_inferior(difference, self.metric),
+                    counts_as_newer(generated, standing, difference, self.metric),
+                )
+            )
+        return tuple(rows)

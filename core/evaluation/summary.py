@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from core.evaluation.calibration import measure_calibration_error
+from core.evaluation.copying import Closeness
+from core.evaluation.groups import find_group
 from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
-from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, summarize, within_iou
+from core.evaluation.metrics import Spacing, error_consistency, max_iou, min_l2, near_copies, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable, Votes
 from core.evaluation.selection import measure_selections, pick_held_out
 
@@ -18,6 +20,7 @@ def summarize_tables(
     tables: Mapping[str, ScoreTable],
     bootstrap: Bootstrap | None = None,
     *,
+    closeness: Mapping[str, Closeness] | None = None,
     costs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the content of metrics.json without the seconds and the verdict.
@@ -29,21 +32,23 @@ def summarize_tables(
     Args:
         tables: Score tables by source.
         bootstrap: Bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
+        closeness: Closeness to the originals by source, if it was measured.
         costs: Gradient evaluations per model by source, where they are known.
     """
-    original, bootstrap, costs = tables[ORIGINAL], bootstrap or Bootstrap(tables), costs or {}
+    original, bootstrap = tables[ORIGINAL], bootstrap or Bootstrap(tables)
+    closeness, costs = closeness or {}, costs or {}
     spacing = measure_spacing(original)
     best, held_out = {}, {}
     for source in PROTOCOL_SOURCES:
         test = tables[source].scores["test"]
         best[source] = float(test.accuracy_M[test.pick_best()])
         held_out[source] = float(test.accuracy_M[pick_held_out(tables[source])])
-    shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
         "table": [
             make_table_row(table, original, spacing=spacing, bootstrap=bootstrap)
-            | keep_finite(gradient_evaluations=costs.get(table.source))
-            for table in shown
+            | keep_finite(gradient_evaluations=costs.get(source))
+            | describe_closeness(closeness.get(source))
+            for source, table in tables.items()
         ],
         "paper_protocol": best,
         "held_out_protocol": held_out,
@@ -67,7 +72,11 @@ def make_table_row(
     """
     same = table.source == original.source
     scores, reference = table.scores["test"], original.scores["test"]
-    row: dict[str, Any] = {"source": table.source, **summarize(scores.accuracy_M, scores.metric)}
+    row: dict[str, Any] = {
+        "source": table.source,
+        "group": find_group(table.source, table.kind).value,
+        **summarize(scores.accuracy_M, scores.metric),
+    }
     if bootstrap is not None and bootstrap.varies(table.source):
         row["accuracy_interval"] = percentile_interval(bootstrap.draw_accuracy(table.source))
     row |= keep_finite(loss_mean=scores.loss_M.mean(), ece_mean=None if scores.ece_M is None else scores.ece_M.mean())
@@ -76,9 +85,37 @@ def make_table_row(
         return row
     if scores.wrong_MN is not None:
         row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.require_wrong(), same=same).mean())
+        row |= measure_consistency(scores.wrong_MN, reference.require_wrong(), same)
         if not single:
             row["within_iou_mean"] = within_iou(scores.wrong_MN)
     return row | measure_distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)
+
+
+def measure_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, same: bool) -> dict[str, float]:
+    """Return how consistent the errors are with those of the originals, three means over models.
+
+    Each measure of a model is its largest one over the originals. Like the IoU, κ is low if one of two models errs much
+    more often than the other, even on the same images. The relative κ and the overlap are not.
+    """
+    consistency = error_consistency(wrong_MN, reference_KN, same=same)
+    return keep_finite(
+        kappa_mean=consistency.kappa_M.mean(),
+        kappa_relative_mean=consistency.relative_M.mean(),
+        overlap_mean=consistency.overlap_M.mean(),
+    )
+
+
+def describe_closeness(closeness: Closeness | None) -> dict[str, Any]:
+    """Return the closeness to the originals in weights, and what it shows the models to be; empty if not measured."""
+    if closeness is None:
+        return {}
+    numbers = keep_finite(
+        nearest_relative=closeness.weights,
+        copies=closeness.copies,
+        deviation=closeness.deviation,
+        outside_span=closeness.outside_span,
+    )
+    return numbers | {"behavior": closeness.behavior.value}
 
 
 def measure_distances(min_l2_M: np.ndarray, spacing: Spacing | None, same: bool) -> dict[str, float]:

@@ -1,15 +1,19 @@
-"""The verdict as data: how p_diff compares with baselines that need no generative model.
+"""The verdict as data: how p_diff compares with other sources of weights.
 
 All numbers are measured on the test split, and accuracies are in [0, 1]. Only this file defines how metrics.json stores
 the verdict.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.copying import Behavior, Closeness, Yardstick
+from core.evaluation.groups import Group, find_group
+from core.evaluation.kinds import GENERATED
+
+UNADJUSTED = 0.95  # level of the interval of a single comparison
 
 
 class Decision(StrEnum):
@@ -30,13 +34,22 @@ class Outcome(StrEnum):
 
 
 class Novelty(StrEnum):
-    """The novelty of p_diff relative to the most accurate average of checkpoints."""
+    """The novelty of p_diff relative to the reference, which is the best free source."""
 
     MEMORIZED = "memorized"
-    CLOSER = "closer than an average"
-    AS_CLOSE = "as close as an average"
-    NEAR_COPIES = "near-copies that err otherwise"
-    NEWER = "newer than an average"
+    CLOSER = "not new"
+    AS_CLOSE = "not measurably newer"
+    WORSE = "different because worse"
+    UNCLEAR = "different, perhaps because worse"
+    NEWER = "newer"
+
+
+EARLIER_NOVELTIES = {  # names in files of earlier versions, which compared with an average of checkpoints
+    "closer than an average": Novelty.CLOSER,
+    "as close as an average": Novelty.AS_CLOSE,
+    "newer than an average": Novelty.NEWER,
+    "near-copies that err otherwise": Novelty.MEMORIZED,
+}
 
 
 @dataclass(frozen=True)
@@ -44,13 +57,18 @@ class Difference:
     """The mean of one source minus the mean of another."""
 
     value: float
-    interval: tuple[float, float] | None  # 95% interval; None if nothing can be resampled
+    interval: tuple[float, float] | None  # None if nothing can be resampled
     decision: Decision
+    p: float | None = None  # two-sided p-value of no difference; None in files of earlier versions
+    level: float = UNADJUSTED  # level of the interval
 
     def to_json(self, prefix: str = "") -> dict[str, Any]:
         """Return the entries of metrics.json, each key starting with `prefix`."""
-        ends = {f"{prefix}interval": list(self.interval)} if self.interval is not None else {}
-        return {f"{prefix}difference": self.value, **ends, f"{prefix}is": self.decision.value}
+        resampled = {}
+        if self.interval is not None:
+            resampled = {f"{prefix}interval": list(self.interval), f"{prefix}level": self.level}
+        p = {f"{prefix}p": self.p} if self.p is not None else {}
+        return {f"{prefix}difference": self.value, **resampled, **p, f"{prefix}is": self.decision.value}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], prefix: str = "") -> "Difference":
@@ -61,27 +79,31 @@ class Difference:
         """
         low_high = row.get(f"{prefix}interval")
         interval = None if low_high is None else (float(low_high[0]), float(low_high[1]))
-        return cls(float(row[f"{prefix}difference"]), interval, Decision(row[f"{prefix}is"]))
+        decision, level = Decision(row[f"{prefix}is"]), row.get(f"{prefix}level", UNADJUSTED)
+        return cls(float(row[f"{prefix}difference"]), interval, decision, row.get(f"{prefix}p"), level)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The position of one source on both axes."""
+    """The position of one source on both axes. Measures of similarity are None if they were not measured."""
 
     source: str
     n: int
     accuracy_mean: float
-    max_iou_mean: float | None = None  # mean over models of the largest IoU with an original; None if not measured
+    # Each measure of a model is its largest one over the originals, and these are means over the models.
+    max_iou_mean: float | None = None
+    kappa_relative_mean: float | None = None  # error consistency κ over its maximum at the accuracies of the two models
+    overlap_mean: float | None = None  # share of the errors of the more accurate model that the other one makes, too
 
     def to_json(self) -> dict[str, Any]:
         """Return the entries of metrics.json without the name of the source."""
-        iou = {"max_iou_mean": self.max_iou_mean} if self.max_iou_mean is not None else {}
-        return {"n": self.n, "accuracy_mean": self.accuracy_mean, **iou}
+        return {key: value for key, value in asdict(self).items() if key != "source" and value is not None}
 
     @classmethod
     def from_json(cls, source: str, row: Mapping[str, Any]) -> "Standing":
         """Read the entries that `to_json` returned."""
-        return cls(source, row["n"], row["accuracy_mean"], row.get("max_iou_mean"))
+        similarity = (row.get(key) for key in ("max_iou_mean", "kappa_relative_mean", "overlap_mean"))
+        return cls(source, row["n"], row["accuracy_mean"], *similarity)
 
 
 @dataclass(frozen=True)
@@ -91,120 +113,135 @@ class Comparison:
     baseline: Standing
     accuracy: Difference
     max_iou: Difference | None  # None if not measured
+    not_inferior: bool | None = None  # whether the accuracy is at most 0.5 points lower; None in earlier files
+    iou_counts: bool = True  # whether a lower max IoU counts as newer; earlier files counted every one
+
+    @property
+    def newness(self) -> Decision | None:
+        """The decision on the axis of newness. A lower max IoU that accuracy alone may explain is undecided."""
+        if self.max_iou is None:
+            return None
+        lower_without_merit = self.max_iou.decision is Decision.BETTER and not self.iou_counts
+        return Decision.UNDECIDED if lower_without_merit else self.max_iou.decision
 
     @property
     def outcome(self) -> Outcome:
         """The result on all measured axes together."""
-        return decide_outcome(*(axis.decision for axis in (self.accuracy, self.max_iou) if axis is not None))
+        return decide_outcome(*(axis for axis in (self.accuracy.decision, self.newness) if axis is not None))
 
     def to_json(self) -> dict[str, Any]:
         """Return the row of metrics.json."""
-        axes = self.accuracy.to_json("accuracy_") | (self.max_iou.to_json("max_iou_") if self.max_iou else {})
+        axes = self.accuracy.to_json("accuracy_")
+        if self.not_inferior is not None:
+            axes["not_inferior"] = self.not_inferior
+        if self.max_iou is not None:
+            axes |= {**self.max_iou.to_json("max_iou_"), "max_iou_counts": self.iou_counts}
         return {"baseline": self.baseline.source, **self.baseline.to_json(), **axes, "outcome": self.outcome.value}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Comparison":
         """Read the row that `to_json` returned."""
-        max_iou = Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None
-        return cls(Standing.from_json(row["baseline"], row), Difference.from_json(row, "accuracy_"), max_iou)
-
-
-@dataclass(frozen=True)
-class Averaging:
-    """The gain of p_diff over the originals, the gain of averaging the originals, and the difference of both."""
-
-    source: str
-    p_diff_gain: Difference
-    average_gain: Difference
-    gain_difference: Difference
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row of metrics.json."""
-        return {
-            "source": self.source,
-            "p_diff_gain": self.p_diff_gain.to_json(),
-            "average_gain": self.average_gain.to_json(),
-            "gain_difference": self.gain_difference.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> "Averaging":
-        """Read the row that `to_json` returned."""
-        gains = (Difference.from_json(row[name]) for name in ("p_diff_gain", "average_gain", "gain_difference"))
-        return cls(row["source"], *gains)
+        return cls(
+            Standing.from_json(row["baseline"], row),
+            Difference.from_json(row, "accuracy_"),
+            Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None,
+            row.get("not_inferior"),
+            row.get("max_iou_counts", True),
+        )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All comparisons of p_diff with its baselines."""
+    """All comparisons of p_diff with other sources, and what they say together."""
 
     p_diff: Standing
-    comparisons: tuple[Comparison, ...]
-    averaging: tuple[Averaging, ...]
-    best_average: str  # the most accurate average of checkpoints
-    near_copies: Mapping[str, float]  # share of near-copies by source; empty if there is only one original
+    comparisons: tuple[Comparison, ...]  # The reference comes first.
+    reference: str  # the best free source on the split `chosen_on`
+    answer: Decision  # whether p_diff is more accurate than the free sources
+    novelty: Novelty | None = None  # None if it was not measured
+    chosen_on: str = "test"
+    rival: str | None = None  # a free source, not measurably less accurate, that repeats fewer errors of the originals
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)  # gradient evaluations per model, where they are known
+    yardstick: Yardstick | None = None  # None for fewer than 3 originals
+    closeness: Mapping[str, Closeness] = field(default_factory=dict)
     variance_kept: float | None = None  # share of the originals' variance that the autoencoder keeps
+    interval_level: float = UNADJUSTED  # level of all intervals except the one of accuracy against the reference
+    draws: int | None = None  # number of bootstrap draws; None in files of earlier versions
+    block_lengths: Mapping[str, int] = field(default_factory=dict)  # consecutive models resampled together, by source
 
     def get_comparison(self, baseline: str) -> Comparison:
         """Return the comparison with this baseline."""
         return next(comparison for comparison in self.comparisons if comparison.baseline.source == baseline)
 
-    @property
-    def novelty(self) -> Novelty | None:
-        """Whether p_diff is new, compared with the most accurate average of checkpoints.
-
-        None means that the maximum IoU was not measured and that near-copies alone do not show copying.
-
-        An average of originals copies no single original, but it contains nothing new either. So p_diff is newer only
-        if it repeats the errors of the originals less than the average does.
-
-        A high share of near-copies (see `metrics.near_copies`) means that p_diff copies originals, provided that most
-        averages are not near-copies themselves. Averages can be near-copies if the originals lie far from each other,
-        for example after independent trainings. The errors then decide: p_diff counts as a copy if it repeats the
-        errors of the originals measurably more than the average does. It does not count as a copy if it repeats them
-        measurably less than another original does.
-        """
-        average, original = (self.get_comparison(name).max_iou for name in (self.best_average, ORIGINAL))
-        errors = None if average is None else average.decision
-        errs_like_a_copy = errors is Decision.WORSE and not (original and original.decision is Decision.BETTER)
-        averages_are_far = self.near_copies.get(self.best_average, 0) <= 0.5
-        if self.near_copies.get(GENERATED, 0) > 0.5 and (averages_are_far or errs_like_a_copy):
-            return Novelty.NEAR_COPIES if errors is Decision.BETTER else Novelty.MEMORIZED
-        by_errors = {
-            Decision.BETTER: Novelty.NEWER,
-            Decision.UNDECIDED: Novelty.AS_CLOSE,
-            Decision.WORSE: Novelty.CLOSER,
-        }
-        return None if errors is None else by_errors[errors]
+    def list_group(self, *groups: Group) -> list[Comparison]:
+        """Return the comparisons with the sources of these groups."""
+        return [row for row in self.comparisons if self.groups[row.baseline.source] in groups]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the `verdict` of metrics.json without its sentences."""
-        novelty, kept = self.novelty, self.variance_kept
-        return {
+        """Return the `verdict` of metrics.json without its sentences. A value of None is left out."""
+        content = {
             "p_diff": self.p_diff.to_json(),
+            "reference": self.reference,
+            "chosen_on": self.chosen_on,
+            "answer": self.answer.value,
+            "novelty": self.novelty.value if self.novelty else None,
+            "rival": self.rival,
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
-            "averaging": [averaging.to_json() for averaging in self.averaging],
-            "best_average": self.best_average,
-            "near_copies": dict(self.near_copies),
-            **({"novelty": novelty.value} if novelty is not None else {}),
-            **({"variance_kept": kept} if kept is not None else {}),
+            "groups": {source: group.value for source, group in self.groups.items()},
+            "costs": dict(self.costs),
+            "yardstick": asdict(self.yardstick) if self.yardstick else None,
+            "closeness": {source: closeness_to_json(closeness) for source, closeness in self.closeness.items()},
+            "variance_kept": self.variance_kept,
+            "interval_level": self.interval_level,
+            "draws": self.draws,
+            "block_lengths": dict(self.block_lengths),
         }
+        return {key: value for key, value in content.items() if value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Verdict":
-        """Read the content that `to_json` returned.
+        """Read the content that `to_json` returned, or the verdict of an earlier version.
+
+        An earlier version compared with the most accurate average of checkpoints, which then is the reference.
 
         Raises:
             KeyError, TypeError, ValueError: The content has another format.
         """
+        comparisons = tuple(Comparison.from_json(row) for row in content["comparisons"])
+        earlier = "reference" not in content
+        reference = content["best_average" if earlier else "reference"]
+        (against,) = (row for row in comparisons if row.baseline.source == reference)
+        comparisons = (against, *(row for row in comparisons if row is not against))
+        novelty = content.get("novelty")
+        groups = content.get("groups") or {row.baseline.source: find_group(row.baseline.source) for row in comparisons}
         return cls(
             p_diff=Standing.from_json(GENERATED, content["p_diff"]),
-            comparisons=tuple(Comparison.from_json(row) for row in content["comparisons"]),
-            averaging=tuple(Averaging.from_json(row) for row in content["averaging"]),
-            best_average=content["best_average"],
-            near_copies=content["near_copies"],
+            comparisons=comparisons,
+            reference=reference,
+            answer=against.accuracy.decision if earlier else Decision(content["answer"]),
+            novelty=EARLIER_NOVELTIES.get(novelty) or Novelty(novelty) if novelty else None,
+            chosen_on=content.get("chosen_on", "test"),
+            rival=content.get("rival"),
+            groups={source: Group(group) for source, group in groups.items()},
+            costs=content.get("costs", {}),
+            yardstick=Yardstick(**content["yardstick"]) if "yardstick" in content else None,
+            closeness={
+                source: Closeness(**{**row, "source": source, "behavior": Behavior(row["behavior"])})
+                for source, row in content.get("closeness", {}).items()
+            },
             variance_kept=content.get("variance_kept"),
+            interval_level=content.get("interval_level", UNADJUSTED),
+            draws=content.get("draws"),
+            block_lengths=content.get("block_lengths", {}),
         )
+
+
+def closeness_to_json(closeness: Closeness) -> dict[str, Any]:
+    """Return the entries of metrics.json without the name of the source."""
+    return {key: value for key, value in asdict(closeness).items() if key != "source"} | {
+        "behavior": closeness.behavior.value
+    }
 
 
 def decide_outcome(*axes: Decision) -> Outcome:

@@ -16,8 +16,10 @@ CAPTIONS = {  # The keys are the names of the figures.
     "differences": Caption(
         "Generated models against each other source",
         "Each row shows the difference between p_diff and another source of weights (explained under the table of "
-        "sources), with its 95% interval. The side on which p_diff is better is shaded.",
-        "filled circles in both panels, above all in the row of the averages.",
+        "sources), with its interval. The first row is the best source that needs no further training. The side on "
+        "which p_diff is better is shaded. A diamond marks a max IoU that is lower only because p_diff is less "
+        "accurate.",
+        "filled circles in both panels, above all in the first row.",
         "crosses, or empty circles throughout, because averaging and noise need no generative model.",
     ),
     "accuracy_vs_max_iou": Caption(
@@ -25,8 +27,9 @@ CAPTIONS = {  # The keys are the names of the figures.
         "Each labeled marker is the mean of a source. Dark dots are single checkpoints (original), orange diamonds "
         "single generated models, and pale dots models of the other sources. Max IoU is the share of wrong test "
         "images that a model has in common with its most similar original, where 1 means the same errors.",
-        "p_diff above and left of the averages, so more accurate and newer.",
-        "p_diff far right, where models repeat the errors of originals, or in the same place as the averages, which "
+        "p_diff above and left of the free sources, so more accurate and newer.",
+        "p_diff below them, because a less accurate model lies left without being newer; p_diff far right, where "
+        "models repeat the errors of originals; or p_diff in the same place as the averages, which "
         "need no training.",
     ),
     "max_iou": Caption(
@@ -101,6 +104,21 @@ CAPTIONS = {  # The keys are the names of the figures.
         "the lines rise and meet at a high accuracy.",
         "the lines end low or far apart. If they are flat from the start, the decoder alone makes good weights and "
         "diffusion adds little.",
+    ),
+    "worth": Caption(
+        "Accuracy and log-likelihood of a vote",
+        "Each line is a source of weights: the checkpoints (original), the generated models (p_diff), and the free and "
+        "the trained source whose full vote has the lowest loss. Vertical bars are 95% intervals over test images. "
+        "Sources share the images, so a difference can be measurable although its bars overlap.",
+        "p_diff above the free source and close to the trained one, and still rising with more models.",
+        "p_diff flat, where further models add nothing, or not above the free source.",
+    ),
+    "worth_measures": Caption(
+        "Calibration, ranking and diversity of a vote",
+        "The sources of the figure of accuracy and log-likelihood. Each panel is one measure, explained under the "
+        "table of votes.",
+        "p_diff on the better side of the free source in most panels.",
+        "p_diff with next to no disagreement, where all models answer alike and a vote cannot help.",
     ),
     "training_history": Caption(
         "The generated weights during classifier training",

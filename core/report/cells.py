@@ -66,6 +66,12 @@ def format_signed(value: float | None, scale: float = 1, decimals: int = 3) -> s
     return ABSENT if value is None else f"{scale * value:+.{decimals}f}".replace("-", "−")
 
 
+def format_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
+    """Return both ends joined by an en dash, or by "to" if a minus sign would make the dash ambiguous."""
+    low, high = (format_signed(end, scale, decimals).removeprefix("+") for end in ends)
+    return f"{low} to {high}" if min(ends) < 0 else f"{low}–{high}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, padded so that it also reads well in a terminal. The first column is left-aligned."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

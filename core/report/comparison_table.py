@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
-from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_number, format_percent
+from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_number, format_percent, format_signed
 from core.report.compared_runs import CLASS, ComparedRun, differing_settings
 from core.report.published import find_paper_accuracies
 
@@ -23,7 +23,19 @@ COLUMNS = {
         "share of wrong test images that a generated model has in common with its most similar checkpoint, mean over "
         "models; lower is newer, and 1 means the same errors",
     ),
+    "p_diff_kappa_relative": Column(
+        "p_diff κ rel.",
+        "error consistency κ of a generated model with its most similar checkpoint, divided by the largest κ that "
+        "their accuracies allow, mean over models; 1 means that the errors of one are among those of the other",
+    ),
+    "reference_difference": Column(
+        "p_diff minus free, points",
+        "mean test accuracy of p_diff minus that of the best source that needs no training after the checkpoints, "
+        "chosen on validation",
+    ),
 }
+OPTIONAL = ("p_diff_kappa_relative", "reference_difference")  # columns that runs of earlier versions cannot fill
+SIMILARITIES = ("iou", "kappa_relative")  # Names with these ends are no shares to show in percent.
 PAPER_COLUMN = Column(
     "paper: original / ensemble / p_diff", "published best test accuracies for this dataset and architecture"
 )
@@ -39,16 +51,37 @@ def read_numbers(run: ComparedRun) -> dict[str, float | None]:
         "p_diff_mean": p_diff.get("accuracy_mean"),
         **{f"{source}_held_out": held_out.get(source) for source in PROTOCOL_SOURCES},
         "p_diff_max_iou": p_diff.get("max_iou_mean"),
+        "p_diff_kappa_relative": p_diff.get("kappa_relative_mean"),
+        "reference_difference": read_reference_difference(run),
+    }
+
+
+def read_reference_difference(run: ComparedRun) -> float | None:
+    """Return the mean accuracy of p_diff minus that of the best free source; None if the verdict names none."""
+    reference = run.files.metrics.get("verdict", {}).get("reference")
+    if reference not in run.rows or GENERATED not in run.rows:
+        return None
+    return run.rows[GENERATED]["accuracy_mean"] - run.rows[reference]["accuracy_mean"]
+
+
+def choose_columns(runs: Sequence[ComparedRun]) -> dict[str, Column]:
+    """Return the columns, without the optional ones that no run can fill."""
+    numbers = [read_numbers(run) for run in runs]
+    return {
+        name: column
+        for name, column in COLUMNS.items()
+        if name not in OPTIONAL or any(row[name] is not None for row in numbers)
     }
 
 
 def build_table(runs: Sequence[ComparedRun]) -> Table:
     """Return one row per run: its name, the settings that differ, its numbers, and the paper's numbers if any."""
     differing, published = differing_settings(runs), [find_paper_accuracies(run.files) for run in runs]
+    measured = choose_columns(runs)
     columns = [
         Column("dataset, model"),
         *(Column(name.removesuffix(CLASS)) for name in differing),
-        *COLUMNS.values(),
+        *measured.values(),
     ]
     if any(published):
         columns.append(PAPER_COLUMN)
@@ -56,7 +89,7 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
     for run, paper in zip(runs, published, strict=True):
         label, numbers = ", ".join(run.group), read_numbers(run)
         cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in differing)]
-        cells += [number_cell(name, numbers[name]) for name in COLUMNS]
+        cells += [number_cell(name, numbers[name]) for name in measured]
         if any(published):
             shown = [" / ".join(f"{100 * row[source]:.1f}" for source in PROTOCOL_SOURCES) for row in paper.values()]
             cells.append(Cell("; ".join(shown) or ABSENT))
@@ -65,8 +98,10 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
 
 
 def number_cell(name: str, value: float | None) -> Cell:
-    """Return the cell of one number: an IoU as it is, an accuracy in percent."""
-    return Cell((format_number if name.endswith("iou") else format_percent)(value), value)
+    """Return the cell of one number: a similarity as it is, an accuracy in percent, a difference in points."""
+    if name.endswith("difference"):
+        return Cell(format_signed(value, 100, 2), value)
+    return Cell((format_number if name.endswith(SIMILARITIES) else format_percent)(value), value)
 
 
 def setting_cell(name: str, value: Any) -> Cell:
@@ -80,15 +115,15 @@ def setting_cell(name: str, value: Any) -> Cell:
 
 def format_comparison_csv(runs: Sequence[ComparedRun]) -> str:
     """Return the table as CSV at full precision, with the folder of each run."""
-    differing = differing_settings(runs)
+    differing, measured = differing_settings(runs), choose_columns(runs)
     return format_csv(
-        ["run", "dataset", "model", *differing, *COLUMNS],
+        ["run", "dataset", "model", *differing, *measured],
         [
             [
                 run.files.path,
                 *run.group,
                 *(run.settings.get(name) for name in differing),
-                *(read_numbers(run)[name] for name in COLUMNS),
+                *(read_numbers(run)[name] for name in measured),
             ]
             for run in runs
         ],

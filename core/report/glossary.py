@@ -28,6 +28,8 @@ EXPLANATIONS = {  # The keys are families of sources; {} stands for the number i
     RECONSTRUCTED: "each checkpoint encoded and decoded again, which shows what the autoencoder alone loses",
     NOISED: "checkpoints plus Gaussian noise of {} times the standard deviation of each tensor",
     AVERAGE: "each model is the mean of {} random checkpoints",
+    "soup_original": "one model, a greedy soup: a checkpoint joins the mean if validation accuracy does not fall",
+    "soup_p_diff": "one model, the greedy soup of the generated models",
     "interpolated": "each model lies at a random point between two random checkpoints",
     "gaussian": "models drawn from a Gaussian fitted to the checkpoints, with independent weights. Others call it "
     "diagonal SWAG",

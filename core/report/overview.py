@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
+from core.evaluation.copying import Behavior
 from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.evaluation.verdict import Decision, Difference, Verdict
 from core.report.cells import format_number, format_signed
 from core.report.glossary import explain_sources
 from core.report.run_files import RunFiles
+from core.report.sentences import format_level
 from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
+NOT_NEWER = "lower, but less accurate"  # a lower max IoU that accuracy alone may explain
 PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
 
 
@@ -76,61 +79,61 @@ def describe_measurement(run: RunFiles, others: int) -> str:
 
 
 def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
-    """Return accuracy and novelty compared with the most accurate average, and the share of near-copies."""
+    """Return accuracy and max IoU compared with the best free source, and the share of copies."""
     if verdict is None:
         return []
-    baseline = verdict.best_average
+    baseline = verdict.reference
     against, explanation = verdict.get_comparison(baseline), explain_sources([baseline]).get(baseline)
     numbers = [
         KeyNumber(
             f"Accuracy against {baseline}",
             f"{format_signed(against.accuracy.value, 100, 2)} points",
-            word_decision(against.accuracy, "more accurate", "less accurate"),
+            word_decision(against.accuracy.decision, "more accurate", "less accurate"),
             f"{word_interval(against.accuracy, 100, 2)}Above 0 is better."
             + (f" {baseline}: {explanation}." if explanation else ""),
-            choose_tone(against.accuracy),
+            choose_tone(against.accuracy.decision),
         )
     ]
-    if against.max_iou is not None:
+    if against.max_iou is not None and against.newness is not None:
         ours, theirs = (format_number(standing.max_iou_mean) for standing in (verdict.p_diff, against.baseline))
+        apparent = against.newness is not against.max_iou.decision
         numbers.append(
             KeyNumber(
                 f"Max IoU against {baseline}",
                 format_signed(against.max_iou.value),
-                word_decision(against.max_iou, "newer", "less new"),
+                NOT_NEWER if apparent else word_decision(against.newness, "newer", "less new"),
                 f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
-                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer.",
-                choose_tone(against.max_iou),
+                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer, "
+                "provided that they are no less accurate.",
+                choose_tone(against.newness),
             )
         )
-    if GENERATED in verdict.near_copies:
-        copies = verdict.near_copies
-        beside = f" ({baseline}: {100 * copies[baseline]:.0f}%)" if baseline in copies else ""
+    if (closeness := verdict.closeness.get(GENERATED)) is not None:
         numbers.append(
             KeyNumber(
-                "Near-copies",
-                f"{100 * copies[GENERATED]:.0f}%",
+                "Copies",
+                f"{100 * closeness.copies:.0f}%",
                 "of the generated models",
-                f"lie closer to a checkpoint than any two checkpoints lie to each other{beside}. Lower is newer.",
-                "neutral",
+                "lie nearer to a checkpoint than new checkpoints do. Lower is newer.",
+                "bad" if closeness.behavior is Behavior.COPIES else "neutral",
             )
         )
     return numbers
 
 
-def word_decision(difference: Difference, better: str, worse: str) -> str:
-    """Say in a few words what an interval decides."""
-    words = {Decision.BETTER: better, Decision.WORSE: worse, Decision.UNDECIDED: "no measurable difference"}
-    return words[difference.decision]
+def word_decision(decision: Decision, better: str, worse: str) -> str:
+    """Say in a few words what was decided."""
+    return {Decision.BETTER: better, Decision.WORSE: worse, Decision.UNDECIDED: "no measurable difference"}[decision]
 
 
 def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -> str:
     """Return the interval as a sentence with a space after it, or an empty text if there is none."""
     if difference.interval is None:
         return ""
-    return f"95% interval {format_signed_interval(difference.interval, scale, decimals)}. "
+    ends = format_signed_interval(difference.interval, scale, decimals)
+    return f"{format_level(difference.level)} interval {ends}. "
 
 
-def choose_tone(difference: Difference) -> str:
+def choose_tone(decision: Decision) -> str:
     """Return the class of the page's style for a decision."""
-    return {Decision.BETTER: "good", Decision.WORSE: "bad", Decision.UNDECIDED: "neutral"}[difference.decision]
+    return {Decision.BETTER: "good", Decision.WORSE: "bad", Decision.UNDECIDED: "neutral"}[decision]

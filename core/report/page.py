@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from core.evaluation.verdict import Outcome
-from core.report import tables
+from core.report import source_table, tables
 from core.report.cells import ABSENT, Cell, Column, Table
-from core.report.gallery import Exhibit, draw_all
+from core.report.gallery import WORTH_FIGURES, Exhibit, draw_all
 from core.report.overview import choose_key_numbers, describe_run
 from core.report.published import build_published_table
 from core.report.run_files import RunFiles, read_run
+from core.report.worth_table import build_worth_table
 from core.runtime.artifacts import replace_atomically
 from core.runtime.run_directory import RunDirectory
 from core.runtime.settings import flatten
@@ -54,6 +55,7 @@ def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
         lstrip_blocks=True,
     )
     metrics = run.metrics
+    inlined = [(exhibit, inline_figure(exhibit.svg)) for exhibit in exhibits]
     return environment.get_template(TEMPLATE).render(
         title=run.title,
         overview=describe_run(run),
@@ -61,8 +63,11 @@ def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
         sentences=tables.read_sentences(metrics),
         key_numbers=choose_key_numbers(run.verdict),
         comparisons=tables.build_comparison_table(run.verdict),
-        sources=tables.build_source_table(metrics),
-        exhibits=[(exhibit, inline_figure(exhibit.svg)) for exhibit in exhibits],
+        sources=source_table.build_source_table(metrics),
+        similarity=source_table.build_similarity_table(metrics),
+        worth=build_worth_table(metrics),
+        exhibits=[inline for inline in inlined if inline[0].name not in WORTH_FIGURES],
+        worth_exhibits=[inline for inline in inlined if inline[0].name in WORTH_FIGURES],
         protocols=tables.build_protocol_table(metrics),
         published=build_published_table(run),
         selection=tables.build_selection_table(metrics),

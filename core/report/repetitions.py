@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 from core.evaluation.kinds import GENERATED
 from core.report.cells import ABSENT, Cell, Column, Table
 from core.report.compared_runs import CLASS, ComparedRun, swept_settings
-from core.report.comparison_table import COLUMNS, read_numbers, setting_cell
+from core.report.comparison_table import SIMILARITIES, choose_columns, read_numbers, setting_cell
 
 CONFIDENCE = 0.95
 MIN_TRAININGS = 2  # A spread cannot be estimated from one training.
@@ -51,23 +51,24 @@ def group_repetitions(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
 
 def build_repetition_table(runs: Sequence[ComparedRun]) -> Table | None:
     """Return one row per group of repeated runs with the columns of the comparison; None without repetitions."""
-    groups, swept = group_repetitions(runs), swept_settings(runs)
+    groups, swept, measured = group_repetitions(runs), swept_settings(runs), choose_columns(runs)
     if not groups:
         return None
     columns = [
         Column("dataset, model"),
         *(Column(name.removesuffix(CLASS)) for name in swept),
         Column("trainings", "number of runs, each with seeds of its own"),
-        *COLUMNS.values(),
+        *measured.values(),
     ]
     rows = []
     for group in groups:
         label, numbers = ", ".join(group[0].group), [read_numbers(run) for run in group]
         cells = [Cell(label, label), *(setting_cell(name, group[0].settings.get(name)) for name in swept)]
         cells.append(Cell(str(len(group)), len(group)))
-        for name in COLUMNS:
-            scale, decimals = (1, 3) if name.endswith("iou") else (100, 2)
-            cells.append(estimate_cell([row[name] for row in numbers], scale, decimals))
+        for name in measured:
+            scale, decimals = (1, 3) if name.endswith(SIMILARITIES) else (100, 2)
+            sign = name.endswith("difference")
+            cells.append(estimate_cell([row[name] for row in numbers], scale, decimals, sign=sign))
         rows.append(cells)
     return Table(columns, rows)
 
@@ -99,6 +100,8 @@ MEASURES = (
     Measure(Column("mean %"), lambda rows, source: rows[source].get("accuracy_mean"), 100, 2),
     Measure(Column("best %"), lambda rows, source: rows[source].get("accuracy_best"), 100, 2),
     Measure(Column("max IoU"), lambda rows, source: rows[source].get("max_iou_mean"), 1, 3),
+    Measure(Column("κ rel."), lambda rows, source: rows[source].get("kappa_relative_mean"), 1, 3),
+    Measure(Column("nearest"), lambda rows, source: rows[source].get("nearest_relative"), 1, 3),
     Measure(Column("IoU within"), lambda rows, source: rows[source].get("within_iou_mean"), 1, 3),
     Measure(Column("p_diff minus it, points"), read_difference, 100, 2, sign=True),
 )
@@ -111,14 +114,19 @@ def build_repeated_source_table(runs: Sequence[ComparedRun]) -> Table:
     between trainings does not widen its interval.
     """
     sources = [source for source in runs[0].rows if all(source in run.rows for run in runs)]
+    measures = [
+        measure
+        for measure in MEASURES
+        if any(measure.read(run.rows, source) is not None for run in runs for source in sources)
+    ]
     rows = [
         [
             Cell(source, source),
             *(
                 estimate_cell([read(run.rows, source) for run in runs], scale, decimals, sign=sign)
-                for _, read, scale, decimals, sign in MEASURES
+                for _, read, scale, decimals, sign in measures
             ),
         ]
         for source in sources
     ]
-    return Table([Column("source"), *(measure.column for measure in MEASURES)], rows)
+    return Table([Column("source"), *(measure.column for measure in measures)], rows)

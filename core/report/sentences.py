@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from core.evaluation.copying import Behavior
+from core.evaluation.groups import Group
 from core.evaluation.kinds import (
     AVERAGE,
+    CONTINUED,
     ENSEMBLE,
     FINETUNED,
     GENERATED,
+    HELD_OUT,
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
@@ -16,33 +20,38 @@ from core.evaluation.kinds import (
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
 from core.report.cells import format_signed
 
-ANSWERS = {
-    Decision.BETTER: "Yes, the generated models (p_diff) are more accurate than averages of checkpoints",
-    Decision.WORSE: "No, the generated models (p_diff) are less accurate than averages of checkpoints",
-    Decision.UNDECIDED: "No, the generated models (p_diff) are not measurably more accurate "
-    "than averages of checkpoints",
-}
-NOVELTY = {
-    Novelty.MEMORIZED: "They are memorized, not new: most of them are near-copies of a checkpoint.",
-    Novelty.CLOSER: "They are not new: they repeat the errors of a checkpoint more than averages do.",
-    Novelty.AS_CLOSE: "They are not measurably newer than averages.",
-    Novelty.NEAR_COPIES: "Most of them are near-copies of a checkpoint in their weights, "
-    "although they repeat its errors less than averages do.",
-    Novelty.NEWER: "They are newer than averages: they repeat the errors of a checkpoint less.",
+FREE = "the sources that need no further training"
+NOVELTY = {  # {} stands for the source with which p_diff is compared
+    Novelty.MEMORIZED: "They are memorized, not new: most of them are copies of a checkpoint.",
+    Novelty.CLOSER: "They are not new: they repeat the errors of a checkpoint more than {} does.",
+    Novelty.AS_CLOSE: "They are not measurably newer than {}.",
+    Novelty.WORSE: "They are different because worse: less accurate than {}, they add errors of their own, "
+    "so they share a smaller part of their errors with a checkpoint.",
+    Novelty.UNCLEAR: "It cannot be told whether they are new: they share a smaller part of their errors with a "
+    "checkpoint, but perhaps only because they are less accurate than {}.",
+    Novelty.NEWER: "They are newer than {}: at no lower accuracy, they repeat the errors of a checkpoint less.",
     None: "It was not measured whether they are new.",
+}
+BEHAVIORS = {  # what generated models are, if they are not plain samples; copies are told by the novelty
+    Behavior.COLLAPSED: "They are one model repeated.",
+    Behavior.AVERAGES: "They are averages: they lie much nearer to the mean of the checkpoints than checkpoints do.",
 }
 MEANINGS = {
     ORIGINAL: "the checkpoints themselves",
     ENSEMBLE: "the mean of all checkpoints",
     RECONSTRUCTED: "the checkpoints, encoded and decoded",
     FINETUNED: "checkpoints trained for a few more steps",
+    CONTINUED: "later checkpoints of the same training",
+    HELD_OUT: "checkpoints of other trainings",
     "interpolated": "points between two random checkpoints",
     "gaussian": "samples of a Gaussian with diagonal covariance",
     "gaussian_full": "samples of a Gaussian with full covariance",
+    "soup_original": "a greedy average of checkpoints",
 }
 FAMILY_MEANINGS = {
     AVERAGE: "the mean of {:g} random checkpoints",
     NOISED: "checkpoints plus noise of {:g} times each tensor's standard deviation",
+    FINETUNED: "checkpoints trained for {:g} more steps",
 }
 LEAST_TOLD = 0.005  # smaller shares of the variance round to 0%
 LEAST_KEPT = 0.5  # If the autoencoder keeps a smaller share of the checkpoints' variance, little is left to learn.
@@ -59,101 +68,146 @@ def word_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def write_statements(verdict: Verdict) -> list[str]:
-    """Return 3 to 6 statements of a few sentences each; the first is the headline."""
+    """Return 4 to 7 statements of a few sentences each; the first is the headline."""
     statements = [
         write_headline(verdict),
-        write_gains(verdict),
-        write_similarity(verdict),
-        write_strongest_baseline(verdict),
-        write_caution(verdict),
+        write_gain(verdict),
+        write_copying(verdict),
         write_outcomes(verdict),
+        write_trained(verdict),
+        write_caution(verdict),
+        write_method(verdict),
     ]
     return [statement for statement in statements if statement]
 
 
 def write_headline(verdict: Verdict) -> str:
-    """Say whether generated models are more accurate than an average of checkpoints, and whether they are new.
-
-    The average of independently trained checkpoints can be worthless. The headline therefore also says when generated
-    models beat the average but not the checkpoints.
-    """
-    average, original = verdict.get_comparison(verdict.best_average), verdict.get_comparison(ORIGINAL)
-    answer = f"{ANSWERS[average.accuracy.decision]}: {format_points(average.accuracy)}"
-    sentences = [f"{answer} compared with {explain(average.baseline.source)}."]
-    if average.accuracy.decision is Decision.BETTER and original.accuracy.decision is Decision.WORSE:
-        sentences.append(
-            f"But they are less accurate than the checkpoints themselves: {format_points(original.accuracy)}."
-        )
-    sentences.append(NOVELTY[verdict.novelty])
-    if average.max_iou:
-        overlap = format_max_iou(verdict.p_diff, average)
-        sentences.append(f"The overlap of errors with the most similar checkpoint (max IoU) is {overlap}.")
-    return " ".join(sentences)
+    """Say whether generated models are more accurate than the free sources, and whether they are new."""
+    return " ".join(part for part in (write_answer(verdict), write_behavior(verdict), write_novelty(verdict)) if part)
 
 
-def write_gains(verdict: Verdict) -> str:
-    """Compare the gain of p_diff over the checkpoints with the gain of averaging them."""
-    row = next(row for row in verdict.averaging if row.source == verdict.best_average)
-    change = {
-        Decision.BETTER: "a gain",
-        Decision.WORSE: "a loss",
-        Decision.UNDECIDED: "no measurable change",
-    }
-    conclusion = {
-        Decision.BETTER: "p_diff does better than averaging",
-        Decision.WORSE: "p_diff does worse than averaging",
-        Decision.UNDECIDED: "The two are not measurably different",
-    }[row.gain_difference.decision]
+def write_answer(verdict: Verdict) -> str:
+    """Say whether generated models beat the best free source, and which free source beats them."""
+    against, models = verdict.get_comparison(verdict.reference), "the generated models (p_diff)"
+    reference = f"{explain(verdict.reference)}, the best of {FREE}"
+    if verdict.answer is Decision.BETTER:
+        return f"Yes, {models} are more accurate than {reference}: {format_points(against.accuracy)}."
+    if against.accuracy.decision is Decision.WORSE:
+        return f"No, {models} are less accurate than {reference}: {format_points(against.accuracy)}."
+    if against.accuracy.decision is Decision.UNDECIDED and verdict.answer is Decision.UNDECIDED:
+        return f"No, {models} are not measurably more accurate than {reference}: {format_points(against.accuracy)}."
+    other = find_strongest(verdict)
+    verb = "are less accurate" if verdict.answer is Decision.WORSE else "are not measurably more accurate"
     return (
-        f"Compared with the checkpoints, p_diff shows {change[row.p_diff_gain.decision]} in accuracy: "
-        f"{format_points(row.p_diff_gain)}. "
-        f"Averaging the checkpoints ({row.source}) shows {change[row.average_gain.decision]}: "
-        f"{format_points(row.average_gain)}. "
-        f"{conclusion}: {format_points(row.gain_difference)}."
+        f"No, {models} {verb} than {explain(other.baseline.source)}, one of {FREE}: {format_points(other.accuracy)}. "
+        f"The difference to {reference} on {name_split(verdict)}, is {format_points(against.accuracy)}."
     )
 
 
-def write_similarity(verdict: Verdict) -> str:
-    """Say how similar generated models are to the checkpoints, in errors and in weights."""
-    sentences, original, near = [], verdict.get_comparison(ORIGINAL), verdict.near_copies
-    if original.max_iou:
-        number, difference = {
-            Decision.BETTER: ("fewer errors", "than checkpoints do"),
-            Decision.WORSE: ("more errors", "than checkpoints do"),
-            Decision.UNDECIDED: ("about as many errors", "as checkpoints do, without a measurable difference"),
-        }[original.max_iou.decision]
-        sentences.append(
-            f"Generated models share {number} with their most similar checkpoint {difference}. "
-            f"Max IoU is {format_max_iou(verdict.p_diff, original)}."
-        )
-    if near:
-        averages = [f"{100 * share:.0f}% of {source}" for source, share in near.items() if source != GENERATED]
-        sentences.append(
-            "In weights, a near-copy is closer to a checkpoint than any two checkpoints are to each other. "
-            f"Near-copies make up {100 * near[GENERATED]:.0f}% of p_diff, compared with {join_words(averages)}."
-        )
-    return " ".join(sentences)
+def find_strongest(verdict: Verdict) -> Comparison:
+    """Return the comparison with the free source that speaks most against p_diff: measurably better, then by mean."""
+    free = verdict.list_group(Group.ORIGINAL, Group.FREE)
+    return max(free, key=lambda row: (row.accuracy.decision is Decision.WORSE, row.baseline.accuracy_mean))
 
 
-def write_strongest_baseline(verdict: Verdict) -> str:
-    """Name the baseline of the highest accuracy and compare p_diff with it."""
-    row = max(verdict.comparisons, key=lambda comparison: comparison.baseline.accuracy_mean)
-    conclusion = {
-        Decision.BETTER: "p_diff is more accurate",
-        Decision.WORSE: "p_diff is less accurate",
-        Decision.UNDECIDED: "The difference is not measurable",
+def name_split(verdict: Verdict) -> str:
+    """Return the images on which the best free source was chosen."""
+    return "validation images" if verdict.chosen_on == "val" else "test images"
+
+
+def write_behavior(verdict: Verdict) -> str:
+    """Say what generated models are if they are averages or one model repeated, else return an empty text."""
+    closeness = verdict.closeness.get(GENERATED)
+    return BEHAVIORS.get(closeness.behavior, "") if closeness else ""
+
+
+def write_novelty(verdict: Verdict) -> str:
+    """Say whether generated models are new, with the maximum IoUs that show it."""
+    compared = verdict.rival if verdict.novelty is Novelty.CLOSER and verdict.rival else verdict.reference
+    row, sentence = verdict.get_comparison(compared), NOVELTY[verdict.novelty].format(compared)
+    if verdict.novelty is None or row.max_iou is None:
+        return sentence
+    overlap = format_max_iou(verdict.p_diff, row)
+    return f"{sentence} The overlap of errors with the most similar checkpoint (max IoU) is {overlap}."
+
+
+def write_gain(verdict: Verdict) -> str:
+    """Compare generated models with the checkpoints, in accuracy and in errors; empty if they are the reference."""
+    if verdict.reference == ORIGINAL:
+        return ""
+    row = verdict.get_comparison(ORIGINAL)
+    accuracy = {
+        Decision.BETTER: "more accurate than",
+        Decision.WORSE: "less accurate than",
+        Decision.UNDECIDED: "not measurably different in accuracy from",
     }[row.accuracy.decision]
-    baseline, p_diff = (f"{100 * standing.accuracy_mean:.2f}%" for standing in (row.baseline, verdict.p_diff))
-    return (
-        f"The most accurate baseline is {explain(row.baseline.source)}. It reaches a mean test accuracy of {baseline}, "
-        f"and p_diff reaches {p_diff}. {conclusion}: {format_points(row.accuracy)}."
-    )
+    sentence = f"Generated models are {accuracy} the checkpoints themselves: {format_points(row.accuracy)}."
+    if row.max_iou is None:
+        return sentence
+    overlap = format_max_iou(verdict.p_diff, row)
+    return f"{sentence} Max IoU is {overlap}. Each checkpoint is compared with the other ones."
+
+
+def write_copying(verdict: Verdict) -> str:
+    """Say how near generated models are to their nearest checkpoints, and what counts as a copy."""
+    closeness, yardstick = verdict.closeness.get(GENERATED), verdict.yardstick
+    if closeness is None or yardstick is None:
+        return "Whether generated models are copies was not measured, which needs at least 3 different checkpoints."
+    honest = "held-out checkpoints lie" if yardstick.held_out else "checkpoints lie to each other"
+    if yardstick.lag:
+        honest += f" (steps less than {yardstick.lag} apart are left out)"
+    distances = f"{closeness.weights:.2f} in weights (a copy: below {yardstick.weights_low:.2f})"
+    if closeness.function is not None and yardstick.function_low is not None:
+        distances += f" and {closeness.function:.2f} in errors (a copy: below {yardstick.function_low:.2f})"
+    sentences = [
+        f"{100 * closeness.copies:.0f}% of the generated models are copies, which lie nearer to a checkpoint than "
+        f"{honest}. The distance to the nearest checkpoint, relative to the median distance to all, is {distances}."
+    ]
+    if closeness.behavior in BEHAVIORS:
+        center = f"Generated models lie {closeness.deviation:.2f} times as far from the mean of the checkpoints"
+        apart = "" if closeness.spread is None else f", and {closeness.spread:.2f} times as far from each other"
+        sentences.append(f"{center}{apart}, as checkpoints do.")
+    return " ".join(sentences)
+
+
+def write_trained(verdict: Verdict) -> str:
+    """Compare generated models with sources that train further, and name the price of both; empty without any."""
+    phrases = {
+        Decision.BETTER: "more accurate than",
+        Decision.UNDECIDED: "not measurably different from",
+        Decision.WORSE: "less accurate than",
+    }
+    trained = verdict.list_group(Group.TRAINED)
+    if not trained:
+        return ""
+    parts = []
+    for decision, phrase in phrases.items():
+        rows = [row for row in trained if row.accuracy.decision is decision]
+        if rows:
+            parts.append(f"{phrase} {join_words([describe_trained(row, verdict) for row in rows])}")
+    sentence = f"Among the sources that train further, p_diff is {join_words(parts)}."
+    if (cost := verdict.costs.get(GENERATED)) is not None:
+        sentence += f" Training the generator took {format_cost(cost)} for each generated model."
+    return sentence
+
+
+def describe_trained(row: Comparison, verdict: Verdict) -> str:
+    """Return the name of a trained source, the difference to it, and its cost if it is known."""
+    cost = verdict.costs.get(row.baseline.source)
+    price = f", {format_cost(cost)} per model" if cost is not None else ""
+    return f"{row.baseline.source} ({format_points(row.accuracy, brackets='[]')}{price})"
+
+
+def format_cost(cost: float) -> str:
+    """Return a number of gradient evaluations with three digits."""
+    return f"{float(f'{cost:.3g}'):,g} gradient evaluations"
 
 
 def write_outcomes(verdict: Verdict) -> str:
-    """Count the baselines by the outcome of their comparison with p_diff."""
+    """Count the free sources by the outcome of their comparison with p_diff."""
+    free = verdict.list_group(Group.ORIGINAL, Group.FREE)
     by_outcome: dict[Outcome, list[str]] = {}
-    for comparison in verdict.comparisons:
+    for comparison in free:
         by_outcome.setdefault(comparison.outcome, []).append(comparison.baseline.source)
     phrases = {
         Outcome.DOMINATES: "dominates",
@@ -167,12 +221,30 @@ def write_outcomes(verdict: Verdict) -> str:
     if verdict.p_diff.max_iou_mean is None:
         measures, definition = "accuracy", "measurably more accurate"
     else:
-        measures, definition = "accuracy and novelty (lower max IoU)", "measurably better in one and worse in neither"
+        measures, definition = "accuracy and newness", "measurably better in one and worse in neither"
     return (
-        f"Compared with {len(verdict.comparisons)} baselines in {measures}, p_diff {join_words(counts)}. "
-        f"One source dominates another if it is {definition}. "
-        "A difference is measurable if its 95% interval excludes 0."
+        f"Compared in {measures} with the {len(free)} sources that need no further training, p_diff "
+        f"{join_words(counts)}. One source dominates another if it is {definition}."
     )
+
+
+def write_method(verdict: Verdict) -> str:
+    """Say how differences were decided."""
+    sentences = [
+        f"Of {FREE}, {verdict.reference} is the most accurate on {name_split(verdict)}"
+        + (", which had to decide because not all were scored on validation." if verdict.chosen_on == "test" else "."),
+        "A difference is measurable if its interval excludes 0.",
+    ]
+    if verdict.draws is not None:
+        sentences.append(
+            f"The intervals come from {verdict.draws:,} bootstrap draws of models and images. All but that of the "
+            f"headline's accuracy have a level of {format_level(verdict.interval_level)}, at which at most 5% of the "
+            "differences called measurable are expected to be chance."
+        )
+    blocks = [f"{length} ({source})" for source, length in verdict.block_lengths.items() if length > 1]
+    if blocks:
+        sentences.append(f"Steps of one training are resampled in blocks of {join_words(blocks)}.")
+    return " ".join(sentences)
 
 
 def write_caution(verdict: Verdict) -> str | None:
@@ -211,9 +283,10 @@ def format_names(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names)})"
 
 
-def format_points(difference: Difference) -> str:
+def format_points(difference: Difference, brackets: str = "()") -> str:
     """Return a difference of test accuracies in percentage points with its interval."""
-    return f"{format_signed(difference.value, 100, 2)} percentage points{format_interval(difference, 100, 2)}"
+    interval = format_interval(difference, 100, 2, brackets)
+    return f"{format_signed(difference.value, 100, 2)} percentage points{interval}"
 
 
 def format_max_iou(generated: Standing, comparison: Comparison) -> str:
@@ -230,9 +303,15 @@ def format_max_iou(generated: Standing, comparison: Comparison) -> str:
     return f"{means}, a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
 
 
-def format_interval(difference: Difference, scale: float, decimals: int) -> str:
-    """Return the interval in parentheses after a space, or an empty text if the difference has none."""
+def format_interval(difference: Difference, scale: float, decimals: int, brackets: str = "()") -> str:
+    """Return the interval in brackets after a space, or an empty text if the difference has none."""
     if difference.interval is None:
         return ""
     low, high = (format_signed(end, scale, decimals) for end in difference.interval)
-    return f" (95% interval {low} to {high})"
+    return f" {brackets[0]}{format_level(difference.level)} interval {low} to {high}{brackets[1]}"
+
+
+def format_level(level: float) -> str:
+    """Return a level in percent with as few decimals as tell it from 100%."""
+    decimals = 1 if level < 0.9995 else 2
+    return f"{100 * level:.{decimals}f}".removesuffix(".0") + "%"

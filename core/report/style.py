@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from core.evaluation.kinds import (
@@ -141,6 +142,13 @@ def lighten(color: str, share: float) -> str:
     """Mix the color with this share of white, in [0, 1]."""
     red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(color))
     return to_hex((red, green, blue))
+
+
+def outline_marker(marker: Marker, width: float) -> dict[str, Any]:
+    """Return matplotlib's keywords for a white outline of this width; markers of lines alone get thicker lines."""
+    if MarkerStyle(marker).is_filled():
+        return {"edgecolors": "white", "linewidths": width}
+    return {"linewidths": 1.8}
 
 
 def use_plain_log_ticks(axis: Axis) -> None:

@@ -9,17 +9,19 @@ from matplotlib.lines import Line2D
 from core.evaluation.verdict import Comparison, Decision, Difference
 from core.report.style import make_figure, styled
 
+APPARENT = "apparent"  # a lower max IoU that does not count as newer
 LOOKS = {  # decision -> (color, marker, color of its inside, label)
     Decision.BETTER: ("#0072b2", "o", "#0072b2", "p_diff better"),
     Decision.UNDECIDED: ("#555555", "o", "white", "no measurable difference"),
     Decision.WORSE: ("#d55e00", "X", "#d55e00", "p_diff worse"),
+    APPARENT: ("#555555", "D", "#bbbbbb", "lower, but less accurate"),
 }
 GOOD_SIDE = "#e3eef6"
 
 
 @styled
 def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
-    """Draw p_diff minus each baseline with its 95% interval, and shade the side on which p_diff is better.
+    """Draw p_diff minus each baseline with its interval, and shade the side on which p_diff is better.
 
     Args:
         comparisons: One comparison per row, from the top.
@@ -30,25 +32,30 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     panels = drawn.subplots(1, 2 if has_iou else 1, sharey=True, squeeze=False)[0]
     rows = range(len(comparisons) - 1, -1, -1)  # The first comparison stands at the top.
     for row, comparison in zip(rows, comparisons, strict=True):
-        draw_difference(panels[0], row, comparison.accuracy, scale=100)
+        draw_difference(panels[0], row, comparison.accuracy, comparison.accuracy.decision, scale=100)
         if comparison.max_iou is not None:
-            draw_difference(panels[1], row, comparison.max_iou)
+            decision = comparison.max_iou.decision
+            draw_difference(
+                panels[1], row, comparison.max_iou, decision if comparison.newness is decision else APPARENT
+            )
     finish_panel(panels[0], "accuracy difference (points)", "more accurate →", good_above_0=True)
     if has_iou:
         finish_panel(panels[1], "max IoU difference", "← newer", good_above_0=False)
     panels[0].set_yticks(list(rows), [comparison.baseline.source for comparison in comparisons])
     panels[0].set_ylim(-0.6, len(comparisons) - 0.4)
+    apparent = any(row.max_iou is not None and row.newness is not row.max_iou.decision for row in comparisons)
     handles = [
         Line2D([], [], color=color, marker=marker, mfc=inside, ms=7, lw=1.6, label=label)
-        for color, marker, inside, label in LOOKS.values()
+        for look, (color, marker, inside, label) in LOOKS.items()
+        if look != APPARENT or apparent
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=0.9)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=2 if apparent else 3, columnspacing=0.9)
     return drawn
 
 
-def draw_difference(axes: Axes, row: int, difference: Difference, scale: float = 1) -> None:
-    """Draw one difference as a marker on its interval."""
-    color, marker, inside, _ = LOOKS[difference.decision]
+def draw_difference(axes: Axes, row: int, difference: Difference, look: str, scale: float = 1) -> None:
+    """Draw one difference as a marker on its interval, in one of the `LOOKS`."""
+    color, marker, inside, _ = LOOKS[look]
     if difference.interval is not None:
         axes.plot([scale * end for end in difference.interval], [row, row], color=color, lw=1.8, zorder=3)
     axes.plot([scale * difference.value], [row], color=color, marker=marker, mfc=inside, ms=7, zorder=4)

@@ -12,7 +12,15 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from core.evaluation.kinds import GENERATED, ORIGINAL
-from core.report.style import FOREMOST, WEIGHT_COLORS, add_legend_below, make_figure, source_styles, styled
+from core.report.style import (
+    FOREMOST,
+    WEIGHT_COLORS,
+    add_legend_below,
+    make_figure,
+    outline_marker,
+    source_styles,
+    styled,
+)
 
 MOST_TENSORS, MOST_ROWS = 6, 48  # More tensors, or more rows per tensor, would blur the heat map of training.
 LINE_STYLES = {ORIGINAL: "-", GENERATED: "--"}  # the line styles of densities; all other sources are dotted
@@ -112,8 +120,7 @@ def draw_positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str,
             **look,
             color=color,
             marker=marker,
-            linewidths=0.5,
-            edgecolors="white",
+            **outline_marker(marker, 0.5),
             label=source,
             rasterized=True,
         )

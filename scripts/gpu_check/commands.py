@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.report.tables import format_source_table
+from core.report.source_table import format_source_table
 from core.runtime.artifacts import read_json
 from scripts.gpu_check.findings import Findings
 from scripts.gpu_check.packages import ROOT

@@ -15,14 +15,16 @@ from core.report.compared_runs import CLASS, ComparedRun, sort_runs
 from core.report.comparison_table import build_table, setting_cell
 from core.report.repetitions import Estimate, build_repeated_source_table, build_repetition_table
 from core.report.run_files import RunFiles
-from core.report.tables import format_protocol_table, format_source_table, read_sentences
+from core.report.source_table import format_source_table
+from core.report.tables import format_protocol_table, read_sentences
 from core.runtime.errors import UserError
 from scripts.benchmark import growth, samplers
 from scripts.benchmark.__main__ import format_table
 from scripts.measure.result import Result
 
 FOLDER = "folder"
-IN_PERCENT = ("accuracy", "ece", "near_copies")  # measures whose names start like this are shown in percent
+# Measures whose names start like this are shown in percent.
+IN_PERCENT = ("accuracy", "ece", "near_copies", "copies", "outside_span")
 STAGES = {
     "train_task": "train the classifier",
     "collect": "collect checkpoints",
@@ -191,14 +193,13 @@ def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:
 
 
 def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
-    """Return a sentence that counts the verdicts of several trainings against their most accurate average."""
-    runs = open_runs(results, *conditions)
-    accuracy, novelty = (
-        [compare_with_best_average(run.files.metrics["verdict"], axis) for run in runs]
-        for axis in ("accuracy", "max_iou")
-    )
+    """Return a sentence that counts the verdicts of several trainings against their references."""
+    verdicts = [run.files.metrics["verdict"] for run in open_runs(results, *conditions)]
+    named = "best free source" if all("reference" in verdict for verdict in verdicts) else "most accurate average"
+    accuracy = [Decision(find_reference(verdict)["accuracy_is"]) for verdict in verdicts]
+    novelty = [decide_newness(find_reference(verdict)) for verdict in verdicts]
     return (
-        f"Compared with the most accurate average of checkpoints, in {len(runs)} trainings, p_diff was measurably more "
+        f"Compared with the {named} of the checkpoints, in {len(verdicts)} trainings, p_diff was measurably more "
         f"accurate in {accuracy.count(Decision.BETTER)}, measurably less accurate in {accuracy.count(Decision.WORSE)}, "
         f"and neither in {accuracy.count(Decision.UNDECIDED)}. It was measurably newer (lower max IoU) in "
         f"{novelty.count(Decision.BETTER)}, measurably less new in {novelty.count(Decision.WORSE)}, and neither in "
@@ -206,10 +207,17 @@ def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
     )
 
 
-def compare_with_best_average(verdict: dict[str, Any], axis: str) -> Decision:
-    """Return how p_diff compares with the most accurate average on one axis."""
-    (row,) = (row for row in verdict["comparisons"] if row["baseline"] == verdict["best_average"])
-    return Decision(row[f"{axis}_is"])
+def find_reference(verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return the comparison with the best free source; in earlier results, with the most accurate average."""
+    reference = verdict.get("reference") or verdict["best_average"]
+    (row,) = (row for row in verdict["comparisons"] if row["baseline"] == reference)
+    return row
+
+
+def decide_newness(row: dict[str, Any]) -> Decision:
+    """Return the decision on newness, in which a lower max IoU that accuracy may explain is undecided."""
+    decision = Decision(row["max_iou_is"])
+    return decision if row.get("max_iou_counts", True) or decision is Decision.WORSE else Decision.UNDECIDED
 
 
 def show_seconds(results: Sequence[Result], *conditions: str) -> str:

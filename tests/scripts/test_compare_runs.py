@@ -73,6 +73,22 @@ def test_each_run_is_a_row_with_the_papers_columns_and_its_numbers(made, monkeyp
     )
 
 
+def test_columns_of_later_versions_stand_only_where_a_run_can_fill_them(made):
+    folder = made("new")
+    (row,) = cells(build_table(read_runs([folder])[0]).markdown())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    means = {each["source"]: each["accuracy_mean"] for each in metrics["table"]}
+    difference = 100 * (means["p_diff"] - means[metrics["verdict"]["reference"]])
+    assert float(row["p_diff minus free, points"].replace("−", "-")) == pytest.approx(difference, abs=0.01)
+    assert float(row["p_diff κ rel."]) < 2
+    del metrics["verdict"]["reference"]
+    for each in metrics["table"]:
+        del each["kappa_relative_mean"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (old,) = cells(build_table(read_runs([folder])[0]).markdown())
+    assert list(old) == [name for name in row if name not in ("p_diff minus free, points", "p_diff κ rel.")]
+
+
 def test_only_settings_that_differ_within_a_dataset_and_model_are_shown(made):
     folders = [
         made("a", settings={"task.param.k": 50}),

@@ -56,7 +56,7 @@ def test_every_figure_is_loaded_and_fits_its_card(chrome, page, width, scheme):
     images = chrome.execute_script(
         "return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])"
     )
-    assert len(images) == 13 and all(natural > 0 and 250 < shown <= width and alt for natural, shown, alt in images)
+    assert len(images) == 15 and all(natural > 0 and 250 < shown <= width and alt for natural, shown, alt in images)
     backgrounds = chrome.execute_script(
         "return [...document.images].map(image => getComputedStyle(image).backgroundColor)"
     )

@@ -130,7 +130,7 @@ def test_marked_places_are_filled_in_and_the_rest_stays(results):
     text = "before <!-- result example mean p_diff accuracy_mean -->0<!-- end --> after\n"
     assert fill_in(text) == text.replace("-->0<", "-->62.50<")
     table = fill_in("<!-- result example sources -->\n<!-- end -->\nafter\n")
-    assert "| p_diff   |" in table
+    assert "| p_diff     |" in table
     assert table.endswith("<!-- end -->\nafter\n")
     assert fill_in(table) == table
 
@@ -226,6 +226,20 @@ def test_the_verdicts_of_repeated_trainings_are_counted(repeated):
     assert "in 3 trainings" in sentence
     assert "more accurate in 1, measurably less accurate in 0, and neither in 2" in sentence
     assert "(lower max IoU) in 1, measurably less new in 2, and neither in 0" in sentence
+
+
+def test_a_verdict_with_a_reference_is_counted_against_it_and_a_lower_max_iou_must_count(results):
+    runs = [make_run(str(seed), seed, max_iou_is="better") for seed in range(2)]
+    for run, counts in zip(runs, (True, False), strict=True):
+        verdict = run["metrics"]["verdict"]
+        del verdict["best_average"]
+        verdict |= {"reference": "gaussian"}
+        verdict["comparisons"].append(verdict["comparisons"][1] | {"baseline": "gaussian", "max_iou_counts": counts})
+        verdict["comparisons"][-1]["accuracy_is"] = "undecided"
+    make_result(data=runs).save()
+    sentence = fill_mark("example outcomes")
+    assert "best free source" in sentence and "less accurate in 0, and neither in 2" in sentence
+    assert "(lower max IoU) in 1, measurably less new in 0, and neither in 1" in sentence
 
 
 def test_the_seconds_of_a_stage_are_shown_with_their_share(repeated):

@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.intervals import Bootstrap, percentile_interval
-from core.evaluation.metrics import Spacing, max_iou, min_l2, near_copies, within_iou
+from core.evaluation.kinds import Kind
+from core.evaluation.metrics import Spacing, error_consistency, max_iou, min_l2, near_copies, within_iou
+from core.evaluation.scores import Scores
 from core.evaluation.summary import make_table_row, summarize_tables
 from tests.core.evaluation.tables import scores, table, votes
 
@@ -77,7 +80,8 @@ def test_one_model_has_neither_a_spread_nor_a_similarity_within(tables):
 def test_a_task_without_right_and_wrong_images_has_no_similarity(tables):
     originals = table("original", scores([0.5, 0.6], with_wrong=False))
     row = make_table_row(table("p_diff", scores([0.5, 0.6], with_wrong=False), seed=9), originals)
-    assert {"max_iou_mean", "within_iou_mean"}.isdisjoint(row) and row["min_l2_mean"] > 0
+    assert {"max_iou_mean", "kappa_mean", "overlap_mean", "within_iou_mean"}.isdisjoint(row)
+    assert row["min_l2_mean"] > 0
 
 
 def test_it_is_plain_json_without_nan(tables):
@@ -232,10 +236,51 @@ def test_combinations_follow_the_model_chosen_on_validation(tables):
     ]
 
 
-def test_soups_have_no_row_in_the_table(tables):
-    before = summarize_tables(tables)["table"]
+def test_soups_stand_in_the_group_of_what_they_are_made_of(tables):
     for source in ("original", "p_diff"):
         tables[f"soup_{source}"] = table(f"soup_{source}", scores([0.9]), scores([0.9]))
     content = summarize_tables(tables)
-    assert content["table"] == before
+    assert {row["source"]: row["group"] for row in content["table"]} == {
+        "original": "original",
+        "ensemble": "free",
+        "p_diff": "generated",
+        "gaussian": "free",
+        "soup_original": "free",
+        "soup_p_diff": "generated",
+    }
     assert [row["source"] for row in content["combination"] if row["method"] == "greedy soup"] == ["original", "p_diff"]
+
+
+def test_the_stored_kind_decides_the_group(tables):
+    tables["continued_late"] = replace(tables["gaussian"], source="continued_late", stored_kind=Kind.TRAINED)
+    assert row_of(summarize_tables(tables), "continued_late")["group"] == "trained"
+
+
+def test_a_worse_model_that_repeats_all_errors_has_a_low_iou_but_a_full_overlap(tables):
+    wrong_KN = np.zeros((3, 40), bool)
+    wrong_KN[np.arange(3), :4] = wrong_KN[np.arange(3), 10 + np.arange(3)] = True
+    worse_MN = np.zeros((2, 40), bool)
+    worse_MN[:, :30] = True  # all errors of every original, and many more
+    tables["original"] = table("original", Scores(1 - wrong_KN.mean(1), np.ones(3), wrong_KN), scores([0.9] * 3))
+    tables["p_diff"] = table("p_diff", Scores(1 - worse_MN.mean(1), np.ones(2), worse_MN), scores([0.2] * 2))
+    row = row_of(summarize_tables(tables), "p_diff")
+    assert row["max_iou_mean"] == pytest.approx(5 / 30) and row["kappa_mean"] < 0.2
+    assert row["overlap_mean"] == row["kappa_relative_mean"] == pytest.approx(1)
+    consistency = error_consistency(wrong_KN, wrong_KN, same=True)
+    original = row_of(summarize_tables(tables), "original")
+    assert original["kappa_mean"] == pytest.approx(consistency.kappa_M.mean()) != 1
+    assert original["overlap_mean"] == pytest.approx(4 / 5)
+
+
+def test_a_row_holds_what_was_measured_about_closeness_and_cost(tables):
+    far = Closeness("p_diff", 0.25, 0.5, 0.75, 1.5, 0.9, 0.125, Behavior.COPIES)
+    alone = Closeness("ensemble", 0.5, None, 0.0, 0.0, None, None, Behavior.AVERAGES)
+    content = summarize_tables(
+        tables, closeness={"p_diff": far, "ensemble": alone}, costs={"p_diff": 6.0, "ensemble": 0.0}
+    )
+    keys = ("nearest_relative", "copies", "deviation", "outside_span", "behavior", "gradient_evaluations")
+    measured = {source: [row_of(content, source).get(key) for key in keys] for source in tables}
+    assert measured["p_diff"] == [0.25, 0.75, 1.5, 0.125, "copies", 6.0]
+    assert measured["ensemble"] == [0.5, 0.0, 0.0, None, "averages", 0.0]
+    assert measured["original"] == measured["gaussian"] == [None] * 6
+    assert json.loads(json.dumps(content, allow_nan=False)) == content

@@ -1,13 +1,27 @@
-"""The verdict on artificial models whose quality is known: linear classifiers scattered around the true one."""
+"""The verdict on planted models whose quality and novelty are known, and the rules by which it is decided."""
 
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from core.evaluation.audit import audit, decide_difference
+from core.evaluation.audit import audit, choose_reference, make_bootstrap
+from core.evaluation.copying import Behavior, Closeness, Origins
+from core.evaluation.decisions import (
+    Measured,
+    counts_as_newer,
+    decide_answer,
+    decide_difference,
+    decide_novelty,
+    find_least_p,
+    find_least_p_of_accuracy,
+    find_rival,
+    is_not_inferior,
+)
+from core.evaluation.groups import Group
 from core.evaluation.intervals import Bootstrap
-from core.evaluation.scores import ACCURACY, MAX_IOU, Scores, ScoreTable
+from core.evaluation.scores import ACCURACY, MAX_IOU, Metric, Scores
 from core.evaluation.verdict import (
     Comparison,
     Decision,
@@ -18,254 +32,386 @@ from core.evaluation.verdict import (
     Verdict,
     decide_outcome,
 )
+from core.report.sentences import write_headline
+from tests.core.evaluation import planted
+from tests.core.evaluation.planted import SKILL, World
 
-K, N, D = 30, 600, 20
 BETTER, WORSE, UNDECIDED = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
+LOSS = Metric("loss", "nats", higher_is_better=False)
 
 
-class World:
-    """Images with 5% wrong labels, and originals around the true classifier; scores follow from the vectors."""
-
-    def __init__(self, seed=0, with_wrong=True):
-        self.random, self.with_wrong = np.random.default_rng(seed), with_wrong
-        self.images_ND, self.target_D = self.random.normal(size=(N, D)), self.random.normal(size=D)
-        self.labels_N = (self.images_ND @ self.target_D > 0) ^ (self.random.random(N) < 0.05)
-        self.originals_KD = self.around(self.target_D, 1.0, K)
-
-    def around(self, center, sigma, count):
-        return center + sigma * self.random.normal(size=(count, D))
-
-    def averages(self, count):
-        return np.stack([self.originals_KD[self.random.permutation(K)[:8]].mean(axis=0) for _ in range(count)])
-
-    def table(self, source, vectors_MD):
-        wrong_MN = (vectors_MD @ self.images_ND.T > 0) != self.labels_N
-        accuracy_M = 1 - wrong_MN.mean(axis=1)
-        scored = Scores(accuracy_M, 1 - accuracy_M, wrong_MN if self.with_wrong else None)
-        return ScoreTable(source, vectors_MD.astype(np.float32), {"val": scored, "test": scored}, "id", 0.0)
-
-    def tables(self, generated_MD, **others):
-        vectors = {
-            "original": self.originals_KD,
-            "ensemble": self.originals_KD.mean(axis=0, keepdims=True),
-            "p_diff": generated_MD,
-            "noised_0.3": self.originals_KD + 0.3 * self.random.normal(size=(K, D)),
-            "average_8": self.averages(30),
-            "soup_original": self.originals_KD[:3].mean(axis=0, keepdims=True),
-            **others,
-        }
-        return {source: self.table(source, vectors_MD) for source, vectors_MD in vectors.items()}
-
-    def verdict(self, generated_MD, **others):
-        tables = self.tables(generated_MD, **others)
-        return audit(tables, Bootstrap(tables, draws=500))
+def judge(tables, **options):
+    """Return the verdict with fewer draws than usual, to save time."""
+    return audit(tables, Bootstrap(tables, draws=2000), **options)
 
 
-@pytest.fixture
-def world():
-    return World()
+class Planted(NamedTuple):
+    """The verdict that a planted case must get, and the words that its headline was and is made of."""
+
+    before: str  # what the headline said when it compared with the most accurate average of checkpoints
+    answer: Decision
+    novelty: Novelty | None
+    behavior: Behavior | None
+    after: tuple[str, ...]
 
 
-def outcomes(verdict):
-    """Return the outcome of every comparison by baseline."""
-    return {row.baseline.source: row.outcome for row in verdict.comparisons}
+NO_WORSE = "No, the generated models (p_diff) are less"
+NO_UNDECIDED = "No, the generated models (p_diff) are not measurably more accurate than "
+YES = "Yes, the generated models (p_diff) are more accurate than "
+CASES = {
+    planted.collapse: Planted(
+        "No, … less accurate than averages of checkpoints: −81.95 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        WORSE, Novelty.WORSE, Behavior.SAMPLES, (NO_WORSE, "They are different because worse"),
+    ),
+    planted.copier: Planted(
+        "No, … less accurate than averages of checkpoints: −3.66 … They are not new: they repeat the errors of a "
+        "checkpoint more than averages do.",
+        WORSE, Novelty.MEMORIZED, Behavior.COPIES, (NO_WORSE, "They are memorized, not new: most of them are copies"),
+    ),
+    planted.averager: Planted(
+        "No, … not measurably more accurate than averages of checkpoints: −0.11 … They are not measurably newer than "
+        "averages.",
+        UNDECIDED, Novelty.AS_CLOSE, Behavior.AVERAGES, (NO_UNDECIDED, "They are averages: ", "not measurably newer"),
+    ),
+    planted.repeated_model: Planted(
+        "Yes, … more accurate than averages of checkpoints: +3.21 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        BETTER, Novelty.NEWER, Behavior.COLLAPSED, (YES, "They are one model repeated.", "They are newer than "),
+    ),
+    planted.less_accurate_sampler: Planted(
+        "No, … less accurate than averages of checkpoints: −8.39 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        WORSE, Novelty.WORSE, Behavior.SAMPLES, (NO_WORSE, "They are different because worse"),
+    ),
+    planted.nested_errors: Planted(
+        "No, … less accurate than averages of checkpoints: −0.30 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        WORSE, Novelty.WORSE, Behavior.SAMPLES, (NO_WORSE, "They are different because worse"),
+    ),
+    planted.loses_to_ensemble: Planted(
+        "Yes, … more accurate than averages of checkpoints: +2.22 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        WORSE, Novelty.CLOSER, Behavior.SAMPLES, (f"{NO_WORSE} accurate than ensemble (", "They are not new"),
+    ),
+    planted.loses_to_gaussian: Planted(
+        "Yes, … more accurate than averages of checkpoints: +2.22 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        WORSE, Novelty.CLOSER, Behavior.SAMPLES, (f"{NO_WORSE} accurate than gaussian_full (", "They are not new"),
+    ),
+    planted.loses_to_average: Planted(
+        "No, … less accurate than averages of checkpoints: −2.26 … They are not measurably newer than averages.",
+        WORSE, Novelty.AS_CLOSE, Behavior.SAMPLES, (f"{NO_WORSE} accurate than average_8 (",),
+    ),
+    planted.better_and_new: Planted(
+        "Yes, … more accurate than averages of checkpoints: +3.35 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        BETTER, Novelty.NEWER, Behavior.SAMPLES, (f"{YES}ensemble (", "They are newer than ensemble"),
+    ),
+    planted.twin: Planted(
+        "Yes, … more accurate than averages of checkpoints: +3.23 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        UNDECIDED, Novelty.AS_CLOSE, Behavior.SAMPLES, (f"{NO_UNDECIDED}gaussian_full", "They are not measurably"),
+    ),
+    planted.few_images: Planted(
+        "Yes, … more accurate than averages of checkpoints: +11.67 … They are not measurably newer than averages.",
+        UNDECIDED, Novelty.AS_CLOSE, Behavior.SAMPLES, (NO_UNDECIDED, "They are not measurably newer"),
+    ),
+    planted.one_original: Planted(
+        "Yes, … more accurate than averages of checkpoints: +6.38 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        BETTER, None, None, (f"{YES}original (", "It was not measured whether they are new."),
+    ),
+    planted.two_originals: Planted(
+        "Yes, … more accurate than averages of checkpoints: +5.03 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        BETTER, None, None, (f"{YES}ensemble (", "It was not measured whether they are new."),
+    ),
+    planted.three_originals: Planted(
+        "Yes, … more accurate than averages of checkpoints: +6.69 … They are newer than averages: they repeat the "
+        "errors of a checkpoint less.",
+        BETTER, Novelty.NEWER, Behavior.SAMPLES, (f"{YES}ensemble (", "They are newer than ensemble"),
+    ),
+    planted.no_masks: Planted(
+        "Yes, … more accurate than averages of checkpoints: +3.35 … It was not measured whether they are new.",
+        BETTER, None, Behavior.SAMPLES, (f"{YES}ensemble (", "It was not measured whether they are new."),
+    ),
+}  # fmt: skip
 
 
-def accuracy_decisions(verdict):
-    """Return the decision on the accuracy axis of every comparison by baseline."""
-    return {row.baseline.source: row.accuracy.decision for row in verdict.comparisons}
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_a_planted_case_gets_its_verdict(case):
+    expected, tables = CASES[case], case()
+    verdict = judge(tables)
+    closeness = verdict.closeness.get("p_diff")
+    assert (verdict.answer, verdict.novelty) == (expected.answer, expected.novelty)
+    assert (closeness and closeness.behavior) == expected.behavior
+    headline = write_headline(verdict)
+    positions = [headline.find(words) for words in expected.after]
+    assert positions[0] == 0 and -1 not in positions and positions == sorted(positions), headline
+    assert json.loads(json.dumps(verdict.to_json(), allow_nan=False)) == verdict.to_json()
+    assert Verdict.from_json(verdict.to_json()) == verdict
 
 
-def test_a_copy_of_the_originals_is_memorized_and_dominated(world):
-    verdict = world.verdict(world.originals_KD[world.random.permutation(K)])
-    assert set(outcomes(verdict).values()) == {Outcome.IS_DOMINATED}
-    original, average = verdict.get_comparison("original"), verdict.get_comparison("average_8")
-    assert original.accuracy.decision is UNDECIDED and original.max_iou.decision is WORSE
-    assert verdict.near_copies["p_diff"] == 1 and verdict.p_diff.max_iou_mean == 1
-    assert verdict.novelty is Novelty.MEMORIZED
-    assert average.accuracy.decision is verdict.averaging[0].gain_difference.decision is WORSE
+@pytest.fixture(scope="module")
+def tables():
+    world = World()
+    return world.tables(world.sample(40), SKILL + 0.7, others={"finetuned_5": world.copy(20, 0.2)})
 
 
-@pytest.mark.parametrize("share", [0.9, 0.1, 0.0])
-def test_the_variance_that_the_autoencoder_keeps_is_measured(world, share):
-    mean_D, originals_KD = world.originals_KD.mean(axis=0), world.originals_KD
-    verdict = world.verdict(world.averages(30), reconstructed=mean_D + share * (originals_KD - mean_D))
-    assert verdict.variance_kept == pytest.approx(1 - (1 - share) ** 2, abs=1e-4)
+@pytest.fixture(scope="module")
+def verdict(tables):
+    return judge(tables, costs={"p_diff": 20.0, "finetuned_5": 5.0, "continued": None})
 
 
-def test_no_variance_is_measured_without_reconstructions(world):
-    assert world.verdict(world.averages(30)).variance_kept is None
+def test_the_reference_comes_first_then_the_other_free_sources_then_the_trained_ones(verdict):
+    assert [row.baseline.source for row in verdict.comparisons] == [
+        "ensemble", "original", "noised_0.5", "average_8", "gaussian_full", "soup_original", "finetuned_5",
+    ]  # fmt: skip
+    assert [row.baseline.source for row in verdict.list_group(Group.TRAINED)] == ["finetuned_5"]
+    assert verdict.groups["soup_original"] is Group.FREE and verdict.groups["soup_p_diff"] is Group.GENERATED
+    assert verdict.costs == {"p_diff": 20.0, "finetuned_5": 5.0}
 
 
-def test_models_can_beat_a_worthless_average_and_still_be_worse_than_the_originals(world):
-    """The average of independently trained checkpoints has chance accuracy."""
-    verdict = world.verdict(world.around(world.target_D, 2.0, 30), average_8=world.around(-world.target_D, 0.5, 30))
-    decisions = accuracy_decisions(verdict)
-    assert (decisions["average_8"], decisions["original"]) == (BETTER, WORSE) and verdict.best_average == "average_8"
-    good = accuracy_decisions(world.verdict(world.around(world.target_D, 0.15, 30)))
-    assert (good["average_8"], good["original"]) == (BETTER, BETTER)
+def test_validation_images_choose_the_reference_but_not_a_soup_that_they_made():
+    world = World()
+    tables = world.tables(world.sample(5), skills={"soup_original": SKILL + 1})
+    free = [table for source, table in tables.items() if source not in ("p_diff", "soup_p_diff")]
+    assert choose_reference(free) == ("ensemble", "val")
+    test = tables["average_8"].scores["test"]
+    np.copyto(test.accuracy_M, 0.999)  # test images have no say
+    assert choose_reference(free) == ("ensemble", "val")
+    del tables["noised_0.5"].scores["val"]
+    assert choose_reference(free) == ("average_8", "test")
 
 
-def test_means_of_the_originals_tie_with_averages_and_are_not_memorized(world):
-    verdict = world.verdict(world.averages(30))
-    found = outcomes(verdict)
-    assert found["average_8"] is Outcome.TIE and found["ensemble"] is Outcome.IS_DOMINATED
-    assert found["original"] is found["noised_0.3"] is Outcome.DOMINATES
-    row = verdict.averaging[0]
-    assert row.p_diff_gain.decision is row.average_gain.decision is BETTER
-    assert row.gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is UNDECIDED
-    assert verdict.novelty is Novelty.AS_CLOSE
-
-
-def test_better_and_newer_models_dominate_everything(world):
-    verdict = world.verdict(world.around(world.target_D, 0.15, 30))
-    assert set(outcomes(verdict).values()) == {Outcome.DOMINATES}
-    assert verdict.novelty is Novelty.NEWER
-    assert (
-        verdict.averaging[0].gain_difference.decision is verdict.get_comparison("average_8").accuracy.decision is BETTER
+def test_a_soup_can_still_show_that_p_diff_is_worse():
+    world = World()
+    verdict = judge(world.tables(world.sample(40), SKILL + 0.7, skills={"soup_original": SKILL + 1.2}))
+    assert (verdict.reference, verdict.answer) == ("ensemble", WORSE)
+    assert verdict.get_comparison("ensemble").accuracy.decision is BETTER
+    assert write_headline(verdict).startswith(
+        f"{NO_WORSE} accurate than soup_original (a greedy average of checkpoints), one of the sources that need no "
     )
 
 
-def test_worse_models_beat_no_baseline_in_accuracy(world):
-    verdict = world.verdict(world.around(world.target_D, 2.5, 30))
-    assert set(accuracy_decisions(verdict).values()) == {WORSE}
-    assert {Outcome.DOMINATES, Outcome.TIE}.isdisjoint(outcomes(verdict).values())
-    assert verdict.averaging[0].p_diff_gain.decision is WORSE
-    assert verdict.near_copies["p_diff"] == 0 and verdict.novelty not in (None, Novelty.MEMORIZED)
+def test_the_headline_has_a_95_percent_interval_and_all_others_share_a_level(verdict, tables):
+    levels = [axis.level for row in verdict.comparisons for axis in (row.accuracy, row.max_iou)]
+    assert levels == [0.95] + [verdict.interval_level] * (len(levels) - 1)
+    decided = sum(axis.decision is not UNDECIDED for row in verdict.comparisons for axis in (row.accuracy, row.max_iou))
+    family, decided = len(levels) - 1, decided - 1
+    assert verdict.interval_level == pytest.approx(1 - 0.05 * decided / family) and 0 < decided <= family
+    twin = judge(planted.twin())
+    assert 0.95 < twin.interval_level < 0.99 and twin.comparisons[0].accuracy.level == 0.95
 
 
-def test_noisy_copies_of_a_few_originals_are_memorized_even_if_these_are_the_best_ones(world):
-    accuracy_K = world.table("original", world.originals_KD).scores["test"].accuracy_M
-    best = world.originals_KD[np.argsort(accuracy_K)[-5:]].repeat(6, axis=0)
-    verdict = world.verdict(best + 0.02 * world.random.normal(size=best.shape))
-    assert outcomes(verdict)["original"] is Outcome.TRADE_OFF and verdict.novelty is Novelty.MEMORIZED
+def test_decisions_agree_with_the_printed_intervals_and_p_values():
+    for case in (planted.twin, planted.averager, planted.few_images):
+        verdict = judge(case())
+        for row in verdict.comparisons:
+            for axis in (row.accuracy, row.max_iou):
+                low, high = axis.interval
+                assert (low > 0 or high < 0) == (axis.decision is not UNDECIDED) == (axis.p <= 1 - axis.level + 1e-9)
 
 
-def test_differences_are_p_diff_minus_the_baseline_and_within_their_intervals(world):
-    verdict = world.verdict(world.averages(20))
+def test_differences_are_p_diff_minus_the_baseline(verdict):
     ours = verdict.p_diff
+    assert ours.n == 40
     for row in verdict.comparisons:
         assert row.accuracy.value == pytest.approx(ours.accuracy_mean - row.baseline.accuracy_mean)
         assert row.max_iou.value == pytest.approx(ours.max_iou_mean - row.baseline.max_iou_mean)
-        for axis in (row.accuracy, row.max_iou):
-            assert axis.interval[0] < axis.value < axis.interval[1]
+        assert row.accuracy.interval[0] < row.accuracy.value < row.accuracy.interval[1]
+    for standing in (ours, *(row.baseline for row in verdict.comparisons)):
+        assert standing.max_iou_mean < standing.overlap_mean <= 1 and standing.kappa_relative_mean < 1
 
 
-def test_every_source_except_p_diff_and_the_soups_is_a_baseline(world):
-    counts = {row.baseline.source: row.baseline.n for row in world.verdict(world.averages(5)).comparisons}
-    assert counts == {"original": K, "ensemble": 1, "noised_0.3": K, "average_8": 30}
+def test_only_steps_of_one_training_are_resampled_in_blocks():
+    world = World(num_originals=60, walk=True)
+    tables = world.tables(world.sample(4), others={"continued": world.walk()})
+    steps_K2 = np.stack([np.zeros(60, np.int64), np.arange(60)], axis=1)
+    walk, unknown = (make_bootstrap(tables, origins) for origins in (Origins(steps_K2), None))
+    assert set(walk.block_lengths) == {"original", "continued"} and min(walk.block_lengths.values()) > 1
+    assert walk.block_lengths == unknown.block_lengths  # neighbors of unknown origin resemble each other
+    apart = make_bootstrap(tables, Origins(steps_K2[:, ::-1]))
+    assert apart.block_lengths == {} and make_bootstrap(World().tables(world.sample(4))).block_lengths == {}
+    verdict = audit(tables, Bootstrap(tables, block_lengths=walk.block_lengths, draws=500))
+    assert (verdict.block_lengths, verdict.draws) == (walk.block_lengths, 500)
 
 
-def test_the_gain_over_averaging_is_the_difference_to_the_average(world):
-    verdict = world.verdict(world.averages(5), average_16=world.averages(3))
-    assert [row.source for row in verdict.averaging] == ["average_8", "average_16"]
-    assert list(verdict.near_copies) == ["p_diff", "average_8", "average_16"]
-    for row in verdict.averaging:
-        assert row.gain_difference.value == pytest.approx(row.p_diff_gain.value - row.average_gain.value)
-        assert row.gain_difference.value == verdict.get_comparison(row.source).accuracy.value
+@pytest.mark.parametrize("share", [0.9, 0.1, 0.0])
+def test_the_variance_that_the_autoencoder_keeps_is_measured(share):
+    world = World(num_images=60)
+    mean_D = world.originals_KD.mean(axis=0)
+    others = {"reconstructed": mean_D + share * (world.originals_KD - mean_D)}
+    tables = world.tables(world.sample(4), others=others)
+    verdict = audit(tables, Bootstrap(tables, draws=100))
+    assert verdict.variance_kept == pytest.approx(1 - (1 - share) ** 2, abs=1e-4)
+    assert verdict.groups["reconstructed"] is Group.GENERATED
 
 
-def test_the_best_average_is_the_most_accurate_one(world):
-    assert world.verdict(world.averages(5), average_2=world.originals_KD[:4]).best_average == "average_8"
-
-
-def test_without_averages_the_ensemble_stands_for_them(world):
-    tables = world.tables(world.averages(5))
-    del tables["average_8"]
-    verdict = audit(tables, Bootstrap(tables, draws=200))
-    assert verdict.best_average == "ensemble" and [row.source for row in verdict.averaging] == ["ensemble"]
-
-
-def test_without_masks_of_wrong_images_accuracy_alone_decides():
-    world = World(with_wrong=False)
-    verdict = world.verdict(world.around(world.target_D, 0.15, 30))
-    assert set(outcomes(verdict).values()) == {Outcome.DOMINATES}
-    assert verdict.novelty is None and verdict.p_diff.max_iou_mean is None
-    assert all(row.max_iou is None and row.baseline.max_iou_mean is None for row in verdict.comparisons)
+def test_a_single_original_has_no_maximum_iou():
+    verdict = judge(planted.one_original())
+    row = verdict.get_comparison("original")
+    assert row.max_iou is None and row.newness is None and row.baseline.max_iou_mean is None
+    assert verdict.closeness == {} and verdict.yardstick is None
 
 
 def test_nothing_is_decided_between_two_single_models_without_masks_of_wrong_images():
     world = World(with_wrong=False)
-    ensemble = world.verdict(world.originals_KD[:1]).get_comparison("ensemble")
-    assert ensemble.accuracy.decision is UNDECIDED and ensemble.accuracy.interval is None
-    assert ensemble.outcome is Outcome.TIE
+    row = judge(world.tables(world.sample(1), SKILL + 1)).get_comparison("ensemble")
+    assert (row.accuracy.decision, row.accuracy.interval, row.not_inferior) == (UNDECIDED, None, False)
 
 
-def test_a_single_original_has_neither_a_maximum_iou_nor_near_copies(world):
-    verdict = world.verdict(world.averages(4), original=world.originals_KD[:1])
-    original = verdict.get_comparison("original")
-    assert original.max_iou is None and original.baseline.max_iou_mean is None and verdict.near_copies == {}
+# The rules, one by one.
 
 
-def test_it_is_plain_json_and_repeats(world):
-    tables = world.tables(world.averages(5))
-    content = audit(tables).to_json()
-    assert json.loads(json.dumps(content, allow_nan=False)) == content == audit(tables).to_json()
-
-
-@pytest.mark.parametrize("with_wrong", [True, False], ids=["images known", "images unknown"])
-def test_it_survives_its_json(with_wrong):
-    world = World(with_wrong=with_wrong)
-    tables = world.tables(world.averages(5), reconstructed=0.9 * world.originals_KD)
-    verdict = audit(tables, Bootstrap(tables, draws=200))
-    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
-
-
-def test_its_json_has_the_keys_of_the_format(world):
-    content = world.verdict(world.averages(5), reconstructed=world.originals_KD).to_json()
-    assert list(content) == [
-        "p_diff", "comparisons", "averaging", "best_average", "near_copies", "novelty", "variance_kept",
-    ]  # fmt: skip
-    assert list(content["p_diff"]) == ["n", "accuracy_mean", "max_iou_mean"]
-    assert list(content["comparisons"][0]) == [
-        "baseline", "n", "accuracy_mean", "max_iou_mean", "accuracy_difference", "accuracy_interval", "accuracy_is",
-        "max_iou_difference", "max_iou_interval", "max_iou_is", "outcome",
-    ]  # fmt: skip
-    assert list(content["averaging"][0]) == ["source", "p_diff_gain", "average_gain", "gain_difference"]
-    assert list(content["averaging"][0]["p_diff_gain"]) == ["difference", "interval", "is"]
-
-
-def test_its_json_has_no_keys_for_numbers_that_were_not_measured():
-    verdict = Verdict(
-        p_diff=Standing("p_diff", 1, 0.8),
-        comparisons=(Comparison(Standing("original", 1, 0.7), Difference(0.1, None, UNDECIDED), None),),
-        averaging=(),
-        best_average="original",
-        near_copies={},
-    )
-    assert verdict.to_json() == {
-        "p_diff": {"n": 1, "accuracy_mean": 0.8},
-        "comparisons": [
-            {
-                "baseline": "original",
-                "n": 1,
-                "accuracy_mean": 0.7,
-                "accuracy_difference": 0.1,
-                "accuracy_is": "undecided",
-                "outcome": "tie",
-            }
-        ],
-        "averaging": [],
-        "best_average": "original",
-        "near_copies": {},
-    }
+def comparison(source="average_8", accuracy=UNDECIDED, iou=UNDECIDED, value=0.01, counts=True):
+    """Return a comparison with these decisions; `iou=None` means that max IoU was not measured."""
+    overlap = None if iou is None else Difference(-0.1, (-0.2, 0.0), iou)
+    return Comparison(Standing(source, 9, 0.8), Difference(value, None, accuracy), overlap, counts, counts)
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "others, answer",
     [
-        lambda content: content.pop("comparisons"),
-        lambda content: content["comparisons"][0].pop("accuracy_is"),
-        lambda content: content["comparisons"][0].update(accuracy_is="fine"),
-        lambda content: content["averaging"][0].pop("average_gain"),
+        ([], BETTER),
+        ([comparison("gaussian", UNDECIDED, value=0.001)], BETTER),
+        ([comparison("gaussian", UNDECIDED, value=-0.001)], UNDECIDED),
+        ([comparison("gaussian", WORSE, value=-0.01)], WORSE),
     ],
-    ids=["no comparisons", "no decision", "unknown decision", "no gain"],
 )
-def test_json_of_another_format_is_refused(world, damage):
-    content = world.verdict(world.averages(5)).to_json()
-    damage(content)
-    with pytest.raises((KeyError, ValueError)):
-        Verdict.from_json(content)
+def test_p_diff_is_better_only_if_no_free_source_leads(others, answer):
+    assert decide_answer([comparison(accuracy=BETTER), *others], "average_8", ACCURACY) is answer
+
+
+@pytest.mark.parametrize("against", [WORSE, UNDECIDED])
+def test_p_diff_is_not_better_than_its_reference_says(against):
+    rows = [comparison(accuracy=against), comparison("original", BETTER)]
+    assert decide_answer(rows, "average_8", ACCURACY) is against
+
+
+def test_a_lower_loss_is_a_lead():
+    rows = [comparison(accuracy=BETTER, value=-0.1), comparison("gaussian", value=0.01)]
+    assert decide_answer(rows, "average_8", LOSS) is UNDECIDED
+    assert decide_answer(rows[:1], "average_8", LOSS) is BETTER
+
+
+@pytest.mark.parametrize(
+    "interval, metric, not_inferior",
+    [
+        ((-0.0049, 0.01), ACCURACY, True),
+        ((-0.0051, 0.01), ACCURACY, False),
+        ((-0.004, -0.001), ACCURACY, True),
+        ((-0.01, -0.001), LOSS, True),
+        ((-0.01, 0.001), LOSS, False),
+        (None, ACCURACY, False),
+    ],
+)
+def test_half_a_point_of_accuracy_is_the_margin(interval, metric, not_inferior):
+    assert is_not_inferior(Difference(0.0, interval, UNDECIDED), metric) is not_inferior
+
+
+@pytest.mark.parametrize(
+    "value, low, ours, counts",
+    [
+        (0.01, 0.001, 0.9, True),
+        (-0.01, -0.02, 0.1, False),
+        (-0.002, -0.004, 0.9, False),  # less accurate within the margin, and as consistent as the accuracies allow
+        (-0.002, -0.004, 0.7, True),
+        (-0.002, -0.004, None, True),
+    ],
+)
+def test_a_lower_iou_counts_if_accuracy_does_not_explain_it(value, low, ours, counts):
+    generated, baseline = (Standing("source", 9, 0.8, 0.7, kappa) for kappa in (ours, 0.8))
+    assert counts_as_newer(generated, baseline, Difference(value, (low, 0.02), UNDECIDED), ACCURACY) is counts
+
+
+def test_an_iou_that_does_not_count_leaves_the_axis_undecided():
+    row = comparison(accuracy=WORSE, iou=BETTER, counts=False)
+    assert (row.newness, row.outcome) == (UNDECIDED, Outcome.IS_DOMINATED)
+    assert comparison(accuracy=WORSE, iou=BETTER).outcome is Outcome.TRADE_OFF
+    assert comparison(accuracy=UNDECIDED, iou=WORSE, counts=False).newness is WORSE
+
+
+def test_a_rival_is_a_free_source_with_fewer_repeated_errors_and_no_less_accuracy():
+    noised = comparison("noised", accuracy=BETTER, iou=WORSE)
+    gaussian = comparison("gaussian", accuracy=UNDECIDED, iou=WORSE)
+    assert find_rival([comparison(iou=BETTER), noised], "average_8") is None
+    assert find_rival([comparison(iou=BETTER), noised, gaussian], "average_8") == "gaussian"
+    assert find_rival([gaussian, comparison(accuracy=BETTER, iou=WORSE)], "average_8") == "average_8"
+    assert find_rival([comparison(iou=None)], "average_8") is None
+
+
+def closeness(behavior=Behavior.SAMPLES):
+    return Closeness("p_diff", 0.7, 0.7, 0.0, 1.0, 1.0, None, behavior)
+
+
+@pytest.mark.parametrize(
+    "row, rival, behavior, novelty",
+    [
+        (comparison(iou=BETTER), None, Behavior.SAMPLES, Novelty.NEWER),
+        (comparison(iou=BETTER), "gaussian", Behavior.SAMPLES, Novelty.CLOSER),
+        (comparison(iou=BETTER), None, None, None),  # Copies cannot be ruled out.
+        (comparison(iou=BETTER), None, Behavior.COPIES, Novelty.MEMORIZED),
+        (comparison(iou=UNDECIDED), None, None, Novelty.AS_CLOSE),
+        (comparison(iou=BETTER, accuracy=WORSE, counts=False), None, None, Novelty.WORSE),
+        (comparison(iou=BETTER, accuracy=UNDECIDED, counts=False), None, None, Novelty.UNCLEAR),
+        (comparison(iou=None), None, Behavior.SAMPLES, None),
+        (comparison(iou=None), None, Behavior.COPIES, Novelty.MEMORIZED),
+    ],
+)
+def test_novelty_takes_weights_errors_and_accuracy_into_account(row, rival, behavior, novelty):
+    assert decide_novelty(row, rival, behavior and closeness(behavior)) is novelty
+
+
+@pytest.mark.parametrize(
+    "weights, groups, least",
+    [
+        ([1, -1, 1, 1], None, 2 / 2**4),
+        ([1, 1, 1, 1], [0, 0, 1, 1], 2 / 2**2),
+        ([1, -1], [5, 5], 1.0),
+        ([0, 0], None, 1.0),
+        ([2.0] * 10 + [0.0] * 90, None, 2 / 2**10),
+    ],
+)
+def test_few_images_cannot_show_much(weights, groups, least):
+    assert find_least_p(np.array(weights, float), None if groups is None else np.array(groups)) == pytest.approx(least)
+
+
+def test_few_models_cannot_show_much_without_masks():
+    few, many = (Scores(np.zeros(size), np.zeros(size), None) for size in (2, 20))
+    assert find_least_p_of_accuracy(few, few) == pytest.approx(2 / 6)
+    assert find_least_p_of_accuracy(many, few) == pytest.approx(2 / 231)
+
+
+@pytest.mark.parametrize(
+    "shift, metric, word",
+    [
+        (5, ACCURACY, "better"),
+        (5, MAX_IOU, "worse"),
+        (-5, ACCURACY, "worse"),
+        (-5, MAX_IOU, "better"),
+        (0, ACCURACY, "undecided"),
+        (0, MAX_IOU, "undecided"),
+    ],
+)
+def test_an_axis_is_decided_if_the_interval_excludes_zero(shift, metric, word):
+    found = decide_difference(Measured(shift, np.linspace(-1, 1, 999) + shift, metric), 0.95)
+    assert found.decision is Decision(word) and (found.value, found.level) == (shift, 0.95)
+    assert found.interval == pytest.approx((shift - 0.95, shift + 0.95), abs=0.01)
+
+
+def test_a_difference_that_rests_on_too_little_is_undecided_and_its_interval_reaches_zero():
+    draws_R = np.linspace(-1, 1, 999) + 5
+    found = decide_difference(Measured(5, draws_R, ACCURACY, least_p=0.06), 0.95)
+    assert (found.decision, found.p, found.interval[0]) == (UNDECIDED, 0.06, 0.0)
+    assert decide_difference(Measured(5, draws_R, ACCURACY, least_p=0.04), 0.95).decision is BETTER
+
+
+def test_there_is_no_interval_without_draws_or_with_too_few_for_the_level():
+    for draws_R in (None, np.linspace(4, 6, 99)):
+        found = decide_difference(Measured(5, draws_R, ACCURACY), 0.999)
+        assert (found.decision, found.interval) == (UNDECIDED, None)
 
 
 @pytest.mark.parametrize(
@@ -287,50 +433,81 @@ def test_the_outcome_of_two_axes(axes, word):
     assert decide_outcome(*map(Decision, axes)) is Outcome(word)
 
 
-@pytest.mark.parametrize(
-    "shift, metric, word",
-    [
-        (5, ACCURACY, "better"),
-        (5, MAX_IOU, "worse"),
-        (-5, ACCURACY, "worse"),
-        (-5, MAX_IOU, "better"),
-        (0, ACCURACY, "undecided"),
-        (0, MAX_IOU, "undecided"),
+# The file.
+
+
+def test_its_json_has_the_keys_of_the_format(verdict):
+    content = verdict.to_json()
+    assert list(content) == [
+        "p_diff", "reference", "chosen_on", "answer", "novelty", "comparisons", "groups", "costs", "yardstick",
+        "closeness", "interval_level", "draws", "block_lengths",
+    ]  # fmt: skip
+    assert list(content["p_diff"]) == ["n", "accuracy_mean", "max_iou_mean", "kappa_relative_mean", "overlap_mean"]
+    assert list(content["comparisons"][1]) == [
+        "baseline", "n", "accuracy_mean", "max_iou_mean", "kappa_relative_mean", "overlap_mean",
+        "accuracy_difference", "accuracy_interval", "accuracy_level", "accuracy_p", "accuracy_is", "not_inferior",
+        "max_iou_difference", "max_iou_interval", "max_iou_level", "max_iou_p", "max_iou_is", "max_iou_counts",
+        "outcome",
+    ]  # fmt: skip
+    assert content["closeness"]["p_diff"]["behavior"] == "samples" and content["groups"]["finetuned_5"] == "trained"
+
+
+EARLIER = {  # the verdict of an earlier version
+    "p_diff": {"n": 5, "accuracy_mean": 0.8},
+    "comparisons": [
+        {
+            "baseline": source,
+            "n": 6,
+            "accuracy_mean": 0.9,
+            "accuracy_difference": -0.1,
+            "accuracy_interval": [-0.2, -0.01],
+            "accuracy_is": "worse",
+            "max_iou_difference": -0.1,
+            "max_iou_interval": [-0.2, -0.01],
+            "max_iou_is": "better",
+            "outcome": "trade-off",
+        }
+        for source in ("original", "average_3", "finetuned", "reconstructed")
     ],
-)
-def test_an_axis_is_decided_if_the_interval_excludes_zero(shift, metric, word):
-    found = decide_difference(shift, np.linspace(-1, 1, 100) + shift, metric)
-    assert found.decision is Decision(word) and found.value == shift
-    assert found.interval == pytest.approx((shift - 0.95, shift + 0.95), abs=0.03)
+    "averaging": [],
+    "best_average": "average_3",
+    "near_copies": {"p_diff": 1.0},
+    "novelty": "newer than an average",
+    "variance_kept": 0.9,
+}
+
+
+def test_the_verdict_of_an_earlier_version_is_read_as_it_was_decided():
+    verdict = Verdict.from_json(EARLIER)
+    assert (verdict.reference, verdict.answer, verdict.novelty) == ("average_3", WORSE, Novelty.NEWER)
+    assert {row.outcome for row in verdict.comparisons} == {Outcome.TRADE_OFF}
+    assert [row.baseline.source for row in verdict.comparisons][:2] == ["average_3", "original"]
+    assert {row.baseline.source: verdict.groups[row.baseline.source].value for row in verdict.comparisons} == {
+        "original": "original", "average_3": "free", "finetuned": "trained", "reconstructed": "generated"
+    }  # fmt: skip
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+
+
+@pytest.mark.parametrize("old, new", [("memorized", "memorized"), ("near-copies that err otherwise", "memorized"),
+    ("closer than an average", "not new"), ("as close as an average", "not measurably newer")])  # fmt: skip
+def test_earlier_names_of_the_novelty_are_read(old, new):
+    assert Verdict.from_json(EARLIER | {"novelty": old}).novelty is Novelty(new)
 
 
 @pytest.mark.parametrize(
-    "near, near_average, than_average, than_original, word",
+    "damage",
     [
-        (1.0, 0.0, "worse", "worse", "memorized"),
-        (1.0, 0.0, "undecided", "better", "memorized"),
-        (1.0, 0.0, "better", "better", "near-copies that err otherwise"),
-        (1.0, 1.0, "worse", "worse", "memorized"),
-        (1.0, 1.0, "worse", "undecided", "memorized"),
-        # Originals are far apart and models are poor, so models are near an original without copying its errors.
-        (1.0, 1.0, "worse", "better", "closer than an average"),
-        (1.0, 1.0, "undecided", "better", "as close as an average"),
-        (0.0, 0.0, "worse", "worse", "closer than an average"),
-        (0.0, 0.0, "better", "better", "newer than an average"),
+        lambda content: content.pop("comparisons"),
+        lambda content: content["comparisons"][0].pop("accuracy_is"),
+        lambda content: content["comparisons"][0].update(accuracy_is="fine"),
+        lambda content: content.update(reference="unknown"),
+        lambda content: content.update(novelty="unknown"),
+        lambda content: content["closeness"]["p_diff"].pop("copies"),
     ],
+    ids=["no comparisons", "no decision", "unknown decision", "no reference", "unknown novelty", "no copies"],
 )
-def test_near_copies_are_memorized_if_distances_or_errors_show_it(
-    near, near_average, than_average, than_original, word
-):
-    undecided = Difference(0.0, None, UNDECIDED)
-    found = Verdict(
-        p_diff=Standing("p_diff", 30, 0.8, 0.7),
-        comparisons=tuple(
-            Comparison(Standing(source, 30, 0.8, 0.7), undecided, Difference(0.0, None, Decision(than)))
-            for source, than in (("original", than_original), ("average_8", than_average))
-        ),
-        averaging=(),
-        best_average="average_8",
-        near_copies={"p_diff": near, "average_8": near_average},
-    )
-    assert found.novelty is Novelty(word)
+def test_json_of_another_format_is_refused(verdict, damage):
+    content = json.loads(json.dumps(verdict.to_json()))
+    damage(content)
+    with pytest.raises((KeyError, ValueError, TypeError)):
+        Verdict.from_json(content)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from core.evaluation.copying import Behavior, Closeness
+from core.evaluation.groups import find_group
 from core.evaluation.metrics import max_iou, min_l2, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.verdict import Averaging, Comparison, Decision, Difference, Standing, Verdict
+from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Standing, Verdict
 
 TENSORS = ("layer4.1.bn1.weight", "layer4.1.bn1.bias", "layer4.1.bn2.weight", "layer4.1.bn2.bias")
 SENTENCES = [
@@ -21,6 +23,16 @@ SENTENCES = [
     "Plain means of 16 checkpoints are as good as p_diff: the difference is −0.02 points (−0.05 to 0.01).",
     "No generated model is a near-copy of an original.",
 ]
+MADE_UP = {  # measure of the similarity to the originals -> its ratio to the maximum IoU
+    "kappa_mean": 1.03,
+    "kappa_relative_mean": 1.05,
+    "overlap_mean": 1.08,
+    "nearest_relative": 0.7,
+    "copies": 0.02,
+    "deviation": 0.9,
+    "outside_span": 0.1,
+}
+COSTS = {"p_diff": 6.0, "finetuned": 50.0}
 PROVENANCE = {
     "command": ["train_p_diff.py", "task=digits", "output_dir=outputs/a & b"],
     "time": "2025-01-31T12:00:00+00:00",
@@ -75,15 +87,20 @@ def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.nda
 
 
 def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
+    """Return a row of metrics.json; the measures of `MADE_UP` depend on the maximum IoU alone."""
     same = table.source == original.source
     scores, l2_M = table.scores["test"], min_l2(table.vectors_MD, original.vectors_MD, same=same)
     row = {
         "source": table.source,
+        "group": find_group(table.source).value,
         **summarize(scores.accuracy_M),
         "loss_mean": float(scores.loss_M.mean()),
         "ece_mean": float(scores.ece_M.mean()),
     }
     row["max_iou_mean"] = float(max_iou(scores.wrong_MN, original.scores["test"].wrong_MN, same=same).mean())
+    row |= {name: share * row["max_iou_mean"] for name, share in MADE_UP.items()} | {"behavior": "samples"}
+    if table.source in COSTS:
+        row["gradient_evaluations"] = COSTS[table.source]
     row |= {
         "min_l2_mean": float(l2_M.mean()),
         "min_l2_relative_mean": float(l2_M.mean() / 2),
@@ -96,6 +113,33 @@ def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
             "accuracy_interval": [row["accuracy_mean"] - half, row["accuracy_mean"] + half],
         }
     return row
+
+
+def make_votes(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of metrics["worth"] for one source, whose measures improve with the logarithm of the votes."""
+    counts = [count for count in (1, 2, 5, 10, 20, 50, 100) if count < row["n"]] + [row["n"]]
+    rows = []
+    for count in counts:
+        gain = row["ece_mean"] * np.log(count) / 20
+        accuracy, loss = row["accuracy_mean"] + gain, row["loss_mean"] - 3 * gain
+        rows.append(
+            {
+                "source": row["source"],
+                "n_models": count,
+                "accuracy": accuracy,
+                "accuracy_interval": [accuracy - 0.012, accuracy + 0.012],
+                "loss": loss,
+                "loss_interval": [loss - 0.03, loss + 0.03],
+                "temperature": 1.1 - gain,
+                "brier": loss / 3,
+                "ece": row["ece_mean"] - gain,
+                "aurc": (1 - accuracy) / 8,
+                "disagreement": 5 * gain if count > 1 else None,
+                "auroc": {"phase_scrambled": 0.8 + gain, "splices": 0.7 + gain},
+                "equivalent": ">5" if row["source"] == "finetuned" else 1 + 100 * gain,
+            }
+        )
+    return rows
 
 
 def standing(row: dict[str, Any]) -> Standing:
@@ -123,22 +167,29 @@ def make_metrics(tables: dict[str, ScoreTable]) -> dict[str, Any]:
         made_comparison(rank, row, ours)
         for rank, row in enumerate(row for row in rows if row["source"] not in ("p_diff", "ensemble"))
     )
-    gain = Difference(0.001, (0.0005, 0.0015), Decision.BETTER)
     verdict = Verdict(
         p_diff=standing(ours),
         comparisons=comparisons,
-        averaging=(Averaging("average_16", gain, gain, gain),),
-        best_average="average_16",
-        near_copies={source: by_source[source]["near_copies"] for source in ("p_diff", "average_16")},
+        reference="average_16",
+        answer=Decision.UNDECIDED,
+        novelty=Novelty.AS_CLOSE,
+        groups={source: find_group(source) for source in tables},
+        closeness={
+            source: Closeness(source, 0.5, 0.5, by_source[source]["copies"], 0.9, 0.8, 0.1, Behavior.SAMPLES)
+            for source in ("p_diff", "average_16")
+        },
+        interval_level=0.964,
     )
     three = ("original", "ensemble", "p_diff")
     return {
         "table": rows,
+        "worth": [vote for row in rows if row["n"] > 1 for vote in make_votes(row)],
         "paper_protocol": {source: by_source[source]["accuracy_best"] for source in three},
         "held_out_protocol": {source: by_source[source]["accuracy_median"] for source in three},
         "selection": [
             {"source": source, "chosen_by": by, "test_accuracy": by_source[source][f"accuracy_{which}"],
-             "uses_test": by == "test_accuracy"}
+             "uses_test": by == "test_accuracy", "expected_accuracy": by_source[source]["accuracy_mean"],
+             "expected_interval": [by_source[source]["accuracy_worst"], by_source[source]["accuracy_best"]]}
             for source in ("original", "p_diff")
             for by, which in (("val_accuracy", "median"), ("train_loss", "mean"), ("test_accuracy", "best"))
         ],

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.markers import MarkerStyle
 from scipy.integrate import trapezoid
 
+from core.evaluation.groups import Group
 from core.evaluation.verdict import Comparison, Decision, Difference, Standing
 from core.report import behavior_figures, weight_figures
 from core.report.gallery import find_nearest_pairs, subsample
@@ -17,6 +18,7 @@ from core.report.run_files import RunFiles, read_run
 from core.report.style import WEIGHT_COLORS, save, source_styles
 from core.report.sweep_figure import LINE_LOOKS, MEASURES, Point, draw_sweep, line_look
 from core.report.verdict_figure import LOOKS, draw_differences
+from core.report.worth_figure import choose_main_sources, draw_worth, draw_worth_measures
 
 SOURCES = ["original", "ensemble", "p_diff", "noised_0.05", "noised_0.15", "average_16", "gaussian"]
 
@@ -160,10 +162,87 @@ def test_the_figure_of_the_verdict_holds_every_difference_and_its_interval():
     drawn = [[list(line.get_xdata()), line.get_ydata()[0]] for line in accuracy.lines if line.get_ydata()[0] in (0, 1)]
     assert drawn[:3] == [[[0.5, 2.0], 1], [[1.0], 1], [[-2.0], 0]]
     assert [list(line.get_xdata()) for line in iou.lines][:2] == [[0, 0.2], [0.1]]
-    assert len({marker + inside for _, marker, inside, _ in LOOKS.values()}) == 3, (
+    assert len({marker + inside for _, marker, inside, _ in LOOKS.values()}) == len(LOOKS), (
         "decisions must differ without colors"
     )
     assert len(draw_differences(comparisons[1:]).axes) == 1, "a panel without numbers"
+
+
+def make_votes(source: str, loss: float, counts=(1, 2, 5, 20)) -> list[dict]:
+    return [
+        {"source": source, "n_models": count, "accuracy": 0.8 + count / 1000, "accuracy_interval": [0.7, 0.9]}
+        | {
+            "loss": loss - count / 1000,
+            "brier": 0.3,
+            "ece": 0.02,
+            "aurc": 0.1,
+            "disagreement": 0.1 if count > 1 else None,
+        }
+        | {"auroc": {"splices": 0.8}}
+        for count in counts
+    ]
+
+
+GROUPS = {
+    "original": Group.ORIGINAL,
+    "p_diff": Group.GENERATED,
+    "reconstructed": Group.GENERATED,
+    "average_16": Group.FREE,
+    "gaussian": Group.FREE,
+    "ensemble": Group.FREE,
+    "finetuned": Group.TRAINED,
+}
+
+
+def test_the_curves_of_votes_hold_every_number_and_its_interval():
+    worth = [vote for source in ("original", "p_diff") for vote in make_votes(source, 0.5)]
+    accuracy, likelihood = draw_worth(worth[::-1], GROUPS).axes
+    lines = {line.get_label(): line for line in accuracy.lines if not line.get_label().startswith("_")}
+    assert list(lines) == ["original", "p_diff"]
+    np.testing.assert_allclose(lines["p_diff"].get_xdata(), [1, 2, 5, 20], rtol=0.04)
+    np.testing.assert_allclose(lines["p_diff"].get_ydata(), [80.1, 80.2, 80.5, 82])
+    bars = [line.get_ydata() for line in accuracy.lines if line.get_label().startswith("_")]
+    assert len(bars) == 8 and all(list(ends) == pytest.approx([70, 90]) for ends in bars)
+    np.testing.assert_allclose(likelihood.lines[0].get_ydata(), [-0.499, -0.498, -0.495, -0.48])
+    assert accuracy.get_xscale() == "log" and len(likelihood.lines) == 2, "no interval, no bar"
+
+
+def test_the_main_sources_are_the_best_of_their_groups_and_never_the_reconstructed():
+    losses = {
+        "finetuned": 0.4,
+        "gaussian": 0.3,
+        "average_16": 0.2,
+        "reconstructed": 0.1,
+        "p_diff": 0.9,
+        "original": 0.9,
+    }
+    worth = [vote for source, loss in losses.items() for vote in make_votes(source, loss)]
+    worth += make_votes("gaussian", 0.1, counts=[1])[:1]  # A single model does not choose.
+    assert choose_main_sources(worth, GROUPS) == ["original", "p_diff", "average_16", "finetuned"]
+    assert choose_main_sources(make_votes("p_diff", 1.0), GROUPS) == ["p_diff"]
+    lines = draw_worth(worth, GROUPS).axes[0].lines
+    shown = [line for line in lines if not line.get_label().startswith("_")]
+    assert len({line.get_linestyle() for line in shown}) == len({str(line.get_marker()) for line in shown}) == 4
+
+
+def test_every_other_measure_of_a_vote_has_a_panel_and_a_missing_one_none():
+    worth = make_votes("p_diff", 0.5)
+    panels = draw_worth_measures(worth, GROUPS).axes
+    assert [axes.get_title().split(" (")[0] for axes in panels] == [
+        *("Brier score", "ECE in %", "AURC", "disagreement in %", "AUROC splices")
+    ]
+    np.testing.assert_allclose(panels[3].lines[0].get_xdata(), [2, 5, 20])
+    bare = [{key: value for key, value in vote.items() if key not in ("auroc", "brier")} for vote in worth]
+    assert len(draw_worth_measures(bare, GROUPS).axes) == 3
+
+
+def test_a_lower_max_iou_that_does_not_count_has_a_look_of_its_own():
+    lower = Difference(-0.3, (-0.4, -0.2), Decision.BETTER)
+    comparison = Comparison(
+        Standing("original", 9, 0.8), Difference(-0.1, None, Decision.WORSE), lower, iou_counts=False
+    )
+    _, iou = draw_differences([comparison]).axes
+    assert iou.lines[1].get_marker() not in {LOOKS[decision][1] for decision in Decision}
 
 
 def test_labels_of_means_cover_neither_each_other_nor_the_frame(rng):
@@ -230,9 +309,11 @@ def test_a_source_looks_the_same_everywhere_and_unlike_the_others():
     assert sum(to_rgb(styles["noised_0.15"][0])) > sum(to_rgb(styles["noised_0.05"][0])), "a larger number is lighter"
 
 
-@pytest.mark.parametrize("kind", ["verdict", "ridges", "lines", "densities", "positions", "sweep", "words"])
+@pytest.mark.parametrize(
+    "kind", ["verdict", "worth", "worth_measures", "ridges", "lines", "densities", "positions", "sweep", "words"]
+)
 def test_no_legend_lies_over_the_data(rng, kind):
-    values = by_source(rng)
+    values, votes = by_source(rng), [vote for source in GROUPS for vote in make_votes(source, 0.5)]
     drawn = {
         "verdict": lambda: draw_differences(
             [
@@ -240,6 +321,8 @@ def test_no_legend_lies_over_the_data(rng, kind):
                 for source in SOURCES
             ]
         ),
+        "worth": lambda: draw_worth(votes, GROUPS),
+        "worth_measures": lambda: draw_worth_measures(votes, GROUPS),
         "ridges": lambda: behavior_figures.draw_ridges(values, "x", (0.8, "mark")),
         "lines": lambda: behavior_figures.draw_accuracy_along_diffusion(np.arange(5), rng.random((3, 5))),
         "densities": lambda: weight_figures.draw_densities(

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.verdict import Averaging, Comparison, Decision, Difference, Standing, Verdict
+from core.evaluation.verdict import Comparison, Decision, Difference, Standing, Verdict
 from core.report.overview import choose_key_numbers, describe_run
 from core.report.run_files import RunFiles
 
@@ -57,7 +58,6 @@ def test_facts_that_no_file_holds_are_left_out():
     assert len(told) == 3 and all(sentence.endswith(".") and "None" not in sentence for sentence in told.values())
 
 
-GAIN = Difference(0.0, None, Decision.UNDECIDED)
 VERDICT = Verdict(
     p_diff=Standing("p_diff", 24, 0.9, 0.8),
     comparisons=(
@@ -67,9 +67,12 @@ VERDICT = Verdict(
             Difference(-0.05, (-0.1, 0.01), Decision.UNDECIDED),
         ),
     ),
-    averaging=(Averaging("average_16", GAIN, GAIN, GAIN),),
-    best_average="average_16",
-    near_copies={"p_diff": 0.25, "average_16": 0.0},
+    reference="average_16",
+    answer=Decision.BETTER,
+    closeness={
+        "p_diff": Closeness("p_diff", 0.5, 0.5, 0.25, 0.9, 0.8, 0.1, Behavior.SAMPLES),
+        "average_16": Closeness("average_16", 0.9, 0.9, 0.0, 0.3, 0.2, 0.0, Behavior.AVERAGES),
+    },
 )
 
 
@@ -78,10 +81,26 @@ def test_the_key_numbers_are_those_of_the_verdict():
     assert (accuracy.value, accuracy.tone) == ("+1.00 points", "good") and "+0.50 to +2.00" in accuracy.detail
     assert (iou.value, iou.tone) == ("−0.050", "neutral") and "−0.100 to +0.010" in iou.detail
     assert "0.800" in iou.detail and "0.850" in iou.detail
-    assert copies.value == "25%" and "average_16: 0%" in copies.detail
+    assert (copies.value, copies.tone) == ("25%", "neutral")
+
+
+def test_a_lower_max_iou_that_lower_accuracy_explains_is_not_called_newer():
+    difference = Difference(-0.3, (-0.4, -0.2), Decision.BETTER, level=0.964)
+    against = replace(VERDICT.comparisons[0], max_iou=difference, iou_counts=False)
+    _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(against,)))
+    assert "newer" not in iou.meaning and "less accurate" in iou.meaning and iou.tone == "neutral"
+    assert "96.4% interval" in iou.detail
+    _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(replace(against, iou_counts=True),)))
+    assert (iou.meaning, iou.tone) == ("newer", "good")
+
+
+def test_copies_are_shown_as_bad():
+    closeness = replace(VERDICT.closeness["p_diff"], copies=1.0, behavior=Behavior.COPIES)
+    number = choose_key_numbers(replace(VERDICT, closeness={"p_diff": closeness}))[-1]
+    assert (number.value, number.tone) == ("100%", "bad")
 
 
 def test_numbers_that_the_verdict_lacks_are_left_out():
-    bare = replace(VERDICT, comparisons=(replace(VERDICT.comparisons[0], max_iou=None),), near_copies={})
+    bare = replace(VERDICT, comparisons=(replace(VERDICT.comparisons[0], max_iou=None),), closeness={})
     assert [number.value for number in choose_key_numbers(bare)] == ["+1.00 points"]
     assert choose_key_numbers(None) == []

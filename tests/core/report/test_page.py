@@ -19,9 +19,11 @@ from tests.core.report.synthetic import SENTENCES
 FIGURES = {
     "differences", "accuracy_vs_max_iou", "max_iou", "iou_matrix", "min_l2", "weights_over_nearest", "weight_densities",
     "pca_weights", "tsne_weights", "pca_latents", "tsne_latents", "reverse_diffusion", "training_history",
+    "worth", "worth_measures",
 }  # fmt: skip
 
 
+WORTH = {"worth", "worth_measures"}
 PROBLEMS = 'id="problems"'  # the section that names missing and damaged files
 
 
@@ -71,12 +73,29 @@ def test_the_first_screen_tells_what_was_trained_and_generated_and_the_numbers_o
 
 def test_every_source_and_every_measure_is_explained_under_its_table(reported):
     html = (reported / "report" / "index.html").read_text()
-    section = html[html.index('id="sources"') : html.index('id="figures"')]
-    terms = re.findall(r"<dt>(.*?):</dt> <dd>(.*?)</dd>", section)
-    assert all(len(explanation) > 10 for _, explanation in terms)
     metrics = json.loads((reported / "metrics.json").read_text())
-    headers = re.findall(r'<th scope="col".*?>(.*?)</th>', section)
-    assert {row["source"] for row in metrics["table"]} | set(headers) == {term for term, _ in terms}
+    sources = {row["source"] for row in metrics["table"]}
+    for start, end, named in (
+        ("sources", "similarity", sources),
+        ("similarity", "worth", set()),
+        ("worth", "figures", set()),
+    ):
+        section = html[html.index(f'<section id="{start}"') : html.index(f'<section id="{end}"')]
+        terms = re.findall(r"<dt>(.*?):</dt> <dd>(.*?)</dd>", section)
+        assert all(len(explanation) > 10 for _, explanation in terms)
+        headers = {header for header in re.findall(r'<th scope="col".*?>(.*?)</th>', section) if header != "source"}
+        assert named | headers == {term for term, _ in terms if term != "source"}, start
+
+
+def test_votes_have_a_section_with_both_figures_and_the_table(reported, run, fast_figures):
+    html = (reported / "report" / "index.html").read_text()
+    section = html[html.index('<section id="worth"') : html.index('<section id="figures"')]
+    assert figures_on(section) == {"worth", "worth_measures"} and section.count("<tr") == 12
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["worth"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    html = write_page(run).read_text()
+    assert 'id="worth"' not in html and "#worth" not in html and figures_on(html) == FIGURES - WORTH
 
 
 def test_numbers_on_the_page_equal_metrics_json(reported):
@@ -87,7 +106,10 @@ def test_numbers_on_the_page_equal_metrics_json(reported):
             rf'<th scope="row" data-value="{row["source"]}">.*?</tr>', html[html.index('id="sources"') :], re.DOTALL
         ).group()
         assert f'data-value="{row["accuracy_mean"]}">{100 * row["accuracy_mean"]:.2f}<' in shown
-        assert f">{row['max_iou_mean']:.3f}<" in shown
+        similar = re.search(
+            rf'<th scope="row" data-value="{row["source"]}">.*?</tr>', html[html.index('id="similarity"') :], re.DOTALL
+        ).group()
+        assert f">{row['max_iou_mean']:.3f}<" in similar
     assert "63.2" in html and "0123456789abcdef0123456789abcdef01234567 with uncommitted changes" in html
     assert "task.data.split_seed" in html and "2025-01-31 12:00 UTC" in html and "2.11.0" in html
 
@@ -208,6 +230,7 @@ def test_without_scores_of_the_originals_the_tables_and_figures_without_them_rem
         "tsne_latents",
         "reverse_diffusion",
         "training_history",
+        *WORTH,
     }
     assert "scores/original.npz" in problems_on(html) and SENTENCES[0] in html
 
@@ -216,7 +239,7 @@ def test_without_any_scores_the_page_is_still_written(run, fast_figures):
     for path in (run / "scores").iterdir():
         path.unlink()
     html = write_page(run).read_text()
-    assert figures_on(html) == {"differences", "reverse_diffusion", "training_history"}
+    assert figures_on(html) == {"differences", "reverse_diffusion", "training_history", *WORTH}
     assert problems_on(html).count("scores/") == 12
 
 
@@ -234,7 +257,7 @@ def test_a_task_without_wrong_images_has_no_similarity_figures_and_no_problem(ru
 
 def test_metrics_of_an_older_version_are_reported_without_what_they_lack(run, fast_figures):
     metrics = json.loads((run / "metrics.json").read_text())
-    for name in ("selection", "combination", "verdict", "seconds"):
+    for name in ("selection", "combination", "verdict", "seconds", "worth"):
         del metrics[name]
     metrics["table"] = [
         {key: value for key, value in row.items() if key not in ("ece_mean", "accuracy_interval", "near_copies")}
@@ -309,8 +332,8 @@ def test_markdown_and_csv_hold_the_numbers_of_the_page(reported: Path):
     )
     assert all(sentence in text for sentence in SENTENCES) and "greedy soup" in text and "val accuracy" in text
     assert len(csv) == 1 + len(metrics["table"])
-    row = dict(zip(csv[0].split(","), csv[3].split(","), strict=True))
-    ours = metrics["table"][2]
+    row = dict(zip(csv[0].split(","), csv[2].split(","), strict=True))
+    (ours,) = (row for row in metrics["table"] if row["source"] == "p_diff")
     assert (
         row["source"] == "p_diff"
         and float(row["accuracy_mean"]) == ours["accuracy_mean"]

@@ -66,5 +66,6 @@ def test_the_difference_is_paired_within_each_training():
     runs = [run(seed, accuracy=level + 0.02, baseline=level) for seed, level in enumerate((0.5, 0.7, 0.9))]
     table = build_repeated_source_table(runs)
     assert [row[0].text for row in table.rows] == ["original", "p_diff"]
+    assert [column.label for column in table.columns][1:4] == ["mean %", "best %", "max IoU"], "no empty column"
     assert table.rows[0][-1].text == "+2.00 ± 0.00"
     assert table.rows[1][-1].text == "–"

@@ -9,10 +9,12 @@ import pytest
 from core.evaluation.kinds import Kind
 from core.evaluation.scores import ACCURACY, ScoreTable
 from core.evaluation.trajectories import Trajectories
-from core.evaluation.verdict import Decision, Novelty, Outcome
+from core.evaluation.verdict import Decision, Novelty, Outcome, Verdict
 from core.report.run_files import read_history, read_metrics, read_verdict
 from core.report.sentences import word_verdict
-from core.report.tables import build_comparison_table, build_source_table
+from core.report.source_table import build_source_table
+from core.report.tables import build_comparison_table
+from core.report.worth_table import build_worth_table
 from core.runtime.arrays import save_arrays
 from core.runtime.artifacts import write_json
 from core.runtime.errors import UserError
@@ -28,8 +30,13 @@ def metrics():
 
 def test_the_verdict_of_an_earlier_file_is_parsed_with_all_its_numbers(metrics):
     verdict, stored = read_verdict(metrics, FIXTURES / "metrics.json"), metrics["verdict"]
-    assert verdict.to_json() == {key: value for key, value in stored.items() if key not in ("caution", "sentences")}
-    assert list(word_verdict(verdict)) == list(stored)
+    content = verdict.to_json()
+    parsed = {row["baseline"]: row for row in content["comparisons"]}
+    assert parsed.keys() == {row["baseline"] for row in stored["comparisons"]}
+    assert all(row.items() <= parsed[row["baseline"]].items() for row in stored["comparisons"])
+    assert [content[key] for key in ("p_diff", "variance_kept")] == [stored[key] for key in ("p_diff", "variance_kept")]
+    assert Verdict.from_json(content) == verdict
+    assert all(word_verdict(verdict)["sentences"])
 
 
 def test_the_parsed_fields_equal_the_file(metrics):
@@ -42,13 +49,18 @@ def test_the_parsed_fields_equal_the_file(metrics):
     )
     assert (average.accuracy.decision, average.max_iou.decision) == (Decision.WORSE, Decision.UNDECIDED)
     assert average.outcome is Outcome.IS_DOMINATED and verdict.novelty is Novelty.AS_CLOSE
-    assert (verdict.best_average, verdict.p_diff.n) == ("average_3", 5)
+    assert (verdict.reference, verdict.answer, verdict.p_diff.n) == ("average_3", Decision.WORSE, 5)
 
 
 def test_the_tables_of_an_earlier_file_are_shown(metrics):
     verdict = read_verdict(metrics, FIXTURES / "metrics.json")
-    assert [row[0].text for row in build_source_table(metrics).rows] == [row["source"] for row in metrics["table"]]
-    shown = {row[0].text: row[1].text for row in build_comparison_table(verdict).rows}
+    numbers = {row[0].text: (row[1].text, row[3].value) for row in build_source_table(metrics).rows}
+    assert {source: mean for source, (_, mean) in numbers.items()} == {
+        row["source"]: row["accuracy_mean"] for row in metrics["table"]
+    }
+    assert {group for group, _ in numbers.values()} == {"original", "generated", "free", "trained"}
+    assert build_worth_table(metrics) is None
+    shown = {row[0].text: row[2].text for row in build_comparison_table(verdict).rows}
     assert shown == {row["baseline"]: row["outcome"] for row in metrics["verdict"]["comparisons"]}
 
 
