@@ -19,9 +19,8 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
-from core.evaluation.audit import audit
+from core.evaluation.audit import audit, find_origins, make_bootstrap
 from core.evaluation.evaluate import Scoring, list_costs, score_run
-from core.evaluation.intervals import Bootstrap
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
@@ -191,10 +190,12 @@ def score_and_report(
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
-        bootstrap = Bootstrap(tables)
+        origins, costs = find_origins(checkpoints), list_costs(material, by_task)
+        bootstrap = make_bootstrap(tables, origins)
+        verdict = audit(tables, bootstrap, origins, costs)
         metrics = {
-            **summarize_tables(tables, bootstrap, costs=list_costs(material, by_task)),
-            "verdict": word_verdict(audit(tables, bootstrap)),
+            **summarize_tables(tables, bootstrap, closeness=verdict.closeness, costs=costs),
+            "verdict": word_verdict(verdict),
             "scored": models.identity,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
         }
