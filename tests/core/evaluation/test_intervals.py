@@ -260,6 +260,14 @@ def test_one_model_compared_with_itself_has_no_difference():
     assert percentile_interval(bootstrap.draw_accuracy("ensemble") - bootstrap.draw_accuracy("original")) == [0, 0]
 
 
+def test_copies_of_one_model_are_as_good_as_the_model(random):
+    """Sums of 7 and of 1 equal numbers round differently, which must not decide a comparison."""
+    wrong_N = random.random(331) < 0.3
+    bootstrap = Bootstrap(named(table("original", wrong_N), table("p_diff", [wrong_N] * 7)))
+    difference_R = bootstrap.draw_accuracy("p_diff") - bootstrap.draw_accuracy("original")
+    assert two_sided_p_value(difference_R) == 1 and percentile_interval(difference_R, 0.99) == [0, 0]
+
+
 def test_models_of_two_sources_are_drawn_independently(random):
     models = random.random((30, 100)) < random.random((30, 1))
     plain = named(*(without_images(table(source, models)) for source in ("original", "p_diff")))
@@ -387,3 +395,22 @@ def test_an_interval_covers_only_if_steps_of_a_walk_are_resampled_in_blocks(rand
         return percentile_interval(bootstrap.draw_accuracy("original"))
 
     assert low <= coverage(random, make, 0.5) <= high
+
+
+def test_a_block_is_at_most_half_of_the_walk(random):
+    """One block of all models would show no spread at all."""
+    plain = named(without_images(table("original", walk(random))))
+    half, whole = (
+        Bootstrap(plain, block_lengths={"original": length}).draw_accuracy("original") for length in (100, 200)
+    )
+    np.testing.assert_array_equal(half, whole)
+    assert half.std() > 0
+
+
+def test_the_spread_of_block_means_is_that_of_all_circular_blocks(random):
+    """With two blocks of 10 among 20 models, the variance is half of that of one block, over 1 − 10 / 20."""
+    plain = without_images(table("original", walk(random, 20)))
+    accuracy_M = plain.scores["test"].accuracy_M
+    blocks = [np.roll(accuracy_M, -start)[:10].mean() for start in range(20)]
+    draws_R = Bootstrap(named(plain), block_lengths={"original": 10}).draw_accuracy("original")
+    assert draws_R.std() == pytest.approx(np.std(blocks) / np.sqrt(2) / np.sqrt(1 - 10 / 20), rel=0.03)
