@@ -213,12 +213,14 @@ def list_free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed
             purpose=purpose or name,
             log_map=log_map,
         )
-        code = digest_code(
-            [
-                *map(locate, (baseline, draw_models, baselines.clamp_variances, baselines.make_log_map, Normalizer)),
-                SEEDING,
-            ]
-        )
+        used: list[Callable[..., Any]] = [
+            baseline,
+            draw_models,
+            baselines.clamp_variances,
+            baselines.make_log_map,
+            Normalizer,
+        ]
+        code = digest_code([*(locate(function) for function in used), SEEDING])
         return Source(name, Kind.FREE, make, code=code, num_models=count, gradient_evaluations=0.0)
 
     log_map = baselines.make_log_map(subset)

@@ -50,19 +50,19 @@ FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker), f
     FINETUNED: ("#7f3c8d", "v"),
     AVERAGE: ("#009e73", "p"),
     NOISED: ("#8a6d3b", ">"),
-    SWAG: ("#2a9d9d", "H"),
-    EMA: ("#5b6ee1", "|"),
-    LAWA: ("#98a832", "_"),
-    CONTINUED: ("#b5488a", "1"),
-    HELD_OUT: ("#94366e", "2"),
-    LAPLACE: ("#c03a2b", "+"),
+    SWAG: ("#2a9d9d", "8"),
+    EMA: ("#5b6ee1", (3, 0, 30)),
+    LAWA: ("#98a832", (5, 0, 36)),
+    CONTINUED: ("#b5488a", (4, 0, 20)),
+    HELD_OUT: ("#94366e", (5, 1, 36)),
+    LAPLACE: ("#c03a2b", (7, 1, 0)),
     DEEP_ENSEMBLE: ("#4a2c6b", (8, 1, 0)),
 }
 FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of families
 UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
     ("#5f6b00", "<"),
     ("#b2182b", "h"),
-    ("#35978f", "x"),
+    ("#35978f", "H"),
     ("#6a51a3", "d"),
 )
 FOREMOST = (ORIGINAL, GENERATED)  # the sources that a figure of many sources puts in front

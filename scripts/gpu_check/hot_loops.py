@@ -70,8 +70,8 @@ def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
                 meter.begin()
             return torch.optim.AdamW(parameters, lr=0.03)
 
-        options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0, "state": {}}
-        finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, **options)
+        options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0}
+        finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, state={}, **options)
         meter.end()
 
     return [Loop("finetuning", "step", num_steps * (len(subject.vectors_MD) - 1), tune)]

@@ -50,25 +50,35 @@ def list_finetuned(
         seed: The seed of the run.
     """
     make_optimizer, batch_size = optimization
-    train = {"make_optimizer": make_optimizer, "batch_size": batch_size, "seed": seed}
 
     @cache
     def find_state() -> OptimizerState:
-        stored = checkpoints.optimizer_state
-        return accumulate_moments(checkpoints.vectors_KD[-1], task, **train) if stored is None else stored
+        if checkpoints.optimizer_state is not None:
+            return checkpoints.optimizer_state
+        return accumulate_moments(
+            checkpoints.vectors_KD[-1], task, make_optimizer=make_optimizer, batch_size=batch_size, seed=seed
+        )
 
     def make(num_steps: int) -> Tensor:
         starts_MD = choose_checkpoints(checkpoints.vectors_KD, options.num_finetuned, seed)
-        return finetune(starts_MD, task, num_steps=num_steps, state=find_state(), **train)
+        return finetune(
+            starts_MD,
+            task,
+            make_optimizer=make_optimizer,
+            batch_size=batch_size,
+            num_steps=num_steps,
+            seed=seed,
+            state=find_state(),
+        )
 
     stored = checkpoints.optimizer_state is not None
-    shared = 0 if stored or not options.num_finetuned else MOMENT_STEPS / options.num_finetuned
+    shared = 0 if stored else MOMENT_STEPS / options.num_finetuned
     return [
         Source(
             f"{FINETUNED}_{num_steps}",
             Kind.TRAINED,
             partial(make, num_steps),
-            code=digest_code(map(locate, (choose_checkpoints, finetune, accumulate_moments))),
+            code=digest_code([locate(choose_checkpoints), locate(finetune), locate(accumulate_moments)]),
             settings={
                 "optimizer": dict(make_optimizer.settings),
                 "batch_size": batch_size,

@@ -6,6 +6,7 @@ M models · n images · P trained parameters of the subset · D numbers in one f
 import math
 import warnings
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from laplace import DiagLaplace, FullLaplace
@@ -71,7 +72,7 @@ def list_laplace(
             LAPLACE,
             Kind.TRAINED,
             draw,
-            code=digest_code(map(locate, (draw_laplace, choose_num_images))),
+            code=digest_code([locate(draw_laplace), locate(choose_num_images)]),
             num_models=num_models,
             gradient_evaluations=num_gradients / batch_size / num_models,
             training_images=math.ceil((num_gradients + num_scored) / num_models),
@@ -191,8 +192,8 @@ class PerImageGGN(GGNInterface):
     The backends of laplace-torch run every image of a batch for the gradients of each one.
     """
 
-    def jacobians(self, x: Tensor, enable_backprop: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the gradients (B, classes, P) of the logits (B, classes), and the logits."""
+    def jacobians(self, x: Any, enable_backprop: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the gradients (B, classes, P) of the logits (B, classes) of images `x`, and the logits."""
 
         def forward(parameters: dict[str, Tensor], image_CSS: Tensor) -> tuple[Tensor, Tensor]:
             (logits,) = functional_call(self.model, (parameters, self.buffers_dict), (image_CSS[None],))
