@@ -24,8 +24,8 @@ from core.command_line.ranges import check_ranges
 from core.evaluation.verdict import Novelty, Outcome
 from core.report.captions import CAPTIONS
 from core.report.sentences import NOVELTY
+from core.report.source_table import MEASURES
 from core.report.style import FAMILY_STYLES
-from core.report.tables import MEASURES
 from core.training.system import SystemSpec
 from scripts import import_checkpoints
 from tasks.specification import TaskSpec

@@ -163,8 +163,8 @@ def test_copies_are_counted_and_measured_against_the_yardstick():
 @pytest.mark.parametrize("behavior, spread, said", [
     (Behavior.AVERAGES, 0.9, " Generated models lie 0.99 times as far from the mean of the checkpoints, "
      "and 0.90 times as far from each other, as checkpoints do."),
-    (Behavior.AVERAGES, None, " Generated models lie 0.99 times as far from the mean of the checkpoints, as checkpoints "
-     "do."),
+    (Behavior.AVERAGES, None, " Generated models lie 0.99 times as far from the mean of the checkpoints, as "
+     "checkpoints do."),
     (Behavior.COPIES, 0.9, "(a copy: below 0.40)."),
 ])  # fmt: skip
 def test_the_distances_that_show_averages_are_told(behavior, spread, said):
