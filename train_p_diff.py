@@ -19,8 +19,7 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
-from core.evaluation.audit import audit, make_bootstrap
-from core.evaluation.copying import Origins
+from core.evaluation.audit import audit, find_origins, make_bootstrap
 from core.evaluation.evaluate import Scoring, list_costs, score_run
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
@@ -194,7 +193,7 @@ def score_and_report(
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
-        origins, costs = Origins.read(checkpoints), list_costs(material, by_task)
+        origins, costs = find_origins(checkpoints), list_costs(material, by_task)
         bootstrap = make_bootstrap(tables, origins)
         verdict = audit(tables, bootstrap, origins, costs)
         metrics = {

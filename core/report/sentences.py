@@ -8,13 +8,16 @@ from core.evaluation.groups import Group
 from core.evaluation.kinds import (
     AVERAGE,
     CONTINUED,
+    EMA,
     ENSEMBLE,
     FINETUNED,
     GENERATED,
     HELD_OUT,
+    LAWA,
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
+    SWAG,
     split_number,
 )
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
@@ -46,6 +49,9 @@ MEANINGS = {
     "interpolated": "points between two random checkpoints",
     "gaussian": "samples of a Gaussian with diagonal covariance",
     "gaussian_full": "samples of a Gaussian with full covariance",
+    SWAG: "samples of SWAG's Gaussian",
+    EMA: "the exponential moving average of the checkpoints",
+    LAWA: "the mean of the latest checkpoints",
     "soup_original": "a greedy average of checkpoints",
 }
 FAMILY_MEANINGS = {
@@ -96,7 +102,7 @@ def write_answer(verdict: Verdict) -> str:
         return f"No, {models} are less accurate than {reference}: {format_points(against.accuracy)}."
     if against.accuracy.decision is Decision.UNDECIDED and verdict.answer is Decision.UNDECIDED:
         return f"No, {models} are not measurably more accurate than {reference}: {format_points(against.accuracy)}."
-    other = find_strongest(verdict)
+    other = find_objection(verdict)
     verb = "are less accurate" if verdict.answer is Decision.WORSE else "are not measurably more accurate"
     return (
         f"No, {models} {verb} than {explain(other.baseline.source)}, one of {FREE}: {format_points(other.accuracy)}. "
@@ -104,10 +110,16 @@ def write_answer(verdict: Verdict) -> str:
     )
 
 
-def find_strongest(verdict: Verdict) -> Comparison:
-    """Return the comparison with the free source that speaks most against p_diff: measurably better, then by mean."""
-    free = verdict.list_group(Group.ORIGINAL, Group.FREE)
-    return max(free, key=lambda row: (row.accuracy.decision is Decision.WORSE, row.baseline.accuracy_mean))
+def find_objection(verdict: Verdict) -> Comparison:
+    """Return the comparison with the free source that forbids a yes although the reference does not.
+
+    It is a source that p_diff is measurably worse than, or else one that leads p_diff while the reference does not. Of
+    several, the one with the largest difference is returned.
+    """
+    free, reference = verdict.list_group(Group.ORIGINAL, Group.FREE), verdict.get_comparison(verdict.reference)
+    better = [row for row in free if row.accuracy.decision is Decision.WORSE]
+    ahead = [row for row in free if row.accuracy.value * reference.accuracy.value < 0]
+    return max(better or ahead, key=lambda row: abs(row.accuracy.value))
 
 
 def name_split(verdict: Verdict) -> str:
@@ -160,7 +172,7 @@ def write_copying(verdict: Verdict) -> str:
     if closeness.function is not None and yardstick.function_low is not None:
         distances += f" and {closeness.function:.2f} in errors (a copy: below {yardstick.function_low:.2f})"
     sentences = [
-        f"{100 * closeness.copies:.0f}% of the generated models are copies, which lie nearer to a checkpoint than "
+        f"{100 * closeness.copies:.0f}% of the generated models are copies, which lie much nearer to a checkpoint than "
         f"{honest}. The distance to the nearest checkpoint, relative to the median distance to all, is {distances}."
     ]
     if closeness.behavior in BEHAVIORS:
