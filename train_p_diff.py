@@ -19,10 +19,12 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
-from core.evaluation.audit import audit, find_origins, make_bootstrap
+from core.evaluation.audit import audit, make_bootstrap
+from core.evaluation.copying import Origins
 from core.evaluation.evaluate import Scoring, list_costs, score_run
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
+from core.evaluation.worth import measure_worth
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_matching_generator
 from core.publishing.export import export
@@ -36,7 +38,7 @@ from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
 from core.runtime.stage_progress import StageProgress
-from core.runtime.trainer import limit_to_one_device, pick_device
+from core.runtime.trainer import count_devices, limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
@@ -44,6 +46,7 @@ from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task, digest_scoring_code, record_scoring
+from tasks.training.deep_ensemble import check_deep_ensemble, list_deep_ensemble
 from tasks.training.finetuning import list_finetuned
 from tasks.training.laplace import list_laplace
 
@@ -73,6 +76,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
     restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
@@ -185,16 +189,17 @@ def score_and_report(
             seed=cfg.seed,
             training_steps=count_training_steps(system, generator),
         )
-        by_task = score_with_task(cfg, spec, task, checkpoints=checkpoints, options=options, progress=progress)
+        by_task = score_with_task(cfg, spec, task, checkpoints=checkpoints, run=run, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
-        origins, costs = find_origins(checkpoints), list_costs(material, by_task)
+        origins, costs = Origins.read(checkpoints), list_costs(material, by_task)
         bootstrap = make_bootstrap(tables, origins)
         verdict = audit(tables, bootstrap, origins, costs)
         metrics = {
             **summarize_tables(tables, bootstrap, closeness=verdict.closeness, costs=costs),
+            "worth": measure_worth(tables),
             "verdict": word_verdict(verdict),
             "scored": models.identity,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
@@ -213,12 +218,14 @@ def score_with_task(
     task: Task,
     *,
     checkpoints: CheckpointSet,
+    run: RunDirectory,
     options: SourceOptions,
     progress: StageProgress,
 ) -> Scoring:
     """Return the functions with which the task scores parameter vectors, and the sources that it trains."""
     last = spec.last_optimization
     score_fns, ood_fns = task.score_fns(options.num_train_images, progress), task.ood_fns(progress)
+    devices = count_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     return Scoring(
         score_fns=score_fns,
         ood_fns=ood_fns,
@@ -227,6 +234,17 @@ def score_with_task(
             *list_finetuned(task, checkpoints, last, options, cfg.seed),
             *list_laplace(
                 task, checkpoints, score_fns["val"], batch_size=last.batch_size, options=options, seed=cfg.seed
+            ),
+            *list_deep_ensemble(
+                spec,
+                task,
+                num_networks=options.deep_ensemble,
+                num_train_images=options.num_train_images,
+                seed=cfg.seed,
+                folder=run.deep_ensemble,
+                make_trainer=instantiate(cfg.trainer),
+                machine={"precision": cfg.trainer.precision, "devices": devices},
+                progress=progress,
             ),
         ],
         settings=record_scoring(spec, task.data, task.scoring.precision),

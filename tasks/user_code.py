@@ -119,20 +119,36 @@ def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
         )
     for name in SPLITS:
         check_split(splits[name], f"{source}: the split {name}")
-    ood = splits.get("ood", {})
-    if not isinstance(ood, Mapping):
-        raise UserError(f'{source}: "ood" is {describe_value(ood)}. Return a dictionary of datasets, by name')
-    for name, images in ood.items():
-        check_split(images, f"{source}: the ood set {name}")
-        require_equal_shapes(images, splits["val"], f"{source}: the ood set {name}")
     image_CSS, _ = splits["val"][0]
     return model, ImageData(
         **{name: splits[name] for name in SPLITS},
         num_classes=count_classes(model, image_CSS, source),
         channels=image_CSS.shape[0],
         image_size=image_CSS.shape[-1],
-        ood={name: ImagesWithoutClass(images, range(len(images)), v2.Identity()) for name, images in ood.items()},
+        ood=read_ood(splits, source),
     )
+
+
+def read_ood(splits: Mapping[str, Any], source: str) -> dict[str, ImagesWithoutClass]:
+    """Return the datasets of images without a class that the user's function returns as "ood", by name.
+
+    Args:
+        splits: The dictionary that the function returns.
+        source: The option, named in the error.
+
+    Raises:
+        UserError: "ood" is no dictionary of datasets whose images have the shape of the validation images, or a set has
+            the name of a split.
+    """
+    ood = splits.get("ood", {})
+    if not isinstance(ood, Mapping):
+        raise UserError(f'{source}: "ood" is {describe_value(ood)}. Return a dictionary of datasets, by name')
+    for name, images in ood.items():
+        if name in SPLITS:
+            raise UserError(f"{source}: the ood set {name} has the name of a split. Give it another name")
+        check_split(images, f"{source}: the ood set {name}")
+        require_equal_shapes(images, splits["val"], f"{source}: the ood set {name}")
+    return {name: ImagesWithoutClass(images, range(len(images)), v2.Identity()) for name, images in ood.items()}
 
 
 def describe_value(value: Any) -> str:

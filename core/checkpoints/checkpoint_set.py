@@ -126,6 +126,11 @@ class CheckpointSet:
         """The second half of the held-out vectors, for the audit alone."""
         return None if self.held_out_HD is None else self.held_out_HD[len(self.held_out_HD) // 2 :]
 
+    @property
+    def audit_origin_H2(self) -> Tensor | None:
+        """Training and step of each vector of `audit_HD`; None if they are unknown."""
+        return None if self.held_out_origin_H2 is None else self.held_out_origin_H2[self.num_held_out // 2 :]
+
     def first(self, k: int) -> "CheckpointSet":
         """Return a set of the first `k` checkpoints; if `k` is the size of the set, return the set itself.
 

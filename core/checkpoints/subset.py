@@ -177,3 +177,9 @@ def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
         )
     parts = zip(subset.names, vector_D.split(subset.sizes), subset.shapes, strict=True)
     return {name: part.view(shape) for name, part, shape in parts}
+
+
+def find_columns(subset: ParameterSubset, whole: ParameterSubset) -> Tensor:
+    """Return where the numbers of `subset` lie in a flattened vector of `whole`, which holds them all, int64 (D,)."""
+    columns = unflatten(torch.arange(whole.num_params), whole)
+    return torch.cat([columns[name].reshape(-1) for name in subset.names])

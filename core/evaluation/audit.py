@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.copying import Closeness, Origins, Yardstick, measure_closeness, measure_yardstick
 from core.evaluation.decisions import (
     Measured,
@@ -26,16 +25,6 @@ from core.evaluation.verdict import UNADJUSTED, Comparison, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
 
 FREE = (Group.ORIGINAL, Group.FREE)  # Choosing a checkpoint needs no gradient either.
-
-
-def find_origins(checkpoints: CheckpointSet) -> Origins | None:
-    """Return the trainings and steps of the originals and of the audit's held-out checkpoints, if they are known."""
-    if checkpoints.origin_K2 is None:
-        return None
-    held_out_H2 = checkpoints.held_out_origin_H2
-    if held_out_H2 is not None:
-        held_out_H2 = held_out_H2[len(held_out_H2) // 2 :]  # as in `CheckpointSet.audit_HD`
-    return Origins(checkpoints.origin_K2.numpy(), None if held_out_H2 is None else held_out_H2.numpy())
 
 
 def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = None) -> Bootstrap:

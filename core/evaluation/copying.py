@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.metrics import Spacing, disagreement_matrix, l2_matrix, min_l2, multiply_deviations
 from core.evaluation.scores import ScoreTable
 from core.evaluation.walk import autocorrelation_time, is_walk
@@ -46,6 +47,12 @@ class Origins:
     def one_training(self) -> bool:
         """Whether all originals are steps of one training."""
         return len(np.unique(self.original_K2[:, 0])) == 1
+
+    @classmethod
+    def read(cls, checkpoints: CheckpointSet) -> "Origins | None":
+        """Return what a set of checkpoints records of its rows and of its vectors for the audit; None if nothing."""
+        originals, held_out = checkpoints.origin_K2, checkpoints.audit_origin_H2
+        return None if originals is None else cls(originals.numpy(), None if held_out is None else held_out.numpy())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.evaluation.kinds import GENERATED, Kind, name_soup
+from core.evaluation.kinds import DEEP_ENSEMBLE, GENERATED, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.soup import list_soups
 from core.evaluation.sources import Material, Source, UnavailableSource, list_sources
@@ -86,7 +86,8 @@ def open_store(material: Material, scoring: Scoring, run: RunDirectory) -> Score
         **scoring.settings,
         "checkpoints": material.checkpoints.fingerprint,
         "seed": material.seed,
-        "evaluation": asdict(material.options),
+        # The size of the deep ensemble decides no other source.
+        "evaluation": {name: value for name, value in asdict(material.options).items() if name != DEEP_ENSEMBLE},
     }
     generator = {
         "fingerprint": material.generator.fingerprint,
@@ -180,7 +181,8 @@ def score_source(
     for name in ood_fns or {}:
         if temperatures and name in fns and (votes := fns[name](vectors_MD, *temperatures).votes):
             ood[name] = votes.confidence_PN
-    return ScoreTable(source.name, vectors_MD.numpy(), scores, "", time.perf_counter() - start, ood=ood)
+    kept_MD = vectors_MD if source.columns_D is None else vectors_MD[:, source.columns_D]
+    return ScoreTable(source.name, kept_MD.numpy(), scores, "", time.perf_counter() - start, ood=ood)
 
 
 def warn_of_nan(source: str, split: str, scores: Scores) -> None:

@@ -51,7 +51,7 @@ class SourceOptions:
     num_baselines: int = 30  # models of each baseline that is drawn at random, and at most as many reconstructed ones
     noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
     average_of: int = 16  # checkpoints in each average, limited to half of all checkpoints, but at least 2
-    num_finetuned: int = 10  # models of each fine-tuned source and of the Laplace posterior
+    num_finetuned: int = 10  # models of each fine-tuned source and of the Laplace posterior; 0 leaves these out
     finetune_steps: Sequence[int] | int = (
         5,
         50,
@@ -60,6 +60,7 @@ class SourceOptions:
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
     ood: Sequence[str] | str = ()  # other datasets whose images belong to no class, which the task opens
+    deep_ensemble: int = 0  # whole networks of the deep ensemble
 
     @property
     def finetune_lengths(self) -> list[int]:
@@ -85,6 +86,8 @@ class Source:
     # Gradients of one batch that one model costs after the K checkpoints; None if this is unknown or has no meaning.
     gradient_evaluations: float | None = None
     training_images: int = 0  # images that the training of one model sees, which decide the progress of scoring
+    # The columns of the made vectors that the table keeps, for a source that makes whole networks; None keeps all.
+    columns_D: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any
         if table.kind not in CHOOSABLE:
             continue
         test, count = table.scores["test"], len(table.vectors_MD)
-        chosen = measure_model(test, table.scores["val"].pick_best())
+        chosen = measure_model(test, pick_held_out(table))
         rows.append({"source": source, "method": "one model", "n_models": 1, **chosen})
         if test.votes is not None:
             rows.append({"source": source, "method": "soft vote", "n_models": count, **measure_vote(test.votes)})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.kinds import GENERATED, ORIGINAL, Kind
 from core.evaluation.metrics import iou_matrix, l2_matrix, max_iou
 from core.report import behavior_figures, weight_figures
 from core.report.captions import CAPTIONS, Caption
@@ -20,7 +20,7 @@ from core.report.verdict_figure import draw_differences
 from core.report.worth_figure import draw_worth, draw_worth_measures
 from core.report.worth_table import find_groups
 
-MOST_IN_MATRIX = 40  # models per source in the IoU matrix
+MOST_IN_MATRIX = 20  # models per source in the IoU matrix
 MOST_POINTS = 400  # points in one map; t-SNE takes a few seconds for so many points
 NUM_PAIRS, NUM_WEIGHTS, NUM_DENSITIES = 4, 96, 6
 WORTH_FIGURES = ("worth", "worth_measures")  # the figures of the section on models that vote together
@@ -178,8 +178,10 @@ def plan_densities(run: RunFiles) -> Iterator[PlannedFigure]:
 
 def plan_maps(run: RunFiles) -> Iterator[PlannedFigure]:
     """Yield the PCA and t-SNE maps of weights and of latents."""
-    latents = {source: table.latents_ML for source, table in run.tables.items() if table.latents_ML is not None}
-    yield from plan_maps_of("weights", {source: table.vectors_MD for source, table in run.tables.items()})
+    # A greedy soup is one more mean of the models that the maps show already.
+    mapped = {source: table for source, table in run.tables.items() if table.kind is not Kind.SOUP}
+    latents = {source: table.latents_ML for source, table in mapped.items() if table.latents_ML is not None}
+    yield from plan_maps_of("weights", {source: table.vectors_MD for source, table in mapped.items()})
     yield from plan_maps_of("latents", latents)
 
 

@@ -116,7 +116,8 @@ def draw_positions(points: Mapping[str, np.ndarray], x_label: str, y_label: str,
             {"s": 170, "alpha": 1, "zorder": 5} if alone else {"s": 34, "alpha": 0.75, "zorder": 4 if foremost else 3}
         )
         axes.scatter(
-            *points_P2.T,
+            points_P2[:, 0],
+            points_P2[:, 1],
             **look,
             color=color,
             marker=marker,

@@ -28,6 +28,7 @@ class RunDirectory:
         self.metrics = path / "metrics.json"
         self.report = path / "report"
         self.generated = path / "generated"
+        self.deep_ensemble = path / "deep_ensemble"
         self.trajectories = path / "trajectories.npz"
         self.training_history = path / "training_history.npz"
         self._settings = path / "settings.json"  # outside training_state, which users may delete

@@ -55,24 +55,26 @@ def load(options: DataOptions) -> ImageData:
 
     train, first_val, held_out = split_off_held_out(labels_N, options.split_seed)
     more_val, test = divide_held_out(held_out, labels_N, options.split_seed)
-    val = torch.cat([first_val, more_val])
-    copies_NR1SS = images_N1SS.new_empty(len(images_N1SS), COPIES, *images_N1SS.shape[1:])
-    for name, indices in (("val", first_val), ("test", held_out)):  # an image keeps its copies if it changes its split
+    splits = {"train": train, "val": torch.cat([first_val, more_val]), "test": test}
+    groups = {name: splits[name].repeat_interleave(COPIES) for name in ("val", "test")}
+    copies_NR1SS = images_N1SS.new_empty(len(images_N1SS), COPIES, 1, size, size)
+    for name, part in (("val", first_val), ("test", held_out)):  # a digit that changes its split keeps its copies
         seed = derive_seed(options.split_seed, f"digits/{name}")
-        copies_NR1SS[indices] = distort(images_N1SS[indices], COPIES, seed=seed)
+        copies_NR1SS[part] = distort(images_N1SS[part], COPIES, seed=seed)
+    val_images, test_images = (
+        TensorDataset(copies_NR1SS[splits[name]].flatten(0, 1), labels_N[groups[name]]) for name in ("val", "test")
+    )
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
     return ImageData(
         train=TransformedImages(pairs, train.tolist(), v2.Compose(DISTORTIONS)),
-        val=TensorDataset(copies_NR1SS[val].flatten(0, 1), labels_N[val].repeat_interleave(COPIES)),
-        test=TensorDataset(copies_NR1SS[test].flatten(0, 1), labels_N[test].repeat_interleave(COPIES)),
+        val=val_images,
+        test=test_images,
         num_classes=10,
         channels=1,
         image_size=size,
         colors=options.choose_colors(COLORS),
-        originals=Originals(
-            {"train": Subset(original, train), "val": Subset(original, val), "test": Subset(original, test)}
-        ),
-        groups={name: indices.repeat_interleave(COPIES).numpy() for name, indices in (("val", val), ("test", test))},
+        originals=Originals({name: Subset(original, part.tolist()) for name, part in splits.items()}),
+        groups={name: groups_N.numpy() for name, groups_N in groups.items()},
         ood=make_ood(images_N1SS[test], labels_N[test], copies_NR1SS[test, 0], seed=options.split_seed),
     )
 

@@ -1,1 +1,1 @@
-"""Carrying out a task specification: training networks, collecting checkpoints, fine-tuning."""
+"""Carrying out a task specification: training networks, collecting checkpoints, fine-tuning, deep ensembles."""

@@ -45,7 +45,7 @@ def list_laplace(
     options: SourceOptions,
     seed: int,
 ) -> list[Source]:
-    """Return the Laplace posterior as a source.
+    """Return the Laplace posterior as a source, or nothing for 0 models.
 
     Args:
         task: The network, the subset and the images.
@@ -56,6 +56,8 @@ def list_laplace(
         seed: The seed of the run.
     """
     num_models, num_images = options.num_finetuned, choose_num_images(task)
+    if num_models == 0:
+        return []
     num_gradients = num_images * task.data.num_classes
     num_scored = len(FACTORS) * MODELS_TRIED * count_images(task.data.val)
     draw = partial(

@@ -90,6 +90,11 @@ def train_classifier(
     return seconds, getattr(module, "history_ED", None)
 
 
+def count_steps(task: TaskSpec, data: ImageData, num_devices: int = 1) -> int:
+    """Return the number of optimizer steps of one training on this number of devices."""
+    return task.epochs * max(1, count_images(data.train) // num_devices // task.batch_size)
+
+
 def limit_gradients(make_trainer: MakeTrainer, norm: float | None) -> MakeTrainer:
     """Return a Trainer factory that shortens longer gradients to `norm`; None keeps the Trainer's own setting."""
     return make_trainer if norm is None else partial(make_trainer, gradient_clip_val=norm)
@@ -157,5 +162,5 @@ def train_networks(
         files,
         history_ED=first_history_ED,
         seconds=round(seconds, 2),
-        num_steps=task.epochs * max(1, count_images(data.train) // num_devices // task.batch_size),
+        num_steps=count_steps(task, data, num_devices),
     )

@@ -31,6 +31,12 @@ def place(empty):
     return empty
 
 
+@pytest.fixture
+def earlier_splits(monkeypatch):
+    """Validate on 100 digits and test on 797, as the versions that wrote the old files did."""
+    monkeypatch.setattr("tasks.data.digits.divide_held_out", lambda held_out, *_: (held_out[:0], held_out))
+
+
 @pytest.mark.parametrize(
     "file, num_params, fingerprint, accuracy, total",
     [
@@ -70,6 +76,7 @@ def test_scores_are_read():
     ],
     ids=["steps", "independent"],
 )
+@pytest.mark.usefixtures("earlier_splits")
 def test_collecting_reuses_an_old_file_and_does_not_touch_it(place, words):
     before = {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file()}
     assert place.run("task_training.py", *words).error == 0
@@ -77,6 +84,14 @@ def test_collecting_reuses_an_old_file_and_does_not_touch_it(place, words):
     assert_names(place.refuse("task_training.py", *words, "task.epochs=2"), "task.epochs", 1, 2)
 
 
+def test_checkpoints_that_were_validated_on_fewer_digits_are_refused(place):
+    before = (place.path / "checkpoints.safetensors").read_bytes()
+    for script, words in (("task_training.py", []), ("train_p_diff.py", [*RUN, "mode=test"])):
+        assert_names(place.refuse(script, *NETWORK, *CHECKPOINTS, *words), "task.param.path=FILE", 100, 300, 797, 597)
+    assert (place.path / "checkpoints.safetensors").read_bytes() == before
+
+
+@pytest.mark.usefixtures("earlier_splits")
 def test_mode_test_over_an_old_run_gives_the_same_numbers(place):
     before = place.metrics("run")
     assert place.run("train_p_diff.py", *NETWORK, *CHECKPOINTS, *RUN, "mode=test").error == 0
@@ -91,6 +106,7 @@ def test_mode_test_over_an_old_run_gives_the_same_numbers(place):
             assert found[row["source"]][name] == pytest.approx(row[name], abs=0.002), (row["source"], name)
 
 
+@pytest.mark.usefixtures("earlier_splits")
 def test_imported_checkpoints_are_modeled(place):
     words = ["task.param.path=imported/checkpoints.safetensors", "task.param.k=2", "task.data.dataset=digits"]
     few = [word for word in RUN if not word.startswith("output_dir")]

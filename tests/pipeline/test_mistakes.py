@@ -47,6 +47,8 @@ def rewritten(workplace, change):
             ["trainer.deterministic=perhaps", "true", "false", "warn"],
         ),
         ("train_p_diff.py", "mode=tset", ["mode=tset", "train", "test", "generate"]),
+        ("train_p_diff.py", "evaluation.ood=svnh", ["evaluation.ood=svnh", "svhn"]),
+        ("train_p_diff.py", "evaluation.ood=[digits]", ["evaluation.ood=digits"]),
         ("train_p_diff.py", "system.batch_size=1", ["batch_size=1"]),
         ("train_p_diff.py", "system.autoencoder.kernel_size=4", ["kernel_size=4"]),
         ("train_p_diff.py", "system.denoiser.hidden_dim=wide", ["MLPDenoiser"]),

@@ -60,6 +60,9 @@ def with_ood():
 def list_of_ood():
     return network, {**splits, "ood": [make_images(7)]}
 
+def ood_named_test():
+    return network, {**splits, "ood": {"test": make_images(7)}}
+
 def ood_of_another_shape():
     return network, {**splits, "ood": {"noise": TensorDataset(torch.zeros(2, 1, 5, 4), torch.zeros(2))}}
 """
@@ -115,6 +118,7 @@ def test_sets_of_images_without_a_class_are_returned_with_the_label_0():
 
 @pytest.mark.parametrize("function, told", [
     ("list_of_ood", r'"ood" is list\. Return a dictionary'),
+    ("ood_named_test", r"the ood set test has the name of a split"),
     ("ood_of_another_shape", r"the ood set noise holds images of shape \(1, 5, 4\), but .* shape \(1, 4, 4\)"),
     ("return_list", r"returned list, but the function must return \(model, .*train.*val.*test"),
     ("return_list_of_splits", r"returned \(Sequential, list\), but"),
