@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.copying import Closeness, Origins, Yardstick, measure_closeness, measure_yardstick
 from core.evaluation.decisions import (
     Measured,
@@ -103,7 +102,7 @@ def audit(
     if RECONSTRUCTED in tables:
         kept = variance_kept(tables[RECONSTRUCTED].vectors_MD, tables[ORIGINAL].vectors_MD)
     return Verdict(
-        p_diff=comparer.locate(GENERATED),
+        p_diff=comparer.generated,
         comparisons=comparisons,
         reference=reference,
         answer=decide_answer(free, reference, comparer.metric),
@@ -154,12 +153,14 @@ class Comparer:
 
     Attributes:
         level: Level of the intervals of the family, known after `compare_with`.
+        generated: Position of p_diff.
     """
 
     def __init__(self, tables: Mapping[str, ScoreTable], bootstrap: Bootstrap, reference: str):
         self.tables, self.bootstrap, self.reference = tables, bootstrap, reference
         self.metric = tables[GENERATED].scores["test"].metric
         self.level = UNADJUSTED
+        self.generated = self.locate(GENERATED)
 
     def has_max_iou(self, source: str) -> bool:
         """Return whether a source has a maximum IoU, which needs errors per image and an original to compare with."""
@@ -211,7 +212,7 @@ class Comparer:
         p_values = [each.p for each in family if each.p is not None]
         if p_values:
             self.level = control_false_discoveries(np.array(p_values))[1]
-        generated, rows = self.locate(GENERATED), []
+        rows = []
         for source in baselines:
             level = UNADJUSTED if source == self.reference else self.level
             difference, standing = decide_difference(accuracy[source], level), self.locate(source)
@@ -221,7 +222,7 @@ class Comparer:
                     difference,
                     decide_difference(iou[source], self.level) if source in iou else None,
                     is_not_inferior(difference, self.metric),
-                    counts_as_newer(generated, standing, difference, self.metric),
+                    counts_as_newer(self.generated, standing, difference, self.metric),
                 )
             )
         return tuple(rows)
