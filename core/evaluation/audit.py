@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from core.checkpoints.checkpoint_set import CheckpointSet
 from core.evaluation.copying import Closeness, Origins, Yardstick, measure_closeness, measure_yardstick
 from core.evaluation.decisions import (
     Measured,
