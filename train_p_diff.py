@@ -9,7 +9,6 @@ command to resume it.
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,9 +20,9 @@ from torch import Tensor
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
 from core.evaluation.audit import audit
-from core.evaluation.evaluate import Scoring, score_run
+from core.evaluation.evaluate import Scoring, list_costs, score_run
 from core.evaluation.intervals import Bootstrap
-from core.evaluation.sources import Finetuning, Material, SourceOptions
+from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_matching_generator
@@ -37,7 +36,6 @@ from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.run_directory import RunDirectory
-from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
@@ -47,7 +45,8 @@ from tasks.importing.adopt import open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task, digest_scoring_code, record_scoring
-from tasks.training.finetuning import finetune
+from tasks.training.finetuning import list_finetuned
+from tasks.training.laplace import list_laplace
 
 log = logging.getLogger(__name__)
 STAGES = {
@@ -86,7 +85,15 @@ def main(cfg: DictConfig) -> None:
     generator = open_generator(cfg, system, checkpoints, run)
     vectors_MD = sample(cfg, generator, stages)
     score_and_report(
-        cfg, task, restored, generator=generator, vectors_MD=vectors_MD, checkpoints=checkpoints, run=run, stages=stages
+        cfg,
+        task,
+        restored,
+        system=system,
+        generator=generator,
+        vectors_MD=vectors_MD,
+        checkpoints=checkpoints,
+        run=run,
+        stages=stages,
     )
 
 
@@ -136,6 +143,13 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
         )
 
 
+def count_training_steps(system: SystemSpec, generator: WeightGenerator) -> int:
+    """Return the optimizer steps of the generator's training; an autoencoder without parameters, as PCA, makes none."""
+    learned = {name.partition(".")[0] for name, _ in generator.named_parameters()}
+    steps = {"autoencoder": system.autoencoder_steps, "denoiser": system.diffusion_steps}
+    return sum(steps[part] for part in steps if part in learned)
+
+
 def gather(
     cfg: DictConfig, generator: WeightGenerator, vectors_MD: Tensor, checkpoints: CheckpointSet
 ) -> GeneratedModels:
@@ -154,6 +168,7 @@ def score_and_report(
     spec: TaskSpec,
     task: Task,
     *,
+    system: SystemSpec,
     generator: WeightGenerator,
     vectors_MD: Tensor,
     checkpoints: CheckpointSet,
@@ -164,16 +179,21 @@ def score_and_report(
     options = SourceOptions(**to_plain(cfg.evaluation))
     with stages.stage("score") as progress:
         material = Material(
-            checkpoints=checkpoints, generator=generator, generated_MD=vectors_MD, options=options, seed=cfg.seed
+            checkpoints=checkpoints,
+            generator=generator,
+            generated_MD=vectors_MD,
+            options=options,
+            seed=cfg.seed,
+            training_steps=count_training_steps(system, generator),
         )
-        by_task = score_with_task(cfg, spec, task, options=options, progress=progress)
+        by_task = score_with_task(cfg, spec, task, checkpoints=checkpoints, options=options, progress=progress)
         tables = score_run(material, by_task, run, progress=progress)
     stages.seconds["score"] = round(sum(table.seconds for table in tables.values()), 2)  # includes interrupted sessions
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
         bootstrap = Bootstrap(tables)
         metrics = {
-            **summarize_tables(tables, bootstrap),
+            **summarize_tables(tables, bootstrap, costs=list_costs(material, by_task)),
             "verdict": word_verdict(audit(tables, bootstrap)),
             "scored": models.identity,
             "seconds": {**checkpoints.provenance["seconds"], **generator.trained_on["seconds"], **stages.seconds},
@@ -187,29 +207,27 @@ def score_and_report(
 
 
 def score_with_task(
-    cfg: DictConfig, spec: TaskSpec, task: Task, *, options: SourceOptions, progress: StageProgress
+    cfg: DictConfig,
+    spec: TaskSpec,
+    task: Task,
+    *,
+    checkpoints: CheckpointSet,
+    options: SourceOptions,
+    progress: StageProgress,
 ) -> Scoring:
-    """Return the functions with which the task scores and fine-tunes parameter vectors."""
+    """Return the functions with which the task scores parameter vectors, and the sources that it trains."""
     last = spec.last_optimization
-    tune = partial(
-        finetune,
-        task=task,
-        make_optimizer=last.make_optimizer,
-        batch_size=last.batch_size,
-        num_steps=options.finetune_steps,
-        seed=cfg.seed,
-    )
     score_fns, ood_fns = task.score_fns(options.num_train_images, progress), task.ood_fns(progress)
     return Scoring(
         score_fns=score_fns,
         ood_fns=ood_fns,
         num_images={name: score_fn.num_images for name, score_fn in {**score_fns, **ood_fns}.items()},
-        finetuning=Finetuning(
-            train=tune,
-            num_images=options.finetune_steps * last.batch_size,
-            settings={"optimizer": dict(last.make_optimizer.settings), "batch_size": last.batch_size},
-            code=digest_code([locate(finetune)]),
-        ),
+        further=[
+            *list_finetuned(task, checkpoints, last, options, cfg.seed),
+            *list_laplace(
+                task, checkpoints, score_fns["val"], batch_size=last.batch_size, options=options, seed=cfg.seed
+            ),
+        ],
         settings=record_scoring(spec, task.data, task.scoring.precision),
         code=digest_scoring_code(spec),
         reuse=cfg.mode == "train",

@@ -23,6 +23,7 @@ class Range:
     whole: bool = True
     open: bool = False  # whether both ends are excluded
     listed: bool = False  # whether the value is a list of numbers in the range
+    single: bool = False  # whether one number is allowed in place of the list
     optional: bool = False  # whether null is also allowed
     words: tuple[str, ...] = ()  # words that are also allowed
 
@@ -30,9 +31,9 @@ class Range:
         """Return whether a configuration value is in the range; true and false do not count as numbers."""
         if value is None or isinstance(value, str):
             return self.optional if value is None else value in self.words
-        if self.listed:
-            return isinstance(value, list) and all(map(self._admits_one, value))
-        return self._admits_one(value)
+        if isinstance(value, list):
+            return self.listed and all(map(self._admits_one, value))
+        return (self.single or not self.listed) and self._admits_one(value)
 
     def _admits_one(self, value: Any) -> bool:
         if type(value) not in ((int,) if self.whole else (int, float)):
@@ -47,6 +48,7 @@ class Range:
             words += f" between {self.least:g} and {self.most:g}"
         elif math.isfinite(self.least):
             words += f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
+        words += ", or one number" if self.single else ""
         return words + (", or null" if self.optional else "") + "".join(f", or {word}" for word in self.words)
 
 
@@ -61,7 +63,8 @@ RANGES: Mapping[str, Range] = {
     "evaluation.num_baselines": COUNT,
     "evaluation.noise": Range(0, whole=False, listed=True),
     "evaluation.average_of": COUNT,
-    "evaluation.finetune_steps": COUNT,
+    "evaluation.num_finetuned": COUNT,
+    "evaluation.finetune_steps": Range(1, listed=True, single=True),
     "evaluation.num_train_images": COUNT,
     "evaluation.soup_candidates": COUNT,
     "evaluation.num_trajectories": COUNT,

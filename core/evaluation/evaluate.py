@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from core.evaluation.kinds import ENSEMBLE, GENERATED, Kind, name_soup
+from core.evaluation.kinds import GENERATED, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.soup import list_soups
-from core.evaluation.sources import Finetuning, Material, Source, list_sources
+from core.evaluation.sources import Material, Source, UnavailableSource, list_sources
 from core.evaluation.store import Identity, ScoreStore
 from core.evaluation.trajectories import RECORDED_STEPS, record_trajectories
 from core.runtime.run_directory import RunDirectory
@@ -39,13 +39,13 @@ GENERATOR_CODE = (  # the source code that samples models, and that encodes and 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """Functions of the task that score and train vectors, and whether stored tables are reused."""
+    """Functions of the task that score vectors, sources that it trains, and whether stored tables are reused."""
 
     score_fns: Mapping[str, ScoreFn]  # scoring functions of the splits "train", "val" and "test"
     # Scoring functions of sets of images that belong to no class, by the name of the set.
     ood_fns: Mapping[str, ScoreFn] = field(default_factory=dict)
     num_images: Mapping[str, int]  # images of each split and set, which decide the cost of scoring one model
-    finetuning: Finetuning
+    further: Sequence[Source] = ()  # sources that the task makes by training, such as fine-tuned checkpoints
     # Settings that decide the scores of given vectors, such as the images and the precision, and digests of the source
     # code that scores. A table of other settings or other code is not reused.
     settings: Mapping[str, Any]
@@ -60,7 +60,7 @@ def score_run(
     has_steps, num_trajectories = material.generator.has_steps, material.options.num_trajectories
     with progress.part(1 - TRAJECTORIES_SHARE if has_steps else 1):
         tables = evaluate(
-            list_sources(material, scoring.finetuning),
+            [*list_sources(material), *scoring.further],
             scoring.score_fns,
             open_store(material, scoring, run),
             ood_fns=scoring.ood_fns,
@@ -128,33 +128,34 @@ def evaluate(
     every = [*base_sources, *list_soups(tables, score_fns[VAL], soup_candidates)]
     tables.update(store.find(every))
     for source in progress([source for source in every if source.name not in tables]):
-        table = score_source(source, score_fns, ood_fns or {})
+        try:
+            table = score_source(source, score_fns, ood_fns or {})
+        except UnavailableSource as reason:
+            log.info("%s is left out: %s", source.name, reason)
+            continue
         for split, scores in table.scores.items():
             warn_of_nan(source.name, split, scores)
         tables[source.name] = store.put(source, table)
-    return {source.name: tables[source.name] for source in every}
+    return {source.name: tables[source.name] for source in every if source.name in tables}
 
 
 def count_images(material: Material, scoring: Scoring, source: Source) -> int:
     """Return the cost of scoring a source: the images that its models see, counted once for each model."""
-    options, num_originals = material.options, len(material.checkpoints)
-    num_generated = len(material.generated_MD)
-    num_models = {
-        Kind.ORIGINAL: num_originals,
-        Kind.RECONSTRUCTED: num_originals,
-        Kind.GENERATED: num_generated,
-        Kind.SOUP: 1,
-    }.get(source.kind, 1 if source.name == ENSEMBLE else options.num_baselines)
-    votes = num_models > 1 and VAL in source.splits
+    votes = source.num_models > 1 and VAL in source.splits
     seen = [*source.splits, *(scoring.ood_fns if votes else ())]
-    count = num_models * sum(scoring.num_images[name] for name in seen)
+    count = source.num_models * sum(scoring.num_images[name] for name in seen)
     if source.kind is Kind.SOUP:
-        num_candidates = num_generated if source.name == name_soup(GENERATED) else num_originals
-        num_tried = min(num_candidates, options.soup_candidates) - 1  # the first candidate is scored already
+        generated = source.name == name_soup(GENERATED)
+        num_candidates = len(material.generated_MD) if generated else len(material.checkpoints)
+        num_tried = min(num_candidates, material.options.soup_candidates) - 1  # the first candidate is scored already
         count += num_tried * scoring.num_images[VAL]
-    if source.kind is Kind.TRAINED:
-        count += num_models * (1 + BACKWARD) * scoring.finetuning.num_images
-    return count
+    return count + source.num_models * (1 + BACKWARD) * source.training_images
+
+
+def list_costs(material: Material, scoring: Scoring) -> dict[str, float]:
+    """Return the gradient evaluations that one model of each source costs, for the sources where they are known."""
+    every = [*list_sources(material), *scoring.further, *list_soups({}, scoring.score_fns[VAL], num_candidates=0)]
+    return {source.name: source.gradient_evaluations for source in every if source.gradient_evaluations is not None}
 
 
 def score_source(

@@ -115,16 +115,26 @@ def near_copies(min_l2_M: np.ndarray, spacing: Spacing) -> float:
     return float(((min_l2_M < spacing.smallest) | (min_l2_M == 0)).mean())
 
 
+def choose_evenly(count: int, chosen: int) -> np.ndarray:
+    """Return the numbers of `chosen` of `count` rows at even distances, with the first and the last row if chosen > 1.
+
+    All rows are chosen if there are no more than `chosen`.
+    """
+    return np.linspace(0, count - 1, min(count, chosen)).round().astype(int)
+
+
 def variance_kept(reconstructed_KD: np.ndarray, original_KD: np.ndarray) -> float | None:
     """Return the share of the variance among the originals that their reconstructions keep.
 
     The share is at most 1, 0 if each reconstruction is the mean of the originals, and negative if reconstructions are
-    worse than the mean. It is None if all originals are equal.
+    worse than the mean. It is None if all originals are equal. Fewer reconstructions than originals belong to the rows
+    of `choose_evenly`.
     """
     mean_D = original_KD.mean(axis=0)
-    pairs = zip(reconstructed_KD, original_KD, strict=True)  # One row at a time, because K × D may be large.
+    rows = choose_evenly(len(original_KD), len(reconstructed_KD))
+    pairs = zip(reconstructed_KD, original_KD[rows], strict=True)  # One row at a time, because K × D may be large.
     lost = sum(float(((after - before) ** 2).sum()) for after, before in pairs)
-    spread = sum(float(((before - mean_D) ** 2).sum()) for before in original_KD)
+    spread = sum(float(((before - mean_D) ** 2).sum()) for before in original_KD[rows])
     return 1 - lost / spread if spread else None
 
 

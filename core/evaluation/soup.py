@@ -35,9 +35,9 @@ def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidat
             name_soup(name),
             Kind.SOUP,
             partial(make, name),
-            ("val", "test"),
             needs_generator=name == GENERATED,
             code=code,
+            gradient_evaluations=0.0 if name == ORIGINAL else None,
         )
         for name in (ORIGINAL, GENERATED)
     ]

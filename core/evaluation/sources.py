@@ -11,29 +11,60 @@ from typing import Any
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.evaluation.kinds import AVERAGE, ENSEMBLE, FINETUNED, GENERATED, NOISED, ORIGINAL, RECONSTRUCTED, Kind
+from core.checkpoints.normalizer import Normalizer
+from core.evaluation.kinds import (
+    AVERAGE,
+    CONTINUED,
+    EMA,
+    ENSEMBLE,
+    FINETUNED,
+    GENERATED,
+    HELD_OUT,
+    LAWA,
+    NOISED,
+    ORIGINAL,
+    RECONSTRUCTED,
+    SWAG,
+    Kind,
+)
+from core.evaluation.metrics import choose_evenly
 from core.evaluation.scores import ScoreFn
 from core.generation import baselines
 from core.generation.generator import WeightGenerator
+from core.runtime.content_hash import hash_tensor
 from core.runtime.seeding import generator_for
 from core.runtime.source_code import digest_code, locate
 
 SEEDING = "core/runtime/seeding.py"
 EVERY_SPLIT = ("train", "val", "test")  # Selection of one model of a source needs all splits.
+VAL_AND_TEST = ("val", "test")
+
+
+class UnavailableSource(Exception):
+    """The reason why the models of a source cannot be made; the source is then left out."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The number of models of each baseline and how they are made: the `evaluation` section of the configuration."""
+    """The number of models of each source and how they are made: the `evaluation` section of the configuration."""
 
-    num_baselines: int = 50  # models of each baseline that is drawn at random
+    num_baselines: int = 30  # models of each baseline that is drawn at random, and at most as many reconstructed ones
     noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
     average_of: int = 16  # checkpoints in each average, limited to half of all checkpoints, but at least 2
-    finetune_steps: int = 5  # training steps of the finetuned baseline
+    num_finetuned: int = 10  # models of each fine-tuned source and of the Laplace posterior
+    finetune_steps: Sequence[int] | int = (
+        5,
+        50,
+    )  # training steps of each fine-tuned source; older files hold one number
     num_train_images: int = 200  # training images whose loss can choose a model
     soup_candidates: int = 50  # models that a greedy soup tries, best on validation first
     num_trajectories: int = 4  # reverse processes whose accuracy is recorded
     ood: Sequence[str] | str = ()  # other datasets whose images belong to no class, which the task opens
+
+    @property
+    def finetune_lengths(self) -> list[int]:
+        """The different values of `finetune_steps`, in ascending order."""
+        return sorted({self.finetune_steps} if isinstance(self.finetune_steps, int) else set(self.finetune_steps))
 
 
 @dataclass(frozen=True)
@@ -42,24 +73,18 @@ class Source:
 
     name: str
     kind: Kind
-    make: Callable[[], Tensor]  # returns the vectors (M, D)
-    splits: tuple[str, ...] = ("test",)  # splits on which the source is scored
+    make: Callable[[], Tensor]  # returns the vectors (M, D), or raises `UnavailableSource`
+    splits: tuple[str, ...] = VAL_AND_TEST  # splits on which the source is scored
     needs_generator: bool = False  # If False, all runs over the same checkpoints share its scores.
     # Digests of the source code that makes the vectors. The generator's own code is known to the store of the tables.
     code: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)  # that decide the vectors of this source alone
     # Scoring functions of a source whose networks differ outside of the subset; None uses the functions of the task.
     score_fns: Mapping[str, ScoreFn] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetuning:
-    """The training of the fine-tuned baseline, which is passed in because it needs images."""
-
-    train: Callable[[Tensor], Tensor]  # trains vectors (M, D) further and returns them
-    num_images: int  # images that one model sees
-    settings: Mapping[str, Any]  # the optimizer and the batch size
-    code: Mapping[str, str]  # digests of the source code that trains
+    num_models: int = 1  # M, which decides the progress of scoring
+    # Gradients of one batch that one model costs after the K checkpoints; None if this is unknown or has no meaning.
+    gradient_evaluations: float | None = None
+    training_images: int = 0  # images that the training of one model sees, which decide the progress of scoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,40 +96,38 @@ class Material:
     generated_MD: Tensor
     options: SourceOptions
     seed: int
+    training_steps: int | None = None  # optimizer steps of the generator's training, over all its stages
 
 
-def list_sources(material: Material, finetuning: Finetuning) -> list[Source]:
-    """Return all sources except the soups; each source draws from its own random generator when it is made.
+def list_sources(material: Material) -> list[Source]:
+    """Return all sources that need neither images nor scores; each draws from its own random generator when it is made.
 
-    Args:
-        material: Inputs from which the sources are made.
-        finetuning: The training of the fine-tuned baseline.
+    The task adds the sources that are trained on images, and `core.evaluation.soup` adds the greedy soups.
     """
-    vectors_KD, options, seed = material.checkpoints.vectors_KD, material.options, material.seed
+    vectors_KD, options = material.checkpoints.vectors_KD, material.options
+    num_generated, num_reconstructed = len(material.generated_MD), min(len(vectors_KD), options.num_baselines)
     return [
-        Source(ORIGINAL, Kind.ORIGINAL, lambda: vectors_KD, EVERY_SPLIT),
+        Source(ORIGINAL, Kind.ORIGINAL, lambda: vectors_KD, EVERY_SPLIT, num_models=len(vectors_KD)),
+        list_one_model(ENSEMBLE, baselines.ensemble, vectors_KD, EVERY_SPLIT),
         Source(
-            ENSEMBLE,
-            Kind.FREE,
-            lambda: baselines.ensemble(vectors_KD),
+            GENERATED,
+            Kind.GENERATED,
+            lambda: material.generated_MD,
             EVERY_SPLIT,
-            code=digest_code([locate(baselines.ensemble)]),
+            needs_generator=True,
+            num_models=num_generated,
+            gradient_evaluations=material.training_steps and material.training_steps / num_generated,
         ),
-        Source(GENERATED, Kind.GENERATED, lambda: material.generated_MD, EVERY_SPLIT, needs_generator=True),
         Source(
             RECONSTRUCTED,
             Kind.RECONSTRUCTED,
-            lambda: material.generator.reconstruct(vectors_KD),
+            lambda: material.generator.reconstruct(vectors_KD[choose_evenly(len(vectors_KD), num_reconstructed)]),
+            ("test",),
             needs_generator=True,
+            num_models=num_reconstructed,
         ),
-        *list_free_baselines(material.checkpoints, options, seed),
-        Source(
-            FINETUNED,
-            Kind.TRAINED,
-            lambda: finetuning.train(choose_checkpoints(vectors_KD, options.num_baselines, seed)),
-            code={**digest_code([locate(choose_checkpoints), locate(baselines.choose), SEEDING]), **finetuning.code},
-            settings=finetuning.settings,
-        ),
+        *list_free_baselines(material.checkpoints, options, material.seed),
+        *list_held_out(material.checkpoints),
     ]
 
 
@@ -113,25 +136,106 @@ def choose_checkpoints(vectors_KD: Tensor, num_models: int, seed: int) -> Tensor
     return vectors_KD[baselines.choose(len(vectors_KD), num_models, generator_for(seed, FINETUNED))]
 
 
+def have_order(checkpoints: CheckpointSet) -> bool:
+    """Return whether the checkpoints are known to be successive steps of one training."""
+    return checkpoints.origin_K2 is not None and len(checkpoints.origin_K2[:, 0].unique()) == 1
+
+
+def list_held_out(checkpoints: CheckpointSet) -> list[Source]:
+    """Return the held-out checkpoints of the audit as a source, or nothing if there are none.
+
+    They are called "continued" if they are later steps of the training of the originals, and "held_out" if they come
+    from other trainings.
+    """
+    vectors_HD = checkpoints.audit_HD
+    if vectors_HD is None or not len(vectors_HD):
+        return []
+    return [
+        Source(
+            CONTINUED if have_order(checkpoints) else HELD_OUT,
+            Kind.TRAINED,
+            lambda: vectors_HD,
+            # The fingerprint of the checkpoints does not cover held-out vectors.
+            settings={"held_out": hash_tensor(vectors_HD)},
+            num_models=len(vectors_HD),
+            gradient_evaluations=count_held_out_steps(checkpoints),
+        )
+    ]
+
+
+def count_held_out_steps(checkpoints: CheckpointSet) -> float | None:
+    """Return the optimizer steps that each held-out checkpoint of the audit costs; None if their origin is unknown.
+
+    The steps of one training after the K-th checkpoint are shared by all models. The count for independent trainings
+    is that of one whole training.
+    """
+    origin_K2, held_out_H2 = checkpoints.origin_K2, checkpoints.held_out_origin_H2
+    if origin_K2 is None or held_out_H2 is None:
+        return None
+    steps_H = held_out_H2[len(held_out_H2) // 2 :, 1]
+    if have_order(checkpoints):
+        return float(steps_H.max() - origin_K2[:, 1].max()) / len(steps_H)
+    return float(steps_H.double().mean())
+
+
+def list_one_model(
+    name: str, baseline: Callable[[Tensor], Tensor], vectors_KD: Tensor, splits: tuple[str, ...] = VAL_AND_TEST
+) -> Source:
+    """Return a baseline that makes one model from the checkpoints without random numbers."""
+    code = digest_code([locate(baseline)])
+    make = partial(baseline, vectors_KD)
+    return Source(name, Kind.FREE, make, splits, code=code, gradient_evaluations=0.0)
+
+
 def list_free_baselines(checkpoints: CheckpointSet, options: SourceOptions, seed: int) -> list[Source]:
-    """Return the sources that draw many models from the checkpoints without training."""
+    """Return the sources that are computed from the checkpoints without gradients.
+
+    `ema` and `lawa` average the latest checkpoints, so they are left out where the checkpoints have no order.
+    """
     subset, count = checkpoints.subset, options.num_baselines
     # At most half of the checkpoints, because the mean of nearly all of them is the same as the ensemble.
     group = min(options.average_of, max(2, len(checkpoints) // 2))
 
-    def list_one(name: str, baseline: Callable[..., Tensor], *arguments: object, purpose: str | None = None) -> Source:
+    def list_one(
+        name: str,
+        baseline: Callable[..., Tensor],
+        *arguments: object,
+        purpose: str | None = None,
+        log_map: Normalizer | None = None,
+    ) -> Source:
         make = partial(
-            draw_models, baseline, checkpoints, arguments, num_models=count, seed=seed, purpose=purpose or name
+            draw_models,
+            baseline,
+            checkpoints,
+            arguments,
+            num_models=count,
+            seed=seed,
+            purpose=purpose or name,
+            log_map=log_map,
         )
-        code = digest_code([locate(baseline), locate(draw_models), locate(baselines.clamp_variances), SEEDING])
-        return Source(name, Kind.FREE, make, code=code)
+        used: list[Callable[..., Any]] = [
+            baseline,
+            draw_models,
+            baselines.clamp_variances,
+            baselines.make_log_map,
+            Normalizer,
+        ]
+        code = digest_code([*(locate(function) for function in used), SEEDING])
+        return Source(name, Kind.FREE, make, code=code, num_models=count, gradient_evaluations=0.0)
 
+    log_map = baselines.make_log_map(subset)
+    latest = (EMA, baselines.ema), (LAWA, baselines.lawa)
     return [
         *(list_one(f"{NOISED}_{sigma:g}", baselines.noised, subset, sigma) for sigma in options.noise),
         list_one(f"{AVERAGE}_{group}", baselines.average, group, purpose=AVERAGE),
         list_one("interpolated", baselines.interpolated),
-        list_one("gaussian", baselines.gaussian),
-        list_one("gaussian_full", baselines.gaussian_full),
+        list_one("gaussian", baselines.gaussian, log_map=log_map),
+        list_one("gaussian_full", baselines.gaussian_full, log_map=log_map),
+        list_one(SWAG, baselines.swag, log_map=log_map),
+        *(
+            list_one_model(name, baseline, checkpoints.vectors_KD)
+            for name, baseline in (latest if have_order(checkpoints) else ())
+        ),
     ]
 
 
@@ -143,6 +247,7 @@ def draw_models(
     num_models: int,
     seed: int,
     purpose: str,
+    log_map: Normalizer | None = None,
 ) -> Tensor:
     """Return the models (M, D) that a baseline draws from the checkpoints.
 
@@ -153,7 +258,12 @@ def draw_models(
         num_models: M.
         seed: The seed of the run, which decides the models together with `purpose`.
         purpose: The purpose of the random numbers.
+        log_map: The map behind which the baseline draws; None for a baseline that draws the weights themselves, whose
+            negative running variances are set to 0.
     """
     generator = generator_for(seed, purpose)
-    vectors_MD = baseline(checkpoints.vectors_KD, *arguments, num_models=num_models, generator=generator)
+    vectors_KD = checkpoints.vectors_KD if log_map is None else log_map.normalize(checkpoints.vectors_KD)
+    vectors_MD = baseline(vectors_KD, *arguments, num_models=num_models, generator=generator)
+    if log_map is not None:
+        return log_map.unnormalize(vectors_MD)
     return baselines.clamp_variances(vectors_MD, checkpoints.subset)

@@ -20,7 +20,12 @@ RULES: dict[str, tuple[str, Callable[[Scores], int]]] = {  # chosen_by -> (split
 }
 
 
-def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+def summarize_tables(
+    tables: Mapping[str, ScoreTable],
+    bootstrap: Bootstrap | None = None,
+    *,
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Return the content of metrics.json without the seconds and the verdict.
 
     `paper_protocol` reports the test accuracy of the model that is best *on test*, as the paper does. This number is
@@ -29,8 +34,9 @@ def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | No
     Args:
         tables: Score tables by source.
         bootstrap: Bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
+        costs: Gradient evaluations per model by source, where they are known.
     """
-    original, bootstrap = tables[ORIGINAL], bootstrap or Bootstrap(tables)
+    original, bootstrap, costs = tables[ORIGINAL], bootstrap or Bootstrap(tables), costs or {}
     spacing = measure_spacing(original)
     best, held_out = {}, {}
     for source in PROTOCOL_SOURCES:
@@ -39,7 +45,11 @@ def summarize_tables(tables: Mapping[str, ScoreTable], bootstrap: Bootstrap | No
         held_out[source] = float(test.accuracy_M[val.pick_best()])
     shown = [table for table in tables.values() if table.kind is not Kind.SOUP]
     return {
-        "table": [make_table_row(table, original, spacing=spacing, bootstrap=bootstrap) for table in shown],
+        "table": [
+            make_table_row(table, original, spacing=spacing, bootstrap=bootstrap)
+            | keep_finite(gradient_evaluations=costs.get(table.source))
+            for table in shown
+        ],
         "paper_protocol": best,
         "held_out_protocol": held_out,
         "selection": measure_selections(tables),

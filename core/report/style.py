@@ -1,6 +1,7 @@
 """The look of every figure: one color and marker per source, legible on a phone, in grayscale and when color-blind."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,12 +16,19 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from core.evaluation.kinds import (
     AVERAGE,
+    CONTINUED,
+    DEEP_ENSEMBLE,
+    EMA,
     ENSEMBLE,
     FINETUNED,
     GENERATED,
+    HELD_OUT,
+    LAPLACE,
+    LAWA,
     NOISED,
     ORIGINAL,
     RECONSTRUCTED,
+    SWAG,
     get_family,
     split_number,
 )
@@ -41,8 +49,15 @@ FAMILY_STYLES: dict[str, tuple[str, Marker]] = {  # family -> (color, marker), f
     FINETUNED: ("#7f3c8d", "v"),
     AVERAGE: ("#009e73", "p"),
     NOISED: ("#8a6d3b", ">"),
+    SWAG: ("#2a9d9d", "8"),
+    EMA: ("#5b6ee1", (3, 0, 30)),
+    LAWA: ("#98a832", (5, 0, 36)),
+    CONTINUED: ("#b5488a", (4, 0, 20)),
+    HELD_OUT: ("#94366e", (5, 1, 36)),
+    LAPLACE: ("#c03a2b", (7, 1, 0)),
+    DEEP_ENSEMBLE: ("#4a2c6b", (8, 1, 0)),
 }
-FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of a family
+FURTHER_MARKERS: tuple[Marker, ...] = ((4, 1, 0), (3, 1, 0), (6, 1, 0))  # the markers of further members of families
 UNKNOWN_STYLES: tuple[tuple[str, Marker], ...] = (
     ("#5f6b00", "<"),
     ("#b2182b", "h"),
@@ -107,12 +122,12 @@ def source_styles(sources: Iterable[str]) -> dict[str, tuple[str, Marker]]:
         else:
             unknown.append(source)
     styles = {source: UNKNOWN_STYLES[rank % len(UNKNOWN_STYLES)] for rank, source in enumerate(unknown)}
+    further = itertools.cycle(FURTHER_MARKERS)
     for family, members in families.items():
         color, marker = FAMILY_STYLES[family]
-        markers = (marker, *FURTHER_MARKERS)
         for rank, source in enumerate(sorted(members, key=trailing_number)):
             share = 0.55 * rank / max(1, len(members) - 1)
-            styles[source] = lighten(color, share), markers[rank % len(markers)]
+            styles[source] = lighten(color, share), next(further) if rank else marker
     return styles
 
 

@@ -71,7 +71,7 @@ def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
             return torch.optim.AdamW(parameters, lr=0.03)
 
         options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0}
-        finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, **options)
+        finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, state={}, **options)
         meter.end()
 
     return [Loop("finetuning", "step", num_steps * (len(subject.vectors_MD) - 1), tune)]

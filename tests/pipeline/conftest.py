@@ -26,6 +26,8 @@ TINY = [
     "system.diffusion_steps=6",
     "generation.num_models=5",
     "evaluation.num_baselines=3",
+    "evaluation.num_finetuned=2",
+    "evaluation.finetune_steps=[2,3]",
 ]
 ENTRY_POINTS = {"task_training.py": task_training.main, "train_p_diff.py": train_p_diff.main}
 

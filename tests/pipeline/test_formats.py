@@ -20,7 +20,7 @@ RUN = [
     "system.autoencoder.latent_dim=8", "system.denoiser.hidden_dim=16", "system.denoiser.num_blocks=1",
     "generation.num_models=2", "generation.num_exported=0", "evaluation.num_baselines=2", "evaluation.noise=[0.15]",
     "evaluation.num_train_images=20", "evaluation.num_trajectories=1", "evaluation.soup_candidates=2",
-    "system.sampler.num_steps=2",
+    "system.sampler.num_steps=2", "evaluation.num_finetuned=1", "evaluation.finetune_steps=2",
 ]  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_mode_test_over_an_old_run_gives_the_same_numbers(place):
         FORMAT_1 / "run/generator.safetensors"
     ).read_bytes()
     found = {row["source"]: row for row in after["table"]}
-    for row in before["table"]:
+    for row in before["table"][:-1]:  # the last row trained with a fresh optimizer, and now has another name
         for name in ("n", "accuracy_mean", "accuracy_best"):
             assert found[row["source"]][name] == pytest.approx(row[name], abs=0.002), (row["source"], name)
 
@@ -120,4 +120,4 @@ def test_imported_checkpoints_are_modeled(place):
     words.append("task.collect.optimizer.lr=0.5")
     assert place.run("train_p_diff.py", *words, *few, *tiny, tiny=False).error == 0
     # The file of imported checkpoints does not hold the learning rate, which only fine-tuning uses.
-    assert {path.stem for path in folder.iterdir() if path.read_bytes() != before[path.stem]} == {"finetuned"}
+    assert {path.stem for path in folder.iterdir() if path.read_bytes() != before[path.stem]} == {"finetuned_2"}

@@ -27,7 +27,7 @@ RUN = "outputs/digits_test_resnet/ae_ddpm"
 CHECKPOINTS = "param_data/digits_test_resnet/checkpoints.safetensors"
 SOURCES = [
     "original", "ensemble", "p_diff", "reconstructed", "noised_0.05", "noised_0.15", "average_3", "interpolated",
-    "gaussian", "gaussian_full", "finetuned",
+    "gaussian", "gaussian_full", "swag", "ema", "lawa", "continued", "finetuned_2", "finetuned_3", "laplace",
 ]  # fmt: skip
 
 
@@ -58,10 +58,13 @@ def test_metrics_follow_the_contract(workplace):
     metrics = workplace.metrics()
     rows = {row["source"]: row for row in metrics["table"]}
     assert list(rows) == SOURCES
-    assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 6, 3, 3, 3, 3, 3, 3, 3]
+    assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 2, 2, 2]
     for row in rows.values():
         assert 0 <= row["accuracy_worst"] <= row["accuracy_median"] <= row["accuracy_best"] <= 1
         assert 0 <= row["max_iou_mean"] <= 1 and row["min_l2_mean"] >= 0
+    costs = {source: row["gradient_evaluations"] for source, row in rows.items() if "gradient_evaluations" in row}
+    assert costs["p_diff"] == pytest.approx((6 + 6) / 5) and costs["finetuned_3"] == 3 and costs["continued"] == 2
+    assert costs["laplace"] > 0 and costs["swag"] == 0 and "original" not in costs
     assert "accuracy_std" not in rows["ensemble"] and "within_iou_mean" not in rows["ensemble"]
     assert set(metrics["seconds"]) == {
         "train_task",

@@ -23,6 +23,7 @@ WHOLE = [
 ]
 FEW = [
     "task.param.k=4", "generation.num_models=2", "evaluation.num_baselines=1", "evaluation.noise=[0.15]",
+    "evaluation.num_finetuned=1", "evaluation.finetune_steps=[2]",
     "evaluation.num_train_images=20", "evaluation.num_trajectories=1", "evaluation.soup_candidates=2",
     "system.sampler.num_steps=2",
 ]  # fmt: skip
@@ -87,7 +88,7 @@ def test_independent_networks_are_checkpoints(empty):
     assert all(recorded_is_reproduced(checkpoints, "convnet_mini", row, img_size=16) for row in range(4))
     assert not list(empty.path.glob("training_state*"))
     assert empty.run("train_p_diff.py", *shared, *FEW, *independent, k).error == 0
-    assert empty.metrics("run")["table"][0]["n"] == 4 and "finetuned" in {
+    assert empty.metrics("run")["table"][0]["n"] == 4 and "finetuned_2" in {
         row["source"] for row in empty.metrics("run")["table"]
     }
 

@@ -28,6 +28,8 @@ TINY = [
     "system.diffusion_steps=6",
     "generation.num_models=4",
     "evaluation.num_baselines=3",
+    "evaluation.num_finetuned=2",
+    "evaluation.finetune_steps=[2]",
     "logger=none",
 ]
 RESNET = ["--model", "test_resnet", "--dataset", "digits"]
@@ -99,7 +101,7 @@ def test_a_folder_of_state_dicts_is_imported_modeled_and_scored(place, capsys, s
     if ending == ".pth":
         assert run_printed(place, capsys) == 0
         rows = {row["source"]: row["n"] for row in place.metrics("outputs/runs")["table"]}
-        assert rows["original"] == 6 and rows["p_diff"] == 4 and rows["finetuned"] == 3
+        assert rows["original"] == 6 and rows["p_diff"] == 4 and rows["finetuned_2"] == 2
         foreign.make_network().load_state_dict(load_file("outputs/runs/generated/000.safetensors"))
         config = (place.path / "outputs/runs/config.yaml").read_text()
         assert "name: test_resnet" in config and "layer4.0.bn2.*" in config

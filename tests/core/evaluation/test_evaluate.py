@@ -13,7 +13,7 @@ import torch
 from core.evaluation.evaluate import evaluate, score_source, warn_of_nan
 from core.evaluation.kinds import Kind, infer_kind
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.sources import EVERY_SPLIT, Source
+from core.evaluation.sources import EVERY_SPLIT, Source, UnavailableSource
 from core.evaluation.store import Identity, ScoreStore, explain
 from core.runtime.run_directory import RunDirectory
 from tests.core.evaluation.tables import votes
@@ -238,6 +238,16 @@ def test_a_long_list_of_changed_code_is_shortened(score, caplog):
     with caplog.at_level(logging.INFO):
         score(given=[replace(source, code={f"{index}.py": "2" for index in range(9)}) for source in GIVEN])
     assert "because 0.py and 1.py and 2.py and 3.py and 5 more have changed" in caplog.text
+
+
+def test_a_source_that_cannot_be_made_is_left_out_with_its_reason(score, caplog):
+    def refuse():
+        raise UnavailableSource("it needs another network")
+
+    with caplog.at_level(logging.INFO):
+        tables, scored = score(given=[*GIVEN, Source("laplace", Kind.TRAINED, refuse)])
+    assert "laplace" not in tables and len(tables) == len(MADE) + 2 and scored == ALL
+    assert caplog.messages == ["laplace is left out: it needs another network"]
 
 
 def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from core.evaluation.evaluate import Scoring, count_images, score_run
+from core.evaluation.evaluate import Scoring, count_images, list_costs, score_run
+from core.evaluation.kinds import Kind
 from core.evaluation.scores import Scores
 from core.evaluation.soup import list_soups
-from core.evaluation.sources import Finetuning, Material, SourceOptions, list_sources
+from core.evaluation.sources import Material, Source, SourceOptions, list_sources
 from core.runtime import source_code
 from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
@@ -62,7 +64,7 @@ def make_scoring(progress):
         score_fns={split: score_on(split) for split in SPLITS},
         ood_fns={"splices": score_on("splices")},
         num_images=NUM_IMAGES,
-        finetuning=Finetuning(train=lambda vectors_MD: vectors_MD + 1, num_images=0, settings={}, code={}),
+        further=[Source("finetuned_5", Kind.TRAINED, lambda: torch.ones(2, 60), num_models=2)],
         settings={"precision": "fp32"},
         code={},
         reuse=True,
@@ -74,7 +76,8 @@ def test_each_source_counts_the_images_that_its_models_see(material, tmp_path):
     scoring = make_scoring(progress)
     score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
     every = [
-        *list_sources(material, scoring.finetuning),
+        *list_sources(material),
+        *scoring.further,
         *list_soups({}, scoring.score_fns["val"], OPTIONS.soup_candidates),
     ]
     expected = {source.name: count_images(material, scoring, source) for source in every}
@@ -94,7 +97,10 @@ def test_sources_of_an_earlier_session_are_no_work(material, tmp_path):
         score_run(material, make_scoring(progress), run, progress=progress)
     assert set(progress.counted) == {"p_diff", "gaussian", "trajectories"}
     assert progress.shares["p_diff"] == 0 and progress.share == pytest.approx(1)
-    per_model = {"p_diff": 3 * sum(NUM_IMAGES.values()), "gaussian": 4 * NUM_IMAGES["test"]}
+    per_model = {
+        "p_diff": 3 * sum(NUM_IMAGES.values()),
+        "gaussian": 4 * sum(NUM_IMAGES[name] for name in ("val", "test", "splices")),
+    }
     assert progress.shares["gaussian"] == pytest.approx(0.9 * per_model["p_diff"] / sum(per_model.values()))
 
 
@@ -121,10 +127,27 @@ def test_only_sources_whose_own_code_was_edited_are_scored_again(
     assert set(progress.counted) - {"trajectories"} == scored
 
 
+def test_the_training_of_a_source_counts_in_forward_and_backward_passes(material):
+    scoring = make_scoring(Recorder())
+    [plain] = scoring.further
+    trained = replace(plain, training_images=10)
+    counted = [count_images(material, scoring, source) for source in (plain, trained)]
+    assert counted == [2 * (5 + 7 + 11), 2 * (5 + 7 + 11) + 2 * 3 * 10]
+
+
+def test_the_costs_of_a_model_are_listed_where_they_are_known(material):
+    scoring = make_scoring(Recorder())
+    scoring = replace(scoring, further=[replace(scoring.further[0], gradient_evaluations=5.0)])
+    costs = list_costs(replace(material, training_steps=60), scoring)
+    assert costs["p_diff"] == 20 and costs["finetuned_5"] == 5 and costs["soup_original"] == costs["gaussian"] == 0
+    assert not {"original", "reconstructed", "soup_p_diff"} & costs.keys()
+
+
 def test_another_optimizer_concerns_fine_tuning_alone(material, tmp_path):
     for lr in (0.1, 0.2):
         progress = Recorder()
         scoring = make_scoring(progress)
-        scoring = replace(scoring, finetuning=replace(scoring.finetuning, settings={"optimizer": {"lr": lr}}))
+        tuned = replace(scoring.further[0], settings={"optimizer": {"lr": lr}})
+        scoring = replace(scoring, further=[tuned])
         score_run(material, scoring, RunDirectory(tmp_path / "run"), progress=progress)
-    assert set(progress.counted) == {"finetuned", "trajectories"}
+    assert set(progress.counted) == {"finetuned_5", "trajectories"}

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from core.checkpoints.subset import ParameterSubset
 from core.checkpoints.vector_rows import VectorRows
 from core.evaluation.kinds import Kind, get_family, infer_kind
-from core.evaluation.sources import EVERY_SPLIT, Finetuning, Material, SourceOptions, list_sources
+from core.evaluation.metrics import variance_kept
+from core.evaluation.sources import EVERY_SPLIT, Material, SourceOptions, choose_checkpoints, list_sources
 
 OPTIONS = SourceOptions(num_baselines=5, noise=(0.01, 0.1), average_of=4)
 
@@ -24,13 +26,37 @@ def listed(tiny_checkpoints, tiny_generator):
             generated_MD=generated_MD,
             options=options,
             seed=seed,
+            training_steps=60,
         )
-        finetuning = Finetuning(
-            train=lambda vectors_MD: vectors_MD + 100, num_images=0, settings={"batch_size": 8}, code={"tune": "0"}
-        )
-        return list_sources(material, finetuning)
+        return list_sources(material)
 
     return build
+
+
+def steps_of(*trainings_and_steps):
+    return torch.tensor(trainings_and_steps, dtype=torch.int64)
+
+
+@pytest.fixture
+def one_training(tiny_checkpoints):
+    """Return the checkpoints as every second step of one training, with six held-out ones, three for the audit."""
+    return replace(
+        tiny_checkpoints,
+        origin_K2=steps_of(*((0, step) for step in range(2, 26, 2))),
+        held_out_HD=torch.randn(6, 60),
+        held_out_origin_H2=steps_of(*((0, step) for step in range(26, 38, 2))),
+    )
+
+
+@pytest.fixture
+def independent(tiny_checkpoints):
+    """Return the checkpoints as the ends of trainings of 40 steps, with two held-out ones, one for the audit."""
+    return replace(
+        tiny_checkpoints,
+        origin_K2=steps_of(*((training, 40) for training in range(12))),
+        held_out_HD=torch.randn(2, 60),
+        held_out_origin_H2=steps_of((12, 40), (13, 40)),
+    )
 
 
 @pytest.fixture
@@ -43,20 +69,26 @@ def make(listed):
     return build
 
 
-def test_every_source_has_its_name_and_its_number_of_models(make):
-    shapes = {name: tuple(vectors().shape) for name, vectors in make().items()}
+def test_every_source_has_its_name_and_its_number_of_models(make, listed, one_training):
+    shapes = {name: tuple(vectors().shape) for name, vectors in make(checkpoints=one_training).items()}
+    assert {source.name: source.num_models for source in listed(checkpoints=one_training)} == {
+        name: num_models for name, (num_models, _) in shapes.items()
+    }
     assert shapes == {
         "original": (12, 60),
         "ensemble": (1, 60),
         "p_diff": (3, 60),
-        "reconstructed": (12, 60),
+        "reconstructed": (5, 60),
         "noised_0.01": (5, 60),
         "noised_0.1": (5, 60),
         "average_4": (5, 60),
         "interpolated": (5, 60),
         "gaussian": (5, 60),
         "gaussian_full": (5, 60),
-        "finetuned": (5, 60),
+        "swag": (5, 60),
+        "ema": (1, 60),
+        "lawa": (1, 60),
+        "continued": (3, 60),
     }
 
 
@@ -64,14 +96,69 @@ def test_the_sources_that_draw_nothing_hold_the_right_vectors(make, tiny_checkpo
     made = make()
     assert torch.equal(made["original"](), tiny_checkpoints.vectors_KD)
     torch.testing.assert_close(made["ensemble"]()[0], tiny_checkpoints.vectors_KD.mean(dim=0))
-    torch.testing.assert_close(made["reconstructed"](), tiny_generator.reconstruct(tiny_checkpoints.vectors_KD))
+    chosen = tiny_checkpoints.vectors_KD[[0, 3, 6, 8, 11]]
+    torch.testing.assert_close(made["reconstructed"](), tiny_generator.reconstruct(chosen))
     assert (made["p_diff"]() == 7).all()
 
 
-def test_fine_tuning_starts_from_different_checkpoints(make, tiny_checkpoints):
-    starts = make()["finetuned"]() - 100
+def test_the_variance_kept_compares_each_reconstruction_with_its_own_checkpoint(make, tiny_checkpoints):
+    originals = tiny_checkpoints.vectors_KD.numpy()
+    for num_baselines in (5, 1, 12, 30):
+        reconstructed = make(SourceOptions(num_baselines=num_baselines))["reconstructed"]().numpy()
+        assert len(reconstructed) == min(12, num_baselines)
+        rows = originals[[0, 3, 6, 8, 11]] if num_baselines == 5 else originals[: len(reconstructed)]
+        lost, spread = ((reconstructed - rows) ** 2).sum(), ((rows - originals.mean(axis=0)) ** 2).sum()
+        assert variance_kept(reconstructed, originals) == pytest.approx(1 - lost / spread, rel=1e-4)
+
+
+def test_fine_tuning_starts_from_different_checkpoints(tiny_checkpoints):
+    starts = choose_checkpoints(tiny_checkpoints.vectors_KD, 5, seed=0)
     nearest = torch.cdist(starts, tiny_checkpoints.vectors_KD).min(dim=1)
     assert (nearest.values < 1e-3).all() and len(nearest.indices.unique()) == 5
+
+
+def test_held_out_checkpoints_are_named_after_their_training(make, one_training, independent, tiny_checkpoints):
+    for checkpoints, name, num_models in ((one_training, "continued", 3), (independent, "held_out", 1)):
+        made = make(checkpoints=checkpoints)
+        assert {"continued", "held_out"} & made.keys() == {name}
+        assert torch.equal(made[name](), checkpoints.held_out_HD[-num_models:])
+    assert not {"continued", "held_out"} & make().keys()
+
+
+def test_other_held_out_checkpoints_are_another_source(listed, one_training):
+    def find_settings(checkpoints):
+        return next(source.settings for source in listed(checkpoints=checkpoints) if source.name == "continued")
+
+    later = replace(one_training, held_out_HD=one_training.held_out_HD + 1)
+    assert find_settings(later) != find_settings(one_training)
+
+
+def test_only_checkpoints_of_one_training_have_a_moving_average(make, one_training, independent, tiny_checkpoints):
+    named = [
+        {"ema", "lawa"} & make(checkpoints=given).keys() for given in (one_training, independent, tiny_checkpoints)
+    ]
+    assert named == [{"ema", "lawa"}, set(), set()]  # the origin of the last ones is unknown
+
+
+def test_each_source_names_its_gradient_evaluations_per_model(listed, one_training, independent):
+    costs = {source.name: source.gradient_evaluations for source in listed(checkpoints=one_training)}
+    assert costs["p_diff"] == 60 / 3 and costs["continued"] == (36 - 24) / 3
+    assert costs["original"] is costs["reconstructed"] is None
+    free = [source for source in listed(checkpoints=one_training) if source.kind is Kind.FREE]
+    assert len(free) == 10 and {costs[source.name] for source in free} == {0.0}
+    assert {source.name: source.gradient_evaluations for source in listed(checkpoints=independent)}["held_out"] == 40
+
+
+def test_gaussians_draw_running_variances_in_log_space_and_so_keep_them_positive(make, tiny_checkpoints):
+    subset = ParameterSubset(("bn.weight", "bn.running_var"), ((30,), (30,)))
+    vectors_KD = torch.cat([torch.randn(12, 30), torch.randn(12, 30).mul(3).exp()], dim=1)
+    checkpoints = replace(tiny_checkpoints, rows=VectorRows([vectors_KD]), subset=subset)
+    made = make(SourceOptions(num_baselines=400), checkpoints=checkpoints)
+    for name in ("gaussian", "gaussian_full", "swag"):
+        weight_MD, variance_MD = made[name]().split(30, dim=1)
+        assert (variance_MD > 0).all() and (weight_MD < 0).any(), name
+        mean_D = vectors_KD[:, 30:].log().mean(dim=0)
+        torch.testing.assert_close(variance_MD.log().mean(dim=0), mean_D, rtol=0, atol=0.8)
 
 
 def test_each_noise_level_uses_its_own_sigma(make, tiny_checkpoints):
@@ -89,7 +176,7 @@ def test_a_source_does_not_depend_on_other_sources_or_their_order(make):
     for name in reversed(fewer):
         assert torch.equal(fewer[name](), first[name]), name
     other = make(seed=1)
-    for name in ("noised_0.01", "average_4", "interpolated", "gaussian", "gaussian_full", "finetuned"):
+    for name in ("noised_0.01", "average_4", "interpolated", "gaussian", "gaussian_full", "swag"):
         assert not torch.equal(other[name](), first[name]), name
 
 
@@ -114,9 +201,10 @@ def test_the_list_of_noise_levels_may_be_empty(make):
     assert not any(get_family(name) == "noised" for name in make(SourceOptions(noise=())))
 
 
-def test_each_source_has_its_kind_its_splits_and_its_need_of_the_generator(listed):
-    found = {source.name: (source.kind, source.splits, source.needs_generator) for source in listed()}
-    free = (Kind.FREE, ("test",), False)
+def test_each_source_has_its_kind_its_splits_and_its_need_of_the_generator(listed, one_training):
+    listing = listed(checkpoints=one_training)
+    found = {source.name: (source.kind, source.splits, source.needs_generator) for source in listing}
+    free = (Kind.FREE, ("val", "test"), False)
     assert found == {
         "original": (Kind.ORIGINAL, EVERY_SPLIT, False),
         "ensemble": (Kind.FREE, EVERY_SPLIT, False),
@@ -128,14 +216,24 @@ def test_each_source_has_its_kind_its_splits_and_its_need_of_the_generator(liste
         "interpolated": free,
         "gaussian": free,
         "gaussian_full": free,
-        "finetuned": (Kind.TRAINED, ("test",), False),
+        "swag": free,
+        "ema": free,
+        "lawa": free,
+        "continued": (Kind.TRAINED, ("val", "test"), False),
     }
 
 
-def test_the_kind_of_a_source_is_inferred_from_its_name(listed):
-    for source in listed():
+def test_the_kind_of_a_source_is_inferred_from_its_name(listed, one_training, independent):
+    for source in (*listed(checkpoints=one_training), *listed(checkpoints=independent)):
         assert infer_kind(source.name) is source.kind
+    for name in ("finetuned", "finetuned_5", "laplace", "deep_ensemble"):
+        assert infer_kind(name) is Kind.TRAINED
     assert infer_kind("soup_original") is infer_kind("soup_p_diff") is Kind.SOUP
+
+
+@pytest.mark.parametrize("steps, lengths", [(5, [5]), ((50, 5), [5, 50]), ([7, 7], [7]), ([], [])])
+def test_the_steps_of_fine_tuning_may_be_one_number_or_several(steps, lengths):
+    assert SourceOptions(finetune_steps=steps).finetune_lengths == lengths
 
 
 @pytest.mark.parametrize(

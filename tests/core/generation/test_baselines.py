@@ -24,7 +24,11 @@ MAKE = {
     "interpolated": lambda vectors_KD, generator: baselines.interpolated(vectors_KD, 20, generator),
     "gaussian": lambda vectors_KD, generator: baselines.gaussian(vectors_KD, 20, generator),
     "gaussian_full": lambda vectors_KD, generator: baselines.gaussian_full(vectors_KD, 20, generator),
+    "swag": lambda vectors_KD, generator: baselines.swag(vectors_KD, 20, generator),
+    "ema": lambda vectors_KD, generator: baselines.ema(vectors_KD),
+    "lawa": lambda vectors_KD, generator: baselines.lawa(vectors_KD),
 }
+ONE_MODEL = ("ensemble", "ema", "lawa")
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_a_baseline_depends_only_on_its_random_generator(vectors_KD, name):
     first = MAKE[name](vectors_KD, generator_for(0, "test"))
     torch.rand(1000)
     assert torch.equal(MAKE[name](vectors_KD, generator_for(0, "test")), first)
-    if name != "ensemble":
+    if name not in ONE_MODEL:
         assert not torch.equal(MAKE[name](vectors_KD, generator_for(1, "test")), first)
 
 
@@ -136,7 +140,44 @@ def test_the_full_gaussian_stays_in_the_span_of_the_checkpoints(generator):
     assert torch.linalg.matrix_rank(torch.cat([centered, vectors_KD - vectors_KD.mean(dim=0)]), rtol=1e-4) == 3
 
 
-@pytest.mark.parametrize("name", ["gaussian", "gaussian_full"])
+def test_swag_has_half_of_each_variance_and_half_of_the_covariance_of_the_last_twenty_checkpoints(generator):
+    vectors_KD = torch.randn(30, 4) @ torch.randn(4, 4) + torch.arange(4.0)
+    made = baselines.swag(vectors_KD, 60_000, generator)
+    deviations_KD = (vectors_KD - vectors_KD.mean(dim=0))[-20:].double().numpy()
+    expected = 0.5 * np.diag(vectors_KD.var(dim=0)) + 0.5 * deviations_KD.T @ deviations_KD / 19
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose((np.cov(made.numpy().T) - expected) / scale, np.zeros((4, 4)), atol=0.03)
+    np.testing.assert_allclose(
+        (made.mean(dim=0) - vectors_KD.mean(dim=0)) / np.sqrt(np.diag(expected)), np.zeros(4), atol=0.02
+    )
+
+
+@pytest.mark.parametrize("count, decay", [(200, 0.95), (1000, 0.99), (3, 0.5)])
+def test_the_moving_average_weights_late_checkpoints_most(count, decay):
+    vectors_KD = torch.randn(count, 5)
+    expected = vectors_KD[0]
+    for vector_D in vectors_KD[1:]:
+        expected = decay * expected + (1 - decay) * vector_D
+    torch.testing.assert_close(baselines.ema(vectors_KD), expected[None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count, latest", [(200, 20), (12, 2), (2, 2)])
+def test_lawa_is_the_mean_of_the_latest_tenth_but_of_at_least_two(count, latest):
+    made = baselines.lawa(torch.eye(count))
+    assert made.shape == (1, count) and (made[0, -latest:] == 1 / latest).all() and not made[0, :-latest].any()
+
+
+def test_only_running_variances_are_drawn_in_log_space():
+    log_map = baselines.make_log_map(WITH_STATISTICS)
+    vectors_KD = torch.tensor([[-1.0, 1.0, -1.0, 1.0, 1.0, 100.0]])
+    torch.testing.assert_close(log_map.normalize(vectors_KD)[0, 4:].exp(), vectors_KD[0, 4:])
+    assert torch.equal(log_map.normalize(vectors_KD)[:, :4], vectors_KD[:, :4])
+    torch.testing.assert_close(log_map.unnormalize(log_map.normalize(vectors_KD)), vectors_KD)
+    plain_KD = torch.randn(4, 10)  # without running variances, not a bit changes
+    assert torch.equal(baselines.make_log_map(SUBSET).normalize(plain_KD), plain_KD)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian_full", "swag"])
 def test_a_coordinate_that_does_not_vary_is_kept(vectors_KD, generator, name):
     vectors_KD[:, 3] = 7.0
     torch.testing.assert_close(MAKE[name](vectors_KD, generator)[:, 3], torch.full((20,), 7.0))

@@ -180,9 +180,22 @@ def test_labels_of_means_cover_neither_each_other_nor_the_frame(rng):
     assert all(frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) for box in shrunk)
 
 
+FURTHER = ["swag", "ema", "lawa", "continued", "held_out", "laplace", "deep_ensemble"]
+
+
 def test_sources_differ_by_marker_and_lines_by_marker_or_dashes_so_that_print_needs_no_color(rng):
     styles = source_styles(
-        [*SOURCES, "reconstructed", "gaussian_full", "interpolated", "finetuned", "noised_0.5", "new"]
+        [
+            *SOURCES,
+            "reconstructed",
+            "gaussian_full",
+            "interpolated",
+            "finetuned_5",
+            "finetuned_50",
+            "noised_0.5",
+            "new",
+            *FURTHER,
+        ]
     )
     shapes = {
         MarkerStyle(marker).get_path().vertices.tobytes() + MarkerStyle(marker).get_transform().get_matrix().tobytes()
@@ -210,7 +223,8 @@ def test_several_lines_over_words_stand_side_by_side():
 
 
 def test_a_source_looks_the_same_everywhere_and_unlike_the_others():
-    styles = source_styles([*SOURCES, "reconstructed", "gaussian_full", "interpolated", "finetuned", "something_new"])
+    known = [*SOURCES, "reconstructed", "gaussian_full", "interpolated", "finetuned", *FURTHER]
+    styles = source_styles([*known, "something_new"])
     assert len({color for color, _ in styles.values()}) == len(styles)
     assert styles["p_diff"] == source_styles(["p_diff", "gaussian"])["p_diff"]
     assert sum(to_rgb(styles["noised_0.15"][0])) > sum(to_rgb(styles["noised_0.05"][0])), "a larger number is lighter"

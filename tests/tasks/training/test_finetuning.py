@@ -1,18 +1,30 @@
-"""The baseline of fine-tuned checkpoints, which are trained for a few more steps."""
+"""The fine-tuned sources, which continue the training of checkpoints."""
+
+import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
 from torch.utils.data import TensorDataset
 
+from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.optimizer_state import copy_optimizer_state
 from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.vector_rows import VectorRows
+from core.evaluation.kinds import Kind
+from core.evaluation.sources import SourceOptions, choose_checkpoints
 from core.runtime.seeding import derive_seed
+from tasks.collecting.collection import Factory, Optimization
 from tasks.data.loaders import make_training_loader
 from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
-from tasks.scoring.scorer import ScoringSpec
+from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
-from tasks.training.finetuning import finetune
+from tasks.training.finetuning import MOMENT_STEPS, accumulate_moments, finetune, list_finetuned
 
 
 def make_task(subset="last_norms"):
@@ -32,8 +44,16 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
     task, num_steps = make_task(subset), 2
     vectors_MD = torch.stack([flatten(task.model, task.subset) + shift for shift in (0.0, 0.1)])
     given = vectors_MD.clone()
-    tuned_MD = finetune(vectors_MD, task, make_optimizer=adamw, batch_size=8, num_steps=num_steps, seed=5)
+    state = {
+        name: {"step": torch.tensor(9.0), "exp_avg": torch.randn(shape), "exp_avg_sq": torch.rand(shape)}
+        for name, shape in zip(task.subset.names, task.subset.shapes, strict=True)
+    }
+    stored = copy.deepcopy(state)
+    options = {"make_optimizer": adamw, "batch_size": 8, "num_steps": num_steps, "seed": 5}
+    tuned_MD = finetune(vectors_MD, task, state=state, **options)
     assert torch.equal(vectors_MD, given), "the given vectors were changed"
+    for name, values in stored.items():
+        assert all(torch.equal(state[name][key], value) for key, value in values.items()), "the state was changed"
 
     loader = make_training_loader(task.data.train, 8, derive_seed(5, "finetuned"))
     epochs = []
@@ -54,7 +74,10 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
         task.model.load_state_dict({**state, **parameters})
         chosen = [dict(task.model.named_parameters())[name] for name in task.subset.names]
         optimizer = adamw(chosen)
-        for images, labels in batches:
+        for name, parameter in zip(task.subset.names, chosen, strict=True):
+            optimizer.state[parameter] = copy.deepcopy(stored[name])
+        for step, (images, labels) in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = 0.03 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
             optimizer.zero_grad()
             F.cross_entropy(task.model(images), labels).backward()
             optimizer.step()
@@ -65,14 +88,14 @@ def test_a_batch_size_above_the_number_of_training_images_uses_them_all():
     task = make_task()
     given_MD = flatten(task.model, task.subset)[None]
     assert not torch.equal(
-        finetune(given_MD, task, make_optimizer=adamw, batch_size=100, num_steps=2, seed=5), given_MD
+        finetune(given_MD, task, make_optimizer=adamw, batch_size=100, num_steps=2, seed=5, state={}), given_MD
     )
 
 
 def test_running_statistics_are_not_trained():
     task = make_task("all")
     given_MD = flatten(task.model, task.subset)[None]
-    tuned_MD = finetune(given_MD, task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5)
+    tuned_MD = finetune(given_MD, task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5, state={})
     for name, given, tuned in zip(
         task.subset.names,
         given_MD.split(task.subset.sizes, dim=1),
@@ -80,3 +103,85 @@ def test_running_statistics_are_not_trained():
         strict=True,
     ):
         assert torch.equal(given, tuned) == ("running_" in name), name
+
+
+def test_moments_are_accumulated_without_moving_the_model():
+    task = make_task("all")
+    vector_D = flatten(task.model, task.subset)
+    given_D = vector_D.clone()
+    state = accumulate_moments(vector_D, task, make_optimizer=adamw, batch_size=24, seed=5)
+    assert torch.equal(vector_D, given_D)
+    parameters = dict(task.model.named_parameters())
+    assert state.keys() == parameters.keys()
+    images, labels = task.data.train.tensors
+    F.cross_entropy(task.model(images), labels).backward()  # the batch holds all images, so all gradients are equal
+    for name, values in state.items():
+        assert values["step"] == MOMENT_STEPS
+        unbiased = values["exp_avg"] / (1 - 0.9**MOMENT_STEPS)
+        torch.testing.assert_close(unbiased, parameters[name].grad, rtol=1e-2, atol=1e-5)
+
+
+FACTORY = Factory({"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01})
+OPTIONS = SourceOptions(num_finetuned=10, finetune_steps=(1, 5))
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """Return a small network on real digits with checkpoints of its first layer, trained further, and their task."""
+    torch.manual_seed(0)
+    digits = load_digits()
+    images, labels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
+    train, test = TensorDataset(images[:600], labels[:600]), TensorDataset(images[600:], labels[600:])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def train_on(optimizer, rows):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[rows]), labels[rows]).backward()
+        optimizer.step()
+
+    whole, vectors = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(60):
+        train_on(whole, slice(600))
+    subset, optimizer = resolve_subset(model, ["1.*"]), FACTORY([*model[1].parameters()])
+    for rows in torch.randint(600, (150, 32)):
+        train_on(optimizer, rows)
+        vectors.append(flatten(model, subset))
+    checkpoints = CheckpointSet(
+        rows=VectorRows([torch.stack(vectors[-20:])]),
+        accuracy_K=torch.ones(20, dtype=torch.float64),
+        subset=subset,
+        network=model.state_dict(),
+        settings={},
+        optimizer_state=copy_optimizer_state(optimizer, model),
+    )
+    return Task(ImageData(train, test, test, 10, 1, 8), model, subset, scoring=ScoringSpec()), checkpoints
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "accumulated"])
+def test_a_few_steps_do_not_throw_a_checkpoint_back_as_a_fresh_optimizer_does(collected, stored):
+    task, checkpoints = collected
+    given = checkpoints if stored else replace(checkpoints, optimizer_state=None)
+    one, few = (source.make() for source in list_finetuned(task, given, Optimization(FACTORY, 32), OPTIONS, seed=3))
+    starts_MD = choose_checkpoints(checkpoints.vectors_KD, 10, seed=3)
+    options = {"make_optimizer": FACTORY, "batch_size": 32, "seed": 3, "state": {}}
+    fresh_one, fresh = (finetune(starts_MD, task, num_steps=num_steps, **options) for num_steps in (1, 5))
+
+    vectors_KD = checkpoints.vectors_KD
+    collecting = (vectors_KD[1:] - vectors_KD[:-1]).norm(dim=1).mean()
+    assert 0.5 < (one - starts_MD).norm(dim=1).mean() / collecting < 2
+    assert (fresh_one - starts_MD).norm(dim=1).mean() / collecting > 4
+
+    score = Scorer(task.model, task.subset, task.data.test)
+    originals, tuned, thrown_back = (score(vectors).loss_M.mean() for vectors in (starts_MD, few, fresh))
+    assert tuned < originals < thrown_back
+
+
+def test_each_number_of_steps_is_a_source_with_its_costs(collected):
+    task, checkpoints = collected
+    for given, shared in ((checkpoints, 0), (replace(checkpoints, optimizer_state=None), MOMENT_STEPS / 10)):
+        sources = list_finetuned(task, given, Optimization(FACTORY, 32), OPTIONS, seed=3)
+        assert [source.name for source in sources] == ["finetuned_1", "finetuned_5"]
+        for source, steps in zip(sources, (1, 5), strict=True):
+            assert (source.kind, source.splits, source.num_models) == (Kind.TRAINED, ("val", "test"), 10)
+            assert source.gradient_evaluations == steps + shared and source.training_images == steps * 32
+            assert source.settings["optimizer"]["lr"] == 0.01
