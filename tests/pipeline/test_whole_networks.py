@@ -12,7 +12,7 @@ from core.evaluation.scores import ScoreTable
 from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace, assert_names
 
-pytestmark = pytest.mark.usefixtures("fewer_images")
+pytestmark = pytest.mark.usefixtures("few_digits")
 
 MINI = ["convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini", "cnn_medium"]
 WHOLE = [
@@ -24,7 +24,7 @@ WHOLE = [
 FEW = [
     "task.param.k=4", "generation.num_models=2", "evaluation.num_baselines=1", "evaluation.noise=[0.15]",
     "evaluation.num_finetuned=1", "evaluation.finetune_steps=[2]",
-    "evaluation.num_train_images=20", "evaluation.num_trajectories=1", "evaluation.soup_candidates=2",
+    "evaluation.num_train_images=60", "evaluation.num_trajectories=1", "evaluation.soup_candidates=2",
     "system.sampler.num_steps=2",
 ]  # fmt: skip
 
