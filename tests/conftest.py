@@ -1,4 +1,9 @@
-"""The order in which the test files run."""
+"""The order in which the test files run, and a disk that is not waited for."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
 
 # These files are the slowest. test_run.py also makes a run that other files reuse.
 FIRST = ("test_whole_networks.py", "test_run.py")
@@ -14,3 +19,11 @@ def pytest_collection_modifyitems(items):
         return len(FIRST) + SLOW.isdisjoint(item.path.parts)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Write no file through to the disk, because no test cuts the power; test_artifacts.py checks the calls."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        yield
