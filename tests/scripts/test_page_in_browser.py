@@ -11,6 +11,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from core.report import behavior_figures, weight_figures
 from core.report.page import write_page
 from tests.core.report.synthetic import write_run
 from tests.scripts.browser import find, install, look, started
@@ -29,10 +30,8 @@ def quick_figures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Figure, "savefig", save_svg)
-        monkeypatch.setattr("core.report.behavior_figures.label_points", lambda *_: None)
-        monkeypatch.setattr(
-            "core.report.weight_figures.map_neighbors", lambda components_PC, seed: components_PC[:, :2]
-        )
+        monkeypatch.setattr(behavior_figures, "label_points", lambda *_: None)
+        monkeypatch.setattr(weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])
         yield
 
 

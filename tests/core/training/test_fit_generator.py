@@ -69,10 +69,11 @@ def make_spec(system) -> SystemSpec:
 
 
 def train(folder, system, checkpoints, *extra, seed=0) -> LatentDiffusionGenerator:
-    """Fit both stages, or resume them; only a fit that is to stop saves a training state after every step."""
+    """Fit both stages, or resume them; only a fit that stops or resumes saves a training state after every step."""
     stages = Stages(["autoencoder", "diffusion"])
+    stops = any(isinstance(callback, StopAfter) for callback in extra)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        if not any(isinstance(callback, StopAfter) for callback in extra):
+        if not stops and not any(folder.rglob("*.ckpt")):
             monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(hours=1))
         return fit_generator(
             make_spec(system),
