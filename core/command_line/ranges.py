@@ -63,7 +63,7 @@ RANGES: Mapping[str, Range] = {
     "evaluation.num_baselines": COUNT,
     "evaluation.noise": Range(0, whole=False, listed=True),
     "evaluation.average_of": COUNT,
-    "evaluation.num_finetuned": COUNT,
+    "evaluation.num_finetuned": Range(0),
     "evaluation.finetune_steps": Range(1, listed=True, single=True),
     "evaluation.num_train_images": COUNT,
     "evaluation.soup_candidates": COUNT,

@@ -51,7 +51,7 @@ class SourceOptions:
     num_baselines: int = 30  # models of each baseline that is drawn at random, and at most as many reconstructed ones
     noise: Sequence[float] = (0.05,)  # σ of each noised baseline, relative to the std of each tensor
     average_of: int = 16  # checkpoints in each average, limited to half of all checkpoints, but at least 2
-    num_finetuned: int = 10  # models of each fine-tuned source and of the Laplace posterior
+    num_finetuned: int = 10  # models of each fine-tuned source and of the Laplace posterior; 0 leaves these out
     finetune_steps: Sequence[int] | int = (
         5,
         50,

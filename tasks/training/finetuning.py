@@ -38,7 +38,7 @@ MOMENT_STEPS = 50
 def list_finetuned(
     task: Task, checkpoints: CheckpointSet, optimization: Optimization, options: SourceOptions, seed: int
 ) -> list[Source]:
-    """Return one source for each number of steps in `options.finetune_steps`.
+    """Return one source for each number of steps in `options.finetune_steps`; none for 0 models.
 
     All of them start from the same checkpoints and from one state of the optimizer.
 
@@ -49,6 +49,8 @@ def list_finetuned(
         options: The number of models and of steps.
         seed: The seed of the run.
     """
+    if options.num_finetuned == 0:
+        return []
     make_optimizer, batch_size = optimization
 
     @cache

@@ -30,7 +30,7 @@ from tasks.training.finetuning import copy_frozen
 
 MOST_FULL = 4_096  # parameters of a full posterior; the curvature of 2,048 takes about 6 s on one CPU core
 # The curvature needs one gradient for each image and class. These limits on its time decide the number of images.
-MOST_IMAGES, MOST_GRADIENTS, MOST_NUMBERS = 1_000, 20_000, 4e9
+MOST_IMAGES, MOST_GRADIENTS, MOST_NUMBERS = 1_000, 20_000, 1e9
 IMAGES_AT_ONCE, NUMBERS_AT_ONCE = 64, 5e7  # limits on the memory of the gradients
 FACTORS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # prior precisions that are tried, relative to the first guess
 MODELS_TRIED = 5  # models that vote on validation for each prior precision
@@ -45,7 +45,7 @@ def list_laplace(
     options: SourceOptions,
     seed: int,
 ) -> list[Source]:
-    """Return the Laplace posterior as a source.
+    """Return the Laplace posterior as a source, or nothing for 0 models.
 
     Args:
         task: The network, the subset and the images.
@@ -56,6 +56,8 @@ def list_laplace(
         seed: The seed of the run.
     """
     num_models, num_images = options.num_finetuned, choose_num_images(task)
+    if num_models == 0:
+        return []
     num_gradients = num_images * task.data.num_classes
     num_scored = len(FACTORS) * MODELS_TRIED * count_images(task.data.val)
     draw = partial(

@@ -47,7 +47,7 @@ def recorded_is_reproduced(checkpoints: CheckpointSet, name: str, row: int, **op
 
 @pytest.mark.parametrize("name", MINI)
 def test_a_mini_network_is_generated_whole(empty, name):
-    checkpoints = run_both(empty, f"task.model={name}", f"task.model.name={name}")
+    checkpoints = run_both(empty, f"task.model={name}", f"task.model.name={name}", "evaluation.num_finetuned=0")
     assert checkpoints.subset.num_params == sum(tensor.numel() for tensor in checkpoints.network.values())
     assert len(torch.unique(checkpoints.vectors_KD, dim=0)) == 6
     assert recorded_is_reproduced(checkpoints, name, row=4, img_size=16)

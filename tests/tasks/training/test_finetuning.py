@@ -178,6 +178,7 @@ def test_a_few_steps_do_not_throw_a_checkpoint_back_as_a_fresh_optimizer_does(co
 
 def test_each_number_of_steps_is_a_source_with_its_costs(collected):
     task, checkpoints = collected
+    assert not list_finetuned(task, checkpoints, Optimization(FACTORY, 32), SourceOptions(num_finetuned=0), seed=3)
     for given, shared in ((checkpoints, 0), (replace(checkpoints, optimizer_state=None), MOMENT_STEPS / 10)):
         sources = list_finetuned(task, given, Optimization(FACTORY, 32), OPTIONS, seed=3)
         assert [source.name for source in sources] == ["finetuned_1", "finetuned_5"]

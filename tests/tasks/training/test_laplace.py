@@ -134,6 +134,9 @@ def test_the_source_counts_its_gradients():
         settings={},
     )
     options = SourceOptions(num_finetuned=6)
+    assert not list_laplace(
+        task, checkpoints, vote_of(), batch_size=8, options=replace(options, num_finetuned=0), seed=0
+    )
     [source] = list_laplace(task, checkpoints, vote_of(), batch_size=8, options=options, seed=0)
     assert (source.name, source.kind, source.splits) == ("laplace", Kind.TRAINED, ("val", "test"))
     assert source.gradient_evaluations == pytest.approx(40 * 4 / 8 / 6)
