@@ -14,7 +14,7 @@ from filelock import FileLock
 import task_training
 import train_p_diff
 from core.runtime.artifacts import read_json
-from tests.pipeline.shortcuts import blank_figures, remembered_splits
+from tests.pipeline import shortcuts
 
 TINY = [
     "trainer=cpu",
@@ -100,18 +100,19 @@ def workplace(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Make one folder for all tests of a module, with a finished tiny run in it."""
     path = tmp_path_factory.mktemp("workplace")
     shutil.copytree(finished, path, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as monkeypatch, blank_figures(), remembered_splits():
+    with pytest.MonkeyPatch.context() as monkeypatch, shortcuts.take_shortcuts():
         yield Workplace(path, monkeypatch)
 
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """Make an empty folder."""
-    with blank_figures(), remembered_splits():
+    with shortcuts.take_shortcuts():
         yield Workplace(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score one distorted copy of each digit instead of three, for tests that compare no run with an earlier one."""
-    monkeypatch.setattr("tasks.data.digits.COPIES", 1)
+def few_digits() -> Iterator[None]:
+    """Use a fraction of the digits, for tests that compare no run with the `finished` one."""
+    with shortcuts.few_digits():
+        yield

@@ -25,7 +25,7 @@ SUBSETS = {
 NAMES = {"vit_tiny": "vit_tiny_patch16_224", "vit_base": "vit_base_patch16_224"}
 
 
-@pytest.mark.usefixtures("fewer_images")
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("model", SHRUNK)
 def test_an_architecture_goes_through_the_whole_pipeline(empty, model):
     chosen = [

@@ -18,7 +18,7 @@ from core.command_line.run_command import run_command
 from scripts import import_checkpoints
 from tests.digits import normalized_digits
 from tests.pipeline.conftest import Workplace, assert_names, assert_one_line
-from tests.pipeline.shortcuts import blank_figures, remembered_splits
+from tests.pipeline.shortcuts import few_digits, take_shortcuts
 from tests.pipeline.test_whole_networks import FEW
 from tests.scripts import foreign
 
@@ -49,8 +49,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_code.py").write_text(foreign.OWN_MODULE)
-    monkeypatch.setattr("tasks.data.digits.COPIES", 1)  # a third of the images to score
-    with blank_figures(), remembered_splits():
+    with take_shortcuts(), few_digits():
         yield Workplace(tmp_path, monkeypatch)
     sys.modules.pop("my_code", None)
 
