@@ -22,7 +22,7 @@ def call(monkeypatch, *words) -> int | str | None:
 
 
 def test_the_documented_command_writes_the_report_from_saved_files_alone(tmp_path):
-    folder = write_run(tmp_path / "run", latent=None)
+    folder = write_run(tmp_path / "run", k=8, m=4, latent=None)
     done = subprocess.run(
         [sys.executable, "-m", "scripts.make_report", folder], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

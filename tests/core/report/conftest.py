@@ -1,13 +1,19 @@
 """A synthetic run and its report, drawn once for all tests that only read it."""
 
+import functools
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from core.report import gallery
+from core.report import behavior_figures, gallery, weight_figures
 from core.report.page import write_page
 from tests.core.report.synthetic import write_run
+
+DRAWN: dict[bytes, Any] = {}  # the name of a drawing function with its arguments: what it returned
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +30,25 @@ def run(reported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(reported, tmp_path / "run", ignore=shutil.ignore_patterns("report")))
 
 
+def remember(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called once in this process for the same arguments; an error is not remembered."""
+
+    @functools.wraps(function)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        key = pickle.dumps((function.__name__, args, kwargs))
+        if key not in DRAWN:
+            DRAWN[key] = function(*args, **kwargs)
+        return DRAWN[key]
+
+    return remembered
+
+
 @pytest.fixture
 def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace saving figures, placing labels and t-SNE by fast fakes, for tests that do not look at figures."""
+    """Replace saving figures, placing labels and t-SNE by fast fakes, for tests that do not look at figures.
+
+    A figure is drawn once for the same data, because most of these tests change a single file of one run.
+    """
 
     def save(drawn, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,5 +58,9 @@ def fast_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         return files
 
     monkeypatch.setattr(gallery, "save", save)
-    monkeypatch.setattr(gallery.behavior_figures, "label_points", lambda *_: None)
-    monkeypatch.setattr(gallery.weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])
+    monkeypatch.setattr(behavior_figures, "label_points", lambda *_: None)
+    monkeypatch.setattr(weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])
+    for module in (behavior_figures, weight_figures, gallery):
+        for name in vars(module):
+            if name.startswith("draw_") and name not in ("draw_all", "draw_matrix"):
+                monkeypatch.setattr(module, name, remember(getattr(module, name)))
