@@ -1,12 +1,14 @@
 """Training classifiers: one or several, interrupted or not, in one process or two, and the order of their images."""
 
 import math
+import multiprocessing
 from dataclasses import replace
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
@@ -220,8 +222,23 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     assert not torch.distributed.is_initialized(), "later code would wait for the other process"
 
 
-def test_too_few_images_for_a_batch_in_each_process_are_refused(tmp_path, data):
+@pytest.fixture
+def quick_start():
+    """Return the setting of a strategy whose processes begin as copies of one that has imported the code already.
+
+    It saves most of the time of a test whose training ends at once. The strategy of trainer=ddp imports the code in
+    every process.
+    """
+    name = "ddp_forkserver"
+    multiprocessing.set_forkserver_preload([__name__])
+    if name not in StrategyRegistry:
+        StrategyRegistry.register(name, DDPStrategy, start_method="forkserver")
+    return f"trainer.strategy={name}"
+
+
+def test_too_few_images_for_a_batch_in_each_process_are_refused(tmp_path, data, quick_start):
     options = [
+        quick_start,
         "trainer=ddp",
         "trainer.accelerator=cpu",
         "trainer.devices=2",
@@ -239,11 +256,12 @@ class Unreadable(TransformedImages):
         raise UserError(f"image {index} cannot be read; remove it")
 
 
-def test_an_error_in_one_of_several_processes_is_a_user_error(tmp_path, data):
+def test_an_error_in_one_of_several_processes_is_a_user_error(tmp_path, data, quick_start):
     broken = replace(data, train=Unreadable(data.train, range(40), None))
     with pytest.raises(UserError, match=r"UserError: image \d+ cannot be read; remove it"):
         train(
             task_config(
+                quick_start,
                 "trainer=ddp",
                 "trainer.accelerator=cpu",
                 "trainer.devices=2",
