@@ -1,8 +1,14 @@
-"""The order in which the test files run."""
+"""The order in which the test files run, and a disk that is not waited for."""
 
-# These files are the slowest. test_run.py also makes a run that other files reuse.
-FIRST = ("test_whole_networks.py", "test_run.py")
-SLOW = {"pipeline", "scripts"}  # these run whole commands and take minutes per file
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# The two slowest files start first. test_run.py also makes a run that other files reuse.
+FIRST = ("test_run.py", "test_whole_networks.py")
+SLOW = {"pipeline", "scripts"}  # these run whole commands
+LONG = {"test_catalogue.py", "test_fit_generator.py", "test_page.py", "test_scorer.py", "test_train_networks.py"}
 
 
 def pytest_collection_modifyitems(items):
@@ -11,6 +17,15 @@ def pytest_collection_modifyitems(items):
     def rank(item):
         if item.path.name in FIRST and "pipeline" in item.path.parts:
             return FIRST.index(item.path.name)
-        return len(FIRST) + SLOW.isdisjoint(item.path.parts)
+        slow = not SLOW.isdisjoint(item.path.parts)
+        return len(FIRST) + (0 if slow else 1 if item.path.name in LONG else 2)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Write no file through to the disk, because no test cuts the power; test_artifacts.py checks the calls."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        yield

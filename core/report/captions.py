@@ -114,7 +114,7 @@ CAPTIONS = {  # The keys are the names of the figures.
         "p_diff flat, where further models add nothing, or not above the free source.",
     ),
     "worth_measures": Caption(
-        "Calibration, ranking and diversity of a vote",
+        "Calibration and diversity of a vote",
         "The sources of the figure of accuracy and log-likelihood. Each panel is one measure, explained under the "
         "table of votes.",
         "p_diff on the better side of the free source in most panels.",

@@ -57,7 +57,7 @@ def test_a_run_writes_what_the_readme_promises(workplace):
 def test_metrics_follow_the_contract(workplace):
     metrics = workplace.metrics()
     rows = {row["source"]: row for row in metrics["table"]}
-    assert list(rows) == SOURCES
+    assert list(rows) == [*SOURCES, "soup_original", "soup_p_diff"]
     assert [rows[source]["n"] for source in SOURCES] == [6, 1, 5, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 2, 2, 2]
     for row in rows.values():
         assert 0 <= row["accuracy_worst"] <= row["accuracy_median"] <= row["accuracy_best"] <= 1

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 
 MINI = ["convnet_mini", "mlp_mini", "resnet_mini", "vit_mini", "convnext_mini", "cnn_medium"]
 WHOLE = [
+    "task.batch_size=16",
     "task.param.subset=all",
     "task.collect.optimizer.lr=1e-3",
     "output_dir=run",

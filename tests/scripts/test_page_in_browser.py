@@ -3,18 +3,36 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from core.report import behavior_figures, weight_figures
 from core.report.page import write_page
 from tests.core.report.synthetic import write_run
 from tests.scripts.browser import find, install, look, started
 
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 CONTRAST = Path(__file__).with_name("contrast.js")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_figures() -> Iterator[None]:
+    """Draw figures of the usual sizes, without PNG files, t-SNE and the search for free places of labels."""
+    save = Figure.savefig
+
+    def save_svg(figure: Figure, file: Path, *, format: str, **options: Any) -> None:
+        save(figure, file, format=format, **options) if format == "svg" else file.write_bytes(b"")
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Figure, "savefig", save_svg)
+        monkeypatch.setattr(behavior_figures, "label_points", lambda *_: None)
+        monkeypatch.setattr(weight_figures, "map_neighbors", lambda components_PC, seed: components_PC[:, :2])
+        yield
 
 
 @pytest.fixture(scope="module")

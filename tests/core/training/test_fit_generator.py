@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pytorch_lightning import Callback
 from core.checkpoints.vector_rows import VectorRows
 from core.generation.generator_file import load_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
+from core.runtime import trainer
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.seeding import generator_for
@@ -67,17 +69,21 @@ def make_spec(system) -> SystemSpec:
 
 
 def train(folder, system, checkpoints, *extra, seed=0) -> LatentDiffusionGenerator:
-    """Fit both stages, or resume them."""
+    """Fit both stages, or resume them; only a fit that stops or resumes saves a training state after every step."""
     stages = Stages(["autoencoder", "diffusion"])
-    return fit_generator(
-        make_spec(system),
-        checkpoints,
-        seed=seed,
-        state_dir=folder / "training_state",
-        make_trainer=cpu_trainer(*extra),
-        loggers=[],
-        stages=stages,
-    )
+    stops = any(isinstance(callback, StopAfter) for callback in extra)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not stops and not any(folder.rglob("*.ckpt")):
+            monkeypatch.setattr(trainer, "SAVE_EVERY", timedelta(hours=1))
+        return fit_generator(
+            make_spec(system),
+            checkpoints,
+            seed=seed,
+            state_dir=folder / "training_state",
+            make_trainer=cpu_trainer(*extra),
+            loggers=[],
+            stages=stages,
+        )
 
 
 @pytest.fixture(scope="module")
