@@ -219,7 +219,7 @@ def accumulate_moments(
     It stands in for the state at the end of the training that made the vector, if this state was not stored.
     """
     trainer = SubsetTrainer(task, batch_size, derive_seed(seed, f"{FINETUNED}/moments"))
-    states = []
+    states: list[OptimizerState] = []
     for vector_D in vectors_SD.to(task.device, copy=True):
         model, optimizer = trainer.start(vector_D, make_optimizer)
         for group in optimizer.param_groups:
