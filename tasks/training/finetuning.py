@@ -62,6 +62,7 @@ def list_finetuned(
         return []
     make_optimizer, batch_size = optimization
     stored, one_training = checkpoints.optimizer_state, have_order(checkpoints)
+    share = 1.0 if one_training else RESTART
 
     def choose_starts() -> Tensor:
         return choose_checkpoints(checkpoints.vectors_KD, options.num_finetuned, seed)
@@ -83,7 +84,7 @@ def list_finetuned(
             num_steps=num_steps,
             seed=seed,
             states=find_states(),
-            share=1.0 if one_training else RESTART,
+            share=share,
         )
 
     moment_steps = MOMENT_STEPS / options.num_finetuned if one_training else MOMENT_STEPS
@@ -99,6 +100,7 @@ def list_finetuned(
                 "batch_size": batch_size,
                 "moments": "accumulated" if stored is None else "stored",
                 "one_training": one_training,
+                "share": share,
             },
             num_models=options.num_finetuned,
             gradient_evaluations=num_steps + moment_steps,
