@@ -13,7 +13,7 @@ import numpy as np
 from core.command_line.run_command import run_command
 from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.evaluation.resplitting import compare_on_splits
-from core.evaluation.scores import ScoreTable
+from core.evaluation.scores import ACCURACY, ScoreTable
 from core.evaluation.selection import HELD_OUT_RULE, is_itemized
 from core.report.cells import ABSENT, Cell, Column, Table, format_percent
 from core.report.repetitions import Estimate
@@ -70,12 +70,18 @@ def read_scores(run: Path, source: str) -> ScoreTable:
     """Return the score table of one source of a run.
 
     Raises:
-        UserError: The table is missing, or holds no losses of each model on each image.
+        UserError: The table is missing, measures no accuracy, or holds no losses of each model on each image.
     """
     path = RunDirectory(run).scores(source)
     table = ScoreTable.load(path)
     for split in ("val", "test"):
-        if split not in table.scores or not is_itemized(table.scores[split]):
+        scores = table.scores.get(split)
+        if scores is not None and scores.metric != ACCURACY:
+            raise UserError(
+                f"{path} measures {scores.metric.name} on {split} images, but rules are compared by accuracy. "
+                "Name runs of classifiers"
+            )
+        if scores is None or not is_itemized(scores):
             raise UserError(
                 f"{path} holds no loss of each model on each {split} image, because an earlier version wrote it. "
                 "Run train_p_diff.py mode=test to score the run again"

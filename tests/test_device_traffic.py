@@ -210,7 +210,7 @@ def test_finetuning_copies_its_batches_and_nothing_else(on_stand_in):
                 batch_size=BATCH,
                 num_steps=num_steps,
                 seed=0,
-                state={},
+                states=[{}] * num_models,
             )
         found[num_models, num_steps] = crossings
     images_and_labels = 2

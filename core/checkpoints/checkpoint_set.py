@@ -134,6 +134,8 @@ class CheckpointSet:
     def first(self, k: int) -> "CheckpointSet":
         """Return a set of the first `k` checkpoints; if `k` is the size of the set, return the set itself.
 
+        A smaller set has no optimizer state, because the stored one belongs to the end of the whole set.
+
         Raises:
             UserError: `k` is below 2 or above the number of checkpoints.
         """
@@ -150,7 +152,8 @@ class CheckpointSet:
         if k == len(self):
             return self
         origin_K2 = None if self.origin_K2 is None else self.origin_K2[:k]
-        return replace(self, rows=self.rows.first(k), accuracy_K=self.accuracy_K[:k], origin_K2=origin_K2)
+        accuracy_K = self.accuracy_K[:k]
+        return replace(self, rows=self.rows.first(k), accuracy_K=accuracy_K, origin_K2=origin_K2, optimizer_state=None)
 
     def require_settings(self, settings: Mapping[str, Any]) -> None:
         """Check that the set was collected with these settings.

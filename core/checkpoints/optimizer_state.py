@@ -1,22 +1,24 @@
 """The state of an optimizer by the names of its parameters, and its form in a safetensors file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 OptimizerState = Mapping[str, Mapping[str, Tensor]]  # parameter -> key of its state ("exp_avg", "step", …) -> value
 PREFIX = "optimizer/"
 
 
-def copy_optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Return a copy of the state of each parameter of `model` that the optimizer trains, on the CPU.
+def copy_optimizer_state(
+    optimizer: Optimizer, parameters: Iterable[tuple[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Return a copy of the state of each named parameter that the optimizer trains, on the CPU.
 
     Numbers become tensors without axes. Parameters without a state, as with plain SGD, are left out.
     """
     copied = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         state = optimizer.state.get(parameter, {})
         values = {
             key: torch.as_tensor(value) for key, value in state.items() if isinstance(value, Tensor | int | float)

@@ -5,7 +5,7 @@ K checkpoints · D numbers in one flattened subset.
 
 import fnmatch
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -179,7 +179,7 @@ def unflatten(vector_D: Tensor, subset: ParameterSubset) -> dict[str, Tensor]:
     return {name: part.view(shape) for name, part, shape in parts}
 
 
-def find_columns(subset: ParameterSubset, whole: ParameterSubset) -> Tensor:
-    """Return where the numbers of `subset` lie in a flattened vector of `whole`, which holds them all, int64 (D,)."""
+def find_columns(names: Iterable[str], whole: ParameterSubset) -> Tensor:
+    """Return where the numbers of these parameters lie in a flattened vector of `whole`, one after the other, int64."""
     columns = unflatten(torch.arange(whole.num_params), whole)
-    return torch.cat([columns[name].reshape(-1) for name in subset.names])
+    return torch.cat([columns[name].reshape(-1) for name in names])

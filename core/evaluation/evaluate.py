@@ -142,8 +142,7 @@ def evaluate(
 
 def count_images(material: Material, scoring: Scoring, source: Source) -> int:
     """Return the cost of scoring a source: the images that its models see, counted once for each model."""
-    votes = source.num_models > 1 and VAL in source.splits
-    seen = [*source.splits, *(scoring.ood_fns if votes else ())]
+    seen = [*source.splits, *(scoring.ood_fns if VAL in source.splits else ())]
     count = source.num_models * sum(scoring.num_images[name] for name in seen)
     if source.kind is Kind.SOUP:
         generated = source.name == name_soup(GENERATED)

@@ -60,7 +60,7 @@ class Scores:
     loss_M: np.ndarray  # mean negative log-likelihood in nats
     wrong_MN: np.ndarray | None  # bool: model m errs on item n; None if the task does not define errors per item
     ece_M: np.ndarray | None = None  # expected calibration error in [0, 1], 15 bins; None if it is not defined
-    votes: Votes | None = None  # None for one model, and if the task does not define votes
+    votes: Votes | None = None  # None if the task does not define votes
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
     loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
     groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own

@@ -6,6 +6,7 @@ M models · D numbers in one flattened subset.
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from core.evaluation.kinds import GENERATED, ORIGINAL, Kind, name_soup
 from core.evaluation.scores import ScoreFn, Scores, ScoreTable
 from core.evaluation.sources import Source
 from core.runtime.source_code import digest_code, locate
+
+UNFITTED = np.ones(1)  # A given temperature saves the time of fitting one, which no candidate needs.
 
 
 def list_soups(tables: Mapping[str, ScoreTable], score_fn: ScoreFn, num_candidates: int) -> list[Source]:
@@ -58,7 +61,7 @@ def greedy_soup(vectors_MD: Tensor, val: Scores, score_fn: ScoreFn, *, num_candi
     order = val.rank()[:num_candidates].tolist()
     soup, best = [order[0]], val.quality_M[order[0]]
     for candidate in order[1:]:
-        quality = score_fn(vectors_MD[[*soup, candidate]].mean(dim=0, keepdim=True)).quality_M[0]
+        quality = score_fn(vectors_MD[[*soup, candidate]].mean(dim=0, keepdim=True), UNFITTED).quality_M[0]
         if quality >= best:
             soup, best = [*soup, candidate], quality
     return torch.mean(vectors_MD[soup], dim=0, keepdim=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.normalizer import Normalizer
+from core.evaluation.audit import find_origins
 from core.evaluation.kinds import (
     AVERAGE,
     CONTINUED,
@@ -140,45 +142,45 @@ def choose_checkpoints(vectors_KD: Tensor, num_models: int, seed: int) -> Tensor
 
 
 def have_order(checkpoints: CheckpointSet) -> bool:
-    """Return whether the checkpoints are known to be successive steps of one training."""
-    return checkpoints.origin_K2 is not None and len(checkpoints.origin_K2[:, 0].unique()) == 1
+    """Return whether the checkpoints are known to be successive steps of one training; a single one has no order."""
+    origins = find_origins(checkpoints)
+    return origins is not None and origins.one_training and len(checkpoints) > 1
 
 
 def list_held_out(checkpoints: CheckpointSet) -> list[Source]:
     """Return the held-out checkpoints of the audit as a source, or nothing if there are none.
 
-    They are called "continued" if they are later steps of the training of the originals, and "held_out" if they come
-    from other trainings.
+    They are called "continued" if they are further steps of the trainings of the originals, and "held_out" if they come
+    from other trainings. Checkpoints of unknown origin may be either, so they are left out.
     """
-    vectors_HD = checkpoints.audit_HD
-    if vectors_HD is None or not len(vectors_HD):
+    vectors_HD, origins = checkpoints.audit_HD, find_origins(checkpoints)
+    if vectors_HD is None or not len(vectors_HD) or origins is None or origins.held_out_H2 is None:
         return []
+    original_K2, held_out_H2 = origins.original_K2, origins.held_out_H2
     return [
         Source(
-            CONTINUED if have_order(checkpoints) else HELD_OUT,
+            CONTINUED if np.isin(held_out_H2[:, 0], original_K2[:, 0]).all() else HELD_OUT,
             Kind.TRAINED,
             lambda: vectors_HD,
             # The fingerprint of the checkpoints does not cover held-out vectors.
             settings={"held_out": hash_tensor(vectors_HD)},
             num_models=len(vectors_HD),
-            gradient_evaluations=count_held_out_steps(checkpoints),
+            gradient_evaluations=count_further_steps(original_K2, held_out_H2) / len(vectors_HD),
         )
     ]
 
 
-def count_held_out_steps(checkpoints: CheckpointSet) -> float | None:
-    """Return the optimizer steps that each held-out checkpoint of the audit costs; None if their origin is unknown.
+def count_further_steps(original_K2: np.ndarray, held_out_H2: np.ndarray) -> int:
+    """Return the optimizer steps that the held-out checkpoints cost together, beyond those of the originals.
 
-    The steps of one training after the K-th checkpoint are shared by all models. The count for independent trainings
-    is that of one whole training.
+    Each training counts from its last original, or from its beginning if it gave none, to its last held-out checkpoint.
     """
-    origin_K2, held_out_H2 = checkpoints.origin_K2, checkpoints.held_out_origin_H2
-    if origin_K2 is None or held_out_H2 is None:
-        return None
-    steps_H = held_out_H2[len(held_out_H2) // 2 :, 1]
-    if have_order(checkpoints):
-        return float(steps_H.max() - origin_K2[:, 1].max()) / len(steps_H)
-    return float(steps_H.double().mean())
+
+    def find_end(origin_K2: np.ndarray, training: int) -> int:
+        return int(origin_K2[origin_K2[:, 0] == training, 1].max(initial=0))
+
+    trainings = np.unique(held_out_H2[:, 0]).tolist()
+    return sum(find_end(held_out_H2, training) - find_end(original_K2, training) for training in trainings)
 
 
 def list_one_model(

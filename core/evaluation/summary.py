@@ -143,7 +143,9 @@ def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any
 
     `n_models` counts the models that vote or are averaged. It is absent for a greedy soup, whose table does not store
     it. "mean of weights" is the source `ensemble`, the mean of all originals. A combination has no row if it was not
-    scored.
+    scored. Losses and calibration errors are those of votes at temperatures fitted on validation, because they are
+    comparable only there. The model chosen from several has neither, because it has no temperature of its own. If the
+    task does not define votes, no loss has a temperature.
     """
     rows: list[dict[str, Any]] = []
     for source, table in tables.items():
@@ -169,7 +171,13 @@ def measure_vote(votes: Votes) -> dict[str, float]:
 
 
 def measure_model(scores: Scores, index: int) -> dict[str, float]:
-    """Return accuracy, loss and calibration error of one model."""
+    """Return the accuracy of one model, and the loss and calibration error that `measure_combinations` explains."""
+    if scores.votes is not None:
+        return (
+            measure_vote(scores.votes)
+            if len(scores.accuracy_M) == 1
+            else keep_finite(accuracy=scores.accuracy_M[index])
+        )
     return keep_finite(
         accuracy=scores.accuracy_M[index],
         loss=scores.loss_M[index],

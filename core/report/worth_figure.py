@@ -40,10 +40,11 @@ MULTIPLES = (
 def choose_main_sources(worth: Votes, groups: Mapping[str, Group]) -> list[str]:
     """Return the sources that the figures show: the originals, p_diff, and the best free and the best trained source.
 
+    A source of a single model has no curve, so only the table shows it.
     The best source of a group is the one whose vote of all models has the lowest loss on test. This choice favors the
     baselines, because it uses the test images.
     """
-    votes = find_largest_votes(worth)
+    votes = {source: row for source, row in find_largest_votes(worth).items() if row["n_models"] > 1}
     chosen = [source for source in (ORIGINAL, GENERATED) if source in votes]
     for group in (Group.FREE, Group.TRAINED):
         members = [source for source, found in groups.items() if found is group and source in votes]

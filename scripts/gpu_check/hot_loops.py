@@ -71,7 +71,8 @@ def make_finetuning_loops(device: torch.device, rehearse: bool) -> list[Loop]:
             return torch.optim.AdamW(parameters, lr=0.03)
 
         options = {"batch_size": batch_size, "num_steps": num_steps, "seed": 0}
-        finetune(subject.vectors_MD, task, make_optimizer=make_optimizer, state={}, **options)
+        vectors_MD = subject.vectors_MD
+        finetune(vectors_MD, task, make_optimizer=make_optimizer, states=[{}] * len(vectors_MD), **options)
         meter.end()
 
     return [Loop("finetuning", "step", num_steps * (len(subject.vectors_MD) - 1), tune)]

@@ -217,7 +217,7 @@ class Snapshots(Callback):
             return
         self.files.write(count - 1, flatten(pl_module.model, self.subset))
         if count == self.files.num_checkpoints:
-            state = copy_optimizer_state(trainer.optimizers[0], pl_module.model)
+            state = copy_optimizer_state(trainer.optimizers[0], pl_module.model.named_parameters())
             save_artifact(self.state_file, "optimizer", flatten_state(state), metadata={})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -183,7 +183,7 @@ class Scorer:
     @torch.inference_mode()
     @set_float32_precision()
     def __call__(self, vectors_MD: Tensor, temperature_P: np.ndarray | None = None) -> Scores:
-        """Return the scores of M vectors; several vectors also vote.
+        """Return the scores of M vectors and of their votes; the vote of one vector is its own prediction.
 
         Args:
             vectors_MD: The models.
@@ -194,7 +194,7 @@ class Scorer:
         """
         vectors_MD, first_call = vectors_MD.to(self.device), not self.chunks.summary
         tallies = []
-        votes = VoteCounter(len(vectors_MD), self.device, temperature_P) if len(vectors_MD) > 1 else None
+        votes = VoteCounter(len(vectors_MD), self.device, temperature_P)
         with self.progress.part(len(vectors_MD) * self.num_images, units=len(vectors_MD) * len(self.chunks)):
             for chunk in self.chunks:
                 num_images = len(chunk.labels_B)
@@ -203,8 +203,7 @@ class Scorer:
                 with self._lower_precision():
                     log_MBC = self.logits(chunk.crossing, vectors_MD, self.progress)[:, :num_images].log_softmax(dim=2)
                 tallies.append(Tally.from_log_probabilities(log_MBC, chunk.labels_B))
-                if votes is not None:
-                    votes.add(log_MBC, chunk.labels_B)
+                votes.add(log_MBC, chunk.labels_B)
         if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
         models = Tally.join(tallies)
@@ -213,7 +212,7 @@ class Scorer:
             models.nll_M,
             models.wrong_MB.numpy(),
             models.ece_M,
-            None if votes is None else votes.finish(),
+            votes.finish(),
             loss_MN=models.loss_MB.half().numpy(),
             groups_N=self.groups_N,
         )

@@ -106,7 +106,7 @@ def list_deep_ensemble(
             settings={**settings, "num_networks": num_networks},
             score_fns={**whole.score_fns(num_train_images, progress), **whole.ood_fns(progress)},
             num_models=num_networks,
-            columns_D=find_columns(task.subset, whole.subset),
+            columns_D=find_columns(task.subset.names, whole.subset),
             gradient_evaluations=count_steps(spec, task.data, machine["devices"]),
             training_images=spec.epochs * count_images(task.data.train),
         )

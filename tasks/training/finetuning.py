@@ -5,7 +5,7 @@ M models · B images in one batch · D numbers in one flattened subset.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import count
 
@@ -17,15 +17,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.optimizer_state import OptimizerState
+from core.checkpoints.optimizer_state import OptimizerState, copy_optimizer_state
 from core.checkpoints.subset import unflatten
 from core.evaluation.kinds import FINETUNED, Kind
-from core.evaluation.sources import Source, SourceOptions, choose_checkpoints
+from core.evaluation.sources import Source, SourceOptions, choose_checkpoints, have_order
 from core.runtime.precision import set_float32_precision
 from core.runtime.seeding import derive_seed
 from core.runtime.source_code import digest_code, locate
 from core.runtime.trainer import MakeOptimizer
 from tasks.collecting.collection import Optimization
+from tasks.collecting.steps import find_owners_of_statistics
 from tasks.data.loaders import make_training_loader
 from tasks.scoring.frozen_prefix import SplitNetwork, WholeNetwork, split_network
 from tasks.task import Task
@@ -33,6 +34,9 @@ from tasks.task import Task
 # Steps at rate 0 that accumulate the moments of the optimizer. Adam's first moment covers about 10 steps, and Adam
 # corrects its second moment for the steps that it lacks.
 MOMENT_STEPS = 50
+# Share of the initial learning rate at which finished trainings go on. Their rate has usually fallen to about 0, so the
+# initial rate would throw them back.
+RESTART = 0.1
 
 
 def list_finetuned(
@@ -40,41 +44,51 @@ def list_finetuned(
 ) -> list[Source]:
     """Return one source for each number of steps in `options.finetune_steps`; none for 0 models.
 
-    All of them start from the same checkpoints and from one state of the optimizer.
+    All of them start from the same checkpoints. Successive steps of one training go on at the rate and with the
+    optimizer state of this training. If no state was stored, its moments are accumulated once, at the last checkpoint.
+    All other checkpoints, such as independent networks and imported ones, count as ends of trainings of their own. Each
+    of them accumulates its own moments, because a coordinate means something else in every network, and goes on at
+    `RESTART` times the initial rate.
 
     Args:
         task: The network, the subset and the images.
         checkpoints: The checkpoints to start from, with the state of the optimizer if it was stored.
-        optimization: The optimizer and the batch size with which the checkpoints were last trained.
+        optimization: The optimizer and the batch size with which the checkpoints were last trained. For imported
+            checkpoints, these are the settings of `task.collect`.
         options: The number of models and of steps.
         seed: The seed of the run.
     """
     if options.num_finetuned == 0:
         return []
     make_optimizer, batch_size = optimization
+    stored, one_training = checkpoints.optimizer_state, have_order(checkpoints)
+    share = 1.0 if one_training else RESTART
+
+    def choose_starts() -> Tensor:
+        return choose_checkpoints(checkpoints.vectors_KD, options.num_finetuned, seed)
 
     @cache
-    def find_state() -> OptimizerState:
-        if checkpoints.optimizer_state is not None:
-            return checkpoints.optimizer_state
-        return accumulate_moments(
-            checkpoints.vectors_KD[-1], task, make_optimizer=make_optimizer, batch_size=batch_size, seed=seed
-        )
+    def find_states() -> list[OptimizerState]:
+        if stored is not None:
+            return [stored] * options.num_finetuned
+        vectors_SD = checkpoints.vectors_KD[-1:] if one_training else choose_starts()
+        states = accumulate_moments(vectors_SD, task, make_optimizer=make_optimizer, batch_size=batch_size, seed=seed)
+        return states * options.num_finetuned if one_training else states
 
     def make(num_steps: int) -> Tensor:
-        starts_MD = choose_checkpoints(checkpoints.vectors_KD, options.num_finetuned, seed)
         return finetune(
-            starts_MD,
+            choose_starts(),
             task,
             make_optimizer=make_optimizer,
             batch_size=batch_size,
             num_steps=num_steps,
             seed=seed,
-            state=find_state(),
+            states=find_states(),
+            share=share,
         )
 
-    stored = checkpoints.optimizer_state is not None
-    shared = 0 if stored else MOMENT_STEPS / options.num_finetuned
+    moment_steps = MOMENT_STEPS / options.num_finetuned if one_training else MOMENT_STEPS
+    moment_steps = moment_steps if stored is None else 0
     return [
         Source(
             f"{FINETUNED}_{num_steps}",
@@ -84,11 +98,13 @@ def list_finetuned(
             settings={
                 "optimizer": dict(make_optimizer.settings),
                 "batch_size": batch_size,
-                "moments": "stored" if stored else "accumulated",
+                "moments": "accumulated" if stored is None else "stored",
+                "one_training": one_training,
+                "share": share,
             },
             num_models=options.num_finetuned,
-            gradient_evaluations=num_steps + shared,
-            training_images=num_steps * batch_size,
+            gradient_evaluations=num_steps + moment_steps,
+            training_images=round((num_steps + moment_steps) * batch_size),
         )
         for num_steps in options.finetune_lengths
     ]
@@ -104,7 +120,8 @@ def repeat_epochs(loader: DataLoader) -> Iterator[list[Tensor]]:
 class SubsetTrainer:
     """The training of one vector after the other on a stream of batches, each model with batches of its own.
 
-    Running statistics in the subset do not change, because they are not parameters.
+    The layers that own a running statistic of the subset are in training mode, as they are while checkpoints are
+    collected, so these statistics follow the batches. All other layers are in eval mode.
 
     Args:
         task: The network, the subset and the images.
@@ -121,6 +138,7 @@ class SubsetTrainer:
         self.batches = repeat_epochs(loader)
         self.normalize = task.data.make_normalizer().to(task.device)
         self.names = [name for name, _ in task.model.named_parameters() if name in task.subset.names]
+        self.statistics = [name for name, _ in task.model.named_buffers() if name in task.subset.names]
 
     def start(self, vector_D: Tensor, make_optimizer: MakeOptimizer) -> tuple[Mapping[str, Tensor], Optimizer]:
         """Return views into `vector_D` by parameter, so that training writes into it, and their optimizer."""
@@ -134,13 +152,22 @@ class SubsetTrainer:
         self.network = self.network or self._split(images_BCSS)
         with torch.no_grad():
             crossing = self.network.cache(images_BCSS)
-        loss = F.cross_entropy(self.network.logits(crossing, model), labels_B)
+        # BatchNorm updates statistics in place, which autograd forbids for views that share memory with the parameters.
+        statistics = {name: model[name].clone() for name in self.statistics}
+        loss = F.cross_entropy(self.network.logits(crossing, {**model, **statistics}), labels_B)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        for name, statistic in statistics.items():
+            model[name].copy_(statistic)
 
     def _split(self, images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
-        return split_network(copy_frozen(self.task.model, self.task.device), self.task.subset.names, images_BCSS)
+        model = copy_frozen(self.task.model, self.task.device)
+        if not self.statistics:
+            return split_network(model, self.task.subset.names, images_BCSS)
+        for name in find_owners_of_statistics(model, self.task.subset):
+            model.get_submodule(name).training = True
+        return WholeNetwork(model)  # a traced graph has no training mode
 
 
 @set_float32_precision()
@@ -152,14 +179,15 @@ def finetune(
     batch_size: int,
     num_steps: int,
     seed: int,
-    state: OptimizerState,
+    states: Sequence[OptimizerState],
+    share: float = 1.0,
 ) -> Tensor:
     """Return M vectors (M, D), each trained for `num_steps` more steps; `vectors_MD` itself does not change.
 
-    Each model continues with its own copy of `state` and gets its own batches, because shared batches would correlate
-    the results. A fresh Adam would begin with steps of the full rate in each coordinate, which throw a trained model
-    back. The learning rate falls to 0 along a half cosine, because the noise of steps at the full rate costs accuracy.
-    Matrix products are exact float32 on every device, as in scoring.
+    Each model gets its own batches, because shared batches would correlate the results. A fresh Adam would begin with
+    steps of the full rate in each coordinate, which throw a trained model back. The learning rate falls to 0 along a
+    half cosine, because the noise of steps at the full rate costs accuracy. Matrix products are exact float32 on every
+    device, as in scoring.
 
     Args:
         vectors_MD: The checkpoints to start from.
@@ -168,14 +196,16 @@ def finetune(
         batch_size: B, the number of images in one batch.
         num_steps: The number of optimizer steps.
         seed: The seed of the order and augmentation of the images.
-        state: The state of the optimizer, by the names of the parameters; an empty one starts a fresh optimizer.
+        states: For each model the state of the optimizer, of which it changes a copy. An empty one starts a fresh
+            optimizer.
+        share: The learning rate of the first step, relative to that of `make_optimizer`.
     """
     trainer = SubsetTrainer(task, batch_size, derive_seed(seed, FINETUNED))
     tuned_MD = vectors_MD.to(task.device, copy=True)
-    for tuned_D in tuned_MD:
+    for tuned_D, state in zip(tuned_MD, states, strict=True):
         model, optimizer = trainer.start(tuned_D, make_optimizer)
         load_state(optimizer, [state.get(name, {}) for name in trainer.names])
-        rate = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+        rate = LambdaLR(optimizer, lambda step: share * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
         for _ in range(num_steps):
             trainer.step(model, optimizer)
             rate.step()
@@ -184,22 +214,22 @@ def finetune(
 
 @set_float32_precision()
 def accumulate_moments(
-    vector_D: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, seed: int
-) -> OptimizerState:
-    """Return the state that the optimizer reaches at `vector_D` in some steps at rate 0, which leave it where it is.
+    vectors_SD: Tensor, task: Task, *, make_optimizer: MakeOptimizer, batch_size: int, seed: int
+) -> list[OptimizerState]:
+    """Return the state that the optimizer reaches at each of S vectors in some steps at rate 0, which do not move it.
 
     It stands in for the state at the end of the training that made the vector, if this state was not stored.
     """
     trainer = SubsetTrainer(task, batch_size, derive_seed(seed, f"{FINETUNED}/moments"))
-    model, optimizer = trainer.start(vector_D.to(task.device, copy=True), make_optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    for _ in range(MOMENT_STEPS):
-        trainer.step(model, optimizer)
-    return {
-        name: {key: value for key, value in optimizer.state[model[name]].items() if isinstance(value, Tensor)}
-        for name in trainer.names
-    }
+    states: list[OptimizerState] = []
+    for vector_D in vectors_SD.to(task.device, copy=True):
+        model, optimizer = trainer.start(vector_D, make_optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        for _ in range(MOMENT_STEPS):
+            trainer.step(model, optimizer)
+        states.append(copy_optimizer_state(optimizer, ((name, model[name]) for name in trainer.names)))
+    return states
 
 
 def load_state(optimizer: Optimizer, states: list[Mapping[str, Tensor]]) -> None:

@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import unflatten
+from core.checkpoints.subset import find_columns, unflatten
 from core.evaluation.kinds import LAPLACE, Kind
 from core.evaluation.scores import ScoreFn
 from core.evaluation.sources import Source, SourceOptions, UnavailableSource
@@ -120,9 +120,8 @@ def draw_laplace(
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UnavailableSource(f"laplace-torch cannot handle the network ({reason})") from error
     guess = float(posterior.prior_precision)
-    columns = unflatten(torch.arange(task.subset.num_params), task.subset)
-    trained = [name for name, _ in task.model.named_parameters() if name in columns]
-    columns_P = torch.cat([columns[name].flatten() for name in trained])
+    trained = [name for name, _ in task.model.named_parameters() if name in task.subset.names]
+    columns_P = find_columns(trained, task.subset)
 
     def draw(factor: float, count: int) -> Tensor:
         posterior.prior_precision = factor * guess

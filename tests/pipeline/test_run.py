@@ -85,6 +85,9 @@ def test_models_vote_on_test_and_on_images_without_a_class_at_the_temperatures_o
     assert set(table.ood) == {"phase_scrambled", "splices"}
     for confidence_PN in table.ood.values():
         assert confidence_PN.shape == (3, 300) and (confidence_PN >= 0.1).all() and (confidence_PN <= 1).all()
+    single = {row["source"]: row for row in workplace.metrics()["worth"] if row["n_models"] == 1}
+    for source in ("ensemble", "ema", "lawa", "soup_original", "soup_p_diff"):
+        assert single[source]["temperature"] > 0 and set(single[source]["auroc"]) == set(table.ood)
     _, sizes = np.unique(test.groups_N, return_counts=True)
     assert set(sizes) == {3} and test.loss_MN.shape == test.wrong_MN.shape == (5, len(test.groups_N))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.command_line.run_command import run_command
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.scores import Metric, Scores, ScoreTable
 from scripts import compare_rules
 
 
@@ -69,6 +69,13 @@ def test_a_run_without_losses_of_images_is_refused(tables, monkeypatch):
     )
     tables[path.as_posix()] = replace(scored, scores={"test": scored.scores["test"]})
     assert f"{path} holds no loss" in call(monkeypatch, "a", "b")
+
+
+def test_a_run_without_accuracies_is_refused_for_its_metric(tables, monkeypatch):
+    scored = tables["b/scores/p_diff.npz"]
+    error = replace(scored.scores["val"], metric=Metric("error", "meters", higher_is_better=False))
+    tables["b/scores/p_diff.npz"] = replace(scored, scores={**scored.scores, "val": error})
+    assert "measures error on val images, but rules are compared by accuracy" in call(monkeypatch, "a", "b")
 
 
 def test_missing_files_and_too_few_splits_are_refused(monkeypatch, tmp_path):

@@ -47,7 +47,10 @@ def test_a_vector_and_its_accuracy_stay_together_for_more_rows_than_sort_as_text
 def test_the_first_k_are_a_set_of_their_own(tiny_checkpoints):
     origin_K2 = torch.stack([torch.zeros(12), torch.arange(12)], dim=1).long()
     held_out_HD = torch.randn(4, 60)
-    first = replace(tiny_checkpoints, origin_K2=origin_K2, held_out_HD=held_out_HD).first(5)
+    state = {"0.weight": {"exp_avg": torch.ones(6, 5)}}
+    whole = replace(tiny_checkpoints, origin_K2=origin_K2, held_out_HD=held_out_HD, optimizer_state=state)
+    first = whole.first(5)
+    assert first.optimizer_state is None and whole.first(12).optimizer_state is state
     assert torch.equal(first.origin_K2, origin_K2[:5]) and first.held_out_HD is held_out_HD
     assert len(first) == 5 and torch.equal(first.vectors_KD, tiny_checkpoints.vectors_KD[:5])
     assert torch.equal(first.accuracy_K, tiny_checkpoints.accuracy_K[:5]) and len(tiny_checkpoints) == 12

@@ -86,7 +86,7 @@ def test_everything_besides_the_vectors_survives_the_disk(path, tiny_checkpoints
         origin_K2=torch.arange(24).view(12, 2),
         held_out_HD=torch.randn(5, 60),
         held_out_origin_H2=torch.arange(10).view(5, 2),
-        optimizer_state=copy_optimizer_state(optimizer, network),
+        optimizer_state=copy_optimizer_state(optimizer, network.named_parameters()),
     )
     full.save(path)
     loaded = CheckpointSet.load(path)
@@ -107,7 +107,7 @@ def test_plain_sgd_has_no_state_to_store():
     for momentum, keys in ((0, []), (0.9, ["momentum_buffer"])):
         optimizer = SGD(network.parameters(), lr=0.1, momentum=momentum)
         optimizer.step()
-        assert list(copy_optimizer_state(optimizer, network).get("0.weight", {})) == keys
+        assert list(copy_optimizer_state(optimizer, network.named_parameters()).get("0.weight", {})) == keys
 
 
 @pytest.mark.parametrize("field", ["origin_K2", "held_out_origin_H2"])

@@ -263,15 +263,15 @@ def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):
 
 
 class Voter:
-    """A scoring function that records its temperatures and returns votes fitted to its own number."""
+    """A scoring function that records its temperatures and returns votes fitted to its own number, or no votes."""
 
     def __init__(self, fitted):
-        self.fitted, self.temperatures, self.confidence = fitted, [], fitted / 10
+        self.fitted, self.temperatures, self.confidence, self.defines_votes = fitted, [], fitted / 10, True
 
     def __call__(self, vectors_MD, temperature_P=None):
         self.temperatures.append(temperature_P)
         fitted_P = np.full(3, self.fitted) if temperature_P is None else None
-        voted = votes(0.9, confidence=self.confidence, fitted_P=fitted_P) if len(vectors_MD) > 1 else None
+        voted = votes(0.9, confidence=self.confidence, fitted_P=fitted_P) if self.defines_votes else None
         return Scores(np.zeros(len(vectors_MD)), np.zeros(len(vectors_MD)), None, votes=voted)
 
 
@@ -295,9 +295,11 @@ def test_the_temperatures_of_validation_are_used_on_all_other_images(voters):
     np.testing.assert_allclose(table.ood["splices"], np.full((3, 40), voters["splices"].confidence))
 
 
-@pytest.mark.parametrize("splits, num_models", [(("test",), 4), (("val", "test"), 1)])
-def test_without_votes_on_validation_there_are_no_temperatures_and_no_other_images(voters, splits, num_models):
-    assert score_votes(voters, splits, num_models).ood == {}
+@pytest.mark.parametrize("splits, defines_votes", [(("test",), True), (("val", "test"), False)])
+def test_without_votes_on_validation_there_are_no_temperatures_and_no_other_images(voters, splits, defines_votes):
+    for voter in voters.values():
+        voter.defines_votes = defines_votes
+    assert score_votes(voters, splits).ood == {}
     assert voters["test"].temperatures == [None] and voters["splices"].temperatures == []
 
 

@@ -11,7 +11,7 @@ from core.evaluation.soup import greedy_soup, list_soups
 VALUES = [0.2, 0.4, 0.9, 0.7]  # A value is better the nearer it is to 0.5.
 
 
-def score_fn(vectors_MD):
+def score_fn(vectors_MD, temperature_P=None):
     accuracy_M = 1 - (vectors_MD[:, 0].double() - 0.5).abs().numpy()
     return Scores(accuracy_M, 1 - accuracy_M, None)
 
@@ -39,7 +39,7 @@ def test_a_model_that_changes_nothing_joins():
     soup = greedy_soup(
         vectors_MD,
         constant,
-        lambda vectors: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None),
+        lambda vectors, temperature_P: Scores(np.full(len(vectors), 0.5), np.zeros(len(vectors)), None),
         num_candidates=3,
     )
     torch.testing.assert_close(soup, torch.full((1, 3), 1 / 3))
@@ -55,7 +55,7 @@ def test_the_soup_of_one_model_is_a_copy_of_it():
 def test_a_model_joins_if_the_average_does_not_get_larger_when_lower_is_better():
     distance = Metric("distance", "from 0.5", higher_is_better=False)
 
-    def distances(vectors_MD):
+    def distances(vectors_MD, temperature_P=None):
         value_M = (vectors_MD[:, 0].double() - 0.5).abs().numpy()
         return Scores(value_M, value_M, None, metric=distance)
 
@@ -73,3 +73,14 @@ def test_soups_use_tables_that_are_added_before_they_are_made():
     vectors_MD = torch.tensor(VALUES)[:, None]
     tables["p_diff"] = ScoreTable("p_diff", vectors_MD.numpy(), {"val": score_fn(vectors_MD)}, "id", 0.0)
     assert generated.make().item() == pytest.approx(0.4)
+
+
+def test_no_temperatures_are_fitted_while_a_soup_is_searched():
+    vectors_MD, given = torch.tensor(VALUES)[:, None], []
+
+    def record(vectors_MD, temperature_P=None):
+        given.append(temperature_P)
+        return score_fn(vectors_MD)
+
+    greedy_soup(vectors_MD, score_fn(vectors_MD), record, num_candidates=4)
+    assert [temperature_P.tolist() for temperature_P in given] == [[1.0]] * 3

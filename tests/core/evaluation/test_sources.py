@@ -125,6 +125,32 @@ def test_held_out_checkpoints_are_named_after_their_training(make, one_training,
     assert not {"continued", "held_out"} & make().keys()
 
 
+def test_one_checkpoint_of_a_zoo_is_no_training_of_several_steps(make, independent):
+    one = replace(
+        independent,
+        rows=independent.rows.first(1),
+        accuracy_K=independent.accuracy_K[:1],
+        origin_K2=independent.origin_K2[:1],
+    )
+    assert {"continued", "held_out", "ema", "lawa"} & make(checkpoints=one).keys() == {"held_out"}
+
+
+@pytest.mark.parametrize("unknown", ["origin_K2", "held_out_origin_H2"])
+def test_held_out_checkpoints_of_unknown_origin_are_left_out(make, one_training, unknown):
+    made = make(checkpoints=replace(one_training, **{unknown: None}))
+    assert not {"continued", "held_out"} & made.keys()
+
+
+def test_held_out_steps_of_several_trainings_continue_them(listed, one_training):
+    several = replace(
+        one_training,
+        origin_K2=steps_of(*((training, step) for training in (0, 1) for step in range(10, 70, 10))),
+        held_out_origin_H2=steps_of((0, 70), (0, 80), (0, 90), (0, 70), (1, 70), (1, 80)),
+    )
+    [source] = [source for source in listed(checkpoints=several) if source.name in ("continued", "held_out")]
+    assert source.name == "continued" and source.gradient_evaluations == (10 + 20) / 3
+
+
 def test_other_held_out_checkpoints_are_another_source(listed, one_training):
     def find_settings(checkpoints):
         return next(source.settings for source in listed(checkpoints=checkpoints) if source.name == "continued")

@@ -207,14 +207,14 @@ def test_combinations_follow_the_model_chosen_on_validation(tables):
         tables["original"], votes=votes(0.9, np.array([[9], [9], [0.3]]), 0.92), ece_M=np.array([0.4, 0.3, 0.2, 0.1])
     )
     tables["soup_original"] = table("soup_original", scores([0.88], loss=[0.4]), scores([0.9]))
+    for source, loss in (("soup_original", 0.35), ("ensemble", 0.14)):
+        tables[source] = with_test(tables[source], votes=votes(0.8, loss, 0.85, counts=(1,)))
     assert summarize_tables(tables)["combination"] == [
         {
             "source": "original",
             "method": "one model",
             "n_models": 1,
             "accuracy": 0.80,
-            "loss": pytest.approx(0.2),
-            "ece": 0.3,
         },
         {
             "source": "original",
@@ -224,13 +224,20 @@ def test_combinations_follow_the_model_chosen_on_validation(tables):
             "loss": pytest.approx(0.3),
             "ece": pytest.approx(0.02, abs=1e-5),
         },
-        {"source": "original", "method": "greedy soup", "accuracy": 0.88, "loss": 0.4},
+        {
+            "source": "original",
+            "method": "greedy soup",
+            "accuracy": 0.8,
+            "loss": pytest.approx(0.35),
+            "ece": pytest.approx(0.05, abs=1e-5),
+        },
         {
             "source": "original",
             "method": "mean of weights",
             "n_models": 4,
-            "accuracy": 0.85,
-            "loss": pytest.approx(0.15),
+            "accuracy": 0.8,
+            "loss": pytest.approx(0.14),
+            "ece": pytest.approx(0.05, abs=1e-5),
         },
         {"source": "p_diff", "method": "one model", "n_models": 1, "accuracy": 0.65, "loss": pytest.approx(0.35)},
     ]

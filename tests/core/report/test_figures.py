@@ -218,6 +218,7 @@ def test_the_main_sources_are_the_best_of_their_groups_and_never_the_reconstruct
     }
     worth = [vote for source, loss in losses.items() for vote in make_votes(source, loss)]
     worth += make_votes("gaussian", 0.1, counts=[1])[:1]  # A single model does not choose.
+    worth += make_votes("ensemble", 0.01, counts=[1])  # A source of one model has no curve.
     assert choose_main_sources(worth, GROUPS) == ["original", "p_diff", "average_16", "finetuned"]
     assert choose_main_sources(make_votes("p_diff", 1.0), GROUPS) == ["p_diff"]
     lines = draw_worth(worth, GROUPS).axes[0].lines

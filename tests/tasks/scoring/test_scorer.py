@@ -208,12 +208,14 @@ def test_given_temperatures_are_used_and_none_are_fitted():
     assert votes.temperature_P is temperature_P and votes.fitted_P is None
 
 
-def test_one_model_does_not_vote():
+def test_the_vote_of_one_model_is_its_own_prediction_with_a_temperature():
     model, split = network("resnet18"), images_for("resnet18")
     subset = resolve_subset(model, "last_norms", count=2)
-    assert (
-        Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_for(model, subset, 1)).votes is None
-    )
+    scores = Scorer(model, subset, split, options=ScoringSpec(batch_size=BATCH))(vectors_for(model, subset, 1))
+    votes = scores.votes
+    assert votes.counts_P.tolist() == [1] and votes.fitted_P.shape == (1,) and np.isnan(votes.disagreement_PN).all()
+    np.testing.assert_array_equal(votes.wrong_PN, scores.wrong_MN)
+    assert votes.loss_PN.mean() == pytest.approx(scores.loss_M[0], rel=1e-5)
 
 
 def test_nan_counts_as_wrong_and_does_not_spoil_the_vote():

@@ -31,6 +31,7 @@ def count_votes(log_MNC, labels_N, temperature_P=None):
 
 
 @pytest.mark.parametrize("num_models, counts", [
+    (1, [1]),
     (2, [1, 2]),
     (3, [1, 2, 3]),
     (20, [1, 2, 5, 10, 20]),

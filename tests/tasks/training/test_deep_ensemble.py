@@ -145,5 +145,5 @@ def test_a_deep_ensemble_that_cannot_be_trained_is_refused(cfg, num_networks, ch
 
 def test_columns_find_the_numbers_of_a_subset_in_a_whole_network(model):
     part, whole = resolve_subset(model, "last_norms", 1), resolve_subset(model, "all")
-    assert torch.equal(flatten(model, whole)[find_columns(part, whole)], flatten(model, part))
-    assert torch.equal(find_columns(whole, whole), torch.arange(whole.num_params))
+    assert torch.equal(flatten(model, whole)[find_columns(part.names, whole)], flatten(model, part))
+    assert torch.equal(find_columns(whole.names, whole), torch.arange(whole.num_params))

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.optimizer_state import copy_optimizer_state
-from core.checkpoints.subset import flatten, resolve_subset
+from core.checkpoints.subset import find_columns, flatten, resolve_subset, unflatten
 from core.checkpoints.vector_rows import VectorRows
 from core.evaluation.kinds import Kind
 from core.evaluation.sources import SourceOptions, choose_checkpoints
@@ -24,7 +25,7 @@ from tasks.data.splits import ImageData
 from tasks.networks.build import build_classifier
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
-from tasks.training.finetuning import MOMENT_STEPS, accumulate_moments, finetune, list_finetuned
+from tasks.training.finetuning import MOMENT_STEPS, RESTART, accumulate_moments, finetune, list_finetuned
 
 
 def make_task(subset="last_norms"):
@@ -50,7 +51,7 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
     }
     stored = copy.deepcopy(state)
     options = {"make_optimizer": adamw, "batch_size": 8, "num_steps": num_steps, "seed": 5}
-    tuned_MD = finetune(vectors_MD, task, state=state, **options)
+    tuned_MD = finetune(vectors_MD, task, states=[state, state], share=0.5, **options)
     assert torch.equal(vectors_MD, given), "the given vectors were changed"
     for name, values in stored.items():
         assert all(torch.equal(state[name][key], value) for key, value in values.items()), "the state was changed"
@@ -77,7 +78,7 @@ def test_finetuning_equals_plain_training_of_the_whole_network(subset):
         for name, parameter in zip(task.subset.names, chosen, strict=True):
             optimizer.state[parameter] = copy.deepcopy(stored[name])
         for step, (images, labels) in enumerate(batches):
-            optimizer.param_groups[0]["lr"] = 0.03 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+            optimizer.param_groups[0]["lr"] = 0.03 * 0.5 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
             optimizer.zero_grad()
             F.cross_entropy(task.model(images), labels).backward()
             optimizer.step()
@@ -88,29 +89,39 @@ def test_a_batch_size_above_the_number_of_training_images_uses_them_all():
     task = make_task()
     given_MD = flatten(task.model, task.subset)[None]
     assert not torch.equal(
-        finetune(given_MD, task, make_optimizer=adamw, batch_size=100, num_steps=2, seed=5, state={}), given_MD
+        finetune(given_MD, task, make_optimizer=adamw, batch_size=100, num_steps=2, seed=5, states=[{}]), given_MD
     )
 
 
-def test_running_statistics_are_not_trained():
-    task = make_task("all")
-    given_MD = flatten(task.model, task.subset)[None]
-    tuned_MD = finetune(given_MD, task, make_optimizer=adamw, batch_size=8, num_steps=2, seed=5, state={})
-    for name, given, tuned in zip(
-        task.subset.names,
-        given_MD.split(task.subset.sizes, dim=1),
-        tuned_MD.split(task.subset.sizes, dim=1),
-        strict=True,
-    ):
-        assert torch.equal(given, tuned) == ("running_" in name), name
+@pytest.mark.parametrize("subset", ["all", ["layer4.0.bn1.*", "fc.*"]])
+def test_running_statistics_of_the_subset_follow_the_batches_as_in_training(subset):
+    task, num_steps = make_task(subset), 3
+    vector_D, sgd = flatten(task.model, task.subset), partial(torch.optim.SGD, lr=0.1)
+    [tuned_D] = finetune(
+        vector_D[None], task, make_optimizer=sgd, batch_size=24, num_steps=num_steps, seed=5, states=[{}]
+    )
+    if subset == "all":
+        task.model.train()
+    task.model.layer4[0].bn1.train()  # the other layers of a partial subset stay in eval mode
+    optimizer = sgd([parameter for name, parameter in task.model.named_parameters() if name in task.subset.names])
+    images, labels = task.data.train.tensors
+    for step in range(num_steps):  # each batch holds all images, so their order does not matter
+        optimizer.param_groups[0]["lr"] = 0.1 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        optimizer.zero_grad()
+        F.cross_entropy(task.model(images), labels).backward()
+        optimizer.step()
+    torch.testing.assert_close(tuned_D, flatten(task.model, task.subset), rtol=1e-4, atol=1e-5)
+    statistics_D = find_columns([name for name in task.subset.names if "running_" in name], task.subset)
+    assert (tuned_D - vector_D)[statistics_D].abs().max() > 1e-3
 
 
 def test_moments_are_accumulated_without_moving_the_model():
     task = make_task("all")
     vector_D = flatten(task.model, task.subset)
     given_D = vector_D.clone()
-    state = accumulate_moments(vector_D, task, make_optimizer=adamw, batch_size=24, seed=5)
+    [state] = accumulate_moments(vector_D[None], task, make_optimizer=adamw, batch_size=24, seed=5)
     assert torch.equal(vector_D, given_D)
+    task.model.train()  # as the layers that own running statistics of the subset
     parameters = dict(task.model.named_parameters())
     assert state.keys() == parameters.keys()
     images, labels = task.data.train.tensors
@@ -152,7 +163,8 @@ def collected():
         subset=subset,
         network=model.state_dict(),
         settings={},
-        optimizer_state=copy_optimizer_state(optimizer, model),
+        origin_K2=torch.tensor([(0, step) for step in range(131, 151)]),
+        optimizer_state=copy_optimizer_state(optimizer, model.named_parameters()),
     )
     return Task(ImageData(train, test, test, 10, 1, 8), model, subset, scoring=ScoringSpec()), checkpoints
 
@@ -163,7 +175,7 @@ def test_a_few_steps_do_not_throw_a_checkpoint_back_as_a_fresh_optimizer_does(co
     given = checkpoints if stored else replace(checkpoints, optimizer_state=None)
     one, few = (source.make() for source in list_finetuned(task, given, Optimization(FACTORY, 32), OPTIONS, seed=3))
     starts_MD = choose_checkpoints(checkpoints.vectors_KD, 10, seed=3)
-    options = {"make_optimizer": FACTORY, "batch_size": 32, "seed": 3, "state": {}}
+    options = {"make_optimizer": FACTORY, "batch_size": 32, "seed": 3, "states": [{}] * 10}
     fresh_one, fresh = (finetune(starts_MD, task, num_steps=num_steps, **options) for num_steps in (1, 5))
 
     vectors_KD = checkpoints.vectors_KD
@@ -179,10 +191,48 @@ def test_a_few_steps_do_not_throw_a_checkpoint_back_as_a_fresh_optimizer_does(co
 def test_each_number_of_steps_is_a_source_with_its_costs(collected):
     task, checkpoints = collected
     assert not list_finetuned(task, checkpoints, Optimization(FACTORY, 32), SourceOptions(num_finetuned=0), seed=3)
-    for given, shared in ((checkpoints, 0), (replace(checkpoints, optimizer_state=None), MOMENT_STEPS / 10)):
+    without_state = replace(checkpoints, optimizer_state=None)
+    imported = replace(without_state, origin_K2=None)  # may be independent networks, whose coordinates differ
+    for given, shared in ((checkpoints, 0), (without_state, MOMENT_STEPS / 10), (imported, MOMENT_STEPS)):
         sources = list_finetuned(task, given, Optimization(FACTORY, 32), OPTIONS, seed=3)
         assert [source.name for source in sources] == ["finetuned_1", "finetuned_5"]
         for source, steps in zip(sources, (1, 5), strict=True):
             assert (source.kind, source.splits, source.num_models) == (Kind.TRAINED, ("val", "test"), 10)
-            assert source.gradient_evaluations == steps + shared and source.training_images == steps * 32
+            assert source.gradient_evaluations == steps + shared and source.training_images == (steps + shared) * 32
             assert source.settings["optimizer"]["lr"] == 0.01
+
+
+def test_independent_networks_use_their_own_moments_and_a_lower_rate():
+    """Two networks that differ in the order of their hidden units alone must stay equal up to this order."""
+    torch.manual_seed(0)
+    images = TensorDataset(torch.randn(40, 1, 3, 3), torch.randint(4, (40,)))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 4))
+    subset, order = resolve_subset(model, "all"), torch.tensor([3, 0, 5, 1, 2, 4])
+    columns = unflatten(torch.arange(subset.num_params), subset)
+    for name, axis in (("1.weight", 0), ("1.bias", 0), ("3.weight", 1)):
+        columns[name] = columns[name].index_select(axis, order)
+    permutation_D = torch.cat([columns[name].flatten() for name in subset.names])
+    vector_D = flatten(model, subset)
+    checkpoints = CheckpointSet(
+        rows=VectorRows([torch.stack([vector_D, vector_D[permutation_D]])]),
+        accuracy_K=torch.ones(2, dtype=torch.float64),
+        subset=subset,
+        network=model.state_dict(),
+        settings={},
+        origin_K2=torch.tensor([(0, 40), (1, 40)]),
+    )
+    task = Task(ImageData(images, images, images, 4, 1, 3), model, subset, scoring=ScoringSpec())
+    options = SourceOptions(num_finetuned=2, finetune_steps=3)
+    [source] = list_finetuned(task, checkpoints, Optimization(FACTORY, 40), options, seed=3)  # a batch is all images
+    assert source.gradient_evaluations == 3 + MOMENT_STEPS
+    starts_MD, tuned_MD = choose_checkpoints(checkpoints.vectors_KD, 2, seed=3), source.make()
+    first = int(torch.equal(starts_MD[1], vector_D))
+    torch.testing.assert_close(tuned_MD[first][permutation_D], tuned_MD[1 - first])
+
+    training = {"make_optimizer": FACTORY, "batch_size": 40, "seed": 3}
+    states = accumulate_moments(starts_MD, task, **training)
+    full_MD, lower_MD = (
+        finetune(starts_MD, task, num_steps=3, states=states, share=share, **training) for share in (1, RESTART)
+    )
+    torch.testing.assert_close(tuned_MD, lower_MD)
+    assert (lower_MD - starts_MD).norm() < 0.2 * (full_MD - starts_MD).norm()
