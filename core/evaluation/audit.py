@@ -55,7 +55,7 @@ def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = N
     """
     vectors_KD = tables[ORIGINAL].vectors_MD
     walks = is_walk(vectors_KD) if origins is None else origins.has_walks
-    sources = [source for source in (ORIGINAL, CONTINUED) if source in tables and walks]
+    sources = [source for source in (ORIGINAL, CONTINUED, HELD_OUT) if source in tables and walks]
     return Bootstrap(
         tables,
         block_lengths={source: choose_model_blocks(tables[source]) for source in sources},
