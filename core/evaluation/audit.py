@@ -92,7 +92,7 @@ def audit(
 
     For `original`, the maximum IoU of each original is taken over the originals that are at least a lag away from it
     (`core.evaluation.copying.pair_originals`). The IoU axis then shows whether a generated model is more similar to its
-    nearest original than a checkpoint is that training reached at another time.
+    nearest original than checkpoints of different times of a training are to each other.
 
     Args:
         tables: Score tables by source.

@@ -50,7 +50,7 @@ def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
 
 
 def pair_with_others(k: int) -> np.ndarray:
-    """Return which pairs (K, K) are two different models of one list, the default of `apart_MK` for such a list."""
+    """Return a mask (K, K) that is true except on the diagonal: each of K models is compared with all other models."""
     return ~np.eye(k, dtype=bool)
 
 
