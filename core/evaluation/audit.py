@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.evaluation.copying import Closeness, Origins, Yardstick, measure_closeness, measure_yardstick
+from core.evaluation.copying import (
+    Closeness,
+    Origins,
+    Yardstick,
+    measure_closeness,
+    measure_yardstick,
+    pair_originals,
+)
 from core.evaluation.decisions import (
     Measured,
     counts_as_newer,
@@ -19,13 +26,13 @@ from core.evaluation.decisions import (
 )
 from core.evaluation.groups import Group, find_group
 from core.evaluation.intervals import Bootstrap, control_false_discoveries
-from core.evaluation.kinds import CONTINUED, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
-from core.evaluation.metrics import error_consistency, max_iou, variance_kept
+from core.evaluation.kinds import CONTINUED, DEEP_ENSEMBLE, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
+from core.evaluation.metrics import measure_similarity, variance_kept
 from core.evaluation.scores import MAX_IOU, ScoreTable
 from core.evaluation.verdict import UNADJUSTED, Comparison, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
 
-FREE = (Group.ORIGINAL, Group.FREE)  # Choosing a checkpoint needs no gradient either.
+FREE = (Group.ORIGINAL, Group.FREE)  # The checkpoints themselves need no further gradient either.
 
 
 def find_origins(checkpoints: CheckpointSet) -> Origins | None:
@@ -39,14 +46,21 @@ def find_origins(checkpoints: CheckpointSet) -> Origins | None:
 def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = None) -> Bootstrap:
     """Return a bootstrap over these tables that resamples consecutive steps of one training in blocks.
 
+    Originals are compared with each other only at a distance in time (`core.evaluation.copying.pair_originals`).
+
     Args:
-        tables: Score tables by source.
+        tables: Score tables by source. The steps of each training are consecutive rows.
         origins: Trainings and steps of the originals. If they are unknown (None), the originals are taken as steps of
             one training if they are autocorrelated in their given order.
     """
-    one_training = is_walk(tables[ORIGINAL].vectors_MD) if origins is None else origins.one_training
-    walks = [source for source in (ORIGINAL, CONTINUED) if source in tables and one_training]
-    return Bootstrap(tables, block_lengths={source: choose_model_blocks(tables[source]) for source in walks})
+    vectors_KD = tables[ORIGINAL].vectors_MD
+    walks = is_walk(vectors_KD) if origins is None else origins.has_walks
+    sources = [source for source in (ORIGINAL, CONTINUED, HELD_OUT) if source in tables and walks]
+    return Bootstrap(
+        tables,
+        block_lengths={source: choose_model_blocks(tables[source]) for source in sources},
+        apart_KK=pair_originals(vectors_KD, origins),
+    )
 
 
 def choose_model_blocks(table: ScoreTable) -> int:
@@ -76,8 +90,9 @@ def audit(
     Their false discoveries are controlled at 5%, and their intervals agree with the decisions. All decisions are rules
     of `core.evaluation.decisions`.
 
-    For `original`, the maximum IoU of each original is taken over the *other* originals. The IoU axis then shows
-    whether a generated model is more similar to its nearest original than an original is to its nearest neighbor.
+    For `original`, the maximum IoU of each original is taken over the originals that are at least a lag away from it
+    (`core.evaluation.copying.pair_originals`). The IoU axis then shows whether a generated model is more similar to its
+    nearest original than checkpoints of different times of a training are to each other.
 
     Args:
         tables: Score tables by source.
@@ -138,15 +153,20 @@ def measure_copying(
 ) -> tuple[Yardstick | None, dict[str, Closeness]]:
     """Return what honest new models show, and the closeness of each source to the originals by this yardstick.
 
-    Without a yardstick (for fewer than 3 originals) nothing is measured.
+    Without a yardstick (for fewer than 3 originals) nothing is measured. A deep ensemble is compared in its errors
+    alone (`Standing`), because its subsets belong to other networks and their distances mean nothing.
     """
     original = tables[ORIGINAL]
     held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
     yardstick = measure_yardstick(original, held_out, origins)
     if yardstick is None:
         return None, {}
-    others = [table for source, table in tables.items() if source != ORIGINAL]
-    return yardstick, {table.source: measure_closeness(table, original, yardstick) for table in others}
+    apart = {ORIGINAL: pair_originals(original.vectors_MD, origins)}
+    return yardstick, {
+        source: measure_closeness(table, original, yardstick, apart.get(source))
+        for source, table in tables.items()
+        if source != DEEP_ENSEMBLE
+    }
 
 
 class Comparer:
@@ -161,6 +181,7 @@ class Comparer:
         self.tables, self.bootstrap, self.reference = tables, bootstrap, reference
         self.metric = tables[GENERATED].scores["test"].metric
         self.level = UNADJUSTED
+        self.standings: dict[str, Standing] = {}
         self.generated = self.locate(GENERATED)
 
     def has_max_iou(self, source: str) -> bool:
@@ -169,21 +190,15 @@ class Comparer:
 
     def locate(self, source: str) -> Standing:
         """Return the position of a source on both axes, and the similarity of its errors to those of the originals."""
-        scores, similarity = self.tables[source].scores["test"], {}
-        if self.has_max_iou(source):
-            masks, same = (scores.require_wrong(), self.get_reference_errors()), source == ORIGINAL
-            consistency = error_consistency(*masks, same=same)
-            means = {
-                "max_iou_mean": float(max_iou(*masks, same=same).mean()),
-                "kappa_relative_mean": float(consistency.relative_M.mean()),
-                "overlap_mean": float(consistency.overlap_M.mean()),
-            }
-            similarity = {key: value for key, value in means.items() if np.isfinite(value)}
-        return Standing(source, len(scores.accuracy_M), float(scores.accuracy_M.mean()), **similarity)
-
-    def get_reference_errors(self) -> np.ndarray:
-        """Return the images that each original gets wrong (K, N)."""
-        return self.tables[ORIGINAL].scores["test"].require_wrong()
+        if source not in self.standings:
+            scores, similarity = self.tables[source].scores["test"], {}
+            if self.has_max_iou(source):
+                masks = scores.require_wrong(), self.tables[ORIGINAL].scores["test"].require_wrong()
+                similarity = measure_similarity(*masks, self.bootstrap.find_partners(source))
+                similarity.pop("kappa_mean", None)  # It is in the table of sources.
+            mean = float(scores.accuracy_M.mean())
+            self.standings[source] = Standing(source, len(scores.accuracy_M), mean, **similarity)
+        return self.standings[source]
 
     def measure_accuracy(self, baseline: str) -> Measured:
         """Return the mean accuracy of p_diff minus that of a baseline."""
@@ -196,13 +211,9 @@ class Comparer:
 
     def measure_max_iou(self, baseline: str) -> Measured:
         """Return the mean maximum IoU of p_diff minus that of a baseline."""
-        ours, theirs = (self.tables[source].scores["test"] for source in (GENERATED, baseline))
-        originals_KN = self.get_reference_errors()
-        value = float(
-            max_iou(ours.require_wrong(), originals_KN).mean()
-            - max_iou(theirs.require_wrong(), originals_KN, same=baseline == ORIGINAL).mean()
-        )
+        ours, theirs = (self.bootstrap.measure_iou_margins()[source] for source in (GENERATED, baseline))
         draws_R = self.bootstrap.draw_max_iou(GENERATED) - self.bootstrap.draw_max_iou(baseline)
+        value = float(ours.models_M.mean() - theirs.models_M.mean())
         return Measured(value, draws_R, MAX_IOU, find_least_p_of_max_iou(ours, theirs))
 
     def compare_with(self, baselines: Sequence[str]) -> tuple[Comparison, ...]:

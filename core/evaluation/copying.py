@@ -9,7 +9,14 @@ from enum import StrEnum
 
 import numpy as np
 
-from core.evaluation.metrics import Spacing, disagreement_matrix, l2_matrix, min_l2, multiply_deviations
+from core.evaluation.metrics import (
+    Spacing,
+    disagreement_matrix,
+    l2_matrix,
+    min_l2,
+    multiply_deviations,
+    pair_with_others,
+)
 from core.evaluation.scores import ScoreTable
 from core.evaluation.walk import autocorrelation_time, is_walk
 
@@ -43,9 +50,9 @@ class Origins:
     held_out_H2: np.ndarray | None = None
 
     @property
-    def one_training(self) -> bool:
-        """Whether all originals are steps of one training."""
-        return len(np.unique(self.original_K2[:, 0])) == 1
+    def has_walks(self) -> bool:
+        """Whether some originals are steps of the same training, which resemble their neighbors in time."""
+        return len(np.unique(self.original_K2[:, 0])) < len(self.original_K2)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ def measure_yardstick(original: ScoreTable, held_out: ScoreTable | None, origins
     originals, which is just as honest, because no generator takes part. The smaller limit decides, because a few dozen
     consecutive held-out steps are only one place of the walk.
 
+    Several trainings with several steps each are compared with a lag, too, within each training.
+
     K steps show no time longer than about K / 3, so the lag leaves most originals to compare with. Three cases are
     lenient, which means that fewer copies are found: a training that drifts through all K steps, fewer than about ten
     steps of one training, whose autocorrelation is not visible, and imported steps in a random order.
@@ -132,18 +141,34 @@ def number_rows(k: int) -> np.ndarray:
 def measure_lag(vectors_KD: np.ndarray, origins: Origins | None) -> int:
     """Return the lag in optimizer steps, at which the autocorrelation of the originals has fallen to about 1/e.
 
-    It is half of the integrated autocorrelation time, rounded up. It is 0 for independent trainings, and for originals
-    of unknown origin that are not autocorrelated. Rows of unknown origin count as consecutive steps.
+    It is half of the integrated autocorrelation time, rounded up. Of several trainings the one with the longest time
+    decides. The lag is 0 for trainings of one step each, and for originals of unknown origin that are not
+    autocorrelated. Rows of unknown origin count as consecutive steps.
     """
     if origins is None:
-        steps_K, walks = np.arange(len(vectors_KD)), is_walk(vectors_KD)
-    else:
-        steps_K, walks = origins.original_K2[:, 1], origins.one_training
-    if not walks:
-        return 0
-    order = np.argsort(steps_K)
-    every = int(np.median(np.diff(steps_K[order])))
-    return every * math.ceil(autocorrelation_time(vectors_KD[order]) / 2)
+        if not is_walk(vectors_KD):
+            return 0
+        origins = Origins(number_rows(len(vectors_KD)))
+    training_K, steps_K = origins.original_K2.T
+    lag = 0
+    for training in np.unique(training_K):
+        rows = np.flatnonzero(training_K == training)
+        rows = rows[np.argsort(steps_K[rows])]
+        if len(rows) > 1:
+            every = int(np.median(np.diff(steps_K[rows])))
+            lag = max(lag, every * math.ceil(autocorrelation_time(vectors_KD[rows]) / 2))
+    return lag
+
+
+def pair_originals(vectors_KD: np.ndarray, origins: Origins | None) -> np.ndarray:
+    """Return which originals an original is compared with, (K, K).
+
+    They are those at least a lag away (`measure_lag`), because neighboring steps of one training are almost equal. An
+    original without such a partner is compared with all others.
+    """
+    origin_K2 = number_rows(len(vectors_KD)) if origins is None else origins.original_K2
+    apart_KK = are_apart(origin_K2, origin_K2, measure_lag(vectors_KD, origins))
+    return np.where(apart_KK.any(axis=1, keepdims=True), apart_KK, pair_with_others(len(vectors_KD)))
 
 
 def are_apart(origin_M2: np.ndarray, reference_K2: np.ndarray, lag: int) -> np.ndarray:
@@ -188,20 +213,21 @@ def set_limit(honest_H: np.ndarray) -> float:
     return float(min(np.quantile(honest_H, QUANTILE), NEARER * np.median(honest_H)))
 
 
-def measure_closeness(table: ScoreTable, original: ScoreTable, yardstick: Yardstick) -> Closeness:
+def measure_closeness(
+    table: ScoreTable, original: ScoreTable, yardstick: Yardstick, apart_MK: np.ndarray | None = None
+) -> Closeness:
     """Measure how the models of a source relate to the originals, of which at least two differ.
 
-    A generated model belongs to no step, so all originals count for it. An original is not compared with itself.
+    A generated model belongs to no step, so all originals count for it.
 
     Args:
         table: Scores of the source on "test".
         original: Scores of the originals on "test".
         yardstick: Ratios of honest checkpoints.
+        apart_MK: Which originals count for each model; None: all. For the originals themselves it comes from
+            `pair_originals`.
     """
-    same_KK = None
-    if table.source == original.source:
-        same_KK = ~np.eye(len(table.vectors_MD), dtype=bool)
-    weights_M, function_M = measure_ratios(table, original, same_KK)
+    weights_M, function_M = measure_ratios(table, original, apart_MK)
     # Two continuous vectors are not equal by chance, so an exact copy counts even if two originals are equal.
     copies_M = (weights_M < yardstick.weights_low) | (weights_M == 0)
     if function_M is not None and yardstick.function_low is not None:
@@ -264,7 +290,7 @@ def classify(copies: float, deviation: float, spread: float | None, repeats: boo
 
     The order of the rules matters. Averages in many dimensions are nearer to their originals than honest checkpoints
     are. Two copies of the same original repeat each other. The rules are for generators: a few dozen consecutive steps
-    of one training lie in one place, so they count as collapsed, and the originals as copies of their neighbors.
+    of one training lie in one place, so they count as collapsed.
     """
     if spread is not None and (spread < TINY or spread < NARROW * deviation):
         return Behavior.COLLAPSED

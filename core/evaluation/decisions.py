@@ -10,7 +10,7 @@ from math import comb, isinf
 import numpy as np
 
 from core.evaluation.copying import Behavior, Closeness
-from core.evaluation.intervals import percentile_interval, two_sided_p_value
+from core.evaluation.intervals import Margins, percentile_interval, two_sided_p_value
 from core.evaluation.scores import ACCURACY, Metric, Scores
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Standing
 
@@ -79,9 +79,17 @@ def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
     return find_least_p(theirs.wrong_MN.mean(axis=0) - ours.wrong_MN.mean(axis=0), ours.groups_N)
 
 
-def find_least_p_of_max_iou(ours: Scores, theirs: Scores) -> float:
-    """Return the smallest p-value that a difference of maximum IoUs can show, which rests on the images with errors."""
-    return find_least_p(theirs.require_wrong().mean(axis=0) + ours.require_wrong().mean(axis=0), ours.groups_N)
+def find_least_p_of_max_iou(ours: Margins, theirs: Margins) -> float:
+    """Return the smallest p-value that a difference of maximum IoUs can show on the images that make it up.
+
+    The images are weighed as in `find_least_p`, by the difference of the two influences that an image has on the mean
+    maximum IoU of a source. All influences add up to 0, so every image with errors has a small one, even if both
+    sources treat it alike. Their effective number is therefore (Σw²)² / Σw⁴, to which small weights hardly contribute
+    (the degrees of freedom of Satterthwaite 1946). It is n as well if n images matter equally.
+    """
+    squares_G = (ours.groups_G - theirs.groups_G) ** 2
+    fourth = float((squares_G**2).sum())
+    return min(1.0, 2.0 ** (1 - float(squares_G.sum()) ** 2 / fourth)) if fourth else 1.0
 
 
 def is_not_inferior(difference: Difference, metric: Metric) -> bool:

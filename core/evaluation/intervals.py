@@ -10,12 +10,14 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from core.evaluation.kinds import ORIGINAL
-from core.evaluation.metrics import find_most_alike
+from core.evaluation.metrics import find_most_alike, pair_with_others
 from core.evaluation.resampling import ENTRIES, Groups, draw_means, draw_sums
 from core.evaluation.scores import Scores, ScoreTable
 from core.runtime.seeding import derive_seed
 
-DRAWS = 10_000  # Twenty comparisons then still leave more than ten draws beyond each end of an adjusted interval.
+# An audit has some 33 comparisons. If only one of them is decided, their intervals have the level 1 − 0.05 / 33, beyond
+# each end of which 7 of 10,000 draws lie. The more comparisons are decided, the more draws lie there.
+DRAWS = 10_000
 TOLERANCE = 1e-9  # Limits of p-values are fractions, which floats miss by some 1e-16.
 DECIMALS = 12  # Rounded draws of two equal sources are equal, although the order of the sums differs.
 
@@ -123,16 +125,20 @@ def measure_accuracy_margins(scores: Scores, groups: Groups, block_length: int =
 
 
 def measure_max_iou_margins(
-    wrong_MN: np.ndarray, reference_KN: np.ndarray, groups: Groups, block_length: int = 1, *, same: bool
+    wrong_MN: np.ndarray,
+    reference_KN: np.ndarray,
+    groups: Groups,
+    block_length: int = 1,
+    apart_MK: np.ndarray | None = None,
 ) -> Margins:
     """Return the margins of the influence of each image on the maximum IoU of each model.
 
     The value for a model and an image is the maximum IoU of the model plus N times its change when this image is drawn
     once more. To first order in the weights v of the images, IoU = Σ v both / Σ v either changes by
     (both − IoU · either) / Σ either. The nearest original stays fixed, so the spread is overestimated if several
-    originals are about equally near.
+    originals are about equally near. `apart_MK` is explained in `find_most_alike`.
     """
-    iou_M, nearest_M = find_most_alike(wrong_MN, reference_KN, same=same)
+    iou_M, nearest_M = find_most_alike(wrong_MN, reference_KN, apart_MK)
     iou_M = iou_M.astype(np.float64)
     pairs = zip(wrong_MN, nearest_M, strict=True)
     sizes_M = np.array([np.count_nonzero(wrong_N | reference_KN[nearest]) for wrong_N, nearest in pairs])
@@ -170,15 +176,20 @@ class Bootstrap:
     (`draw_counts`), so that the block means vary as the walk does. Originals are resampled as scored models only: the
     set of originals in which a maximum IoU is sought stays complete. Blocks of L among M models show their own mean
     and not the true one, which makes their variance too small by 1 − L / M. The second term is divided by its root.
+    Few models show little about their spread. Each draw of the second term is therefore multiplied by √(f / χ²_f), with
+    f = M / L − 1 degrees of freedom and a χ² of its own. This turns a normal distribution into Student's t, so that
+    intervals of any level have its width.
 
-    The intervals have three limits. All sources are made from the same K checkpoints, which are not resampled. Models
-    of a source without a block length count as independent. An interval of fewer than about 20 models or blocks is
-    somewhat too narrow, because few of them show little about their spread.
+    The intervals have three limits. All sources are made from the same K checkpoints, which are not resampled. The
+    trained generator is taken as given, too, so an interval says nothing about the next training of a generator. Models
+    of a source without a block length count as independent.
 
     Args:
         tables: Score tables by source, including "original", all scored on the same images.
         block_lengths: Number of consecutive models that are resampled together, by source; 1 for other sources. More
             than half the number of models is taken as half.
+        apart_KK: Which originals an original is compared with in its maximum IoU, as in
+            `core.evaluation.copying.pair_originals`; None: all others.
         seed: Seed of the draws.
         draws: Number of draws, R.
 
@@ -191,6 +202,7 @@ class Bootstrap:
         tables: Mapping[str, ScoreTable],
         *,
         block_lengths: Mapping[str, int] | None = None,
+        apart_KK: np.ndarray | None = None,
         seed: int = 0,
         draws: int = DRAWS,
     ):
@@ -205,12 +217,18 @@ class Bootstrap:
             raise ValueError(f"the test images must be in the same groups for all sources: {', '.join(sizes)}")
         num_images, groups_N = next(iter(sizes.values())), next(iter(scores.values())).groups_N
         self._groups = Groups.index(num_images, groups_N) if num_images else Groups.index(0)
+        self._apart_KK = pair_with_others(len(tables[ORIGINAL].vectors_MD)) if apart_KK is None else apart_KK
         self._cache: dict[str, dict[str, np.ndarray]] = {}
+        self._iou_margins: dict[str, Margins] = {}
 
     @property
     def has_images(self) -> bool:
         """Whether the tables hold masks of wrong images, which a maximum IoU needs."""
         return len(self._groups) > 0
+
+    def find_partners(self, source: str) -> np.ndarray | None:
+        """Return which originals count for each model of a source (M, K); None: all."""
+        return self._apart_KK if source == ORIGINAL else None
 
     def varies(self, *sources: str) -> bool:
         """Return whether an interval is possible, that is, whether any source has models or images to resample."""
@@ -228,23 +246,27 @@ class Bootstrap:
         return self._cache["accuracy"][source]
 
     def draw_max_iou(self, source: str) -> np.ndarray:
-        """Return draws of the mean maximum IoU with the originals (R,); an original is not compared with itself.
+        """Return draws of the mean maximum IoU with the originals (R,); originals are compared as in `find_partners`.
 
         Raises:
             ValueError: The tables hold no masks of wrong images.
         """
         if "max_iou" not in self._cache:
-            wrong = {name: table.scores["test"].require_wrong() for name, table in self.tables.items()}
-            self._cache["max_iou"] = self._draw(
-                {
-                    name: measure_max_iou_margins(
-                        wrong_MN, wrong[ORIGINAL], self._groups, self._get_block_length(name), same=name == ORIGINAL
-                    )
-                    for name, wrong_MN in wrong.items()
-                    if name != ORIGINAL or len(wrong_MN) > 1
-                }
-            )
+            self._cache["max_iou"] = self._draw(self.measure_iou_margins())
         return self._cache["max_iou"][source]
+
+    def measure_iou_margins(self) -> Mapping[str, Margins]:
+        """Return the margins of the maximum IoU by source, without those of a single original."""
+        if not self._iou_margins:
+            wrong = {name: table.scores["test"].require_wrong() for name, table in self.tables.items()}
+            self._iou_margins = {
+                name: measure_max_iou_margins(
+                    wrong_MN, wrong[ORIGINAL], self._groups, self._get_block_length(name), self.find_partners(name)
+                )
+                for name, wrong_MN in wrong.items()
+                if name != ORIGINAL or len(wrong_MN) > 1
+            }
+        return self._iou_margins
 
     def _get_block_length(self, source: str) -> int:
         return max(1, min(self.block_lengths.get(source, 1), len(self.tables[source].vectors_MD) // 2))
@@ -267,4 +289,7 @@ class Bootstrap:
         length = self._get_block_length(source)
         seed = derive_seed(self.seed, f"bootstrap {source}")
         sums_R = draw_sums((margins.models_M - mean)[None], self.draws, seed, length)[:, 0]
-        return mean + sums_R / m * np.sqrt(margins.model_share / (1 - length / m))
+        freedom = m / length - 1
+        random = np.random.default_rng(derive_seed(self.seed, f"bootstrap spread of {source}"))
+        widths_R = np.sqrt(freedom / random.chisquare(freedom, size=self.draws))
+        return mean + sums_R / m * widths_R * np.sqrt(margins.model_share / (1 - length / m))

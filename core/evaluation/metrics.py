@@ -49,31 +49,36 @@ def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
     return np.concatenate([similarity for _, similarity in iou_blocks(wrong_MN, reference_KN)])
 
 
+def pair_with_others(k: int) -> np.ndarray:
+    """Return a mask (K, K) that is true except on the diagonal: each of K models is compared with all other models."""
+    return ~np.eye(k, dtype=bool)
+
+
 def find_most_alike(
-    wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False
+    wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest IoU of each model with any reference and the index of that reference, two arrays (M,).
 
     Args:
         wrong_MN: Mask of the images that each model gets wrong.
         reference_KN: Mask of the images that each reference model gets wrong.
-        same: Whether the references are the models themselves, in the same order. A model is then not compared with
-            itself, and at least 2 models are needed.
+        apart_MK: Which references count for each model, at least one; None: all. A model that is one of the references
+            must not be compared with itself, nor with its neighbors in time (`core.evaluation.copying.pair_originals`).
     """
     largest_M, which_M = np.empty(len(wrong_MN), np.float32), np.empty(len(wrong_MN), np.int64)
     for rows, similarity in iou_blocks(wrong_MN, reference_KN):
-        if same:
-            similarity[np.arange(len(rows)), rows] = -np.inf
+        if apart_MK is not None:
+            similarity[~apart_MK[rows]] = -np.inf
         largest_M[rows], which_M[rows] = similarity.max(axis=1), similarity.argmax(axis=1)
     return largest_M, which_M
 
 
-def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> np.ndarray:
+def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None) -> np.ndarray:
     """Return the largest IoU of each model with any reference (M,), where low means novel.
 
-    `same` is explained in `find_most_alike`.
+    `apart_MK` is explained in `find_most_alike`.
     """
-    return find_most_alike(wrong_MN, reference_KN, same=same)[0]
+    return find_most_alike(wrong_MN, reference_KN, apart_MK)[0]
 
 
 def within_iou(wrong_MN: np.ndarray) -> float:
@@ -99,7 +104,9 @@ class ErrorConsistency:
     overlap_M: np.ndarray  # common errors over the errors of the model that errs less, in [0, 1]
 
 
-def error_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: bool = False) -> ErrorConsistency:
+def error_consistency(
+    wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None
+) -> ErrorConsistency:
     """Return the error consistency of each model with the references (Geirhos et al. 2020, arXiv 2006.16736).
 
     With the error rates a and b and the rate c of common errors, the observed agreement is 1 − a − b + 2c, and chance
@@ -113,15 +120,34 @@ def error_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, *, same: b
     Args:
         wrong_MN: Mask of the images that each model gets wrong.
         reference_KN: Mask of the images that each reference model gets wrong.
-        same: Whether the references are the models themselves, as in `find_most_alike`.
+        apart_MK: Which references count for each model, as in `find_most_alike`.
     """
     largest_M3 = np.empty((len(wrong_MN), 3))
     for counts in count_errors(wrong_MN, reference_KN):
         for column, values_MK in enumerate(compare_errors(counts, wrong_MN.shape[1])):
-            if same:
-                values_MK[np.arange(len(counts.rows)), counts.rows] = -np.inf
+            if apart_MK is not None:
+                values_MK[~apart_MK[counts.rows]] = -np.inf
             largest_M3[counts.rows, column] = values_MK.max(axis=1)
     return ErrorConsistency(*largest_M3.T)
+
+
+def measure_similarity(
+    wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return how similar the errors are to those of the originals, as means over models, without those that are NaN.
+
+    Each measure of a model is its largest one over the originals that count (`apart_MK`, as in `find_most_alike`). Like
+    the IoU, κ is low if one of two models errs much more often than the other, even on the same images. The relative κ
+    and the overlap are not.
+    """
+    consistency = error_consistency(wrong_MN, reference_KN, apart_MK)
+    means = {
+        "max_iou_mean": float(max_iou(wrong_MN, reference_KN, apart_MK).mean()),
+        "kappa_mean": float(consistency.kappa_M.mean()),
+        "kappa_relative_mean": float(consistency.relative_M.mean()),
+        "overlap_mean": float(consistency.overlap_M.mean()),
+    }
+    return {name: mean for name, mean in means.items() if np.isfinite(mean)}
 
 
 def compare_errors(counts: ErrorCounts, num_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -174,7 +200,11 @@ def multiply_deviations(vectors_MD: np.ndarray, reference_KD: np.ndarray) -> np.
 
 
 def min_l2(vectors_MD: np.ndarray, reference_KD: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Return the distance of each model to the nearest reference (M,); `same` is explained in `find_most_alike`."""
+    """Return the distance of each model to the nearest reference (M,).
+
+    `same` means that the references are the models themselves, in the same order. A model is then not compared with
+    itself, and at least 2 models are needed.
+    """
     distance_MK = l2_matrix(vectors_MD, reference_KD)
     if same:
         np.fill_diagonal(distance_MK, np.inf)

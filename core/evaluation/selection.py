@@ -69,8 +69,9 @@ def resample_choices(table: ScoreTable, seed: int, draws: int = DRAWS) -> dict[s
 
     In each draw, the models on offer and the items of the rule's split are bootstrap samples, and the rule picks from
     them. The mean is over the test accuracies of the picks. For the interval, the test items are resampled, too. It
-    therefore holds what one user may get, and not how well the mean is known. The rule `test_accuracy` picks and
-    measures on the same resampled items, so its numbers are optimistic.
+    therefore holds what one user may get, and not how well the mean is known. The mean is taken over all test items as
+    they are. The numbers of the rule `test_accuracy` are optimistic, because its picks fit the test items that measure
+    them. In its interval, the picks are even measured on the very items that were resampled for the choice.
 
     A rule is left out if its split lacks losses or errors of each model on each item.
     """

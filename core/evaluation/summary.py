@@ -10,8 +10,8 @@ from core.evaluation.calibration import measure_calibration_error
 from core.evaluation.copying import Closeness
 from core.evaluation.groups import find_group
 from core.evaluation.intervals import Bootstrap, percentile_interval
-from core.evaluation.kinds import CHOOSABLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
-from core.evaluation.metrics import Spacing, error_consistency, max_iou, min_l2, near_copies, summarize, within_iou
+from core.evaluation.kinds import CHOOSABLE, DEEP_ENSEMBLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
+from core.evaluation.metrics import Spacing, measure_similarity, min_l2, near_copies, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable, Votes
 from core.evaluation.selection import measure_selections, pick_held_out
 
@@ -45,7 +45,7 @@ def summarize_tables(
         held_out[source] = float(test.accuracy_M[pick_held_out(tables[source])])
     return {
         "table": [
-            make_table_row(table, original, spacing=spacing, bootstrap=bootstrap)
+            make_table_row(table, original, bootstrap, spacing=spacing)
             | keep_finite(gradient_evaluations=costs.get(source))
             | describe_closeness(closeness.get(source))
             for source, table in tables.items()
@@ -58,17 +58,19 @@ def summarize_tables(
 
 
 def make_table_row(
-    table: ScoreTable, original: ScoreTable, *, spacing: Spacing | None = None, bootstrap: Bootstrap | None = None
+    table: ScoreTable, original: ScoreTable, bootstrap: Bootstrap, *, spacing: Spacing | None = None
 ) -> dict[str, Any]:
     """Return the measures of one source on test, some of them relative to the originals.
 
-    A measure is absent if it is not defined for the source or not finite.
+    A measure is absent if it is not defined for the source or not finite. The networks of a deep ensemble have no
+    distance to the originals, because their subsets belong to other networks.
 
     Args:
         table: Score table of the source.
         original: Score table of the originals.
+        bootstrap: Bootstrap for the interval of the mean accuracy, which also knows with which originals an original is
+            compared.
         spacing: Spacing of the originals, which scales distances to them; None leaves scaled distances out.
-        bootstrap: Bootstrap for the interval of the mean accuracy; None leaves the interval out.
     """
     same = table.source == original.source
     scores, reference = table.scores["test"], original.scores["test"]
@@ -77,32 +79,20 @@ def make_table_row(
         "group": find_group(table.source, table.kind).value,
         **summarize(scores.accuracy_M, scores.metric),
     }
-    if bootstrap is not None and bootstrap.varies(table.source):
+    if bootstrap.varies(table.source):
         row["accuracy_interval"] = percentile_interval(bootstrap.draw_accuracy(table.source))
     row |= keep_finite(loss_mean=scores.loss_M.mean(), ece_mean=None if scores.ece_M is None else scores.ece_M.mean())
     single = len(scores.accuracy_M) == 1
     if same and single:
         return row
     if scores.wrong_MN is not None:
-        row["max_iou_mean"] = float(max_iou(scores.wrong_MN, reference.require_wrong(), same=same).mean())
-        row |= measure_consistency(scores.wrong_MN, reference.require_wrong(), same)
+        partners = bootstrap.find_partners(table.source)
+        row |= measure_similarity(scores.wrong_MN, reference.require_wrong(), partners)
         if not single:
             row["within_iou_mean"] = within_iou(scores.wrong_MN)
+    if table.source == DEEP_ENSEMBLE:
+        return row
     return row | measure_distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)
-
-
-def measure_consistency(wrong_MN: np.ndarray, reference_KN: np.ndarray, same: bool) -> dict[str, float]:
-    """Return how consistent the errors are with those of the originals, three means over models.
-
-    Each measure of a model is its largest one over the originals. Like the IoU, κ is low if one of two models errs much
-    more often than the other, even on the same images. The relative κ and the overlap are not.
-    """
-    consistency = error_consistency(wrong_MN, reference_KN, same=same)
-    return keep_finite(
-        kappa_mean=consistency.kappa_M.mean(),
-        kappa_relative_mean=consistency.relative_M.mean(),
-        overlap_mean=consistency.overlap_M.mean(),
-    )
 
 
 def describe_closeness(closeness: Closeness | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ CAPTIONS = {  # The keys are the names of the figures.
     "max_iou": Caption(
         "Errors shared with the nearest original",
         "One histogram per source of the max IoU of its models, the share of wrong test images in common with the most "
-        "similar original. The black line is the median. An original is compared with the other originals.",
+        "similar original. The black line is the median. An original is not compared with its neighbors in time.",
         "p_diff left of original, so that its models make other errors.",
         "p_diff near 1, where models repeat the errors of an original.",
     ),

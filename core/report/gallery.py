@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from core.evaluation.copying import pair_originals
 from core.evaluation.kinds import GENERATED, ORIGINAL, Kind
 from core.evaluation.metrics import iou_matrix, l2_matrix, max_iou
 from core.report import behavior_figures, weight_figures
@@ -89,7 +90,9 @@ def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     originals = wrong[ORIGINAL]
     if len(originals) < 2:  # A single original cannot be compared with another one.
         del wrong[ORIGINAL]
-    iou = {source: max_iou(wrong_MN, originals, same=source == ORIGINAL) for source, wrong_MN in wrong.items()}
+    # The origins of the checkpoints are not among the files of a run. Rows in the order of their steps show the same.
+    apart = {ORIGINAL: pair_originals(run.tables[ORIGINAL].vectors_MD, None)}
+    iou = {source: max_iou(wrong_MN, originals, apart.get(source)) for source, wrong_MN in wrong.items()}
     accuracy = {source: run.tables[source].scores["test"].accuracy_M for source in wrong}
     yield "accuracy_vs_max_iou", lambda: behavior_figures.draw_accuracy_over_iou(accuracy, iou)
     yield "max_iou", lambda: behavior_figures.draw_ridges(iou, "maximum IoU with an original (← newer, 1: same errors)")

@@ -13,6 +13,7 @@ from core.evaluation.copying import (
     measure_closeness,
     measure_outside_span,
     measure_yardstick,
+    pair_originals,
 )
 from core.evaluation.metrics import Spacing, l2_matrix, min_l2, near_copies
 from core.evaluation.scores import Scores, ScoreTable
@@ -218,9 +219,9 @@ def test_which_checkpoints_are_far_enough_apart():
     assert are_apart(origin_K2, origin_K2, 0).tolist() == (~np.eye(4, dtype=bool)).tolist()
 
 
-def test_one_training_is_known_by_the_first_column_of_the_origins():
-    assert Origins(np.array([[3, 1], [3, 2]])).one_training
-    assert not Origins(np.array([[0, 2], [1, 2]])).one_training
+def test_walks_are_known_by_the_first_column_of_the_origins():
+    assert Origins(np.array([[3, 1], [3, 2], [4, 1]])).has_walks
+    assert not Origins(np.array([[0, 2], [1, 2]])).has_walks
 
 
 def test_a_copy_with_permuted_hidden_units_is_found_by_its_function():
@@ -272,7 +273,9 @@ def test_one_model_has_no_spread():
 
 def test_the_originals_are_not_compared_with_themselves():
     world = make_world("independent")
-    found = world.measure(world.original_KD, source="original")
+    apart_KK = pair_originals(world.original_KD, world.origins)
+    assert (apart_KK == ~np.eye(K, dtype=bool)).all()
+    found = measure_closeness(world.original, world.original, world.yardstick, apart_KK)
     assert found.behavior is Behavior.SAMPLES and found.deviation == found.spread == 1
     assert found.outside_span == pytest.approx(0, abs=1e-6)
     assert found.weights > 0.5 and found.copies < 0.12

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.signal import lfilter
+from scipy.stats import norm, t
 
 from core.evaluation import intervals
 from core.evaluation.intervals import (
@@ -15,7 +16,7 @@ from core.evaluation.intervals import (
     percentile_interval,
     two_sided_p_value,
 )
-from core.evaluation.metrics import max_iou
+from core.evaluation.metrics import max_iou, pair_with_others
 from core.evaluation.resampling import Groups
 from core.evaluation.scores import Scores, ScoreTable
 
@@ -54,16 +55,16 @@ def margins_of(wrong_MN, groups_N=None, block_length=1):
 def test_margins_do_not_depend_on_the_size_of_blocks(random, entries, monkeypatch):
     wrong_MN, reference_KN = random.random((7, 60)) < np.linspace(0.2, 0.9, 7)[:, None], random.random((4, 60)) < 0.5
     groups = Groups.index(60, random.integers(20, size=60))
-    once = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3, same=False)
+    once = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3)
     monkeypatch.setattr(intervals, "ENTRIES", entries)
-    again = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3, same=False)
+    again = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3)
     np.testing.assert_allclose(again.groups_G, once.groups_G, atol=1e-12)
     assert again.model_share == pytest.approx(once.model_share) and 0 < once.model_share < 1
 
 
 def test_the_margin_of_an_image_is_the_derivative_of_the_iou(random):
     wrong_MN, reference_KN = random.random((1, 60)) < 0.5, random.random((1, 60)) < 0.5
-    margins = measure_max_iou_margins(wrong_MN, reference_KN, Groups.index(60), same=False)
+    margins = measure_max_iou_margins(wrong_MN, reference_KN, Groups.index(60))
     both_N, either_N = (wrong_MN & reference_KN)[0], (wrong_MN | reference_KN)[0]
     for image in range(60):
         weights_N = np.ones(60)
@@ -153,7 +154,32 @@ def test_the_spread_over_models_alone_is_the_standard_error(random):
     plain = without_images(table("original", random.random((50, 30)) < 0.4))
     draws_R, accuracy_M = Bootstrap(named(plain)).draw_accuracy("original"), plain.scores["test"].accuracy_M
     assert draws_R.mean() == pytest.approx(accuracy_M.mean(), abs=0.003)
-    assert draws_R.std() == pytest.approx(accuracy_M.std(ddof=1) / np.sqrt(50), rel=0.02)
+    # Student's t with f degrees of freedom has the variance f / (f − 2).
+    assert draws_R.std() == pytest.approx(accuracy_M.std(ddof=1) / np.sqrt(50) * np.sqrt(49 / 47), rel=0.02)
+
+
+@pytest.mark.parametrize("num_models, repeats", [(2, 150), (5, 300)])
+def test_the_interval_of_few_models_misses_no_more_often_than_that_of_many(random, num_models, repeats):
+    """Without the width of Student's t, 95% intervals of 5 models miss 14% and those of 2 models 39%."""
+
+    def make(random, repeat):
+        accuracy_M = random.normal(size=num_models)
+        scores = Scores(accuracy_M, accuracy_M, None)
+        tables = {"original": replace(table("original", np.zeros((num_models, 1))), scores={"test": scores})}
+        return percentile_interval(Bootstrap(tables, seed=repeat, draws=999).draw_accuracy("original"))
+
+    assert 0.91 <= coverage(random, make, 0.0, repeats) <= 0.99
+
+
+@pytest.mark.parametrize("level", [0.95, 0.9985])
+def test_the_interval_of_ten_models_has_the_width_of_a_t_interval_at_any_level(level):
+    accuracy_M = norm.ppf((np.arange(10) + 0.5) / 10)
+    tables = {
+        "original": replace(table("original", np.zeros((10, 1))), scores={"test": Scores(accuracy_M, accuracy_M, None)})
+    }
+    low, high = percentile_interval(Bootstrap(tables, draws=20_000).draw_accuracy("original"), level)
+    half = t.ppf((1 + level) / 2, 9) * accuracy_M.std(ddof=1) / np.sqrt(10)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1 if level > 0.99 else 0.04)
 
 
 def test_luck_of_shared_images_does_not_average_out_over_models():
@@ -294,7 +320,7 @@ def test_draws_of_the_maximum_iou_are_centered_on_it(random):
     reference_KN = original.scores["test"].wrong_MN
     for source, expected_M in {
         "p_diff": max_iou(generated.scores["test"].wrong_MN, reference_KN),
-        "original": max_iou(reference_KN, reference_KN, same=True),
+        "original": max_iou(reference_KN, reference_KN, pair_with_others(len(reference_KN))),
     }.items():
         assert bootstrap.draw_max_iou(source).mean() == pytest.approx(expected_M.mean(), abs=0.003)
         low, high = percentile_interval(bootstrap.draw_max_iou(source))
@@ -408,9 +434,10 @@ def test_a_block_is_at_most_half_of_the_walk(random):
 
 
 def test_the_spread_of_block_means_is_that_of_all_circular_blocks(random):
-    """With two blocks of 10 among 20 models, the variance is half of that of one block, over 1 − 10 / 20."""
-    plain = without_images(table("original", walk(random, 20)))
+    """With 20 blocks of 10 models, the variance is that of one block over 20 (1 − 10 / 200), times 19 / 17."""
+    plain = without_images(table("original", walk(random, 200)))
     accuracy_M = plain.scores["test"].accuracy_M
-    blocks = [np.roll(accuracy_M, -start)[:10].mean() for start in range(20)]
+    blocks = [np.roll(accuracy_M, -start)[:10].mean() for start in range(200)]
     draws_R = Bootstrap(named(plain), block_lengths={"original": 10}).draw_accuracy("original")
-    assert draws_R.std() == pytest.approx(np.std(blocks) / np.sqrt(2) / np.sqrt(1 - 10 / 20), rel=0.03)
+    expected = np.std(blocks) / np.sqrt(20) / np.sqrt(1 - 10 / 200) * np.sqrt(19 / 17)
+    assert draws_R.std() == pytest.approx(expected, rel=0.03)

@@ -17,6 +17,7 @@ from core.evaluation.metrics import (
     min_l2,
     multiply_deviations,
     near_copies,
+    pair_with_others,
     summarize,
     variance_kept,
     within_iou,
@@ -82,21 +83,21 @@ def test_max_iou_is_the_largest_over_the_references(wrong_MN, reference_KN):
     np.testing.assert_allclose(max_iou(wrong_MN, reference_KN), expected, rtol=1e-6)
 
 
-def test_a_model_is_left_out_of_its_own_references_only_with_same(wrong_MN):
+def test_a_model_is_left_out_of_its_own_references_only_if_told(wrong_MN):
     expected = [max(iou_by_hand(wrong_MN[i], wrong_MN[j]) for j in range(M) if j != i) for i in range(M)]
-    np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN, same=True), expected, rtol=1e-6)
+    np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN, pair_with_others(len(wrong_MN))), expected, rtol=1e-6)
     np.testing.assert_allclose(max_iou(wrong_MN, wrong_MN), np.ones(M))
 
 
 def test_a_copy_among_the_models_counts_although_the_diagonal_does_not(wrong_MN):
     twins = np.concatenate([wrong_MN, wrong_MN[:1]])
-    assert max_iou(twins, twins, same=True)[[0, -1]].tolist() == [1, 1]
-    assert (max_iou(twins, twins, same=True)[1:-1] < 1).all()
+    assert max_iou(twins, twins, pair_with_others(len(twins)))[[0, -1]].tolist() == [1, 1]
+    assert (max_iou(twins, twins, pair_with_others(len(twins)))[1:-1] < 1).all()
 
 
 def test_the_diagonal_is_left_out_without_touching_the_masks(wrong_MN):
     before = wrong_MN.copy()
-    max_iou(wrong_MN, wrong_MN, same=True)
+    max_iou(wrong_MN, wrong_MN, pair_with_others(len(wrong_MN)))
     assert (wrong_MN == before).all()
 
 
@@ -110,14 +111,14 @@ def test_no_similarity_depends_on_the_size_of_blocks(wrong_MN, reference_KN, row
     whole = [
         iou_matrix(wrong_MN, reference_KN),
         *find_most_alike(wrong_MN, reference_KN),
-        *find_most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, wrong_MN, pair_with_others(len(wrong_MN))),
         within_iou(wrong_MN),
     ]
     monkeypatch.setattr(metrics, "ROWS", rows)
     blocks = [
         iou_matrix(wrong_MN, reference_KN),
         *find_most_alike(wrong_MN, reference_KN),
-        *find_most_alike(wrong_MN, wrong_MN, same=True),
+        *find_most_alike(wrong_MN, wrong_MN, pair_with_others(len(wrong_MN))),
         within_iou(wrong_MN),
     ]
     for once, again in zip(whole, blocks, strict=True):
@@ -132,7 +133,7 @@ def test_the_most_alike_reference_has_the_largest_iou(wrong_MN, reference_KN):
         and largest_M.tolist() == similarity_MK.max(axis=1).tolist()
     )
     twins = np.concatenate([wrong_MN, wrong_MN])
-    assert find_most_alike(twins, twins, same=True)[1].tolist() == [*range(M, 2 * M), *range(M)]
+    assert find_most_alike(twins, twins, pair_with_others(len(twins)))[1].tolist() == [*range(M, 2 * M), *range(M)]
 
 
 def test_the_error_consistency_agrees_with_scikit_learn_and_with_the_definition(wrong_MN, reference_KN):
@@ -186,7 +187,9 @@ def test_the_error_consistency_of_a_source_with_itself_leaves_out_the_diagonal(w
     monkeypatch.setattr(metrics, "ROWS", rows)
     assert error_consistency(wrong_MN, wrong_MN).kappa_M == pytest.approx(np.ones(M))
     expected = [max(cohen_kappa_score(wrong_MN[i], wrong_MN[j]) for j in range(M) if j != i) for i in range(M)]
-    assert error_consistency(wrong_MN, wrong_MN, same=True).kappa_M == pytest.approx(np.array(expected))
+    assert error_consistency(wrong_MN, wrong_MN, pair_with_others(len(wrong_MN))).kappa_M == pytest.approx(
+        np.array(expected)
+    )
 
 
 def test_the_disagreement_is_the_hamming_distance(wrong_MN, reference_KN):

@@ -9,7 +9,15 @@ import pytest
 from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.kinds import Kind
-from core.evaluation.metrics import Spacing, error_consistency, max_iou, min_l2, near_copies, within_iou
+from core.evaluation.metrics import (
+    Spacing,
+    error_consistency,
+    max_iou,
+    min_l2,
+    near_copies,
+    pair_with_others,
+    within_iou,
+)
 from core.evaluation.scores import Scores
 from core.evaluation.summary import make_table_row, summarize_tables
 from tests.core.evaluation.tables import scores, table, votes
@@ -50,7 +58,7 @@ def test_there_is_one_row_per_source_in_their_order(tables):
 
 def test_a_row_compares_with_the_originals_on_test(tables):
     row, scored, original = (
-        make_table_row(tables["p_diff"], tables["original"]),
+        make_table_row(tables["p_diff"], tables["original"], Bootstrap(tables)),
         tables["p_diff"].scores["test"],
         tables["original"],
     )
@@ -62,24 +70,25 @@ def test_a_row_compares_with_the_originals_on_test(tables):
 
 
 def test_the_originals_are_compared_with_the_other_originals(tables):
-    row = make_table_row(tables["original"], tables["original"])
+    row = make_table_row(tables["original"], tables["original"], Bootstrap(tables))
     assert row["max_iou_mean"] < 1 and row["min_l2_mean"] > 0
 
 
 def test_a_copy_of_the_originals_under_another_name_is_fully_similar(tables):
     copied = table("reconstructed", tables["original"].scores["test"], seed=1)
-    row = make_table_row(copied, tables["original"])
+    row = make_table_row(copied, tables["original"], Bootstrap(tables | {"reconstructed": copied}))
     assert row["max_iou_mean"] == 1 and row["min_l2_mean"] == 0
 
 
 def test_one_model_has_neither_a_spread_nor_a_similarity_within(tables):
-    row = make_table_row(tables["ensemble"], tables["original"])
+    row = make_table_row(tables["ensemble"], tables["original"], Bootstrap(tables))
     assert {"accuracy_std", "within_iou_mean"}.isdisjoint(row) and {"max_iou_mean", "min_l2_mean"} <= row.keys()
 
 
 def test_a_task_without_right_and_wrong_images_has_no_similarity(tables):
     originals = table("original", scores([0.5, 0.6], with_wrong=False))
-    row = make_table_row(table("p_diff", scores([0.5, 0.6], with_wrong=False), seed=9), originals)
+    generated = table("p_diff", scores([0.5, 0.6], with_wrong=False), seed=9)
+    row = make_table_row(generated, originals, Bootstrap({"original": originals, "p_diff": generated}))
     assert {"max_iou_mean", "kappa_mean", "overlap_mean", "within_iou_mean"}.isdisjoint(row)
     assert row["min_l2_mean"] > 0
 
@@ -273,7 +282,7 @@ def test_a_worse_model_that_repeats_all_errors_has_a_low_iou_but_a_full_overlap(
     row = row_of(summarize_tables(tables), "p_diff")
     assert row["max_iou_mean"] == pytest.approx(5 / 30) and row["kappa_mean"] < 0.2
     assert row["overlap_mean"] == row["kappa_relative_mean"] == pytest.approx(1)
-    consistency = error_consistency(wrong_KN, wrong_KN, same=True)
+    consistency = error_consistency(wrong_KN, wrong_KN, pair_with_others(3))
     original = row_of(summarize_tables(tables), "original")
     assert original["kappa_mean"] == pytest.approx(consistency.kappa_M.mean()) != 1
     assert original["overlap_mean"] == pytest.approx(4 / 5)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import find_group
-from core.evaluation.metrics import max_iou, min_l2, summarize, within_iou
+from core.evaluation.metrics import max_iou, min_l2, pair_with_others, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Standing, Verdict
 
@@ -89,6 +89,7 @@ def score(vectors_MD: np.ndarray, reference_KD: np.ndarray, difficulty_N: np.nda
 def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
     """Return a row of metrics.json; the measures of `MADE_UP` depend on the maximum IoU alone."""
     same = table.source == original.source
+    others = pair_with_others(len(table.vectors_MD)) if same else None
     scores, l2_M = table.scores["test"], min_l2(table.vectors_MD, original.vectors_MD, same=same)
     row = {
         "source": table.source,
@@ -97,7 +98,7 @@ def make_row(table: ScoreTable, original: ScoreTable) -> dict[str, Any]:
         "loss_mean": float(scores.loss_M.mean()),
         "ece_mean": float(scores.ece_M.mean()),
     }
-    row["max_iou_mean"] = float(max_iou(scores.wrong_MN, original.scores["test"].wrong_MN, same=same).mean())
+    row["max_iou_mean"] = float(max_iou(scores.wrong_MN, original.scores["test"].wrong_MN, others).mean())
     row |= {name: share * row["max_iou_mean"] for name, share in MADE_UP.items()} | {"behavior": "samples"}
     if table.source in COSTS:
         row["gradient_evaluations"] = COSTS[table.source]
