@@ -51,7 +51,7 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     return drawn
 
 
-def draw_difference(axes: Axes, row: int, difference: Difference, look: str, scale: float = 1) -> None:
+def draw_difference(axes: Axes, row: int, difference: Difference, look: Decision | Doubt, scale: float = 1) -> None:
     """Draw one difference as a marker on its interval, in one of the `LOOKS`."""
     color, marker, inside, _ = LOOKS[look]
     if difference.interval is not None:

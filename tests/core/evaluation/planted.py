@@ -248,3 +248,10 @@ def no_masks():
     """Plant better models of a task that does not define errors per image."""
     world = World(with_wrong=False)
     return world.tables(world.sample(40), SKILL + 0.7)
+
+
+def poor_rival():
+    """Plant a free source that is less accurate by points, which few images do not show, and errs on other images."""
+    world = World(num_images=60)
+    rival = {"gaussian_full": world.sample(20, 4)}
+    return world.tables(world.sample(40), SKILL, others=rival, skills={"gaussian_full": SKILL + 2})

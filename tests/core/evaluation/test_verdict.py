@@ -76,8 +76,8 @@ CASES = {
         UNDECIDED, Novelty.AS_CLOSE, Behavior.AVERAGES, (NO_UNDECIDED, "They are averages: ", "not measurably newer"),
     ),
     planted.repeated_model: Planted(
-        "Yes, … more accurate than averages of checkpoints: +3.21 … They are newer than averages: they repeat the "
-        "errors of a checkpoint less.",
+        "Yes, … more accurate than ensemble, the best of the sources …: +3.79 … They are one model repeated. They "
+        "are newer than ensemble: at no lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.NO_SAMPLES, Behavior.COLLAPSED,
         (YES, "They are one model repeated.", "They do not count as new, although"),
     ),
@@ -158,6 +158,11 @@ CASES = {
         "Yes, … more accurate than ensemble, the best of the sources …: +3.27 … They are newer than ensemble: at no "
         "lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.NEWER, Behavior.SAMPLES, (YES, "They are newer than ensemble: ", "at a higher accuracy."),
+    ),
+    planted.poor_rival: Planted(
+        "No, … less accurate than ensemble: −5.25 … They are not new: they repeat the errors of a checkpoint "
+        "more than gaussian_full does.",
+        WORSE, Novelty.AS_CLOSE, Behavior.SAMPLES, (NO_WORSE, "They are not measurably newer than ensemble."),
     ),
     planted.few_images: Planted(
         "Yes, … more accurate than averages of checkpoints: +11.67 … They are not measurably newer than averages.",
