@@ -15,10 +15,10 @@ from core.evaluation.copying import (
 )
 from core.evaluation.decisions import (
     Measured,
-    counts_as_newer,
     decide_answer,
     decide_difference,
     decide_novelty,
+    find_doubt,
     find_least_p_of_accuracy,
     find_least_p_of_max_iou,
     find_rival,
@@ -83,8 +83,8 @@ def audit(
     There are two axes: the mean of the task's primary metric (accuracy for classifiers), and the mean maximum IoU with
     the originals, where lower is newer if the accuracy is not inferior. The reference is the free source (`FREE`) that
     is best on validation, so that test images do not choose it. The soup of the originals cannot be the reference,
-    because validation images made it and its validation accuracy is too high. Like every free source, it must not be
-    better than p_diff.
+    because validation images made it and its validation accuracy is too high. Like every free source, it must be
+    measurably worse than p_diff for a "Yes".
 
     The accuracy against the reference is the headline, and has a 95% interval. All other comparisons are one family.
     Their false discoveries are controlled at 5%, and their intervals agree with the decisions. All decisions are rules
@@ -121,7 +121,7 @@ def audit(
         p_diff=comparer.generated,
         comparisons=comparisons,
         reference=reference,
-        answer=decide_answer(free, reference, comparer.metric),
+        answer=decide_answer(free),
         novelty=decide_novelty(free[0], rival, closeness.get(GENERATED)),
         chosen_on=chosen_on,
         rival=rival,
@@ -228,13 +228,14 @@ class Comparer:
         for source in baselines:
             level = UNADJUSTED if source == self.reference else self.level
             difference, standing = decide_difference(accuracy[source], level), self.locate(source)
+            overlap = decide_difference(iou[source], self.level) if source in iou else None
             rows.append(
                 Comparison(
                     standing,
                     difference,
-                    decide_difference(iou[source], self.level) if source in iou else None,
+                    overlap,
                     is_not_inferior(difference, self.metric),
-                    counts_as_newer(self.generated, standing, difference, self.metric),
+                    find_doubt(self.generated, standing, difference, overlap, self.metric),
                 )
             )
         return tuple(rows)

@@ -5,16 +5,23 @@ R bootstrap draws · N images · G groups of images that are versions of one ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, isinf
+from math import comb, isinf, sqrt
 
 import numpy as np
 
-from core.evaluation.copying import Behavior, Closeness
+from core.evaluation.copying import AVERAGED, MOST, Behavior, Closeness
 from core.evaluation.intervals import Margins, percentile_interval, two_sided_p_value
 from core.evaluation.scores import ACCURACY, Metric, Scores
-from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Standing
+from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty, Standing
 
 MARGIN = 0.005  # A source is not inferior if its accuracy is lower by less than this, which is half a point.
+# An average of pairs, at 0.58 of the median distance, must pass; a copy shrunk by 30%, at 0.25, must not.
+NEARER_THAN_AVERAGES = 0.75
+DOUBTFUL = {
+    Doubt.ACCURACY: Novelty.WORSE,
+    Doubt.UNCERTAIN: Novelty.UNCLEAR,
+    Doubt.CONSISTENCY: Novelty.CONSISTENT,
+}
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,9 @@ def find_least_p_of_max_iou(ours: Margins, theirs: Margins) -> float:
 
 
 def is_not_inferior(difference: Difference, metric: Metric) -> bool:
-    """Return whether the interval shows that p_diff is worse by less than half a point of accuracy, if at all.
+    """Return whether the interval shows that the first source is worse by less than half a point, if at all.
 
-    For other metrics, whose scale is unknown, the margin is 0.
+    For other metrics than accuracy, whose scale is unknown, the margin is 0.
     """
     if difference.interval is None:
         return False
@@ -103,47 +110,66 @@ def is_not_inferior(difference: Difference, metric: Metric) -> bool:
     return worst > -(MARGIN if metric == ACCURACY else 0)
 
 
-def counts_as_newer(generated: Standing, baseline: Standing, accuracy: Difference, metric: Metric) -> bool:
-    """Return whether a maximum IoU of p_diff below that of the baseline would show that p_diff is newer.
+def find_doubt(
+    generated: Standing, baseline: Standing, accuracy: Difference, max_iou: Difference | None, metric: Metric
+) -> Doubt | None:
+    """Return why a measurable difference in maximum IoU does not show that one source is newer; None if it does.
 
-    The IoU of two sets of errors cannot exceed the ratio of their sizes, so a model that errs more often shares a
-    smaller part of its errors. A lower IoU therefore counts only if the accuracy is not inferior. If it is lower at
-    all, κ over its maximum at these accuracies must be lower, too, because half a point of accuracy can be a large part
-    of few errors.
+    The IoU of two sets of errors cannot exceed the ratio of their sizes, so it also falls if one model errs more or
+    less often than the other. The source with the lower IoU therefore counts as newer only under two conditions,
+    whether it is p_diff or the baseline. Its accuracy is not inferior, and its κ over the maximum at these accuracies
+    is lower, too. Means of κ are compared without an interval, so the second condition is a safeguard and no test.
     """
-    if not is_not_inferior(accuracy, metric):
-        return False
-    ours, theirs = generated.kappa_relative_mean, baseline.kappa_relative_mean
-    return metric.sign * accuracy.value >= 0 or ours is None or theirs is None or ours < theirs
+    if max_iou is None or max_iou.decision is Decision.UNDECIDED:
+        return None
+    lower, higher = generated, baseline
+    if max_iou.decision is Decision.WORSE:
+        lower, higher, accuracy = baseline, generated, accuracy.swap()
+    ours, theirs = lower.kappa_relative_mean, higher.kappa_relative_mean
+    is_consistent = ours is not None and theirs is not None and ours >= theirs
+    if is_not_inferior(accuracy, metric) and not is_consistent:
+        return None
+    if accuracy.decision is Decision.WORSE:
+        return Doubt.ACCURACY
+    return Doubt.CONSISTENCY if is_not_inferior(accuracy, metric) else Doubt.UNCERTAIN
 
 
-def decide_answer(free: Sequence[Comparison], reference: str, metric: Metric) -> Decision:
+def decide_answer(free: Sequence[Comparison]) -> Decision:
     """Decide whether p_diff is more accurate than the free sources.
 
-    It is worse if it is measurably worse than any free source. It is better if it is measurably better than the
-    reference, and at least as accurate on average as every other free source.
+    It is better if it is measurably better than each of them, and worse if it is measurably worse than any. To be
+    better than each is an intersection–union test, which needs no correction for the number of sources (Berger 1982,
+    Technometrics 24). The decisions are those of the printed intervals, whose level is at least 95%.
     """
-    if any(row.accuracy.decision is Decision.WORSE for row in free):
+    decisions = {row.accuracy.decision for row in free}
+    if Decision.WORSE in decisions:
         return Decision.WORSE
-    (against,) = (row for row in free if row.baseline.source == reference)
-    leads = all(metric.sign * row.accuracy.value >= 0 for row in free)
-    return Decision.BETTER if leads and against.accuracy.decision is Decision.BETTER else Decision.UNDECIDED
+    return Decision.BETTER if decisions == {Decision.BETTER} else Decision.UNDECIDED
 
 
 def find_rival(free: Sequence[Comparison], reference: str) -> str | None:
-    """Return a free source that repeats measurably fewer errors of the originals than p_diff; None if there is none.
+    """Return a free source that is measurably newer than p_diff at no inferior accuracy; None if there is none.
 
-    It is the reference, or else a source that p_diff is not measurably more accurate than. Of several sources the one
-    with the largest difference is returned.
+    The reference comes first. Of several other sources the one with the largest difference in maximum IoU is returned.
     """
-    rivals = {
-        row.baseline.source: row.max_iou.value
-        for row in free
-        if row.max_iou
-        and row.max_iou.decision is Decision.WORSE
-        and (row.baseline.source == reference or row.accuracy.decision is not Decision.BETTER)
-    }
+    rivals = {row.baseline.source: row.max_iou.value for row in free if row.max_iou and row.newness is Decision.WORSE}
     return reference if reference in rivals else max(rivals, key=rivals.__getitem__, default=None)
+
+
+def are_copies(closeness: Closeness) -> bool:
+    """Return whether most models are copies, whatever else they are, such as copies of one original.
+
+    The mean of g independent originals deviates by d = 1 / √g from their mean. In many dimensions it lies √(1 − 1 / g)
+    from each of its members and √(1 + 1 / g) from other originals, in units of a deviation. Models that are nearer to
+    the mean than originals may thus be averages, unless they lie much nearer to one original than averages of this
+    deviation do.
+    """
+    if closeness.copies <= MOST:
+        return False
+    if closeness.deviation >= AVERAGED:
+        return True
+    squared = closeness.deviation**2
+    return closeness.weights < NEARER_THAN_AVERAGES * sqrt((1 - squared) / (1 + squared))
 
 
 def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness | None) -> Novelty | None:
@@ -158,7 +184,7 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
     Returns:
         The novelty, or None if it was not measured.
     """
-    if closeness is not None and closeness.behavior is Behavior.COPIES:
+    if closeness is not None and are_copies(closeness):
         return Novelty.MEMORIZED
     if against.max_iou is None:
         return None
@@ -166,6 +192,9 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
         return Novelty.CLOSER
     if against.max_iou.decision is not Decision.BETTER:
         return Novelty.AS_CLOSE
-    if not against.iou_counts:
-        return Novelty.WORSE if against.accuracy.decision is Decision.WORSE else Novelty.UNCLEAR
-    return None if closeness is None else Novelty.NEWER
+    if against.doubt is not None:
+        return DOUBTFUL[against.doubt]
+    if closeness is None:
+        return None
+    is_honest = closeness.behavior is Behavior.SAMPLES and closeness.copies <= HONEST_COPIES
+    return Novelty.NEWER if is_honest else Novelty.NO_SAMPLES

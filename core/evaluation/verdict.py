@@ -14,6 +14,7 @@ from core.evaluation.groups import Group, find_group
 from core.evaluation.kinds import GENERATED
 
 UNADJUSTED = 0.95  # level of the interval of a single comparison
+HONEST_COPIES = 0.15  # In simulated walks, at most about 10% of honest new models look like copies.
 
 
 class Decision(StrEnum):
@@ -41,7 +42,17 @@ class Novelty(StrEnum):
     AS_CLOSE = "not measurably newer"
     WORSE = "different because worse"
     UNCLEAR = "different, perhaps because worse"
+    CONSISTENT = "different, but as consistent with a checkpoint"
+    NO_SAMPLES = "different, but copies, averages or one model repeated"
     NEWER = "newer"
+
+
+class Doubt(StrEnum):
+    """The reason why a measurable difference in max IoU does not show that the source with the lower one is newer."""
+
+    ACCURACY = "accuracy"  # the source is measurably less accurate, which explains its lower max IoU
+    UNCERTAIN = "uncertain"  # the source may be less accurate, which the interval of the accuracy does not exclude
+    CONSISTENCY = "consistency"  # its error consistency κ, relative to the largest possible one, is not lower
 
 
 EARLIER_NOVELTIES = {  # names in files of earlier versions, which compared with an average of checkpoints
@@ -69,6 +80,12 @@ class Difference:
             resampled = {f"{prefix}interval": list(self.interval), f"{prefix}level": self.level}
         p = {f"{prefix}p": self.p} if self.p is not None else {}
         return {f"{prefix}difference": self.value, **resampled, **p, f"{prefix}is": self.decision.value}
+
+    def swap(self) -> "Difference":
+        """Return the difference with the two sources swapped."""
+        interval = None if self.interval is None else (-self.interval[1], -self.interval[0])
+        swapped = {Decision.BETTER: Decision.WORSE, Decision.WORSE: Decision.BETTER}.get(self.decision, self.decision)
+        return Difference(-self.value, interval, swapped, self.p, self.level)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], prefix: str = "") -> "Difference":
@@ -114,15 +131,14 @@ class Comparison:
     accuracy: Difference
     max_iou: Difference | None  # None if not measured
     not_inferior: bool | None = None  # whether the accuracy is at most 0.5 points lower; None in earlier files
-    iou_counts: bool = True  # whether a lower max IoU counts as newer; earlier files counted every one
+    doubt: Doubt | None = None  # why the difference in max IoU does not show newness; None if it does
 
     @property
     def newness(self) -> Decision | None:
-        """The decision on the axis of newness. A lower max IoU that accuracy alone may explain is undecided."""
+        """The decision on the axis of newness. A difference in max IoU that accuracy may explain is undecided."""
         if self.max_iou is None:
             return None
-        lower_without_merit = self.max_iou.decision is Decision.BETTER and not self.iou_counts
-        return Decision.UNDECIDED if lower_without_merit else self.max_iou.decision
+        return Decision.UNDECIDED if self.doubt else self.max_iou.decision
 
     @property
     def outcome(self) -> Outcome:
@@ -135,7 +151,9 @@ class Comparison:
         if self.not_inferior is not None:
             axes["not_inferior"] = self.not_inferior
         if self.max_iou is not None:
-            axes |= {**self.max_iou.to_json("max_iou_"), "max_iou_counts": self.iou_counts}
+            axes |= {**self.max_iou.to_json("max_iou_"), "max_iou_counts": self.doubt is None}
+        if self.doubt is not None:
+            axes["max_iou_doubt"] = self.doubt.value
         return {"baseline": self.baseline.source, **self.baseline.to_json(), **axes, "outcome": self.outcome.value}
 
     @classmethod
@@ -146,7 +164,7 @@ class Comparison:
             Difference.from_json(row, "accuracy_"),
             Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None,
             row.get("not_inferior"),
-            row.get("max_iou_counts", True),
+            read_doubt(row),
         )
 
 
@@ -157,10 +175,10 @@ class Verdict:
     p_diff: Standing
     comparisons: tuple[Comparison, ...]  # The reference comes first.
     reference: str  # the best free source on the split `chosen_on`
-    answer: Decision  # whether p_diff is more accurate than the free sources
+    answer: Decision  # whether p_diff is measurably more accurate than every free source
     novelty: Novelty | None = None  # None if it was not measured
     chosen_on: str = "test"
-    rival: str | None = None  # a free source, not measurably less accurate, that repeats fewer errors of the originals
+    rival: str | None = None  # a free source of no inferior accuracy that repeats fewer errors of the originals
     groups: Mapping[str, Group] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)  # gradient evaluations per model, where they are known
     yardstick: Yardstick | None = None  # None for fewer than 3 originals
@@ -235,6 +253,15 @@ class Verdict:
             draws=content.get("draws"),
             block_lengths=content.get("block_lengths", {}),
         )
+
+
+def read_doubt(row: Mapping[str, Any]) -> Doubt | None:
+    """Read the doubt of a comparison. Some files only say that a lower max IoU does not count."""
+    if "max_iou_doubt" in row:
+        return Doubt(row["max_iou_doubt"])
+    if row.get("max_iou_counts", True) or Decision(row["max_iou_is"]) is not Decision.BETTER:
+        return None
+    return Doubt.ACCURACY if Decision(row["accuracy_is"]) is Decision.WORSE else Doubt.UNCERTAIN
 
 
 def closeness_to_json(closeness: Closeness) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from core.evaluation.copying import Behavior
 from core.evaluation.kinds import GENERATED, ORIGINAL
-from core.evaluation.verdict import Decision, Difference, Verdict
+from core.evaluation.verdict import HONEST_COPIES, Decision, Difference, Doubt, Novelty, Verdict
 from core.report.cells import format_number, format_signed
 from core.report.glossary import explain_sources
 from core.report.run_files import RunFiles
@@ -12,7 +11,14 @@ from core.report.sentences import format_level
 from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
-NOT_NEWER = "lower, but less accurate"  # a lower max IoU that accuracy alone may explain
+DOUBTS = {  # why a max IoU that is lower, or higher, does not show that a source is newer
+    (Doubt.ACCURACY, Decision.BETTER): "lower, but less accurate",
+    (Doubt.UNCERTAIN, Decision.BETTER): "lower; accuracy too uncertain to tell",
+    (Doubt.CONSISTENCY, Decision.BETTER): "lower, but relative κ is not",
+    (Doubt.ACCURACY, Decision.WORSE): "higher, but more accurate",
+    (Doubt.UNCERTAIN, Decision.WORSE): "higher; accuracy too uncertain to tell",
+    (Doubt.CONSISTENCY, Decision.WORSE): "higher, but relative κ is not",
+}
 PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
 
 
@@ -96,15 +102,15 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
     ]
     if against.max_iou is not None and against.newness is not None:
         ours, theirs = (format_number(standing.max_iou_mean) for standing in (verdict.p_diff, against.baseline))
-        apparent = against.newness is not against.max_iou.decision
+        newness = word_decision(against.newness, "newer", "less new")
         numbers.append(
             KeyNumber(
                 f"Max IoU against {baseline}",
                 format_signed(against.max_iou.value),
-                NOT_NEWER if apparent else word_decision(against.newness, "newer", "less new"),
+                DOUBTS[against.doubt, against.max_iou.decision] if against.doubt else newness,
                 f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
                 "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer, "
-                "provided that they are no less accurate.",
+                "provided that they are not less accurate by half a point or more.",
                 choose_tone(against.newness),
             )
         )
@@ -114,8 +120,8 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
                 "Copies",
                 f"{100 * closeness.copies:.0f}%",
                 "of the generated models",
-                "lie nearer to a checkpoint than new checkpoints do. Lower is newer.",
-                "bad" if closeness.behavior is Behavior.COPIES else "neutral",
+                "lie nearer to a checkpoint than new checkpoints do, of which up to 10% count as copies, too.",
+                "bad" if verdict.novelty is Novelty.MEMORIZED or closeness.copies > HONEST_COPIES else "neutral",
             )
         )
     return numbers

@@ -5,26 +5,18 @@ from typing import Any
 
 from core.evaluation.copying import Behavior
 from core.evaluation.groups import Group
-from core.evaluation.kinds import (
-    AVERAGE,
-    CONTINUED,
-    EMA,
-    ENSEMBLE,
-    FINETUNED,
-    GENERATED,
-    HELD_OUT,
-    LAWA,
-    NOISED,
-    ORIGINAL,
-    RECONSTRUCTED,
-    SWAG,
-    split_number,
-)
-from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
+from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
 from core.report.cells import format_signed
+from core.report.glossary import find_meaning
 
 FREE = "the sources that need no further training"
-NOVELTY = {  # {} stands for the source with which p_diff is compared
+NEWER_AT = {  # the accuracy at which p_diff is newer
+    Decision.BETTER: ", at a higher accuracy",
+    Decision.UNDECIDED: ", at an accuracy that is lower by less than half a point, if at all",
+    Decision.WORSE: ", at an accuracy that is lower by less than half a point",
+}
+NOVELTY = {  # The first {} stands for the source with which p_diff is compared.
     Novelty.MEMORIZED: "They are memorized, not new: most of them are copies of a checkpoint.",
     Novelty.CLOSER: "They are not new: they repeat the errors of a checkpoint more than {} does.",
     Novelty.AS_CLOSE: "They are not measurably newer than {}.",
@@ -32,32 +24,15 @@ NOVELTY = {  # {} stands for the source with which p_diff is compared
     "so they share a smaller part of their errors with a checkpoint.",
     Novelty.UNCLEAR: "It cannot be told whether they are new: they share a smaller part of their errors with a "
     "checkpoint, but perhaps only because they are less accurate than {}.",
-    Novelty.NEWER: "They are newer than {}: at no lower accuracy, they repeat the errors of a checkpoint less.",
+    Novelty.CONSISTENT: "They are not measurably newer than {}: they share a smaller part of their errors with a "
+    "checkpoint, but not of the errors that they could share at their accuracy.",
+    Novelty.NO_SAMPLES: "They do not count as new, although they repeat the errors of a checkpoint less than {} does.",
+    Novelty.NEWER: "They are newer than {}: they repeat the errors of a checkpoint less{}.",
     None: "It was not measured whether they are new.",
 }
 BEHAVIORS = {  # what generated models are, if they are not plain samples; copies are told by the novelty
     Behavior.COLLAPSED: "They are one model repeated.",
     Behavior.AVERAGES: "They are averages: they lie much nearer to the mean of the checkpoints than checkpoints do.",
-}
-MEANINGS = {
-    ORIGINAL: "the checkpoints themselves",
-    ENSEMBLE: "the mean of all checkpoints",
-    RECONSTRUCTED: "the checkpoints, encoded and decoded",
-    FINETUNED: "checkpoints trained for a few more steps",
-    CONTINUED: "later checkpoints of the same training",
-    HELD_OUT: "checkpoints of other trainings",
-    "interpolated": "points between two random checkpoints",
-    "gaussian": "samples of a Gaussian with diagonal covariance",
-    "gaussian_full": "samples of a Gaussian with full covariance",
-    SWAG: "samples of SWAG's Gaussian",
-    EMA: "the exponential moving average of the checkpoints",
-    LAWA: "the mean of the latest checkpoints",
-    "soup_original": "a greedy average of checkpoints",
-}
-FAMILY_MEANINGS = {
-    AVERAGE: "the mean of {:g} random checkpoints",
-    NOISED: "checkpoints plus noise of {:g} times each tensor's standard deviation",
-    FINETUNED: "checkpoints trained for {:g} more steps",
 }
 LEAST_TOLD = 0.005  # smaller shares of the variance round to 0%
 LEAST_KEPT = 0.5  # If the autoencoder keeps a smaller share of the checkpoints' variance, little is left to learn.
@@ -93,33 +68,41 @@ def write_headline(verdict: Verdict) -> str:
 
 
 def write_answer(verdict: Verdict) -> str:
-    """Say whether generated models beat the best free source, and which free source beats them."""
+    """Say whether generated models beat the best free source, and which free source they do not beat."""
     against, models = verdict.get_comparison(verdict.reference), "the generated models (p_diff)"
-    reference = f"{explain(verdict.reference)}, the best of {FREE}"
+    reference = f"{explain(verdict.reference)}, the best on {name_split(verdict)} of {FREE}"
+    points = format_points(against.accuracy)
     if verdict.answer is Decision.BETTER:
-        return f"Yes, {models} are more accurate than {reference}: {format_points(against.accuracy)}."
+        return f"Yes, {models} are more accurate than {reference}: {points}."
     if against.accuracy.decision is Decision.WORSE:
-        return f"No, {models} are less accurate than {reference}: {format_points(against.accuracy)}."
+        return f"No, {models} are less accurate than {reference}: {points}."
     if against.accuracy.decision is Decision.UNDECIDED and verdict.answer is Decision.UNDECIDED:
-        return f"No, {models} are not measurably more accurate than {reference}: {format_points(against.accuracy)}."
-    other = find_objection(verdict)
-    verb = "are less accurate" if verdict.answer is Decision.WORSE else "are not measurably more accurate"
-    return (
-        f"No, {models} {verb} than {explain(other.baseline.source)}, one of {FREE}: {format_points(other.accuracy)}. "
-        f"The difference to {reference} on {name_split(verdict)}, is {format_points(against.accuracy)}."
-    )
+        return f"No, {models} are not measurably more accurate than {reference}: {points}."
+    objection = find_objection(verdict)
+    verb = "less accurate" if verdict.answer is Decision.WORSE else "not measurably more accurate"
+    other = f"{explain(objection.baseline.source)}, one of {FREE}: {format_points(objection.accuracy)}"
+    if against.accuracy.decision is Decision.UNDECIDED:
+        return (
+            f"No, {models} are {verb} than {other}. They are not measurably different in accuracy from {reference}: "
+            f"{points}."
+        )
+    return f"No, {models} are {verb} than {other}. They are more accurate than {reference}: {points}."
 
 
 def find_objection(verdict: Verdict) -> Comparison:
     """Return the comparison with the free source that forbids a yes although the reference does not.
 
-    It is a source that p_diff is measurably worse than, or else one that leads p_diff while the reference does not. Of
-    several, the one with the largest difference is returned.
+    It is a source that p_diff is measurably worse than, or else one that it is not measurably better than. Of several,
+    the one against which p_diff does worst is returned.
     """
-    free, reference = verdict.list_group(Group.ORIGINAL, Group.FREE), verdict.get_comparison(verdict.reference)
-    better = [row for row in free if row.accuracy.decision is Decision.WORSE]
-    ahead = [row for row in free if row.accuracy.value * reference.accuracy.value < 0]
-    return max(better or ahead, key=lambda row: abs(row.accuracy.value))
+    free = verdict.list_group(Group.ORIGINAL, Group.FREE)
+    worse = [row for row in free if row.accuracy.decision is Decision.WORSE]
+    if worse:
+        return max(worse, key=lambda row: abs(row.accuracy.value))
+    # Nothing forbids a yes but a lead over the reference that is too small elsewhere, so its sign is the good one.
+    sign = 1 if verdict.get_comparison(verdict.reference).accuracy.value > 0 else -1
+    undecided = [row for row in free if row.accuracy.decision is Decision.UNDECIDED]
+    return min(undecided, key=lambda row: sign * row.accuracy.value)
 
 
 def name_split(verdict: Verdict) -> str:
@@ -128,19 +111,35 @@ def name_split(verdict: Verdict) -> str:
 
 
 def write_behavior(verdict: Verdict) -> str:
-    """Say what generated models are if they are averages or one model repeated, else return an empty text."""
+    """Say what generated models are if they are averages, one model repeated, or in part copies; else an empty text."""
     closeness = verdict.closeness.get(GENERATED)
-    return BEHAVIORS.get(closeness.behavior, "") if closeness else ""
+    if closeness is None:
+        return ""
+    if verdict.novelty is Novelty.MEMORIZED:  # Copies that lie near the mean, too, are no averages.
+        return BEHAVIORS[Behavior.COLLAPSED] if closeness.behavior is Behavior.COLLAPSED else ""
+    sentences = [BEHAVIORS[closeness.behavior]] if closeness.behavior in BEHAVIORS else []
+    if closeness.copies > HONEST_COPIES:
+        sentences.append(f"{100 * closeness.copies:.0f}% of them are as near to a checkpoint as copies are.")
+    return " ".join(sentences)
 
 
 def write_novelty(verdict: Verdict) -> str:
     """Say whether generated models are new, with the maximum IoUs that show it."""
     compared = verdict.rival if verdict.novelty is Novelty.CLOSER and verdict.rival else verdict.reference
-    row, sentence = verdict.get_comparison(compared), NOVELTY[verdict.novelty].format(compared)
+    row = verdict.get_comparison(compared)
+    # Earlier versions called models newer at any accuracy.
+    sentence = NOVELTY[verdict.novelty].format(compared, NEWER_AT[row.accuracy.decision] if row.not_inferior else "")
     if verdict.novelty is None or row.max_iou is None:
         return sentence
     overlap = format_max_iou(verdict.p_diff, row)
-    return f"{sentence} The overlap of errors with the most similar checkpoint (max IoU) is {overlap}."
+    sentences = [sentence, f"The overlap of errors with the most similar checkpoint (max IoU) is {overlap}."]
+    ours, theirs = verdict.p_diff.kappa_relative_mean, row.baseline.kappa_relative_mean
+    if verdict.novelty is Novelty.CONSISTENT and ours is not None and theirs is not None:
+        sentences.append(
+            f"Error consistency (κ) over its largest value at these accuracies is {ours:.3f} for p_diff and "
+            f"{theirs:.3f} for {compared}."
+        )
+    return " ".join(sentences)
 
 
 def write_gain(verdict: Verdict) -> str:
@@ -165,7 +164,9 @@ def write_copying(verdict: Verdict) -> str:
     closeness, yardstick = verdict.closeness.get(GENERATED), verdict.yardstick
     if closeness is None or yardstick is None:
         return "Whether generated models are copies was not measured, which needs at least 3 different checkpoints."
-    honest = "held-out checkpoints lie" if yardstick.held_out else "checkpoints lie to each other"
+    honest = "checkpoints lie to each other"
+    if yardstick.held_out:
+        honest = f"held-out checkpoints lie to it, and much nearer than {honest}"
     if yardstick.lag:
         honest += f" (steps less than {yardstick.lag} apart are left out)"
     distances = f"{closeness.weights:.2f} in weights (a copy: below {yardstick.weights_low:.2f})"
@@ -173,7 +174,8 @@ def write_copying(verdict: Verdict) -> str:
         distances += f" and {closeness.function:.2f} in errors (a copy: below {yardstick.function_low:.2f})"
     sentences = [
         f"{100 * closeness.copies:.0f}% of the generated models are copies, which lie much nearer to a checkpoint than "
-        f"{honest}. The distance to the nearest checkpoint, relative to the median distance to all, is {distances}."
+        f"{honest}. Honest new checkpoints show up to 10%. The distance to the nearest checkpoint, relative to the "
+        f"median distance to all, is {distances}."
     ]
     if closeness.behavior in BEHAVIORS:
         center = f"Generated models lie {closeness.deviation:.2f} times as far from the mean of the checkpoints"
@@ -186,7 +188,7 @@ def write_trained(verdict: Verdict) -> str:
     """Compare generated models with sources that train further, and name the price of both; empty without any."""
     phrases = {
         Decision.BETTER: "more accurate than",
-        Decision.UNDECIDED: "not measurably different from",
+        Decision.UNDECIDED: "not measurably different in accuracy from",
         Decision.WORSE: "less accurate than",
     }
     trained = verdict.list_group(Group.TRAINED)
@@ -204,15 +206,17 @@ def write_trained(verdict: Verdict) -> str:
 
 
 def describe_trained(row: Comparison, verdict: Verdict) -> str:
-    """Return the name of a trained source, the difference to it, and its cost if it is known."""
-    cost = verdict.costs.get(row.baseline.source)
-    price = f", {format_cost(cost)} per model" if cost is not None else ""
-    return f"{row.baseline.source} ({format_points(row.accuracy, brackets='[]')}{price})"
+    """Return the name of a trained source, its meaning, the difference to it, and its cost if it is known."""
+    source = row.baseline.source
+    cost = verdict.costs.get(source)
+    price = f"{format_cost(cost)} per model" if cost is not None else None
+    parts = (find_meaning(source), format_points(row.accuracy, brackets="[]"), price)
+    return f"{source} ({'; '.join(part for part in parts if part)})"
 
 
 def format_cost(cost: float) -> str:
-    """Return a number of gradient evaluations with three digits."""
-    return f"{float(f'{cost:.3g}'):,g} gradient evaluations"
+    """Return a number of training steps, which is that of gradient evaluations, with three digits."""
+    return f"{float(f'{cost:.3g}'):,g} training steps"
 
 
 def write_outcomes(verdict: Verdict) -> str:
@@ -233,7 +237,7 @@ def write_outcomes(verdict: Verdict) -> str:
     if verdict.p_diff.max_iou_mean is None:
         measures, definition = "accuracy", "measurably more accurate"
     else:
-        measures, definition = "accuracy and newness", "measurably better in one and worse in neither"
+        measures, definition = "accuracy and newness", "measurably better in one and not measurably worse in the other"
     return (
         f"Compared in {measures} with the {len(free)} sources that need no further training, p_diff "
         f"{join_words(counts)}. One source dominates another if it is {definition}."
@@ -279,10 +283,8 @@ def write_caution(verdict: Verdict) -> str | None:
 
 def explain(source: str) -> str:
     """Return the name of a source with its meaning in parentheses, or the bare name of an unknown source."""
-    family, number = split_number(source)
-    if number is not None and family in FAMILY_MEANINGS:
-        return f"{source} ({FAMILY_MEANINGS[family].format(number)})"
-    return f"{source} ({MEANINGS[source]})" if source in MEANINGS else source
+    meaning = find_meaning(source)
+    return source if meaning is None else f"{source} ({meaning})"
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -136,8 +136,8 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
         ),
         Column(
             "max IoU",
-            "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where lower accuracy "
-            "may be the reason",
+            "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where accuracy may be "
+            "the reason",
         ),
         Column("interval"),
     ]

@@ -6,15 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from core.evaluation.verdict import Comparison, Decision, Difference
+from core.evaluation.verdict import Comparison, Decision, Difference, Doubt
 from core.report.style import make_figure, styled
 
-APPARENT = "apparent"  # a lower max IoU that does not count as newer
-LOOKS = {  # decision -> (color, marker, color of its inside, label)
+LOOKS = {  # decision or doubt -> (color, marker, color of its inside, label)
     Decision.BETTER: ("#0072b2", "o", "#0072b2", "p_diff better"),
     Decision.UNDECIDED: ("#555555", "o", "white", "no measurable difference"),
     Decision.WORSE: ("#d55e00", "X", "#d55e00", "p_diff worse"),
-    APPARENT: ("#555555", "D", "#bbbbbb", "lower, but less accurate"),
+    Doubt.ACCURACY: ("#555555", "D", "#bbbbbb", "explained by accuracy"),
+    Doubt.UNCERTAIN: ("#555555", "D", "white", "accuracy too uncertain to tell"),
+    Doubt.CONSISTENCY: ("#555555", "s", "#bbbbbb", "relative κ does not confirm it"),
 }
 GOOD_SIDE = "#e3eef6"
 
@@ -34,26 +35,23 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     for row, comparison in zip(rows, comparisons, strict=True):
         draw_difference(panels[0], row, comparison.accuracy, comparison.accuracy.decision, scale=100)
         if comparison.max_iou is not None:
-            decision = comparison.max_iou.decision
-            draw_difference(
-                panels[1], row, comparison.max_iou, decision if comparison.newness is decision else APPARENT
-            )
+            draw_difference(panels[1], row, comparison.max_iou, comparison.doubt or comparison.max_iou.decision)
     finish_panel(panels[0], "accuracy difference (points)", "more accurate →", good_above_0=True)
     if has_iou:
         finish_panel(panels[1], "max IoU difference", "← newer", good_above_0=False)
     panels[0].set_yticks(list(rows), [comparison.baseline.source for comparison in comparisons])
     panels[0].set_ylim(-0.6, len(comparisons) - 0.4)
-    apparent = any(row.max_iou is not None and row.newness is not row.max_iou.decision for row in comparisons)
+    doubts = {row.doubt for row in comparisons if row.doubt}
     handles = [
         Line2D([], [], color=color, marker=marker, mfc=inside, ms=7, lw=1.6, label=label)
         for look, (color, marker, inside, label) in LOOKS.items()
-        if look != APPARENT or apparent
+        if isinstance(look, Decision) or look in doubts
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=2 if apparent else 3, columnspacing=0.9)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=2 if doubts else 3, columnspacing=0.9)
     return drawn
 
 
-def draw_difference(axes: Axes, row: int, difference: Difference, look: str, scale: float = 1) -> None:
+def draw_difference(axes: Axes, row: int, difference: Difference, look: Decision | Doubt, scale: float = 1) -> None:
     """Draw one difference as a marker on its interval, in one of the `LOOKS`."""
     color, marker, inside, _ = LOOKS[look]
     if difference.interval is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from core.evaluation.verdict import Decision
+from core.evaluation.verdict import Decision, read_doubt
 from core.report.cells import format_percent, format_signed, markdown
 from core.report.compared_runs import CLASS, ComparedRun, sort_runs
 from core.report.comparison_table import build_table, setting_cell
@@ -215,9 +215,8 @@ def find_reference(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def decide_newness(row: dict[str, Any]) -> Decision:
-    """Return the decision on newness, in which a lower max IoU that accuracy may explain is undecided."""
-    decision = Decision(row["max_iou_is"])
-    return decision if row.get("max_iou_counts", True) or decision is Decision.WORSE else Decision.UNDECIDED
+    """Return the decision on newness, in which a difference in max IoU that accuracy may explain is undecided."""
+    return Decision.UNDECIDED if read_doubt(row) else Decision(row["max_iou_is"])
 
 
 def show_seconds(results: Sequence[Result], *conditions: str) -> str:

@@ -6,12 +6,16 @@ direction exceeds the skill of its source. Models with similar vectors therefore
 K originals · M models · N images · D numbers in one vector.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from core.evaluation.scores import Scores, ScoreTable
 
 K, N, D = 40, 1000, 24
 SKILL = 1.5  # of the originals, about 89% accuracy
+NEW = 1.5  # spread of models, relative to the originals, that err on images of their own
+FREE_SOURCES = ("original", "ensemble", "noised_0.5", "average_8", "gaussian_full", "soup_original")
 
 
 class World:
@@ -105,7 +109,7 @@ def averager():
 def repeated_model():
     """Plant one good model, repeated with hardly any noise."""
     world = World()
-    return world.tables(world.sample(1) + 0.01 * world.sample(40), SKILL + 0.8)
+    return world.tables(world.sample(1, 2.5) + 0.01 * world.sample(40), SKILL + 2.4)
 
 
 def less_accurate_sampler():
@@ -117,8 +121,7 @@ def less_accurate_sampler():
 def nested_errors():
     """Plant models that are 0.3 points less accurate, a quarter of all errors, and repeat the errors of originals."""
     world = World(num_images=6000, influence=0.02)
-    sources = ("original", "ensemble", "noised_0.5", "average_8", "gaussian_full", "soup_original")
-    return world.tables(world.sample(40), 2.22, skills=dict.fromkeys(sources, 2.3))
+    return world.tables(world.sample(40), 2.22, skills=dict.fromkeys(FREE_SOURCES, 2.3))
 
 
 def loses_to_ensemble():
@@ -128,9 +131,10 @@ def loses_to_ensemble():
 
 
 def loses_to_gaussian():
-    """Plant models that are more accurate than averages, and less accurate than a Gaussian."""
+    """Plant models that are more accurate than averages, and less accurate and less new than a Gaussian."""
     world = World()
-    return world.tables(world.sample(40), SKILL + 0.55, skills={"gaussian_full": SKILL + 0.9})
+    newer = {"gaussian_full": world.sample(20, 2)}
+    return world.tables(world.sample(40), SKILL + 0.55, others=newer, skills={"gaussian_full": SKILL + 1.8})
 
 
 def loses_to_average():
@@ -140,7 +144,13 @@ def loses_to_average():
 
 
 def better_and_new():
-    """Plant honest samples of a higher skill than any source."""
+    """Plant models of a higher skill than any source that err on images of their own."""
+    world = World()
+    return world.tables(world.sample(40, NEW), SKILL + 1.2)
+
+
+def better_and_alike():
+    """Plant honest samples of a higher skill than any source, which err on the hardest images of the originals."""
     world = World()
     return world.tables(world.sample(40), SKILL + 0.7)
 
@@ -152,6 +162,62 @@ def twin():
     return world.tables(
         models_MD[::2], better, others={"gaussian_full": models_MD[1::2]}, skills={"gaussian_full": better}
     )
+
+
+def lucky_twin():
+    """Plant a twin with a lead of chance over the best free source, to which validation prefers another one."""
+    world = World()
+    better, models_MD = SKILL + 0.7, world.sample(80)
+    tables = world.tables(
+        models_MD[1::2], better, others={"gaussian_full": models_MD[::2]}, skills={"gaussian_full": better}
+    )
+    scores = tables["gaussian_full"].scores
+    unlucky = replace(scores["val"], accuracy_M=scores["val"].accuracy_M - 0.1)
+    tables["gaussian_full"] = replace(tables["gaussian_full"], scores={**scores, "val": unlucky})
+    return tables
+
+
+def repeated_copy():
+    """Plant noisy copies of one original, of a higher skill."""
+    world = World()
+    return world.tables(world.originals_KD[:1] + 0.1 * world.sample(40), SKILL + 0.8)
+
+
+def shrunk_copies():
+    """Plant copies of all originals, shrunk by 30% towards their mean, of a higher skill."""
+    world = World()
+    mean_D = world.originals_KD.mean(axis=0)
+    return world.tables(mean_D + 0.7 * (world.copy(40) - mean_D), SKILL + 0.8)
+
+
+def pairs():
+    """Plant averages of 2 originals, of a higher skill."""
+    world = World()
+    return world.tables(world.average(40, of=2), SKILL + 0.8)
+
+
+def some_copies():
+    """Plant 45% exact copies among better and new models."""
+    world = World()
+    return world.tables(np.concatenate([world.copy(18), world.sample(22, 2.5)]), SKILL + 2)
+
+
+def few_copies():
+    """Plant 5% exact copies among better and new models."""
+    world = World()
+    return world.tables(np.concatenate([world.copy(2), world.sample(38, NEW)]), SKILL + 1.2)
+
+
+def fewer_nested_errors():
+    """Plant models that are 0.3 points more accurate and repeat the errors of originals, of which they lack some."""
+    world = World(num_images=6000, influence=0.02)
+    return world.tables(world.sample(40), 2.42, skills=dict.fromkeys(FREE_SOURCES, 2.3))
+
+
+def bad_baseline():
+    """Plant better and new models beside a free source with 10% accuracy, which repeats the errors of all originals."""
+    world = World()
+    return world.tables(world.sample(40, NEW), SKILL + 1.2, skills={"gaussian_full": -1.6})
 
 
 def few_images(seed=7):
@@ -182,3 +248,10 @@ def no_masks():
     """Plant better models of a task that does not define errors per image."""
     world = World(with_wrong=False)
     return world.tables(world.sample(40), SKILL + 0.7)
+
+
+def poor_rival():
+    """Plant a free source that is less accurate by points, which few images do not show, and errs on other images."""
+    world = World(num_images=60)
+    rival = {"gaussian_full": world.sample(20, 4)}
+    return world.tables(world.sample(40), SKILL, others=rival, skills={"gaussian_full": SKILL + 2})

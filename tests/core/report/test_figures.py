@@ -11,7 +11,7 @@ from matplotlib.markers import MarkerStyle
 from scipy.integrate import trapezoid
 
 from core.evaluation.groups import Group
-from core.evaluation.verdict import Comparison, Decision, Difference, Standing
+from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Standing
 from core.report import behavior_figures, weight_figures
 from core.report.gallery import find_nearest_pairs, subsample
 from core.report.run_files import RunFiles, read_run
@@ -237,13 +237,16 @@ def test_every_other_measure_of_a_vote_has_a_panel_and_a_missing_one_none():
     assert len(draw_worth_measures(bare, GROUPS).axes) == 3
 
 
-def test_a_lower_max_iou_that_does_not_count_has_a_look_of_its_own():
+@pytest.mark.parametrize("doubt", Doubt)
+def test_a_max_iou_that_does_not_count_has_the_look_of_its_doubt(doubt):
     lower = Difference(-0.3, (-0.4, -0.2), Decision.BETTER)
-    comparison = Comparison(
-        Standing("original", 9, 0.8), Difference(-0.1, None, Decision.WORSE), lower, iou_counts=False
-    )
-    _, iou = draw_differences([comparison]).axes
-    assert iou.lines[1].get_marker() not in {LOOKS[decision][1] for decision in Decision}
+    comparison = Comparison(Standing("original", 9, 0.8), Difference(-0.1, None, Decision.WORSE), lower, doubt=doubt)
+    drawn = draw_differences([comparison])
+    marker, inside = drawn.axes[1].lines[1].get_marker(), drawn.axes[1].lines[1].get_markerfacecolor()
+    assert (marker, inside) == LOOKS[doubt][1:3] and marker not in {LOOKS[decision][1] for decision in Decision}
+    assert len({LOOKS[each][1:3] for each in Doubt}) == len({LOOKS[each][3] for each in Doubt}) == len(Doubt)
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert labels == [LOOKS[each][3] for each in (Decision.BETTER, Decision.UNDECIDED, Decision.WORSE, doubt)]
 
 
 def test_labels_of_means_cover_neither_each_other_nor_the_frame(rng):

@@ -8,7 +8,7 @@ import pytest
 
 from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.scores import Scores, ScoreTable
-from core.evaluation.verdict import Comparison, Decision, Difference, Standing, Verdict
+from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Standing, Verdict
 from core.report.overview import choose_key_numbers, describe_run
 from core.report.run_files import RunFiles
 
@@ -81,23 +81,34 @@ def test_the_key_numbers_are_those_of_the_verdict():
     assert (accuracy.value, accuracy.tone) == ("+1.00 points", "good") and "+0.50 to +2.00" in accuracy.detail
     assert (iou.value, iou.tone) == ("−0.050", "neutral") and "−0.100 to +0.010" in iou.detail
     assert "0.800" in iou.detail and "0.850" in iou.detail
-    assert (copies.value, copies.tone) == ("25%", "neutral")
+    assert (copies.value, copies.tone) == ("25%", "bad") and "up to 10%" in copies.detail
 
 
 def test_a_lower_max_iou_that_lower_accuracy_explains_is_not_called_newer():
     difference = Difference(-0.3, (-0.4, -0.2), Decision.BETTER, level=0.964)
-    against = replace(VERDICT.comparisons[0], max_iou=difference, iou_counts=False)
+    against = replace(VERDICT.comparisons[0], max_iou=difference)
+    meanings = []
+    for doubt in Doubt:
+        _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(replace(against, doubt=doubt),)))
+        assert "newer" not in iou.meaning and "96.4% interval" in iou.detail and iou.tone == "neutral"
+        meanings.append(iou.meaning)
+    assert meanings == [
+        "lower, but less accurate",
+        "lower; accuracy too uncertain to tell",
+        "lower, but relative κ is not",
+    ]
     _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(against,)))
-    assert "newer" not in iou.meaning and "less accurate" in iou.meaning and iou.tone == "neutral"
-    assert "96.4% interval" in iou.detail
-    _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(replace(against, iou_counts=True),)))
     assert (iou.meaning, iou.tone) == ("newer", "good")
+    worse = replace(against, max_iou=difference.swap(), doubt=Doubt.ACCURACY)
+    _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(worse,)))
+    assert (iou.meaning, iou.tone) == ("higher, but more accurate", "neutral")
 
 
 def test_copies_are_shown_as_bad():
-    closeness = replace(VERDICT.closeness["p_diff"], copies=1.0, behavior=Behavior.COPIES)
-    number = choose_key_numbers(replace(VERDICT, closeness={"p_diff": closeness}))[-1]
-    assert (number.value, number.tone) == ("100%", "bad")
+    for copies, tone in ((1.0, "bad"), (0.16, "bad"), (0.15, "neutral")):
+        closeness = replace(VERDICT.closeness["p_diff"], copies=copies)
+        number = choose_key_numbers(replace(VERDICT, closeness={"p_diff": closeness}))[-1]
+        assert (number.value, number.tone) == (f"{100 * copies:.0f}%", tone)
 
 
 def test_numbers_that_the_verdict_lacks_are_left_out():

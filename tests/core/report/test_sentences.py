@@ -7,7 +7,7 @@ import pytest
 
 from core.evaluation.copying import Behavior, Closeness, Yardstick
 from core.evaluation.groups import find_group
-from core.evaluation.verdict import Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
+from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Novelty, Outcome, Standing, Verdict
 from core.report import sentences
 from core.report.sentences import (
     explain,
@@ -27,7 +27,10 @@ from core.report.sentences import (
 BETTER, WORSE, UNDECIDED = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
 P_DIFF = Standing("p_diff", 30, 0.8, 0.7)
 POINTS = "+1.00 percentage points (95% interval −0.50 to +2.50)"
-AVERAGE = "average_8 (the mean of 8 random checkpoints), the best of the sources that need no further training"
+AVERAGE = (
+    "average_8 (the mean of 8 random checkpoints), the best on validation images of the sources that need no further "
+    "training"
+)
 OVERLAP = (
     "The overlap of errors with the most similar checkpoint (max IoU) is 0.700 for p_diff and 0.600 for average_8, "
     "a difference of +0.100 (97.4% interval −0.013 to +0.212)."
@@ -39,16 +42,16 @@ def difference(decision, value=0.01, level=0.95):
     return Difference(value, (value - 0.015, value + 0.015), decision, level=level)
 
 
-def comparison(source, accuracy=UNDECIDED, max_iou=UNDECIDED, mean=0.75, value=0.01, counts=True):
+def comparison(source, accuracy=UNDECIDED, max_iou=UNDECIDED, mean=0.75, value=0.01, doubt=None):
     """Return a comparison of p_diff with one source; `max_iou=None` means that max IoU was not measured."""
     axis, overlap = difference(accuracy, value), Difference(0.1, (-0.0125, 0.2125), max_iou or UNDECIDED, level=0.974)
     if max_iou is None:
         return Comparison(Standing(source, 30, mean), axis, None)
-    return Comparison(Standing(source, 30, mean, 0.6), axis, overlap, counts, counts)
+    return Comparison(Standing(source, 30, mean, 0.6), axis, overlap, True, doubt)
 
 
 def closeness(behavior=Behavior.SAMPLES, spread=0.9):
-    return Closeness("p_diff", 0.712, 0.655, 0.251, 0.99, spread, None, behavior)
+    return Closeness("p_diff", 0.712, 0.655, 0.051, 0.99, spread, None, behavior)
 
 
 def make_verdict(*others, answer=UNDECIDED, accuracy=None, iou=UNDECIDED, behavior=Behavior.SAMPLES, **changes):
@@ -84,20 +87,58 @@ def test_the_headline_answers_whether_p_diff_beats_the_best_free_source_by_name(
 )
 def test_a_result_that_beats_the_reference_and_not_another_free_source_never_reads_yes(answer, accuracy, said):
     rows = [comparison("original", BETTER), comparison("gaussian", accuracy, value=-0.02)]
-    rows.append(comparison("interpolated", value=-0.01))
+    rows += [comparison("interpolated", value=-0.01), comparison("ema", BETTER, value=-0.03)]
     headline = write_headline(make_verdict(*rows, answer=answer, accuracy=BETTER))
     assert headline.startswith(
         f"No, the generated models (p_diff) {said} than gaussian (samples of a Gaussian with diagonal covariance), one "
         "of the sources that need no further training: −2.00 percentage points (95% interval −3.50 to −0.50). "
-        f"The difference to {AVERAGE} on validation images, is {POINTS}. They "
+        f"They are more accurate than {AVERAGE}: {POINTS}. They "
     )
+
+
+def test_a_small_lead_over_one_free_source_is_named_if_it_is_not_measurable():
+    rows = [comparison("original", UNDECIDED, value=0.003), comparison("gaussian", UNDECIDED, value=0.002)]
+    headline = write_headline(make_verdict(*rows, answer=UNDECIDED, accuracy=BETTER))
+    assert headline.startswith("No, the generated models (p_diff) are not measurably more accurate than gaussian (")
+
+
+def test_a_free_source_that_is_better_is_named_although_the_reference_is_undecided():
+    rows = [comparison("original", UNDECIDED), comparison("soup_original", WORSE, value=-0.02)]
+    headline = write_headline(make_verdict(*rows, answer=WORSE, accuracy=UNDECIDED))
+    assert headline.startswith("No, the generated models (p_diff) are less accurate than soup_original (")
+    assert f"They are not measurably different in accuracy from {AVERAGE}: {POINTS}. They " in headline
 
 
 @pytest.mark.parametrize("novelty", [novelty for novelty in Novelty if novelty is not Novelty.CLOSER])
 def test_the_headline_answers_whether_p_diff_is_new(novelty):
     headline = write_headline(make_verdict(novelty=novelty))
-    assert headline.endswith(f"{sentences.NOVELTY[novelty].format('average_8')} {OVERLAP}")
+    accuracy = ", at an accuracy that is lower by less than half a point, if at all"
+    assert headline.endswith(f"{sentences.NOVELTY[novelty].format('average_8', accuracy)} {OVERLAP}")
     assert ("They are newer" in headline) == (novelty is Novelty.NEWER)
+
+
+@pytest.mark.parametrize(
+    "accuracy, said",
+    [
+        (BETTER, "less, at a higher accuracy. The"),
+        (UNDECIDED, "less, at an accuracy that is lower by less than half a point, if at all. The"),
+        (WORSE, "less, at an accuracy that is lower by less than half a point. The"),
+    ],
+)
+def test_the_headline_says_at_which_accuracy_models_are_newer(accuracy, said):
+    verdict = make_verdict(accuracy=accuracy, novelty=Novelty.NEWER)
+    assert f"They are newer than average_8: they repeat the errors of a checkpoint {said} " in write_headline(verdict)
+    earlier = replace(verdict, comparisons=tuple(replace(row, not_inferior=None) for row in verdict.comparisons))
+    assert "they repeat the errors of a checkpoint less. The " in write_headline(earlier)
+
+
+def test_the_relative_kappa_that_shows_no_newness_is_told():
+    verdict = make_verdict(novelty=Novelty.CONSISTENT)
+    rows = tuple(replace(row, baseline=replace(row.baseline, kappa_relative_mean=0.7)) for row in verdict.comparisons)
+    verdict = replace(verdict, comparisons=rows, p_diff=replace(P_DIFF, kappa_relative_mean=0.75))
+    assert write_headline(verdict).endswith(
+        "Error consistency (κ) over its largest value at these accuracies is 0.750 for p_diff and 0.700 for average_8."
+    )
 
 
 def test_a_source_that_is_newer_is_named():
@@ -120,6 +161,18 @@ def test_averages_and_a_repeated_model_are_named_in_the_headline(behavior):
     headline = write_headline(make_verdict(behavior=behavior))
     assert ("They are one model repeated." in headline) == (behavior is Behavior.COLLAPSED)
     assert ("They are averages: " in headline) == (behavior is Behavior.AVERAGES)
+    memorized = write_headline(make_verdict(behavior=behavior, novelty=Novelty.MEMORIZED))
+    assert ("They are one model repeated." in memorized) == (behavior is Behavior.COLLAPSED)
+    assert "They are averages: " not in memorized
+
+
+@pytest.mark.parametrize("copies, named", [(0.15, False), (0.16, True), (0.45, True)])
+def test_more_copies_than_honest_models_show_are_named_in_the_headline(copies, named):
+    near = replace(closeness(), copies=copies)
+    verdict = make_verdict(closeness={"p_diff": near}, novelty=Novelty.NO_SAMPLES)
+    said = f" {100 * copies:.0f}% of them are as near to a checkpoint as copies are. They do not count as new, "
+    assert (said in write_headline(verdict)) == named
+    assert "as copies are" not in write_headline(replace(verdict, novelty=Novelty.MEMORIZED))
 
 
 def test_every_novelty_has_a_wording_of_its_own():
@@ -149,8 +202,9 @@ def test_the_checkpoints_themselves_are_compared(decision, words):
 def test_copies_are_counted_and_measured_against_the_yardstick():
     verdict = make_verdict()
     assert write_copying(verdict) == (
-        "25% of the generated models are copies, which lie much nearer to a checkpoint than held-out checkpoints lie. "
-        "The distance to the nearest checkpoint, relative to the median distance to all, is 0.71 in weights (a copy: "
+        "5% of the generated models are copies, which lie much nearer to a checkpoint than held-out checkpoints lie "
+        "to it, and much nearer than checkpoints lie to each other. Honest new checkpoints show up to 10%. The "
+        "distance to the nearest checkpoint, relative to the median distance to all, is 0.71 in weights (a copy: "
         "below 0.50) and 0.66 in errors (a copy: below 0.40)."
     )
     steps = replace(verdict, yardstick=Yardstick(False, 40, 12, 0.5, None))
@@ -178,10 +232,11 @@ def test_trained_sources_are_told_apart_by_their_difference_with_what_they_cost(
     verdict = make_verdict(*rows, costs={"finetuned_5": 5.0, "continued": 1234.5, "p_diff": 20.04})
     points = POINTS.replace("(", "[").replace(")", "]")
     assert write_trained(verdict) == (
-        f"Among the sources that train further, p_diff is more accurate than finetuned_5 ({points}, 5 gradient "
-        f"evaluations per model), not measurably different from continued ({points}, 1,230 gradient evaluations per "
-        f"model) and laplace ({points}) and less accurate than finetuned_50 ({points}). Training the generator took 20 "
-        "gradient evaluations for each generated model."
+        f"Among the sources that train further, p_diff is more accurate than finetuned_5 (checkpoints trained for 5 "
+        f"more steps; {points}; 5 training steps per model), not measurably different in accuracy from continued "
+        f"(later checkpoints of the same training; {points}; 1,230 training steps per model) and laplace (samples of "
+        f"the Laplace posterior around the last checkpoint; {points}) and less accurate than finetuned_50 (checkpoints "
+        f"trained for 50 more steps; {points}). Training the generator took 20 training steps for each generated model."
     )
     assert write_trained(make_verdict()) == ""
 
@@ -192,7 +247,7 @@ def test_free_sources_are_counted_by_their_outcome():
         comparison("ensemble", WORSE, UNDECIDED),
         comparison("gaussian", BETTER, WORSE),
         comparison("noised_0.05"),
-        comparison("interpolated", UNDECIDED, BETTER, counts=False),
+        comparison("interpolated", UNDECIDED, BETTER, doubt=Doubt.UNCERTAIN),
         comparison("finetuned_5", BETTER),
     )
     verdict = make_verdict(*rows, accuracy=BETTER)
@@ -200,8 +255,8 @@ def test_free_sources_are_counted_by_their_outcome():
     assert write_outcomes(verdict) == (
         "Compared in accuracy and newness with the 6 sources that need no further training, p_diff dominates 2 "
         "(average_8, original), is dominated by 1 (ensemble), has a trade-off with 1 (gaussian) and ties with 2 "
-        "(noised_0.05, interpolated). One source dominates another if it is measurably better in one and worse in "
-        "neither."
+        "(noised_0.05, interpolated). One source dominates another if it is measurably better in one and not "
+        "measurably worse in the other."
     )
 
 
@@ -276,8 +331,9 @@ def test_an_autoencoder_that_is_worse_than_the_mean_has_not_learned():
         ("gaussian", "gaussian (samples of a Gaussian with diagonal covariance)"),
         ("gaussian_full", "gaussian_full (samples of a Gaussian with full covariance)"),
         ("average_16", "average_16 (the mean of 16 random checkpoints)"),
-        ("noised_0.05", "noised_0.05 (checkpoints plus noise of 0.05 times each tensor's standard deviation)"),
-        ("average", "average"),
+        ("noised_0.05", "noised_0.05 (checkpoints plus Gaussian noise of 0.05 times each tensor's standard deviation)"),
+        ("deep_ensemble", "deep_ensemble (whole networks trained from scratch with other seeds)"),
+        ("average", "average (the mean of a few random checkpoints)"),
         ("another_3", "another_3"),
     ],
 )

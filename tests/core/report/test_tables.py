@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.evaluation.groups import Group
-from core.evaluation.verdict import Comparison, Decision, Difference, Standing, Verdict
+from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Standing, Verdict
 from core.report.cells import format_number, format_percent, markdown
 from core.report.glossary import explain_sources
 from core.report.source_table import (
@@ -262,7 +262,7 @@ def test_differences_are_shown_with_their_sign_and_in_points():
 
 def test_a_lower_max_iou_that_does_not_count_is_in_parentheses():
     lower = Difference(-0.3, (-0.4, -0.2), Decision.BETTER)
-    comparison = replace(VERDICT.comparisons[0], max_iou=lower, iou_counts=False)
+    comparison = replace(VERDICT.comparisons[0], max_iou=lower, doubt=Doubt.ACCURACY)
     (row,) = build_comparison_table(replace(VERDICT, comparisons=(comparison,))).rows
     assert [cell.text for cell in row][2:] == [
         "is dominated",
