@@ -54,6 +54,11 @@ class Origins:
         """Whether some originals are steps of the same training, which resemble their neighbors in time."""
         return len(np.unique(self.original_K2[:, 0])) < len(self.original_K2)
 
+    @property
+    def one_training(self) -> bool:
+        """Whether all originals are steps of one training; a single original has no order."""
+        return self.has_walks and len(np.unique(self.original_K2[:, 0])) == 1
+
 
 @dataclass(frozen=True)
 class Yardstick:

@@ -144,7 +144,7 @@ def choose_checkpoints(vectors_KD: Tensor, num_models: int, seed: int) -> Tensor
 def have_order(checkpoints: CheckpointSet) -> bool:
     """Return whether the checkpoints are known to be successive steps of one training; a single one has no order."""
     origins = find_origins(checkpoints)
-    return origins is not None and origins.one_training and len(checkpoints) > 1
+    return origins is not None and origins.one_training
 
 
 def list_held_out(checkpoints: CheckpointSet) -> list[Source]:

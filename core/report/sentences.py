@@ -156,7 +156,9 @@ def write_gain(verdict: Verdict) -> str:
     if row.max_iou is None:
         return sentence
     overlap = format_max_iou(verdict.p_diff, row)
-    return f"{sentence} Max IoU is {overlap}. Each checkpoint is compared with the other ones."
+    lag = verdict.yardstick.lag if verdict.yardstick else 0
+    others = f"with checkpoints at least {lag} steps away in time" if lag else "with the other ones"
+    return f"{sentence} Max IoU is {overlap}. Each checkpoint is compared {others}."
 
 
 def write_copying(verdict: Verdict) -> str:

@@ -176,12 +176,12 @@ CASES = {
     planted.two_originals: Planted(
         "Yes, … more accurate than averages of checkpoints: +5.03 … They are newer than averages: they repeat the "
         "errors of a checkpoint less.",
-        BETTER, None, None, (f"{YES}ensemble (", "It was not measured whether they are new."),
+        UNDECIDED, None, None, (f"{NO_UNDECIDED}original (", "It was not measured whether they are new."),
     ),
     planted.three_originals: Planted(
         "Yes, … more accurate than averages of checkpoints: +6.69 … They are newer than averages: they repeat the "
         "errors of a checkpoint less.",
-        BETTER, Novelty.NEWER, Behavior.SAMPLES, (f"{YES}ensemble (", "They are newer than ensemble"),
+        UNDECIDED, Novelty.NEWER, Behavior.SAMPLES, (f"{NO_UNDECIDED}original (", "They are newer than ensemble"),
     ),
     planted.no_masks: Planted(
         "Yes, … more accurate than averages of checkpoints: +3.35 … It was not measured whether they are new.",
