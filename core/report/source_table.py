@@ -132,8 +132,8 @@ SIMILARITY: Measures = {
     "copies": (
         Column(
             "copies %",
-            "models whose nearest original is much nearer than the others, more so than for 95% of new checkpoints, in "
-            "weights or in errors",
+            "models whose nearest original is much nearer than that of new checkpoints, in weights or in errors; "
+            "honest new checkpoints show up to 10%",
         ),
         format_percent,
     ),
