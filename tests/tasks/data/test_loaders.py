@@ -115,7 +115,15 @@ def test_batches_for_a_gpu_are_pinned_and_training_workers_stay(monkeypatch):
     assert not make_training_loader(Augmented(), 8, 0).pin_memory
 
 
-def test_ctrl_c_while_workers_start_is_delayed_until_they_have_started():
+@pytest.fixture
+def default_interrupts():
+    """Interrupts raise KeyboardInterrupt, also where a shell started the tests in the background and ignores them."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_while_workers_start_is_delayed_until_they_have_started(default_interrupts):
     reached = []
     with pytest.raises(KeyboardInterrupt), hold_back_interrupts():
         signal.raise_signal(signal.SIGINT)
