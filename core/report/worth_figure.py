@@ -12,7 +12,7 @@ from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.report.style import add_legend_below, make_figure, source_styles, styled, use_plain_log_ticks
 from core.report.worth_table import find_largest_votes
 
-Votes = Sequence[Mapping[str, Any]]  # rows of metrics["worth"]
+WorthRows = Sequence[Mapping[str, Any]]  # rows of metrics["worth"]
 LINE_STYLES = {Group.ORIGINAL: "-", Group.GENERATED: "--", Group.FREE: ":", Group.TRAINED: "-."}
 DODGE = 1.035  # Lines are moved apart by this factor, so that their intervals do not cover each other.
 
@@ -37,7 +37,7 @@ MULTIPLES = (
 )
 
 
-def choose_main_sources(worth: Votes, groups: Mapping[str, Group]) -> list[str]:
+def choose_main_sources(worth: WorthRows, groups: Mapping[str, Group]) -> list[str]:
     """Return the sources that the figures show: the originals, p_diff, and the best free and the best trained source.
 
     A source of a single model has no curve, so only the table shows it.
@@ -53,14 +53,14 @@ def choose_main_sources(worth: Votes, groups: Mapping[str, Group]) -> list[str]:
     return chosen
 
 
-def select(worth: Votes, source: str, key: str) -> list[tuple[int, float, list[float] | None]]:
+def select(worth: WorthRows, source: str, key: str) -> list[tuple[int, float, list[float] | None]]:
     """Return (number of models, value, interval) of one measure of one source, ascending and without missing values."""
     rows = sorted((row for row in worth if row["source"] == source), key=lambda row: row["n_models"])
     return [(row["n_models"], row[key], row.get(f"{key}_interval")) for row in rows if row.get(key) is not None]
 
 
 @styled
-def draw_worth(worth: Votes, groups: Mapping[str, Group]) -> Figure:
+def draw_worth(worth: WorthRows, groups: Mapping[str, Group]) -> Figure:
     """Draw accuracy and log-likelihood over the number of voting models, each with its 95% interval.
 
     Args:
@@ -79,7 +79,7 @@ def draw_worth(worth: Votes, groups: Mapping[str, Group]) -> Figure:
 
 
 @styled
-def draw_worth_measures(worth: Votes, groups: Mapping[str, Group]) -> Figure:
+def draw_worth_measures(worth: WorthRows, groups: Mapping[str, Group]) -> Figure:
     """Draw the other measures of a vote over the number of voting models, one panel per measure.
 
     Args:
@@ -105,7 +105,7 @@ def draw_worth_measures(worth: Votes, groups: Mapping[str, Group]) -> Figure:
     return drawn
 
 
-def draw_lines(axes: Axes, worth: Votes, groups: Mapping[str, Group], measure: Measure) -> None:
+def draw_lines(axes: Axes, worth: WorthRows, groups: Mapping[str, Group], measure: Measure) -> None:
     """Draw one line per main source over a logarithmic number of models, with intervals where there are any."""
     sources = choose_main_sources(worth, groups)
     styles = source_styles(sources)
