@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from core.checkpoints.symmetry import Permutations, PermutationSymmetry, UnitTensor
 
-MAX_ROUNDS = 50  # passes over all groups; about 3 to 6 suffice
+MAX_ROUNDS = 50  # passes over all groups; a few suffice
 ROUNDING = 1e-12  # share of the product of the norms below which an improvement is rounding
 
 
@@ -50,9 +50,9 @@ def match(symmetry: PermutationSymmetry, vector_D: np.ndarray, reference_D: np.n
     return tuple(permutation for permutation in matcher.permutations if permutation is not None)
 
 
-def _assign(similarity_UU: np.ndarray) -> np.ndarray:
+def _assign(product_UU: np.ndarray) -> np.ndarray:
     """Return which unit of the vector (column) takes the place of each unit of the reference (row)."""
-    return linear_sum_assignment(similarity_UU, maximize=True)[1]
+    return linear_sum_assignment(product_UU, maximize=True)[1]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class _Pair:
         return sides[0] @ sides[1].T
 
     def _is_unknown(self, dim: int, permutations: Sequence[np.ndarray | None]) -> bool:
+        """Return whether the units along a dimension have no permutation yet."""
         group = self.tensor.groups[dim]
         return group is not None and permutations[group] is None
 

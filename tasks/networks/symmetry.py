@@ -1,8 +1,8 @@
 """The exchangeable hidden units of a network, derived from its traced graph.
 
-Every number along an axis of a parameter has a place in a group, unless some operation reads the order along this axis.
-The graph says which axes of which parameters are permuted together: `tasks.networks.operations` has a rule for each
-kind of operation. All axes that meet an operation without a rule are frozen, as are images and logits.
+The positions along an axis of a parameter are exchangeable, unless some operation reads their order. The graph says
+which axes of which parameters must be permuted together: `tasks.networks.operations` has a rule for each kind of
+operation. All axes that meet an operation without a rule are frozen, as are images and logits.
 """
 
 import copy
@@ -73,6 +73,8 @@ def trace_groups(model: nn.Module, image_1CSS: Tensor) -> tuple[UnitGroup, ...]:
         if node.op == "get_attr" and node.target in entries and names[id(entries[node.target])] == 1:
             parameters.setdefault(node.target, Traced.new(entries[node.target].shape, frozen=False).axes)
             values[node] = Traced(parameters[node.target])
+        elif node.op == "get_attr":
+            values[node] = freeze_like(operator.attrgetter(node.target)(graph_module))
         elif node.op == "output":
             freeze_all(fx.map_arg(node.args, values.__getitem__))
         else:
