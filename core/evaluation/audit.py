@@ -1,6 +1,7 @@
 """The audit, which turns score tables into the verdict."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,15 +21,16 @@ from core.evaluation.decisions import (
     decide_novelty,
     find_doubt,
     find_least_p_of_accuracy,
-    find_least_p_of_max_iou,
+    find_least_p_of_similarity,
     find_rival,
     is_not_inferior,
 )
 from core.evaluation.groups import Group, find_group
 from core.evaluation.intervals import Bootstrap, control_false_discoveries
 from core.evaluation.kinds import CONTINUED, DEEP_ENSEMBLE, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
+from core.evaluation.margins import IOU, RELATIVE_KAPPA, Similarity
 from core.evaluation.metrics import measure_similarity, variance_kept
-from core.evaluation.scores import MAX_IOU, ScoreTable
+from core.evaluation.scores import ScoreTable
 from core.evaluation.verdict import UNADJUSTED, Comparison, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
 
@@ -81,10 +83,10 @@ def audit(
     """Compare `p_diff` with each other source, and decide whether it beats those that need no further training.
 
     There are two axes: the mean of the task's primary metric (accuracy for classifiers), and the mean maximum IoU with
-    the originals, where lower is newer if the accuracy is not inferior. The reference is the free source (`FREE`) that
-    is best on validation, so that test images do not choose it. The soup of the originals cannot be the reference,
-    because validation images made it and its validation accuracy is too high. Like every free source, it must be
-    measurably worse than p_diff for a "Yes".
+    the originals, where lower is newer if the accuracy is not inferior and the relative κ is measurably lower, too. The
+    reference is the free source (`FREE`) that is best on validation, so that test images do not choose it. The soup of
+    the originals cannot be the reference, because validation images made it and its validation accuracy is too high.
+    Like every free source, it must be measurably worse than p_diff for a "Yes".
 
     The accuracy against the reference is the headline, and has a 95% interval. All other comparisons are one family.
     Their false discoveries are controlled at 5%, and their intervals agree with the decisions. All decisions are rules
@@ -209,33 +211,36 @@ class Comparer:
         value = float(ours.accuracy_M.mean() - theirs.accuracy_M.mean())
         return Measured(value, draws_R, self.metric, find_least_p_of_accuracy(ours, theirs))
 
-    def measure_max_iou(self, baseline: str) -> Measured:
-        """Return the mean maximum IoU of p_diff minus that of a baseline."""
-        ours, theirs = (self.bootstrap.measure_iou_margins()[source] for source in (GENERATED, baseline))
-        draws_R = self.bootstrap.draw_max_iou(GENERATED) - self.bootstrap.draw_max_iou(baseline)
+    def measure_largest(self, similarity: Similarity, baseline: str) -> Measured:
+        """Return the mean largest similarity of p_diff to an original minus that of a baseline."""
+        ours, theirs = (self.bootstrap.measure_margins(similarity)[source] for source in (GENERATED, baseline))
+        ours_R, theirs_R = (self.bootstrap.draw_similarity(source, similarity) for source in (GENERATED, baseline))
         value = float(ours.models_M.mean() - theirs.models_M.mean())
-        return Measured(value, draws_R, MAX_IOU, find_least_p_of_max_iou(ours, theirs))
+        return Measured(value, ours_R - theirs_R, similarity.metric, find_least_p_of_similarity(ours, theirs))
 
     def compare_with(self, baselines: Sequence[str]) -> tuple[Comparison, ...]:
         """Compare p_diff with each baseline on both axes, and decide all comparisons but the headline as one family."""
         accuracy = {source: self.measure_accuracy(source) for source in baselines}
-        iou = {source: self.measure_max_iou(source) for source in baselines if self.has_max_iou(source)}
-        family = [each for source, each in accuracy.items() if source != self.reference] + list(iou.values())
+        iou, kappa = (
+            {source: self.measure_largest(similarity, source) for source in baselines if self.has_max_iou(source)}
+            for similarity in (IOU, RELATIVE_KAPPA)
+        )
+        others = [each for source, each in accuracy.items() if source != self.reference]
+        family = [*others, *iou.values(), *kappa.values()]
         p_values = [each.p for each in family if each.p is not None]
         if p_values:
             self.level = control_false_discoveries(np.array(p_values))[1]
         rows = []
         for source in baselines:
             level = UNADJUSTED if source == self.reference else self.level
-            difference, standing = decide_difference(accuracy[source], level), self.locate(source)
-            overlap = decide_difference(iou[source], self.level) if source in iou else None
-            rows.append(
-                Comparison(
-                    standing,
-                    difference,
-                    overlap,
-                    is_not_inferior(difference, self.metric),
-                    find_doubt(self.generated, standing, difference, overlap, self.metric),
-                )
+            difference = decide_difference(accuracy[source], level)
+            overlap, consistency = (
+                decide_difference(measured[source], self.level) if source in measured else None
+                for measured in (iou, kappa)
             )
+            not_inferior = is_not_inferior(difference, self.metric)
+            row = Comparison(
+                self.locate(source), difference, overlap, not_inferior=not_inferior, kappa_relative=consistency
+            )
+            rows.append(replace(row, doubt=find_doubt(row, self.metric)))
         return tuple(rows)

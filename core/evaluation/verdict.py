@@ -52,7 +52,7 @@ class Doubt(StrEnum):
 
     ACCURACY = "accuracy"  # the source is measurably less accurate, which explains its lower max IoU
     UNCERTAIN = "uncertain"  # the source may be less accurate, which the interval of the accuracy does not exclude
-    CONSISTENCY = "consistency"  # its error consistency κ, relative to the largest possible one, is not lower
+    CONSISTENCY = "consistency"  # its relative error consistency κ is not measurably lower
 
 
 EARLIER_NOVELTIES = {  # names in files of earlier versions, which compared with an average of checkpoints
@@ -132,6 +132,7 @@ class Comparison:
     max_iou: Difference | None  # None if not measured
     not_inferior: bool | None = None  # whether the accuracy is at most 0.5 points lower; None in earlier files
     doubt: Doubt | None = None  # why the difference in max IoU does not show newness; None if it does
+    kappa_relative: Difference | None = None  # κ over its maximum; None if not measured, as in earlier files
 
     @property
     def newness(self) -> Decision | None:
@@ -152,6 +153,8 @@ class Comparison:
             axes["not_inferior"] = self.not_inferior
         if self.max_iou is not None:
             axes |= {**self.max_iou.to_json("max_iou_"), "max_iou_counts": self.doubt is None}
+        if self.kappa_relative is not None:
+            axes |= self.kappa_relative.to_json("kappa_relative_")
         if self.doubt is not None:
             axes["max_iou_doubt"] = self.doubt.value
         return {"baseline": self.baseline.source, **self.baseline.to_json(), **axes, "outcome": self.outcome.value}
@@ -165,6 +168,7 @@ class Comparison:
             Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None,
             row.get("not_inferior"),
             read_doubt(row),
+            Difference.from_json(row, "kappa_relative_") if "kappa_relative_difference" in row else None,
         )
 
 

@@ -14,10 +14,10 @@ SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoenc
 DOUBTS = {  # why a max IoU that is lower, or higher, does not show that a source is newer
     (Doubt.ACCURACY, Decision.BETTER): "lower, but less accurate",
     (Doubt.UNCERTAIN, Decision.BETTER): "lower; accuracy too uncertain to tell",
-    (Doubt.CONSISTENCY, Decision.BETTER): "lower, but relative κ is not",
+    (Doubt.CONSISTENCY, Decision.BETTER): "lower, but relative κ is not measurably",
     (Doubt.ACCURACY, Decision.WORSE): "higher, but more accurate",
     (Doubt.UNCERTAIN, Decision.WORSE): "higher; accuracy too uncertain to tell",
-    (Doubt.CONSISTENCY, Decision.WORSE): "higher, but relative κ is not",
+    (Doubt.CONSISTENCY, Decision.WORSE): "higher, but relative κ is not measurably",
 }
 PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
 

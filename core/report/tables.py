@@ -107,6 +107,7 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
     """Return p_diff minus each baseline, with the intervals that decide the outcome."""
     if verdict is None or not verdict.comparisons:
         return None
+    has_kappa = any(row.kappa_relative is not None for row in verdict.comparisons)  # not in files of earlier versions
     rows = [
         [
             Cell(row.baseline.source, row.baseline.source),
@@ -114,10 +115,21 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
             Cell(row.outcome.value, row.outcome.value),
             *difference_cells(row.accuracy, 100, 2),
             *max_iou_cells(row),
+            *(difference_cells(row.kappa_relative) if has_kappa else []),
         ]
         for row in verdict.comparisons
     ]
-    columns = [
+    return Table(list_comparison_columns(verdict, has_kappa), rows)
+
+
+def list_comparison_columns(verdict: Verdict, has_kappa: bool) -> list[Column]:
+    """Return the columns of the table of comparisons, in which each difference stands beside its interval."""
+    kappa = Column(
+        "κ rel.",
+        "mean of κ over its largest value at the two accuracies, p_diff minus the source; the source with the lower "
+        "max IoU is newer only if this is measurably lower, too",
+    )
+    return [
         Column("p_diff against"),
         GROUP_COLUMN,
         Column(
@@ -140,8 +152,8 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
             "the reason",
         ),
         Column("interval"),
+        *([kappa, Column("interval")] if has_kappa else []),
     ]
-    return Table(columns, rows)
 
 
 def describe_levels(verdict: Verdict) -> str:

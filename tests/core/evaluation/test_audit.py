@@ -5,8 +5,9 @@ import pytest
 
 from core.evaluation.audit import Comparer, audit, make_bootstrap
 from core.evaluation.copying import Behavior, Origins, measure_closeness, measure_lag, measure_yardstick, pair_originals
-from core.evaluation.decisions import find_least_p_of_max_iou
+from core.evaluation.decisions import find_least_p_of_similarity
 from core.evaluation.intervals import Bootstrap, percentile_interval
+from core.evaluation.margins import IOU
 from core.evaluation.metrics import error_consistency, iou_matrix, max_iou
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.summary import summarize_tables
@@ -48,13 +49,13 @@ def test_an_original_is_not_compared_with_its_neighbors_in_time(walk):
     assert rows["original"]["max_iou_mean"] == pytest.approx(expected)
     assert rows["original"]["kappa_mean"] == pytest.approx(error_consistency(wrong_KN, wrong_KN, far_KK).kappa_M.mean())
     assert expected < rows["interpolated"]["max_iou_mean"] < neighbors
-    low, high = percentile_interval(bootstrap.draw_max_iou("original"))
+    low, high = percentile_interval(bootstrap.draw_similarity("original", IOU))
     assert low < expected < high < neighbors
     comparer = Comparer(tables, bootstrap, "ensemble")
     found, ours = comparer.locate("original"), comparer.locate("p_diff")
     assert found.max_iou_mean == pytest.approx(expected)
     assert found.kappa_relative_mean == rows["original"]["kappa_relative_mean"]
-    assert comparer.measure_max_iou("original").value == pytest.approx(ours.max_iou_mean - expected)
+    assert comparer.measure_largest(IOU, "original").value == pytest.approx(ours.max_iou_mean - expected)
 
 
 def test_originals_and_not_a_deep_ensemble_are_measured_in_weights(walk):
@@ -112,7 +113,7 @@ def test_a_difference_of_ious_on_few_images_cannot_show_much(num_images):
     shared = np.arange(200)
     tables = [with_errors("original", np.arange(250)), with_errors("p_diff", shared)]
     tables.append(with_errors("ensemble", np.arange(200 + num_images)))
-    margins = Bootstrap({table.source: table for table in tables}, draws=10).measure_iou_margins()
-    least = find_least_p_of_max_iou(margins["p_diff"], margins["ensemble"])
+    margins = Bootstrap({table.source: table for table in tables}, draws=10).measure_margins(IOU)
+    least = find_least_p_of_similarity(margins["p_diff"], margins["ensemble"])
     assert least == pytest.approx(2.0 ** (1 - num_images), rel=0.35)
-    assert find_least_p_of_max_iou(margins["p_diff"], margins["p_diff"]) == 1
+    assert find_least_p_of_similarity(margins["p_diff"], margins["p_diff"]) == 1

@@ -273,6 +273,14 @@ def test_a_lower_max_iou_that_does_not_count_is_in_parentheses():
     ]
 
 
+def test_the_difference_in_relative_kappa_is_shown_where_it_was_measured():
+    kappa = Difference(-0.0204, (-0.03, -0.01), Decision.BETTER)
+    rows = (replace(VERDICT.comparisons[0], kappa_relative=kappa), VERDICT.comparisons[1])
+    table = build_comparison_table(replace(VERDICT, comparisons=rows))
+    assert [column.label for column in table.columns][5:] == ["max IoU", "interval", "κ rel.", "interval"]
+    assert [[cell.text for cell in row][7:] for row in table.rows] == [["−0.020", "−0.030 to −0.010"], ["–", "–"]]
+
+
 @pytest.mark.parametrize("level, named", [(0.95, "95%"), (0.9643, "96.4%")])
 def test_the_level_of_the_intervals_is_told(level, named):
     explained = build_comparison_table(replace(VERDICT, interval_level=level)).column_terms["interval"]
