@@ -1,6 +1,6 @@
 """The audit, which turns score tables into the verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from core.evaluation.copying import (
 )
 from core.evaluation.decisions import (
     Measured,
+    are_copies,
     decide_answer,
     decide_difference,
     decide_novelty,
@@ -112,9 +113,10 @@ def audit(
         for source, table in tables.items()
         if groups[source] in wanted and source not in (reference, GENERATED) and not is_own_soup(table)
     ]
-    comparisons = comparer.compare_with(baselines)
-    free = [row for row in comparisons if groups[row.baseline.source] in FREE]
     yardstick, closeness = measure_copying(tables, origins)
+    copiers = {source for source, near in closeness.items() if are_copies(near)}
+    comparisons = comparer.compare_with(baselines, copiers)
+    free = [row for row in comparisons if groups[row.baseline.source] in FREE]
     rival = find_rival(free, reference)
     kept = None
     if RECONSTRUCTED in tables:
@@ -218,8 +220,11 @@ class Comparer:
         value = float(ours.models_M.mean() - theirs.models_M.mean())
         return Measured(value, ours_R - theirs_R, similarity.metric, find_least_p_of_similarity(ours, theirs))
 
-    def compare_with(self, baselines: Sequence[str]) -> tuple[Comparison, ...]:
-        """Compare p_diff with each baseline on both axes, and decide all comparisons but the headline as one family."""
+    def compare_with(self, baselines: Sequence[str], copiers: Container[str] = ()) -> tuple[Comparison, ...]:
+        """Compare p_diff with each baseline on both axes, and decide all comparisons but the headline as one family.
+
+        The sources among the `copiers` never count as newer.
+        """
         accuracy = {source: self.measure_accuracy(source) for source in baselines}
         iou, kappa = (
             {source: self.measure_largest(similarity, source) for source in baselines if self.has_max_iou(source)}
@@ -242,5 +247,5 @@ class Comparer:
             row = Comparison(
                 self.locate(source), difference, overlap, not_inferior=not_inferior, kappa_relative=consistency
             )
-            rows.append(replace(row, doubt=find_doubt(row, self.metric)))
+            rows.append(replace(row, doubt=find_doubt(row, self.metric, copiers)))
         return tuple(rows)

@@ -3,7 +3,7 @@
 R bootstrap draws · N images · G groups of images that are versions of one image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import comb, isinf, sqrt
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from core.evaluation.copying import AVERAGED, MOST, Behavior, Closeness
 from core.evaluation.intervals import percentile_interval, two_sided_p_value
+from core.evaluation.kinds import GENERATED
 from core.evaluation.margins import Margins
 from core.evaluation.scores import ACCURACY, Metric, Scores
 from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty
@@ -18,7 +19,7 @@ from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Differe
 MARGIN = 0.005  # A source is not inferior if its accuracy is lower by less than this, which is half a point.
 # An average of pairs, at 0.58 of the median distance, must pass; a copy shrunk by 30%, at 0.25, must not.
 NEARER_THAN_AVERAGES = 0.75
-DOUBTFUL = {
+DOUBTFUL = {  # p_diff that copies is memorized, whatever its max IoU is.
     Doubt.ACCURACY: Novelty.WORSE,
     Doubt.UNCERTAIN: Novelty.UNCLEAR,
     Doubt.CONSISTENCY: Novelty.CONSISTENT,
@@ -111,8 +112,11 @@ def is_not_inferior(difference: Difference, metric: Metric) -> bool:
     return worst > -(MARGIN if metric == ACCURACY else 0)
 
 
-def find_doubt(row: Comparison, metric: Metric) -> Doubt | None:
+def find_doubt(row: Comparison, metric: Metric, copiers: Container[str] = ()) -> Doubt | None:
     """Return why a measurable difference in maximum IoU does not show that one source is newer; None if it does.
+
+    Copies are not new, even if they are copies of weights that err on other images. A source among the `copiers`
+    (`are_copies`) therefore never counts as newer, but another source may count as newer than it.
 
     The IoU of two sets of errors cannot exceed the ratio of their sizes, so it also falls if one model errs more or
     less often than the other. The source with the lower IoU therefore counts as newer only under two conditions,
@@ -121,7 +125,11 @@ def find_doubt(row: Comparison, metric: Metric) -> Doubt | None:
     """
     if row.max_iou is None or row.max_iou.decision is Decision.UNDECIDED:
         return None
-    accuracy = row.accuracy if row.max_iou.decision is Decision.BETTER else row.accuracy.swap()
+    lower, accuracy = GENERATED, row.accuracy
+    if row.max_iou.decision is Decision.WORSE:
+        lower, accuracy = row.baseline.source, row.accuracy.swap()
+    if lower in copiers:
+        return Doubt.COPIES
     confirms = row.kappa_relative is not None and row.kappa_relative.decision is row.max_iou.decision
     if is_not_inferior(accuracy, metric) and confirms:
         return None

@@ -52,6 +52,7 @@ class Doubt(StrEnum):
 
     ACCURACY = "accuracy"  # the source is measurably less accurate, which explains its lower max IoU
     UNCERTAIN = "uncertain"  # the source may be less accurate, which the interval of the accuracy does not exclude
+    COPIES = "copies"  # most of its models are copies, which are not new whatever their errors are
     CONSISTENCY = "consistency"  # its relative error consistency κ is not measurably lower
 
 
@@ -136,7 +137,7 @@ class Comparison:
 
     @property
     def newness(self) -> Decision | None:
-        """The decision on the axis of newness. A difference in max IoU that accuracy may explain is undecided."""
+        """The decision on the axis of newness. A difference in max IoU that does not show newness is undecided."""
         if self.max_iou is None:
             return None
         return Decision.UNDECIDED if self.doubt else self.max_iou.decision

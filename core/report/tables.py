@@ -149,7 +149,7 @@ def list_comparison_columns(verdict: Verdict, has_kappa: bool) -> list[Column]:
         Column(
             "max IoU",
             "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where accuracy may be "
-            "the reason",
+            "the reason or the source with the lower max IoU copies",
         ),
         Column("interval"),
         *([kappa, Column("interval")] if has_kappa else []),

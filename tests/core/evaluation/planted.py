@@ -183,6 +183,13 @@ def repeated_copy():
     return world.tables(world.originals_KD[:1] + 0.1 * world.sample(40), SKILL + 0.8)
 
 
+def copies_among_copies():
+    """Plant copies beside copies with less noise, copies with more noise, and honest samples of the same skill."""
+    world = World(num_images=4000, influence=0.3)
+    others = {"noised_0.02": world.copy(20, 0.02), "noised_0.3": world.copy(20, 0.3)}
+    return world.tables(world.copy(40, 0.15), others=others)
+
+
 def shrunk_copies():
     """Plant copies of all originals, shrunk by 30% towards their mean, of a higher skill."""
     world = World()

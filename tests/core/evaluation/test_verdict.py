@@ -418,6 +418,30 @@ def test_a_baseline_that_is_far_less_accurate_is_not_newer():
     assert (row.outcome, verdict.rival, verdict.novelty) == (Outcome.DOMINATES, None, Novelty.NEWER)
 
 
+def test_a_source_that_copies_is_never_newer_but_another_source_can_be_newer_than_it():
+    verdict = judge(planted.copies_among_copies())
+    assert verdict.novelty is Novelty.MEMORIZED
+    expected = {
+        "noised_0.02": (BETTER, Doubt.COPIES, UNDECIDED, Outcome.TIE),  # p_diff copies with more noise.
+        "noised_0.3": (WORSE, Doubt.COPIES, UNDECIDED, Outcome.TIE),  # The baseline does.
+        "gaussian_full": (WORSE, None, WORSE, Outcome.IS_DOMINATED),
+    }
+    rows = {source: verdict.get_comparison(source) for source in expected}
+    found = {source: (row.max_iou.decision, row.doubt, row.newness, row.outcome) for source, row in rows.items()}
+    assert found == expected
+    for row in rows.values():
+        assert row.not_inferior and row.kappa_relative.decision is row.max_iou.decision, "copying alone decides"
+    assert find_rival([rows["noised_0.3"]], "ensemble") is None
+    assert find_rival(list(rows.values()), "ensemble") == "gaussian_full"
+
+
+@pytest.mark.parametrize("iou, lower, higher", [(BETTER, "p_diff", "lawa"), (WORSE, "lawa", "p_diff")])
+def test_copying_is_the_first_doubt_about_the_source_with_the_lower_iou(iou, lower, higher):
+    row = comparison("lawa", WORSE, iou)
+    assert find_doubt(row, ACCURACY, {lower}) is Doubt.COPIES
+    assert find_doubt(row, ACCURACY, {higher}) is find_doubt(row, ACCURACY) is not Doubt.COPIES
+
+
 def test_a_rival_is_a_free_source_whose_fewer_repeated_errors_count():
     doubtful = comparison("noised", accuracy=UNDECIDED, iou=WORSE, doubt=Doubt.UNCERTAIN)
     gaussian = comparison("gaussian", accuracy=UNDECIDED, iou=WORSE)
