@@ -6,14 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.evaluation.copying import (
-    Closeness,
-    Origins,
-    Yardstick,
-    measure_closeness,
-    measure_yardstick,
-    pair_originals,
-)
+from core.evaluation.copying import Closeness, measure_closeness
 from core.evaluation.decisions import (
     Measured,
     are_copies,
@@ -30,10 +23,11 @@ from core.evaluation.groups import Group, find_group
 from core.evaluation.intervals import Bootstrap, control_false_discoveries
 from core.evaluation.kinds import CONTINUED, DEEP_ENSEMBLE, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
 from core.evaluation.margins import IOU, RELATIVE_KAPPA, Similarity
-from core.evaluation.metrics import measure_similarity, variance_kept
+from core.evaluation.metrics import variance_kept
 from core.evaluation.scores import ScoreTable
-from core.evaluation.verdict import UNADJUSTED, Comparison, Standing, Verdict
+from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
+from core.evaluation.yardstick import Origins, Partners, Yardstick, measure_yardstick, pair_originals
 
 FREE = (Group.ORIGINAL, Group.FREE)  # The checkpoints themselves need no further gradient either.
 
@@ -49,7 +43,7 @@ def find_origins(checkpoints: CheckpointSet) -> Origins | None:
 def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = None) -> Bootstrap:
     """Return a bootstrap over these tables that resamples consecutive steps of one training in blocks.
 
-    Originals are compared with each other only at a distance in time (`core.evaluation.copying.pair_originals`).
+    Originals are compared with each other only at a distance in time (`core.evaluation.yardstick.pair_originals`).
 
     Args:
         tables: Score tables by source. The steps of each training are consecutive rows.
@@ -62,7 +56,7 @@ def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = N
     return Bootstrap(
         tables,
         block_lengths={source: choose_model_blocks(tables[source]) for source in sources},
-        apart_KK=pair_originals(vectors_KD, origins),
+        partners=pair_originals(vectors_KD, origins),
     )
 
 
@@ -94,8 +88,8 @@ def audit(
     of `core.evaluation.decisions`.
 
     For `original`, the maximum IoU of each original is taken over the originals that are at least a lag away from it
-    (`core.evaluation.copying.pair_originals`). The IoU axis then shows whether a generated model is more similar to its
-    nearest original than checkpoints of different times of a training are to each other.
+    (`core.evaluation.yardstick.pair_originals`). The IoU axis then shows whether a generated model is more similar to
+    its nearest original than checkpoints of different times of a training are to each other.
 
     Args:
         tables: Score tables by source.
@@ -113,7 +107,8 @@ def audit(
         for source, table in tables.items()
         if groups[source] in wanted and source not in (reference, GENERATED) and not is_own_soup(table)
     ]
-    yardstick, closeness = measure_copying(tables, origins)
+    partners = bootstrap.partners or pair_originals(tables[ORIGINAL].vectors_MD, origins)
+    yardstick, closeness = measure_copying(tables, origins, partners)
     copiers = {source for source, near in closeness.items() if are_copies(near)}
     comparisons = comparer.compare_with(baselines, copiers)
     free = [row for row in comparisons if groups[row.baseline.source] in FREE]
@@ -153,7 +148,7 @@ def choose_reference(free: Sequence[ScoreTable]) -> tuple[str, str]:
 
 
 def measure_copying(
-    tables: Mapping[str, ScoreTable], origins: Origins | None
+    tables: Mapping[str, ScoreTable], origins: Origins | None, partners: Partners
 ) -> tuple[Yardstick | None, dict[str, Closeness]]:
     """Return what honest new models show, and the closeness of each source to the originals by this yardstick.
 
@@ -162,12 +157,11 @@ def measure_copying(
     """
     original = tables[ORIGINAL]
     held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
-    yardstick = measure_yardstick(original, held_out, origins)
+    yardstick = measure_yardstick(original, held_out, origins, lag=partners.lag)
     if yardstick is None:
         return None, {}
-    apart = {ORIGINAL: pair_originals(original.vectors_MD, origins)}
     return yardstick, {
-        source: measure_closeness(table, original, yardstick, apart.get(source))
+        source: measure_closeness(table, original, yardstick, partners.apart_KK if source == ORIGINAL else None)
         for source, table in tables.items()
         if source != DEEP_ENSEMBLE
     }
@@ -185,24 +179,14 @@ class Comparer:
         self.tables, self.bootstrap, self.reference = tables, bootstrap, reference
         self.metric = tables[GENERATED].scores["test"].metric
         self.level = UNADJUSTED
-        self.standings: dict[str, Standing] = {}
         self.generated = self.locate(GENERATED)
-
-    def has_max_iou(self, source: str) -> bool:
-        """Return whether a source has a maximum IoU, which needs errors per image and an original to compare with."""
-        return self.bootstrap.has_images and (source != ORIGINAL or len(self.tables[source].vectors_MD) > 1)
 
     def locate(self, source: str) -> Standing:
         """Return the position of a source on both axes, and the similarity of its errors to those of the originals."""
-        if source not in self.standings:
-            scores, similarity = self.tables[source].scores["test"], {}
-            if self.has_max_iou(source):
-                masks = scores.require_wrong(), self.tables[ORIGINAL].scores["test"].require_wrong()
-                similarity = measure_similarity(*masks, self.bootstrap.find_partners(source))
-                similarity.pop("kappa_mean", None)  # It is in the table of sources.
-            mean = float(scores.accuracy_M.mean())
-            self.standings[source] = Standing(source, len(scores.accuracy_M), mean, **similarity)
-        return self.standings[source]
+        accuracy_M = self.tables[source].scores["test"].accuracy_M
+        measured = self.bootstrap.measure_similarity(source)
+        similarities = {name: measured.get(name) for name in SIMILARITIES}
+        return Standing(source, len(accuracy_M), float(accuracy_M.mean()), **similarities)
 
     def measure_accuracy(self, baseline: str) -> Measured:
         """Return the mean accuracy of p_diff minus that of a baseline."""
@@ -226,8 +210,9 @@ class Comparer:
         The sources among the `copiers` never count as newer.
         """
         accuracy = {source: self.measure_accuracy(source) for source in baselines}
+        similar = [source for source in baselines if self.bootstrap.has_similarity(source)]
         iou, kappa = (
-            {source: self.measure_largest(similarity, source) for source in baselines if self.has_max_iou(source)}
+            {source: self.measure_largest(similarity, source) for source in similar}
             for similarity in (IOU, RELATIVE_KAPPA)
         )
         others = [each for source, each in accuracy.items() if source != self.reference]

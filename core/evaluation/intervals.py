@@ -9,9 +9,10 @@ import numpy as np
 
 from core.evaluation.kinds import ORIGINAL
 from core.evaluation.margins import Margins, Similarity, measure_accuracy_margins, measure_similarity_margins
-from core.evaluation.metrics import pair_with_others
+from core.evaluation.metrics import measure_similarity, pair_with_others
 from core.evaluation.resampling import Groups, draw_means, draw_sums
 from core.evaluation.scores import ScoreTable
+from core.evaluation.yardstick import Partners
 from core.runtime.seeding import derive_seed
 
 # An audit has some 33 comparisons. If only one of them is decided, their intervals have the level 1 − 0.05 / 33, beyond
@@ -104,8 +105,8 @@ class Bootstrap:
         tables: Score tables by source, including "original", all scored on the same images.
         block_lengths: Number of consecutive models that are resampled together, by source; 1 for other sources. More
             than half the number of models is taken as half.
-        apart_KK: Which originals an original is compared with in its largest similarity, as in
-            `core.evaluation.copying.pair_originals`; None: all others.
+        partners: The originals that an original is compared with in its largest similarity, as in
+            `core.evaluation.yardstick.pair_originals`; None: all others.
         seed: Seed of the draws.
         draws: Number of draws, R.
 
@@ -118,11 +119,12 @@ class Bootstrap:
         tables: Mapping[str, ScoreTable],
         *,
         block_lengths: Mapping[str, int] | None = None,
-        apart_KK: np.ndarray | None = None,
+        partners: Partners | None = None,
         seed: int = 0,
         draws: int = DRAWS,
     ):
         self.tables, self.block_lengths, self.seed, self.draws = tables, block_lengths or {}, seed, draws
+        self.partners = partners
         scores = {source: table.scores["test"] for source, table in tables.items()}
         sizes = {name: None if each.wrong_MN is None else each.wrong_MN.shape[1] for name, each in scores.items()}
         if len(set(sizes.values())) > 1:
@@ -133,9 +135,9 @@ class Bootstrap:
             raise ValueError(f"the test images must be in the same groups for all sources: {', '.join(sizes)}")
         num_images, groups_N = next(iter(sizes.values())), next(iter(scores.values())).groups_N
         self._groups = Groups.index(num_images, groups_N) if num_images else Groups.index(0)
-        self._apart_KK = pair_with_others(len(tables[ORIGINAL].vectors_MD)) if apart_KK is None else apart_KK
         self._cache: dict[str, dict[str, np.ndarray]] = {}
         self._margins: dict[Similarity, dict[str, Margins]] = {}
+        self._similarity: dict[str, dict[str, float]] = {}
 
     @property
     def has_images(self) -> bool:
@@ -144,7 +146,24 @@ class Bootstrap:
 
     def find_partners(self, source: str) -> np.ndarray | None:
         """Return which originals count for each model of a source (M, K); None: all."""
-        return self._apart_KK if source == ORIGINAL else None
+        if source != ORIGINAL:
+            return None
+        if self.partners is None:
+            return pair_with_others(len(self.tables[ORIGINAL].vectors_MD))
+        return self.partners.apart_KK
+
+    def has_similarity(self, source: str) -> bool:
+        """Return whether a source has errors per image, and an original to compare them with."""
+        return self.has_images and (source != ORIGINAL or len(self.tables[source].vectors_MD) > 1)
+
+    def measure_similarity(self, source: str) -> Mapping[str, float]:
+        """Return `core.evaluation.metrics.measure_similarity` of a source to the originals, or nothing without any."""
+        if not self.has_similarity(source):
+            return {}
+        if source not in self._similarity:
+            wrong, originals = (self.tables[each].scores["test"].require_wrong() for each in (source, ORIGINAL))
+            self._similarity[source] = measure_similarity(wrong, originals, self.find_partners(source))
+        return self._similarity[source]
 
     def varies(self, *sources: str) -> bool:
         """Return whether an interval is possible, that is, whether any source has models or images to resample."""
@@ -188,7 +207,7 @@ class Bootstrap:
                     apart_MK=self.find_partners(name),
                 )
                 for name, wrong_MN in wrong.items()
-                if name != ORIGINAL or len(wrong_MN) > 1
+                if self.has_similarity(name)
             }
         return self._margins[similarity]
 

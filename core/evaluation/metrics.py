@@ -67,7 +67,8 @@ def find_most_alike(
         wrong_MN: Mask of the images that each model gets wrong.
         reference_KN: Mask of the images that each reference model gets wrong.
         apart_MK: Which references count for each model, at least one; None: all. A model that is one of the references
-            must not be compared with itself, nor with its neighbors in time (`core.evaluation.copying.pair_originals`).
+            must not be compared with itself, nor with its neighbors in time
+            (`core.evaluation.yardstick.pair_originals`).
         compare: The measure of similarity.
     """
     largest, which = [], []

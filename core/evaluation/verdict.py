@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from core.evaluation.copying import Behavior, Closeness, Yardstick
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import Group, find_group
 from core.evaluation.kinds import GENERATED
+from core.evaluation.yardstick import Yardstick
 
 UNADJUSTED = 0.95  # level of the interval of a single comparison
+SIMILARITIES = ("max_iou_mean", "kappa_relative_mean", "overlap_mean")  # the measures of similarity of a `Standing`
 HONEST_COPIES = 0.15  # In simulated walks, at most about 10% of honest new models look like copies.
 
 
@@ -120,8 +122,7 @@ class Standing:
     @classmethod
     def from_json(cls, source: str, row: Mapping[str, Any]) -> "Standing":
         """Read the entries that `to_json` returned."""
-        similarity = (row.get(key) for key in ("max_iou_mean", "kappa_relative_mean", "overlap_mean"))
-        return cls(source, row["n"], row["accuracy_mean"], *similarity)
+        return cls(source, row["n"], row["accuracy_mean"], **{name: row.get(name) for name in SIMILARITIES})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.evaluation.audit import audit, choose_reference, make_bootstrap
-from core.evaluation.copying import Behavior, Closeness, Origins
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.decisions import (
     Measured,
     decide_answer,
@@ -33,6 +33,7 @@ from core.evaluation.verdict import (
     Verdict,
     decide_outcome,
 )
+from core.evaluation.yardstick import Origins
 from core.report.sentences import write_headline
 from tests.core.evaluation import planted
 from tests.core.evaluation.planted import SKILL, World

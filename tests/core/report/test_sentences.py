@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from core.evaluation.copying import Behavior, Closeness, Yardstick
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import find_group
 from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Novelty, Outcome, Standing, Verdict
+from core.evaluation.yardstick import Yardstick
 from core.report import sentences
 from core.report.sentences import (
     explain,
