@@ -226,6 +226,8 @@ def expectation_cells(row: Mapping[str, Any]) -> list[Cell]:
 def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the accuracy of several models used together, beside that of one model."""
     combined = metrics.get("combination", [])
+    # A task that defines no votes has no temperatures either.
+    temperature = " at the temperature fitted on validation" if metrics.get("worth") else ""
     rows = [
         [
             Cell(row["source"], row["source"]),
@@ -242,10 +244,11 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
         Column("method"),
         Column("models", "number of models used; it is not recorded for a greedy soup"),
         Column("accuracy %", "test accuracy, higher is better"),
-        Column("loss", "negative log-likelihood on test in nats, lower is better"),
+        Column("loss", f"negative log-likelihood on test in nats{temperature}; lower is better"),
         Column(
             "ECE %",
-            "expected calibration error on test, the difference between confidence and accuracy; lower is better",
+            f"expected calibration error on test{temperature}, the difference between confidence and accuracy; lower "
+            "is better",
         ),
     ]
     methods = dict.fromkeys(row["method"] for row in combined)

@@ -310,6 +310,12 @@ def test_the_table_of_votes_shows_the_vote_of_the_most_models_of_each_source():
     assert list(build_worth_table(metrics).column_terms)[-2:] == ["AUROC splices", "equivalent"]
 
 
+@pytest.mark.parametrize("metrics, told", [(AUDITED, True), (AUDITED | {"worth": []}, False)])
+def test_losses_of_combinations_are_said_to_be_at_a_temperature_if_there_are_votes(metrics, told):
+    terms = build_combination_table(metrics).column_terms
+    assert {"temperature fitted on validation" in terms[label] for label in ("loss", "ECE %")} == {told}
+
+
 def test_unknown_numbers_of_a_combination_are_dashes():
     assert [list(row.values()) for row in texts(build_combination_table(AUDITED))] == [
         ["p_diff", "greedy soup", "–", "78.00", "0.8100", "2.00"]
