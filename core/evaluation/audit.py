@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.symmetry import PermutationSymmetry
 from core.evaluation.copying import Closeness, measure_closeness
 from core.evaluation.decisions import (
     Measured,
@@ -23,6 +24,7 @@ from core.evaluation.groups import Group, find_group
 from core.evaluation.intervals import Bootstrap, control_false_discoveries
 from core.evaluation.kinds import CONTINUED, DEEP_ENSEMBLE, GENERATED, HELD_OUT, ORIGINAL, RECONSTRUCTED, Kind
 from core.evaluation.margins import IOU, RELATIVE_KAPPA, Similarity
+from core.evaluation.matched_distances import align_all, find_center
 from core.evaluation.metrics import variance_kept
 from core.evaluation.scores import ScoreTable
 from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Standing, Verdict
@@ -51,7 +53,7 @@ def make_bootstrap(tables: Mapping[str, ScoreTable], origins: Origins | None = N
             one training if they are autocorrelated in their given order.
     """
     vectors_KD = tables[ORIGINAL].vectors_MD
-    walks = is_walk(vectors_KD) if origins is None else origins.has_walks
+    walks = not are_independent(tables, origins)
     sources = [source for source in (ORIGINAL, CONTINUED, HELD_OUT) if source in tables and walks]
     return Bootstrap(
         tables,
@@ -74,6 +76,7 @@ def audit(
     bootstrap: Bootstrap | None = None,
     origins: Origins | None = None,
     costs: Mapping[str, float | None] | None = None,
+    symmetry: PermutationSymmetry | None = None,
 ) -> Verdict:
     """Compare `p_diff` with each other source, and decide whether it beats those that need no further training.
 
@@ -96,6 +99,8 @@ def audit(
         bootstrap: Bootstrap over these tables, given to share its draws with the summary; None makes a new one.
         origins: Trainings and steps of the originals and of the held-out checkpoints, if they are known.
         costs: Gradient evaluations per model by source, where they are known.
+        symmetry: Groups of hidden units that are matched before networks are compared by their weights; None for
+            checkpoints of one training, whose units keep their places.
     """
     bootstrap = bootstrap or make_bootstrap(tables, origins)
     groups = {source: find_group(source, table.kind) for source, table in tables.items()}
@@ -108,7 +113,7 @@ def audit(
         if groups[source] in wanted and source not in (reference, GENERATED) and not is_own_soup(table)
     ]
     partners = bootstrap.partners or pair_originals(tables[ORIGINAL].vectors_MD, origins)
-    yardstick, closeness = measure_copying(tables, origins, partners)
+    yardstick, closeness = measure_copying(tables, origins, partners, symmetry)
     copiers = {source for source, near in closeness.items() if are_copies(near)}
     comparisons = comparer.compare_with(baselines, copiers)
     free = [row for row in comparisons if groups[row.baseline.source] in FREE]
@@ -147,23 +152,46 @@ def choose_reference(free: Sequence[ScoreTable]) -> tuple[str, str]:
     return max(candidates, key=lambda table: float(table.scores[split].quality_M.mean())).source, split
 
 
+def are_independent(tables: Mapping[str, ScoreTable], origins: Origins | None) -> bool:
+    """Return whether each original comes from a training of its own, as far as it is known or can be seen."""
+    return not (is_walk(tables[ORIGINAL].vectors_MD) if origins is None else origins.has_walks)
+
+
 def measure_copying(
-    tables: Mapping[str, ScoreTable], origins: Origins | None, partners: Partners
+    tables: Mapping[str, ScoreTable],
+    origins: Origins | None,
+    partners: Partners,
+    symmetry: PermutationSymmetry | None = None,
 ) -> tuple[Yardstick | None, dict[str, Closeness]]:
     """Return what honest new models show, and the closeness of each source to the originals by this yardstick.
 
     Without a yardstick (for fewer than 3 originals) nothing is measured. A deep ensemble is compared in its errors
     alone (`Standing`), because its subsets belong to other networks and their distances mean nothing.
+
+    Networks of independent trainings number their hidden units differently, although the order changes no output. With
+    a `symmetry`, all vectors are therefore put into a common order, and matched again to their nearest originals.
     """
+    tables = {source: table for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    if symmetry is not None:
+        center_D = find_center(symmetry, tables[ORIGINAL].vectors_MD)
+        tables = {
+            source: replace(table, vectors_MD=align_all(symmetry, table.vectors_MD, center_D))
+            for source, table in tables.items()
+        }
     original = tables[ORIGINAL]
     held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
-    yardstick = measure_yardstick(original, held_out, origins, lag=partners.lag)
+    yardstick = measure_yardstick(original, held_out, origins, lag=partners.lag, symmetry=symmetry)
     if yardstick is None:
         return None, {}
     return yardstick, {
-        source: measure_closeness(table, original, yardstick, partners.apart_KK if source == ORIGINAL else None)
+        source: measure_closeness(
+            table,
+            original,
+            yardstick,
+            apart_MK=partners.apart_KK if source == ORIGINAL else None,
+            symmetry=symmetry,
+        )
         for source, table in tables.items()
-        if source != DEEP_ENSEMBLE
     }
 
 

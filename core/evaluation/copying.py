@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from core.checkpoints.symmetry import PermutationSymmetry
 from core.evaluation.metrics import Spacing, l2_matrix, min_l2, multiply_deviations
 from core.evaluation.scores import ScoreTable
 from core.evaluation.yardstick import Yardstick, measure_ratios
@@ -44,7 +45,12 @@ class Closeness:
 
 
 def measure_closeness(
-    table: ScoreTable, original: ScoreTable, yardstick: Yardstick, apart_MK: np.ndarray | None = None
+    table: ScoreTable,
+    original: ScoreTable,
+    yardstick: Yardstick,
+    *,
+    apart_MK: np.ndarray | None = None,
+    symmetry: PermutationSymmetry | None = None,
 ) -> Closeness:
     """Measure how the models of a source relate to the originals, of which at least two differ.
 
@@ -56,8 +62,10 @@ def measure_closeness(
         yardstick: Ratios of honest checkpoints.
         apart_MK: Which originals count for each model; None: all. For the originals themselves it comes from
             `core.evaluation.yardstick.pair_originals`.
+        symmetry: Groups of units that are matched before distances are taken. The units of all vectors must already be
+            in a common order, for the measures that compare more than two vectors. None matches nothing.
     """
-    weights_M, function_M = measure_ratios(table, original, apart_MK)
+    weights_M, function_M = measure_ratios(table, original, apart_MK, symmetry)
     # Two continuous vectors are not equal by chance, so an exact copy counts even if two originals are equal.
     copies_M = (weights_M < yardstick.weights_low) | (weights_M == 0)
     if function_M is not None and yardstick.function_low is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.checkpoints.symmetry import PermutationSymmetry
+from core.evaluation.matched_distances import measure_matched_l2
 from core.evaluation.metrics import disagreement_matrix, l2_matrix, pair_with_others
 from core.evaluation.scores import ScoreTable
 from core.evaluation.walk import autocorrelation_time, is_walk
@@ -49,6 +51,7 @@ class Yardstick:
     lag: int  # least number of steps between an honest checkpoint and an original that it is compared with, or 0
     weights_low: float  # a model whose nearest / median distance lies below this is a copy
     function_low: float | None  # the same for the share of test images on which exactly one of two models errs
+    matched: bool = False  # whether hidden units were matched before distances in weights were taken
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,12 @@ class Partners:
 
 
 def measure_yardstick(
-    original: ScoreTable, held_out: ScoreTable | None, origins: Origins | None, *, lag: int | None = None
+    original: ScoreTable,
+    held_out: ScoreTable | None,
+    origins: Origins | None,
+    *,
+    lag: int | None = None,
+    symmetry: PermutationSymmetry | None = None,
 ) -> Yardstick | None:
     """Measure how near honest new checkpoints come to the originals.
 
@@ -86,6 +94,7 @@ def measure_yardstick(
         held_out: Scores of the held-out checkpoints, in the order of `origins.held_out_H2`.
         origins: Origins of both; None if they are unknown.
         lag: Lag of the originals; None measures it.
+        symmetry: Groups of units that are matched before distances are taken; None matches nothing.
 
     Returns:
         The yardstick, or None if there are fewer than 3 originals or all originals are equal.
@@ -98,10 +107,10 @@ def measure_yardstick(
         return None
     lag = measure_lag(vectors_KD, origins) if lag is None else lag
     original_K2 = number_rows(len(vectors_KD)) if origins is None else origins.original_K2
-    ratios = [measure_ratios(original, original, are_apart(original_K2, original_K2, lag))]
+    ratios = [measure_ratios(original, original, are_apart(original_K2, original_K2, lag), symmetry)]
     num_held_out = 0 if held_out is None else len(held_out.vectors_MD)
     if held_out is not None and num_held_out >= FEWEST and origins is not None and origins.held_out_H2 is not None:
-        ratios.append(measure_ratios(held_out, original, are_apart(origins.held_out_H2, original_K2, lag)))
+        ratios.append(measure_ratios(held_out, original, are_apart(origins.held_out_H2, original_K2, lag), symmetry))
     functions = [function_H for _, function_H in ratios if function_H is not None]
     return Yardstick(
         held_out=len(ratios) == 2,
@@ -109,6 +118,7 @@ def measure_yardstick(
         lag=lag,
         weights_low=min(set_limit(weights_H) for weights_H, _ in ratios),
         function_low=min(map(set_limit, functions), default=None),
+        matched=symmetry is not None and bool(symmetry.groups),
     )
 
 
@@ -158,19 +168,27 @@ def are_apart(origin_M2: np.ndarray, reference_K2: np.ndarray, lag: int) -> np.n
 
 
 def measure_ratios(
-    table: ScoreTable, original: ScoreTable, apart_MK: np.ndarray | None = None
+    table: ScoreTable,
+    original: ScoreTable,
+    apart_MK: np.ndarray | None = None,
+    symmetry: PermutationSymmetry | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the nearest / median distance of each model to the originals, in weights and in function, two arrays (M,).
 
-    The function is None if the task does not define errors per image. It does not depend on the order of hidden units,
-    so it also finds a copy whose units are permuted.
+    The function is None if the task does not define errors per image. It does not depend on the order of hidden units.
+    Distances in weights do, so the units are matched first where networks of independent trainings are compared.
 
     Args:
         table: Scores of the models on "test".
         original: Scores of the originals on "test".
         apart_MK: Which originals count for each model; None: all.
+        symmetry: Groups of units that are matched; None matches nothing.
     """
-    weights_M = relate_nearest(l2_matrix(table.vectors_MD, original.vectors_MD), apart_MK)
+    if symmetry is None:
+        distance_MK = l2_matrix(table.vectors_MD, original.vectors_MD)
+    else:
+        distance_MK = measure_matched_l2(symmetry, table.vectors_MD, original.vectors_MD, apart_MK=apart_MK)
+    weights_M = relate_nearest(distance_MK, apart_MK)
     wrong_MN, reference_KN = (each.scores["test"].wrong_MN for each in (table, original))
     if wrong_MN is None or reference_KN is None:
         return weights_M, None

@@ -178,7 +178,8 @@ def write_copying(verdict: Verdict) -> str:
         honest = f"held-out checkpoints lie to it, and much nearer than {honest}"
     if yardstick.lag:
         honest += f" (steps less than {yardstick.lag} apart are left out)"
-    distances = f"{closeness.weights:.2f} in weights (a copy: below {yardstick.weights_low:.2f})"
+    matched = " after matching hidden units" if yardstick.matched else ""
+    distances = f"{closeness.weights:.2f} in weights{matched} (a copy: below {yardstick.weights_low:.2f})"
     if closeness.function is not None and yardstick.function_low is not None:
         distances += f" and {closeness.function:.2f} in errors (a copy: below {yardstick.function_low:.2f})"
     sentences = [

@@ -66,7 +66,9 @@ def test_originals_and_not_a_deep_ensemble_are_measured_in_weights(walk):
     assert verdict.closeness.keys() == tables.keys() - {"deep_ensemble"}
     original = verdict.closeness["original"]
     assert original.behavior is Behavior.SAMPLES and original.copies <= 0.1
-    neighbors = measure_closeness(tables["original"], tables["original"], verdict.yardstick, ~np.eye(60, dtype=bool))
+    neighbors = measure_closeness(
+        tables["original"], tables["original"], verdict.yardstick, apart_MK=~np.eye(60, dtype=bool)
+    )
     assert original.weights > 1.2 * neighbors.weights and original.copies < neighbors.copies
     rows = summarize_tables(tables, bootstrap, closeness=verdict.closeness)["table"]
     assert row_of(rows, "original")["nearest_relative"] == original.weights

@@ -268,7 +268,7 @@ def test_the_originals_are_not_compared_with_themselves():
     world = make_world("independent")
     apart_KK = pair_originals(world.original_KD, world.origins).apart_KK
     assert (apart_KK == ~np.eye(K, dtype=bool)).all()
-    found = measure_closeness(world.original, world.original, world.yardstick, apart_KK)
+    found = measure_closeness(world.original, world.original, world.yardstick, apart_MK=apart_KK)
     assert found.behavior is Behavior.SAMPLES and found.deviation == found.spread == 1
     assert found.outside_span == pytest.approx(0, abs=1e-6)
     assert found.weights > 0.5 and found.copies < 0.12

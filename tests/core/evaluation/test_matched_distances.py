@@ -5,8 +5,13 @@ import pytest
 
 from core.checkpoints.subset import ParameterSubset
 from core.checkpoints.symmetry import PermutationSymmetry, UnitAxis, UnitGroup
+from core.evaluation.audit import measure_copying
+from core.evaluation.copying import Behavior
+from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.evaluation.matched_distances import measure_matched_l2
 from core.evaluation.metrics import l2_matrix, pair_with_others
+from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.yardstick import Origins, pair_originals
 from tests.core.checkpoints.test_symmetry import draw
 
 SUBSET = ParameterSubset(
@@ -90,3 +95,27 @@ def test_a_model_that_is_not_finite_leaves_the_others_alone(originals_KD):
     models_MD[0, 0] = np.nan
     distance_MK = measure_matched_l2(SYMMETRY, models_MD, originals_KD)
     assert np.isnan(distance_MK[0]).all() and np.isfinite(distance_MK[1:]).all()
+
+
+def make_table(source, vectors_MD):
+    """Make the scores of a task without errors per item, so that copies can only be found in their weights."""
+    scores = Scores(np.full(len(vectors_MD), 0.5), np.ones(len(vectors_MD)), None)
+    return ScoreTable(source, vectors_MD.astype(np.float32), {"test": scores}, "id", 0.0)
+
+
+@pytest.mark.parametrize("symmetry, copies", [(None, 0.0), (SYMMETRY, 1.0)])
+def test_the_audit_finds_copies_whose_units_were_permuted(symmetry, copies):
+    random = np.random.default_rng(3)
+    originals_KD, new_MD = (
+        random.standard_normal((30, SUBSET.num_params)),
+        random.standard_normal((20, SUBSET.num_params)),
+    )
+    copies_MD = permute_all(originals_KD[:20], seed=7) + 0.05 * random.standard_normal((20, SUBSET.num_params))
+    origins = Origins(np.stack([np.arange(30), np.full(30, 9)], axis=1))
+    partners, behaviors = pair_originals(originals_KD, origins), []
+    for models_MD in (copies_MD, new_MD):
+        tables = {ORIGINAL: make_table(ORIGINAL, originals_KD), GENERATED: make_table(GENERATED, models_MD)}
+        _, closeness = measure_copying(tables, origins, partners, symmetry)
+        behaviors.append(closeness[GENERATED].behavior)
+        assert closeness[GENERATED].copies == (copies if models_MD is copies_MD else 0.0)
+    assert behaviors == [Behavior.COPIES if symmetry else Behavior.SAMPLES, Behavior.SAMPLES]

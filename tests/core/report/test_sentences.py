@@ -215,6 +215,8 @@ def test_copies_are_counted_and_measured_against_the_yardstick():
     steps = replace(verdict, yardstick=Yardstick(False, 40, 12, 0.5, None))
     assert "than checkpoints lie to each other (steps less than 12 apart are left out). " in write_copying(steps)
     assert write_copying(steps).endswith("is 0.71 in weights (a copy: below 0.50).")
+    matched = replace(verdict, yardstick=Yardstick(False, 40, 0, 0.5, None, matched=True))
+    assert write_copying(matched).endswith("is 0.71 in weights after matching hidden units (a copy: below 0.50).")
     none = replace(verdict, yardstick=None, closeness={})
     assert write_copying(none).startswith("Whether generated models are copies was not measured")
 
