@@ -36,7 +36,7 @@ PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held
 PROTOCOL_TERMS = {
     PROTOCOLS["paper_protocol"]: "the model with the best test accuracy. It is optimistic, because the test images "
     "that measure the model also chose it",
-    PROTOCOLS["held_out_protocol"]: "the model with the best accuracy on validation images, which are held out from "
+    PROTOCOLS["held_out_protocol"]: "the model with the lowest loss on validation images, which are held out from "
     "training and test; its test accuracy is what a user can expect",
 }
 
@@ -50,7 +50,7 @@ CHOICES = {  # `chosen_by` of a selection -> (label, explanation)
     "test_accuracy": ("test accuracy", "the model with the highest accuracy on the test images, which is optimistic"),
 }
 METHODS = {  # `method` of a combination -> explanation
-    "one model": "the model with the highest accuracy on validation images",
+    "one model": "the model with the lowest loss on validation images",
     "soft vote": "the mean of the predicted probabilities of all models, which costs one forward pass for each model",
     "greedy soup": "one model: weights averaged one by one for as long as the validation accuracy does not fall",
     "mean of weights": "one model: the mean of the weights of all checkpoints (the source ensemble)",
