@@ -70,6 +70,7 @@ def measure(name: str, measurement: Measurement) -> Result:
     version = hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:8]
     out, data = f"outputs/results/{version}/{name}", f"param_data/results/{version}"
     steps = [step.replace("{out}", out).replace("{data}", data).replace("{name}", name) for step in measurement.steps]
+    (ROOT / out).mkdir(parents=True, exist_ok=True)  # a command may name a neighbor of this folder
     start = time.perf_counter()
     for step in steps:
         log.warning("%s: %s", name, step)
