@@ -172,13 +172,13 @@ def show_ahead(results: Sequence[Result], *conditions: str) -> str:
 
 
 def show_references(results: Sequence[Result], *conditions: str) -> str:
-    """Return the names of the best free sources of several runs, with the number of runs if they differ."""
+    """Return the names of the references of several runs, with the number of runs if they differ."""
     counts = Counter(
         find_reference(run.files.metrics["verdict"])["baseline"] for run in open_runs(results, *conditions)
     )
     if len(counts) == 1:
         return f"`{next(iter(counts))}`"
-    return list_words([f"`{source}` ({count} times)" for source, count in counts.most_common()])
+    return list_words([f"`{source}` ({count} of {counts.total()})" for source, count in counts.most_common()])
 
 
 def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:

@@ -253,7 +253,8 @@ def test_a_short_table_shows_a_row_per_setting_with_the_intervals_of_each_verdic
     assert header[:5] == ["k", "original", "ensemble", "p_diff", "best"]
     assert [row[0] for row in rows] == ["10", "100"]
     shown = dict(zip(header, rows[1], strict=True))
-    assert shown["minus original"] == "+25.00 [+0.00, +50.00]" and shown["minus reference"] == "+25.00"
+    assert shown["minus original"] == "+25.00 [+0.00, +50.00]"
+    assert (shown["reference"], shown["minus reference"]) == ("ensemble", "+25.00")
 
 
 def test_a_short_table_averages_the_trainings_of_one_setting(repeated):
@@ -303,13 +304,13 @@ def test_nothing_may_be_ahead_of_p_diff(results):
     assert fill_mark("example ahead") == "none"
 
 
-def test_the_best_free_sources_are_named_with_their_numbers_of_runs(results):
+def test_references_are_named_with_their_numbers_of_runs(results):
     runs = [make_run(str(seed), seed) for seed in range(3)]
     make_result(data=runs).save()
     assert fill_mark("example references") == "`ensemble`"
     runs[1]["metrics"]["verdict"]["reference"] = "original"
     make_result(data=runs).save()
-    assert fill_mark("example references") == "`ensemble` (2 times) and `original` (1 times)"
+    assert fill_mark("example references") == "`ensemble` (2 of 3) and `original` (1 of 3)"
 
 
 def test_the_origin_names_all_days_and_commits(results):
