@@ -8,7 +8,7 @@ from core.evaluation.kinds import ENSEMBLE, GENERATED, ORIGINAL
 from core.report.cells import ABSENT, format_signed, markdown
 from core.report.compared_runs import CLASS, ComparedRun, swept_settings
 from core.report.comparison_table import setting_cell
-from core.report.source_table import HEADINGS, format_count, read_group
+from core.report.source_table import format_count, read_group
 from core.runtime.errors import UserError
 from scripts.measure.numbers import find_comparison, find_reference, format_estimate, format_known
 
@@ -104,7 +104,7 @@ def shorten(name: str, names: Sequence[str]) -> str:
 
 
 def format_chosen_sources(runs: Sequence[ComparedRun], chosen: Sequence[str]) -> str:
-    """Return one row per chosen source in its group, averaged over trainings, accuracies in percent.
+    """Return one row per chosen source, ordered by group, averaged over trainings, accuracies in percent.
 
     Free sources that are more accurate than p_diff are added, so that no table leaves out what p_diff does not beat.
 
@@ -115,13 +115,13 @@ def format_chosen_sources(runs: Sequence[ComparedRun], chosen: Sequence[str]) ->
     if unknown := set(chosen) - set(sources):
         raise UserError(f"no source {min(unknown)}; expected any of {', '.join(sources)}")
     shown = {*chosen, *list_ahead(runs)}
-    rows = []
-    for group in Group:
-        members = [name for name in sources if name in shown and read_group(runs[0].rows[name]) is group]
-        if members and group in HEADINGS:
-            rows.append([HEADINGS[group], *[""] * 5])
-        rows += [[name, *show_source(runs, name)] for name in members]
-    return markdown(["source", "mean %", "max IoU", "nearest", "gradients", "p_diff minus it"], rows)
+    rows = [
+        [source, group.value, *show_source(runs, source)]
+        for group in Group
+        for source in sources
+        if source in shown and read_group(runs[0].rows[source]) is group
+    ]
+    return markdown(["source", "group", "mean %", "max IoU", "nearest", "gradients", "p_diff minus it"], rows)
 
 
 def show_source(runs: Sequence[ComparedRun], source: str) -> list[str]:

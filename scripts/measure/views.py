@@ -183,7 +183,8 @@ def show_references(results: Sequence[Result], *conditions: str) -> str:
 
 def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:
     """Return the share of the variance among the checkpoints that the autoencoder of one run keeps, in percent."""
-    return f"{100 * open_run(results, *conditions).files.metrics['verdict']['variance_kept']:.0f}%"
+    share = open_run(results, *conditions).files.metrics["verdict"]["variance_kept"]
+    return f"{100 * share:.0f}%".replace("-", "−")
 
 
 def show_outcomes(results: Sequence[Result], *conditions: str) -> str:

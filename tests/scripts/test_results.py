@@ -294,8 +294,9 @@ def test_a_table_of_chosen_sources_adds_every_free_source_that_is_ahead_of_p_dif
     means = {"original": 0.5, "swag": 0.8, "ema": 0.6, "p_diff": 0.625, "gaussian": 0.75, "continued": 0.9}
     make_result(data=[make_sources(means)]).save()
     rows = read_cells(fill_mark("example chosen_sources original,p_diff", "\n"))
-    assert [row[0] for row in rows] == ["source", "original", "generated:", "p_diff", "free:", "swag", "gaussian"]
-    assert rows[1][-1] == "+12.50 [−12.50, +37.50]" and rows[5][-1] == "−17.50"
+    assert [row[0] for row in rows] == ["source", "original", "p_diff", "swag", "gaussian"]
+    assert [row[1] for row in rows] == ["group", "original", "generated", "free", "free"]
+    assert rows[1][-1] == "+12.50 [−12.50, +37.50]" and rows[3][-1] == "−17.50"
     assert fill_mark("example ahead") == "`swag` and `gaussian`"
 
 
