@@ -4,28 +4,32 @@ A view takes the results that a mark names, and the words that follow its name i
 `task.param.k=50`, chooses the runs with this value of a setting, or with `folder=NAME` the run of this folder.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from core.evaluation.verdict import Decision, read_doubt
+from core.evaluation.verdict import Decision, Novelty
 from core.report.cells import format_percent, format_signed, markdown
-from core.report.compared_runs import CLASS, ComparedRun, sort_runs
-from core.report.comparison_table import build_table, setting_cell
-from core.report.repetitions import Estimate, build_repeated_source_table, build_repetition_table
-from core.report.run_files import RunFiles
+from core.report.comparison_table import build_table
+from core.report.repetitions import build_repeated_source_table, build_repetition_table
 from core.report.source_table import format_source_table
 from core.report.tables import format_protocol_table, read_sentences
 from core.runtime.errors import UserError
 from scripts import compare_rules
 from scripts.benchmark import growth, samplers
 from scripts.benchmark.__main__ import format_table
+from scripts.measure.numbers import (
+    choose_format,
+    estimate_trainings,
+    find_comparison,
+    find_reference,
+    format_estimate,
+    read_measure,
+)
 from scripts.measure.result import Result
+from scripts.measure.selection import name_files, open_run, open_runs
+from scripts.measure.short_tables import format_chosen_sources, format_labeled_table, format_short_table, list_ahead
 
-FOLDER = "folder"
-# Measures whose names start like this are shown in percent.
-IN_PERCENT = ("accuracy", "ece", "near_copies", "copies", "outside_span")
 STAGES = {
     "train_task": "train the classifier",
     "collect": "collect checkpoints",
@@ -34,49 +38,6 @@ STAGES = {
     "generate": "generate models",
     "score": "score all sources",
 }
-
-
-def open_runs(results: Sequence[Result], *conditions: str) -> list[ComparedRun]:
-    """Return the runs of several results that fulfill all conditions, in the order of what sets them apart.
-
-    Raises:
-        UserError: No run fulfills them.
-    """
-    kept = [run for result in results for run in result.data]
-    runs = sort_runs(
-        [ComparedRun.from_files(RunFiles(Path(run["folder"]), run["metrics"], config=run["config"])) for run in kept]
-    )
-    chosen = [run for run in runs if all(fulfills(run, condition) for condition in conditions)]
-    if not chosen:
-        raise UserError(f"{name_files(results)} holds no run with {' '.join(conditions)}")
-    return chosen
-
-
-def fulfills(run: ComparedRun, condition: str) -> bool:
-    """Return whether a run has the value of a condition; classes are compared without their package."""
-    name, _, value = condition.partition("=")
-    if name == FOLDER:
-        return str(run.files.path) == value
-    name = name + CLASS if name + CLASS in run.settings else name
-    return name in run.settings and setting_cell(name, run.settings[name]).text == value
-
-
-def open_run(results: Sequence[Result], *conditions: str) -> ComparedRun:
-    """Return the only run that fulfills the conditions.
-
-    Raises:
-        UserError: None does, or several do.
-    """
-    runs = open_runs(results, *conditions)
-    if len(runs) > 1:
-        wanted = f" with {' '.join(conditions)}" if conditions else ""
-        raise UserError(f"{name_files(results)} holds {len(runs)} runs{wanted}; add a condition, such as seed=1")
-    return runs[0]
-
-
-def name_files(results: Sequence[Result]) -> str:
-    """Return the names of the files of results."""
-    return " and ".join(f"results/{result.name}.json" for result in results)
 
 
 def show_sources(results: Sequence[Result], *conditions: str) -> str:
@@ -112,16 +73,27 @@ def show_repeated_sources(results: Sequence[Result], *conditions: str) -> str:
     return build_repeated_source_table(open_runs(results, *conditions)).markdown()
 
 
-def read_measure(run: ComparedRun, source: str, key: str) -> float:
-    """Return one measure of one source; raise `UserError` if the run does not have it."""
-    if key not in run.rows.get(source, {}):
-        raise UserError(f"{run.files.path} has no {key} of {source}")
-    return float(run.rows[source][key])
+def show_short(results: Sequence[Result], *conditions: str) -> str:
+    """Return one row per setting, with the columns that a page needs."""
+    return format_short_table(open_runs(results, *conditions))
 
 
-def choose_format(key: str) -> tuple[float, int]:
-    """Return the scale and the number of decimals in which a measure is shown."""
-    return (100, 2) if key.startswith(IN_PERCENT) else (1, 3)
+def show_labeled(results: Sequence[Result], labels: str, *conditions: str) -> str:
+    """Return one row per run like `show_short`, with the labels of a list in place of settings.
+
+    The labels are separated by commas, with underscores for spaces. Runs are in the order of results and folders.
+    """
+    runs = [
+        run
+        for result in results
+        for run in sorted(open_runs([result], *conditions), key=lambda run: str(run.files.path))
+    ]
+    return format_labeled_table(runs, labels.replace("_", " ").split(","))
+
+
+def show_chosen_sources(results: Sequence[Result], sources: str, *conditions: str) -> str:
+    """Return one row per source of a list, and per free source that is more accurate than p_diff."""
+    return format_chosen_sources(open_runs(results, *conditions), sources.split(","))
 
 
 def show_mean(results: Sequence[Result], source: str, key: str, *conditions: str) -> str:
@@ -135,15 +107,6 @@ def show_difference(results: Sequence[Result], source: str, other: str, key: str
     runs = open_runs(results, *conditions)
     values = [read_measure(run, source, key) - read_measure(run, other, key) for run in runs]
     return format_estimate(values, key, sign=True)
-
-
-def format_estimate(values: Sequence[float], key: str, *, sign: bool = False) -> str:
-    """Return one value, or the mean ± half-width of several."""
-    scale, decimals = choose_format(key)
-    estimate = Estimate.from_trainings(values)
-    if estimate is not None:
-        return estimate.format(scale, decimals, sign=sign)
-    return format_signed(values[0], scale, decimals) if sign else f"{scale * values[0]:.{decimals}f}"
 
 
 def show_value(results: Sequence[Result], source: str, key: str, *conditions: str) -> str:
@@ -179,45 +142,68 @@ def show_expected(results: Sequence[Result], source: str, key: str, *conditions:
     The range is mean ± t(0.975, n − 1) · s · √(1 + 1/n), which is √(n + 1) times as wide as the interval of the mean.
     """
     values = [read_measure(run, source, key) for run in open_runs(results, *conditions)]
-    estimate = Estimate.from_trainings(values)
-    if estimate is None:
-        raise UserError(f"{name_files(results)} holds one training, so the spread of trainings is unknown")
+    estimate = estimate_trainings(values)
     scale, decimals = choose_format(key)
     half_width = estimate.half_width * (len(values) + 1) ** 0.5
     low, high = (scale * (estimate.mean + sign * half_width) for sign in (-1, 1))
     return f"{low:.{decimals}f} to {high:.{decimals}f}"
 
 
+def show_chance(results: Sequence[Result], source: str, key: str, *conditions: str) -> str:
+    """Return the difference that two single trainings exceed with 5% probability by chance, t(0.975, n − 1) · s · √2.
+
+    It is √(2n) times as large as half the interval of the mean of n trainings.
+    """
+    values = [read_measure(run, source, key) for run in open_runs(results, *conditions)]
+    scale, decimals = choose_format(key)
+    return f"{scale * estimate_trainings(values).half_width * (2 * len(values)) ** 0.5:.{decimals}f}"
+
+
+def show_lead(results: Sequence[Result], source: str, *conditions: str) -> str:
+    """Return the accuracy of p_diff minus that of a source in points, with the interval of the verdict of one run."""
+    row = find_comparison(open_run(results, *conditions).files.metrics["verdict"], source)
+    low, high = (format_signed(end, 100, 2) for end in row["accuracy_interval"])
+    level = f"{100 * row['accuracy_level']:.3g}%"
+    return f"{format_signed(row['accuracy_difference'], 100, 2)} ({level} interval {low} to {high})"
+
+
+def show_ahead(results: Sequence[Result], *conditions: str) -> str:
+    """Return the names of the free sources whose mean accuracy exceeds that of p_diff, the most accurate one first."""
+    return list_words([f"`{source}`" for source in list_ahead(open_runs(results, *conditions))])
+
+
+def show_references(results: Sequence[Result], *conditions: str) -> str:
+    """Return the names of the references of several runs, with the number of runs if they differ."""
+    counts = Counter(
+        find_reference(run.files.metrics["verdict"])["baseline"] for run in open_runs(results, *conditions)
+    )
+    if len(counts) == 1:
+        return f"`{next(iter(counts))}`"
+    return list_words([f"`{source}` ({count} of {counts.total()})" for source, count in counts.most_common()])
+
+
 def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:
     """Return the share of the variance among the checkpoints that the autoencoder of one run keeps, in percent."""
-    return f"{100 * open_run(results, *conditions).files.metrics['verdict']['variance_kept']:.0f}%"
+    share = open_run(results, *conditions).files.metrics["verdict"]["variance_kept"]
+    return f"{100 * share:.0f}%".replace("-", "−")
 
 
 def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
-    """Return a sentence that counts the verdicts of several trainings against their references."""
+    """Return a sentence that counts the answers and the novelties of several verdicts."""
     verdicts = [run.files.metrics["verdict"] for run in open_runs(results, *conditions)]
-    named = "best free source" if all("reference" in verdict for verdict in verdicts) else "most accurate average"
-    accuracy = [Decision(find_reference(verdict)["accuracy_is"]) for verdict in verdicts]
-    novelty = [decide_newness(find_reference(verdict)) for verdict in verdicts]
+    answers = Counter(Decision(verdict["answer"]) for verdict in verdicts)
+    novelties = Counter(Novelty(verdict["novelty"]) for verdict in verdicts if "novelty" in verdict)
+    named = list_words([f"{novelty} in {count}" for novelty, count in novelties.most_common()])
     return (
-        f"Compared with the {named} of the checkpoints, in {len(verdicts)} trainings, p_diff was measurably more "
-        f"accurate in {accuracy.count(Decision.BETTER)}, measurably less accurate in {accuracy.count(Decision.WORSE)}, "
-        f"and neither in {accuracy.count(Decision.UNDECIDED)}. It was measurably newer (lower max IoU) in "
-        f"{novelty.count(Decision.BETTER)}, measurably less new in {novelty.count(Decision.WORSE)}, and neither in "
-        f"{novelty.count(Decision.UNDECIDED)}."
+        f"In {len(verdicts)} trainings, p_diff was measurably more accurate than every free source in "
+        f"{answers[Decision.BETTER]}, measurably less accurate than one of them in {answers[Decision.WORSE]}, and "
+        f"neither in {answers[Decision.UNDECIDED]}. The verdict calls its models {named}."
     )
 
 
-def find_reference(verdict: dict[str, Any]) -> dict[str, Any]:
-    """Return the comparison with the best free source; in earlier results, with the most accurate average."""
-    reference = verdict.get("reference") or verdict["best_average"]
-    (row,) = (row for row in verdict["comparisons"] if row["baseline"] == reference)
-    return row
-
-
-def decide_newness(row: dict[str, Any]) -> Decision:
-    """Return the decision on newness, in which a difference in max IoU that accuracy may explain is undecided."""
-    return Decision.UNDECIDED if read_doubt(row) else Decision(row["max_iou_is"])
+def list_words(words: Sequence[str]) -> str:
+    """Return words as an enumeration, and "none" for no words."""
+    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + list(words[-1:])) or "none"
 
 
 def show_seconds(results: Sequence[Result], *conditions: str) -> str:
@@ -242,13 +228,14 @@ def show_cores(results: Sequence[Result]) -> str:
 
 def show_origin(results: Sequence[Result]) -> str:
     """Return when, where, with which code and by which command the results were measured, as one sentence."""
-    newest = max(results, key=lambda result: result.provenance["time"])
-    about = newest.provenance
+    about = max(results, key=lambda result: result.provenance["time"]).provenance
+    days = sorted({result.provenance["time"][:10] for result in results})
+    when = f"on {days[0]}" if len(days) == 1 else f"from {days[0]} to {days[-1]}"
     commits = sorted({result.provenance["git"].get("commit", "unknown")[:7] for result in results})
     commands = "python -m scripts.measure " + " ".join(result.name for result in results)
     return (
-        f"Measured on {about['time'][:10]} with `{commands}` at commit {' and '.join(commits)}, "
-        f"torch {about['versions']['torch']}, {about['device']}, {about['cores']} cores."
+        f"Measured {when} with `{commands}` at commit {list_words(commits)}, torch {about['versions']['torch']}, "
+        f"{about['device']}, {about['cores']} cores."
     )
 
 
@@ -270,12 +257,19 @@ VIEWS: dict[str, Callable[..., str]] = {
     "comparison": show_comparison,
     "repetitions": show_repetitions,
     "repeated_sources": show_repeated_sources,
+    "short": show_short,
+    "labeled": show_labeled,
+    "chosen_sources": show_chosen_sources,
     "mean": show_mean,
     "difference": show_difference,
     "value": show_value,
     "change": show_change,
     "range": show_range,
     "expected": show_expected,
+    "chance": show_chance,
+    "lead": show_lead,
+    "ahead": show_ahead,
+    "references": show_references,
     "variance_kept": show_variance_kept,
     "outcomes": show_outcomes,
     "seconds": show_seconds,

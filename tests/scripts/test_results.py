@@ -19,7 +19,7 @@ from scripts.update_docs import PLACE, describe_stale, fill_in, find_pages, upda
 CONFIG = {"seed": 0, "task": {"data": {"dataset": "digits"}, "model": {"name": "tiny"}}}
 
 
-def make_metrics(p_diff: float = 0.625, accuracy_is: str = "better", max_iou_is: str = "worse") -> dict:
+def make_metrics(p_diff: float = 0.625, answer: str = "better", novelty: str = "newer") -> dict:
     """Return the metrics of a run in which only p_diff's accuracy and the verdict vary."""
     accuracies = {"original": 0.5, "ensemble": 0.5, "p_diff": p_diff}
     return {
@@ -32,10 +32,17 @@ def make_metrics(p_diff: float = 0.625, accuracy_is: str = "better", max_iou_is:
         "held_out_protocol": accuracies,
         "verdict": {
             "sentences": ["Yes, they are."],
-            "best_average": "ensemble",
+            "reference": "ensemble",
+            "answer": answer,
+            "novelty": novelty,
             "comparisons": [
-                {"baseline": "original", "accuracy_is": "better", "max_iou_is": "better"},
-                {"baseline": "ensemble", "accuracy_is": accuracy_is, "max_iou_is": max_iou_is},
+                {"baseline": "ensemble", "accuracy_difference": p_diff - 0.5},
+                {
+                    "baseline": "original",
+                    "accuracy_difference": p_diff - 0.5,
+                    "accuracy_interval": [p_diff - 0.75, p_diff - 0.25],
+                    "accuracy_level": 0.985,
+                },
             ],
             "variance_kept": 0.937,
         },
@@ -154,6 +161,10 @@ def fill_mark(mark: str, before: str = "0") -> str:
         ("example nonsense", "nonsense"),
         ("example repetitions", r"example\.json"),
         ("example expected p_diff accuracy_mean", "one training"),
+        ("example chance p_diff accuracy_mean", "one training"),
+        ("example chosen_sources p_diff,nonsense", "nonsense"),
+        ("sweep labeled one", "2 runs"),
+        ("sweep labeled one,two,three", "3 labels"),
         ("example mean p_diff", "key"),
         ("example mean p_diff nonsense", "nonsense"),
         ("example mean nonsense accuracy_mean", "nonsense"),
@@ -181,6 +192,7 @@ def test_a_wrong_mark_is_refused(results, mark, said):
         ("difference p_diff original accuracy_mean task.param.k=100", "+25.00"),
         ("range p_diff accuracy_mean", "62.50 to 75.00"),
         ("variance_kept task.param.k=10", "94%"),
+        ("lead original task.param.k=100", "+25.00 (98.5% interval +0.00 to +50.00)"),
         ("cores", "2"),
     ],
 )
@@ -199,10 +211,10 @@ def test_a_run_is_chosen_by_its_settings(results):
 @pytest.fixture
 def repeated(results):
     """Three trainings of one setting."""
-    outcomes = [(0.6, "better", "worse"), (0.7, "undecided", "worse"), (0.8, "undecided", "better")]
+    outcomes = [(0.6, "better", "memorized"), (0.7, "undecided", "newer"), (0.8, "undecided", "memorized")]
     runs = [
-        make_run(str(seed), seed, p_diff=p_diff, accuracy_is=accuracy_is, max_iou_is=max_iou_is)
-        for seed, (p_diff, accuracy_is, max_iou_is) in enumerate(outcomes)
+        make_run(str(seed), seed, p_diff=p_diff, answer=answer, novelty=novelty)
+        for seed, (p_diff, answer, novelty) in enumerate(outcomes)
     ]
     return make_result(data=runs).save()
 
@@ -213,6 +225,7 @@ def repeated(results):
         ("mean p_diff accuracy_mean", "70.00 ± 24.84"),
         ("difference p_diff original accuracy_mean", "+20.00 ± 24.84"),
         ("expected p_diff accuracy_mean", "20.32 to 119.68"),
+        ("chance p_diff accuracy_mean", "60.85"),
         ("range p_diff accuracy_mean", "60.00 to 80.00"),
         ("value p_diff accuracy_mean seed=1", "70.00"),
     ],
@@ -223,23 +236,91 @@ def test_repeated_trainings_are_averaged(repeated, mark, shown):
 
 def test_the_verdicts_of_repeated_trainings_are_counted(repeated):
     sentence = fill_mark("example outcomes")
-    assert "in 3 trainings" in sentence
-    assert "more accurate in 1, measurably less accurate in 0, and neither in 2" in sentence
-    assert "(lower max IoU) in 1, measurably less new in 2, and neither in 0" in sentence
+    assert "In 3 trainings" in sentence
+    assert "than every free source in 1, measurably less accurate than one of them in 0, and neither in 2" in sentence
+    assert "memorized in 2 and newer in 1" in sentence
 
 
-def test_a_verdict_with_a_reference_is_counted_against_it_and_a_lower_max_iou_must_count(results):
-    runs = [make_run(str(seed), seed, max_iou_is="better") for seed in range(2)]
-    for run, counts in zip(runs, (True, False), strict=True):
-        verdict = run["metrics"]["verdict"]
-        del verdict["best_average"]
-        verdict |= {"reference": "gaussian"}
-        verdict["comparisons"].append(verdict["comparisons"][1] | {"baseline": "gaussian", "max_iou_counts": counts})
-        verdict["comparisons"][-1]["accuracy_is"] = "undecided"
+def read_cells(table: str) -> list[list[str]]:
+    """Return the cells of a Markdown table without the line under its header."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:1] + lines[2:]]
+
+
+def test_a_short_table_shows_a_row_per_setting_with_the_intervals_of_each_verdict(results):
+    make_result(name="sweep", data=make_sweep()).save()
+    header, *rows = read_cells(fill_mark("sweep short", "\n"))
+    assert header[:5] == ["k", "original", "ensemble", "p_diff", "best"]
+    assert [row[0] for row in rows] == ["10", "100"]
+    shown = dict(zip(header, rows[1], strict=True))
+    assert shown["minus original"] == "+25.00 [+0.00, +50.00]"
+    assert (shown["reference"], shown["minus reference"]) == ("ensemble", "+25.00")
+
+
+def test_a_short_table_averages_the_trainings_of_one_setting(repeated):
+    header, row = read_cells(fill_mark("example short", "\n"))
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["network"], shown["p_diff"]) == ("tiny", "70.00 ± 24.84") and "best" not in header
+    assert shown["minus original"] == shown["minus reference"] == "+20.00 ± 24.84"
+
+
+def test_rows_can_have_labels_in_place_of_settings(results):
+    make_result(name="sweep", data=make_sweep()).save()
+    header, *rows = read_cells(fill_mark("sweep labeled the_large_one,small", "\n"))
+    assert header[:2] == ["system", "original"]
+    assert [(row[0], row[3]) for row in rows] == [("the large one", "75.00"), ("small", "62.50")]
+
+
+def test_equal_last_words_of_two_settings_are_told_apart(results):
+    runs = make_sweep()
+    for lr, run in enumerate(runs):
+        run["config"]["system"] = {"a": {"lr": lr}, "b": {"lr": lr % 2 * (1 + lr)}}
+    runs.append(
+        {**runs[0], "folder": "third", "config": runs[0]["config"] | {"system": {"a": {"lr": 2}, "b": {"lr": 2}}}}
+    )
+    make_result(name="sweep", data=runs).save()
+    header, *_ = read_cells(fill_mark("sweep short", "\n"))
+    assert header[:3] == ["k", "a.lr", "b.lr"]
+
+
+def make_sources(accuracies: dict[str, float]) -> dict:
+    """Return a run with one row for each source."""
+    run = make_run()
+    run["metrics"]["table"] = [{"source": name, "accuracy_mean": mean} for name, mean in accuracies.items()]
+    return run
+
+
+def test_a_table_of_chosen_sources_adds_every_free_source_that_is_ahead_of_p_diff(results):
+    means = {"original": 0.5, "swag": 0.8, "ema": 0.6, "p_diff": 0.625, "gaussian": 0.75, "continued": 0.9}
+    make_result(data=[make_sources(means)]).save()
+    rows = read_cells(fill_mark("example chosen_sources original,p_diff", "\n"))
+    assert [row[0] for row in rows] == ["source", "original", "p_diff", "swag", "gaussian"]
+    assert [row[1] for row in rows] == ["group", "original", "generated", "free", "free"]
+    assert rows[1][-1] == "+12.50 [−12.50, +37.50]" and rows[3][-1] == "−17.50"
+    assert fill_mark("example ahead") == "`swag` and `gaussian`"
+
+
+def test_nothing_may_be_ahead_of_p_diff(results):
+    make_result().save()
+    assert fill_mark("example ahead") == "none"
+
+
+def test_references_are_named_with_their_numbers_of_runs(results):
+    runs = [make_run(str(seed), seed) for seed in range(3)]
     make_result(data=runs).save()
-    sentence = fill_mark("example outcomes")
-    assert "best free source" in sentence and "less accurate in 0, and neither in 2" in sentence
-    assert "(lower max IoU) in 1, measurably less new in 0, and neither in 1" in sentence
+    assert fill_mark("example references") == "`ensemble`"
+    runs[1]["metrics"]["verdict"]["reference"] = "original"
+    make_result(data=runs).save()
+    assert fill_mark("example references") == "`ensemble` (2 of 3) and `original` (1 of 3)"
+
+
+def test_the_origin_names_all_days_and_commits(results):
+    make_result().save()
+    assert "on 2026-01-02 with `python -m scripts.measure example` at commit 0123456" in fill_mark("example origin")
+    about = make_result().provenance | {"git": {"commit": "9876543210"}, "time": "2026-01-03T00:00:00"}
+    make_result(name="later", provenance=about).save()
+    assert "from 2026-01-02 to 2026-01-03" in fill_mark("example,later origin")
+    assert "at commit 0123456 and 9876543," in fill_mark("example,later origin")
 
 
 def test_the_seconds_of_a_stage_are_shown_with_their_share(repeated):
