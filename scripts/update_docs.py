@@ -17,6 +17,7 @@ with a comment for HTML, so a mark stands outside of code blocks, and within a s
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.command_line.run_command import run_command
@@ -24,10 +25,12 @@ from core.runtime.artifacts import replace_atomically
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from scripts.console import make_parser
+from scripts.measure.catalogue import MEASUREMENTS
 from scripts.measure.result import RESULTS, Result
 from scripts.measure.views import VIEWS
 
 PAGES = ("README.md", "docs/*.md")
+NOT_MEASURED = "not measured yet"
 PLACE = re.compile(r"(<!-- result (\S+) (\w+)([^>\n]*) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -77,8 +80,11 @@ def update(page: Path, *, write: bool) -> bool:
 def fill_in(text: str) -> str:
     """Return the text with every marked place as its results say.
 
+    A measurement of the catalogue that has no result yet is left out. A table names it, and a number of no other result
+    is replaced by words.
+
     Raises:
-        UserError: A result or a view does not exist, or a mark does not fit its view.
+        UserError: A measurement or a view does not exist, or a mark does not fit its view.
     """
 
     def shown(place: re.Match[str]) -> str:
@@ -89,11 +95,25 @@ def fill_in(text: str) -> str:
             inspect.signature(VIEWS[view]).bind(names, *arguments)
         except TypeError as error:
             raise UserError(f"{place[1]}: {error}") from error
-        content = VIEWS[view]([Result.load(name) for name in names], *arguments)
+        missing = [name for name in names if name in MEASUREMENTS and not (RESULTS / f"{name}.json").is_file()]
+        content = show_measured([name for name in names if name not in missing], view, arguments, bool(missing))
         block = "\n" in before or "\n" in content  # a table stands on lines of its own, a number within a sentence
+        if block and missing:
+            rest = f"{NOT_MEASURED}: {', '.join(missing)}"
+            content = rest if content == NOT_MEASURED else f"{content}\n\n{rest.capitalize()}"
         return place[1] + (f"\n{content}\n" if block else content) + place[6]
 
     return PLACE.sub(shown, text)
+
+
+def show_measured(names: Sequence[str], view: str, arguments: Sequence[str], is_part: bool) -> str:
+    """Return what a view shows of the results that exist; words if they are a part that does not suffice for it."""
+    try:
+        return VIEWS[view]([Result.load(name) for name in names], *arguments) if names else NOT_MEASURED
+    except UserError:
+        if is_part:
+            return NOT_MEASURED
+        raise
 
 
 if __name__ == "__main__":

@@ -142,6 +142,17 @@ def test_marked_places_are_filled_in_and_the_rest_stays(results):
     assert fill_in(table) == table
 
 
+def test_measurements_without_a_result_yet_are_left_out_and_named(results, monkeypatch):
+    monkeypatch.setattr(update_docs, "MEASUREMENTS", {"example": None, "later": None})
+    make_result().save()
+    assert fill_mark("later mean p_diff accuracy_mean") == "not measured yet"
+    assert fill_mark("example,later mean p_diff accuracy_mean") == "62.50"
+    assert fill_mark("example,later labeled one,two") == "not measured yet", "the rest does not suffice for this view"
+    assert fill_in("<!-- result later sources -->\n<!-- end -->").splitlines()[1] == "not measured yet: later"
+    table = fill_in("<!-- result example,later sources -->\n<!-- end -->")
+    assert "| p_diff     |" in table and table.splitlines()[-2] == "Not measured yet: later"
+
+
 def test_minutes_are_those_of_one_run_rounded_up(results):
     make_result().save()
     assert fill_in("<!-- result example minutes -->?<!-- end -->") == "<!-- result example minutes -->2<!-- end -->"
