@@ -18,7 +18,7 @@ from core.runtime.stage_progress import StageProgress
 from tasks.data import digits
 from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
-from tasks.data.splits import SPLITS, ImageData, draw_fixed_sample
+from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
 from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
@@ -38,11 +38,12 @@ SCORING_CODE = (
     "tasks/data/out_of_distribution.py",
     "tasks/data/splits.py",
     "tasks/data/torchvision_sets.py",
+    "tasks/objectives/*.py",
     "tasks/scoring/*.py",
 )
 
 
-def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
+def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
         return call_user_task(task.score_with)
@@ -50,13 +51,13 @@ def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
     return build_from_spec(data.facts, task.model), data
 
 
-def open_images(task: TaskSpec) -> ImageData:
+def open_images(task: TaskSpec) -> TaskData:
     """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization."""
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
     return load_images(replace(task.data, weights=weights))
 
 
-def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) -> None:
+def require_images(spec: TaskSpec, data: TaskData, checkpoints: CheckpointSet) -> None:
     """Check that the images are the ones that the checkpoints were made with.
 
     Raises:
@@ -80,7 +81,7 @@ def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) 
     )
 
 
-def record_scoring(spec: TaskSpec, data: ImageData, precision: str) -> dict[str, Any]:
+def record_scoring(spec: TaskSpec, data: TaskData, precision: str) -> dict[str, Any]:
     """Return the settings that decide the scores of given vectors, and the digests of the images."""
     settings = spec.record()["task"]
     return {
@@ -112,7 +113,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
 class Task:
     """The stored classifier and the images that its checkpoints were made with."""
 
-    data: ImageData
+    data: TaskData
     model: nn.Module
     subset: ParameterSubset
     scoring: ScoringSpec
@@ -168,13 +169,14 @@ class Task:
         return {name: self._make_scorer(name, images, progress) for name, images in self.data.ood.items()}
 
     def _make_scorer(
-        self, name: str, images: Dataset, progress: StageProgress | None, groups_N: np.ndarray | None = None
+        self, name: str, items: Dataset, progress: StageProgress | None, groups_N: np.ndarray | None = None
     ) -> Scorer:
-        """Return the `Scorer` of a set of images; `groups_N` are the groups of versions of one image."""
+        """Return the `Scorer` of a set of items; `groups_N` are the groups of versions of one image."""
         return Scorer(
             self.model,
             self.subset,
-            images,
+            items,
+            objective=self.data.objective,
             normalize=self.data.make_normalizer(),
             groups_N=groups_N,
             label=f"{name} images",

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 from core.runtime.source_code import digest_file
-from tasks.data.splits import SPLITS, ImageData, ImagesWithoutClass, require_equal_shapes
+from tasks.data.splits import SPLITS, ImagesWithoutClass, TaskData, gather_labeled_images, require_equal_shapes
 
 
 def find_user_code(path: str, option: str) -> Callable[..., Any]:
@@ -90,7 +90,7 @@ def describe_failure(error: Exception, path: str, option: str) -> UserError:
     return UserError(f"{option}={path} failed with {type(error).__name__}: {error} ({place})")
 
 
-def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
+def call_user_task(path: str) -> tuple[nn.Module, TaskData]:
     """Return the network and the images from the user's function that `task.score_with` names.
 
     The function returns (model, {"train": dataset, "val": dataset, "test": dataset}). The dictionary of splits may also
@@ -120,7 +120,7 @@ def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
     for name in SPLITS:
         check_split(splits[name], f"{source}: the split {name}")
     image_CSS, _ = splits["val"][0]
-    return model, ImageData(
+    return model, gather_labeled_images(
         **{name: splits[name] for name in SPLITS},
         num_classes=count_classes(model, image_CSS, source),
         channels=image_CSS.shape[0],

@@ -9,7 +9,7 @@ from torchvision import datasets
 
 from core.runtime.errors import UserError, suggest_names
 from tasks.data import digits, image_folder
-from tasks.data.splits import DataOptions, ImageData
+from tasks.data.splits import DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
 
 CIFAR10_COLORS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -80,7 +80,7 @@ DATASETS: dict[str, Load] = {
 }
 
 
-def load_images(options: DataOptions) -> ImageData:
+def load_images(options: DataOptions) -> TaskData:
     """Return the three splits of a dataset.
 
     Raises:

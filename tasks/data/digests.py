@@ -55,7 +55,7 @@ class Content:
 
     paths_N: np.ndarray | None  # of str
     images_N: np.ndarray | None  # (N, …)
-    labels_N: np.ndarray  # of int64
+    labels_N: np.ndarray  # of int64; the targets of any other type that the user's own tensors hold
 
     def take(self, indices: np.ndarray) -> "Content":
         """Return some of the images, in the order of `indices`."""
@@ -112,9 +112,9 @@ def digest_one_by_one(split: Dataset) -> str:
     digest = hashlib.sha256()
     with isolate_rng(include_cuda=False):  # the user's own dataset may draw random numbers
         for index in range(count_images(split)):
-            image, label = split[index]
-            digest.update(f"{tuple(image.shape)} {int(label)}".encode())
-            digest.update(view_bytes(image).data)
+            value, target = split[index]
+            digest.update(f"{tuple(value.shape)} ".encode() + write_target(target))
+            digest.update(view_bytes(value).data)
     return digest.hexdigest()[:16]
 
 
@@ -135,7 +135,8 @@ def find_content(images: Dataset) -> Content:
         return Content(paths_N, None, labels_N)
     if isinstance(images, TensorDataset):
         tensors = images.tensors
-        return Content(None, view_bytes(tensors[0]), tensors[1].long().cpu().numpy())
+        targets = tensors[1].cpu() if tensors[1].is_floating_point() else tensors[1].long().cpu()
+        return Content(None, view_bytes(tensors[0]), targets.numpy())
     labels_N = read_labels(images).astype(np.int64)
     if (paths := list_files(images)) is not None:
         return Content(np.array([str(path) for path in paths], dtype=object), None, labels_N)
@@ -160,8 +161,16 @@ def read_labels(images: Dataset) -> np.ndarray:
 
 
 def view_bytes(tensor: Tensor) -> np.ndarray:
-    """Return a tensor of at least one dimension as an array of bytes."""
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    """Return a tensor as an array of bytes."""
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor if tensor.dim() else tensor[None]).view(torch.uint8).numpy()
+
+
+def write_target(target: Any) -> bytes:
+    """Return the target of an item as bytes: the digits of a label, or all numbers of a tensor."""
+    if isinstance(target, Tensor) and (target.is_floating_point() or target.dim()):
+        return f"{tuple(target.shape)} ".encode() + view_bytes(target).tobytes()
+    return str(int(target)).encode()
 
 
 def digest_image_files(paths: Sequence[str], folder: Path | None) -> dict[str, str]:

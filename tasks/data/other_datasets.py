@@ -19,8 +19,8 @@ from tasks.data.loaders import count_images
 from tasks.data.splits import (
     ColorNormalizer,
     DataOptions,
-    ImageData,
     ImagesWithoutClass,
+    TaskData,
     find_normalization,
     require_equal_shapes,
 )
@@ -30,7 +30,7 @@ FOLDER_DATASET = "imagefolder"  # its root holds folders of classes, so no other
 DEFAULT_ROOT = "data"  # the default of task.data.root
 
 
-def add_other_datasets(data: ImageData, options: DataOptions, entries: Sequence[str] | str) -> ImageData:
+def add_other_datasets(data: TaskData, options: DataOptions, entries: Sequence[str] | str) -> TaskData:
     """Return the images of a task with the test images of other datasets added to `ood`.
 
     A dataset gives at most `MOST_IMAGES` images, a fixed sample. They get the channels, the size and the normalization
@@ -85,7 +85,7 @@ def read_entries(entries: Sequence[str] | str, options: DataOptions) -> Iterator
         yield name, root
 
 
-def open_test_images(options: DataOptions, data: ImageData) -> ImagesWithoutClass:
+def open_test_images(options: DataOptions, data: TaskData) -> ImagesWithoutClass:
     """Return test images of another dataset in the form of the task's images.
 
     Args:
@@ -105,12 +105,16 @@ def open_test_images(options: DataOptions, data: ImageData) -> ImagesWithoutClas
             )
         normalize = ColorNormalizer(colors)
     try:
-        test = load_images(replace(options, image_size=data.image_size, mean=None, std=None, weights=None)).test
+        test = load_images(
+            replace(options, image_size=data.facts["image_size"], mean=None, std=None, weights=None)
+        ).test
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     generator = generator_for(options.split_seed, f"ood/{options.dataset}")
     sample = torch.randperm(count_images(test), generator=generator)[:MOST_IMAGES].sort().values.tolist()
-    images = ImagesWithoutClass(test, sample, partial(bring_to_form, channels=data.channels, normalize=normalize))
+    images = ImagesWithoutClass(
+        test, sample, partial(bring_to_form, channels=data.facts["channels"], normalize=normalize)
+    )
     require_equal_shapes(images, data.val, source)
     return images
 

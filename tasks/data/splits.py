@@ -12,12 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
-from tasks.data.digests import Originals, digest_fixed_images, digest_items, digest_originals, unreadable
+from tasks.data.digests import (
+    Originals,
+    digest_fixed_images,
+    digest_items,
+    digest_originals,
+    unreadable,
+    view_bytes,
+    write_target,
+)
 from tasks.data.loaders import count_images
+from tasks.objectives.classification import Classification
+from tasks.objectives.objective import Objective
 
 SPLITS = ("train", "val", "test")
 Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
@@ -100,30 +110,28 @@ class ColorNormalizer(nn.Module):
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Training (augmented), validation and test images, and the facts that a classifier needs.
+class TaskData:
+    """Training (augmented), validation and test items, and the objective that networks learn on them.
 
-    Items are (image (C, S, S), label). Images consist of bytes or float32 numbers. `make_normalizer` prepares batches
-    of them for the network.
+    Items are pairs (input, target). `make_normalizer` prepares batches of inputs for the network.
     """
 
     train: Dataset
     val: Dataset
     test: Dataset
-    num_classes: int
-    channels: int
-    image_size: int
-    colors: Colors | None = None  # mean and std of each channel; None for images that need no normalization
+    objective: Objective
+    facts: Mapping[str, int] = field(default_factory=dict)  # the numbers that a network for this data is built from
+    colors: Colors | None = None  # mean and std of each channel; None for inputs that need no normalization
     originals: Originals | None = None  # the images before they were prepared; None for the user's own datasets
-    # By split, the group of each image as int64 (N,). The images of a group are versions of one image, so they are not
-    # independent of each other. In a split that is not named, every image is a group of its own.
+    # By split, the group of each item as int64 (N,). The items of a group are versions of one image, so they are not
+    # independent of each other. In a split that is not named, every item is a group of its own.
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
     # Sets of out-of-distribution images by name, which belong to no class. They have the form of the validation images
     # and the label 0.
     ood: Mapping[str, Dataset] = field(default_factory=dict)
 
     def make_normalizer(self) -> nn.Module:
-        """Return a module that prepares a batch of images for the network."""
+        """Return a module that prepares a batch of inputs for the network."""
         return ColorNormalizer(self.colors) if self.colors else nn.Identity()
 
     @property
@@ -131,14 +139,9 @@ class ImageData:
         """Entries of a stored file that let its networks be built and used without the images."""
         colors = self.colors or find_normalization(self.train)
         if colors is None:
-            return {"facts": self.facts}
+            return {"facts": dict(self.facts)}
         mean, std = map(list, colors)
-        return {"facts": self.facts, "normalization": {"mean": mean, "std": std}}
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """The numbers that a classifier is built from."""
-        return {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
+        return {"facts": dict(self.facts), "normalization": {"mean": mean, "std": std}}
 
     def split(self, name: str) -> Dataset:
         """Return the split called "train", "val" or "test"."""
@@ -146,9 +149,9 @@ class ImageData:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A digest of all images and labels of each split, which decides whether checkpoints and scores are reused.
+        """A digest of all items of each split, which decides whether checkpoints and scores are reused.
 
-        It is computed once, because every image is checked.
+        It is computed once, because every item is checked.
         """
         if self.originals is not None:
             return digest_originals(self.originals)
@@ -161,30 +164,31 @@ class ImageData:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """The facts, the normalization and the transforms, which together decide what a network sees of the images."""
+        """The facts, the normalization and the transforms, which together decide what a network sees of the inputs."""
         transforms = {name: getattr(self.split(name), "transform", None) for name in SPLITS if self.originals}
         return {
-            "facts": self.facts,
+            "facts": dict(self.facts),
             "colors": self.colors and [list(values) for values in self.colors],
             "transforms": {name: repr(transform) for name, transform in transforms.items() if transform},
         }
 
     def fingerprint(self) -> str:
-        """Return a hash of the number of images in each split, and of the first images of validation and test.
+        """Return a hash of the number of items in each split, and of the first items of validation and test.
 
-        It covers the images as the network sees them, while `digests` cover the files that they are made from. Files of
+        It covers the items as the network sees them, while `digests` cover the files that they are made from. Files of
         earlier versions hold this hash alone.
         """
         normalize = self.make_normalizer()
         digest = hashlib.sha256("/".join(str(count_images(self.split(name))) for name in SPLITS).encode())
         for split in (self.val, self.test):
             for index in range(min(8, count_images(split))):
-                image, label = split[index]
-                digest.update(normalize(image).numpy().tobytes() + bytes(str(int(label)), "ascii"))
+                value, target = split[index]
+                digest.update(view_bytes(normalize(value)).data)
+                digest.update(write_target(target))
         return digest.hexdigest()[:16]
 
     def find_other_splits(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Return the names of the splits that hold other images than those that a stored file was made with.
+        """Return the names of the splits that hold other items than those that a stored file was made with.
 
         Args:
             provenance: The provenance of the file. Files of earlier versions do not tell which split differs, so all
@@ -196,6 +200,25 @@ class ImageData:
             return others
         # Equal files become other images if the code that crops or distorts them has changed.
         return [] if self.fingerprint() == provenance["data_fingerprint"] else ["val", "test"]
+
+
+def gather_labeled_images(
+    train: Dataset, val: Dataset, test: Dataset, *, num_classes: int, channels: int, image_size: int, **further: Any
+) -> TaskData:
+    """Return the data of a classification of images.
+
+    Args:
+        train: Training images, of which each item is (image (C, S, S), label). Images consist of bytes or float32
+            numbers.
+        val: Validation images, in the same form.
+        test: Test images, in the same form.
+        num_classes: The number of classes.
+        channels: C.
+        image_size: S, in pixels.
+        further: Other arguments of `TaskData`.
+    """
+    facts = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    return TaskData(train, val, test, Classification(num_classes), facts, **further)
 
 
 def require_equal_shapes(images: Dataset, validation: Dataset, source: str) -> None:
@@ -273,4 +296,4 @@ def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDatase
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         items = [split[index] for index in torch.randperm(count_images(split))[:count].tolist()]
-    return TensorDataset(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))
+    return TensorDataset(*default_collate(items))

@@ -119,7 +119,7 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int])
 
 
 def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
-    """Return the network of a specification for the images that `facts` (from `ImageData.facts`) describes."""
+    """Return the network of a specification for the images that `facts` (from `TaskData.facts`) describes."""
     return build_classifier(
         model.name,
         num_classes=facts["num_classes"],

@@ -1,6 +1,6 @@
 """A cache of the frozen prefix's output, on the device and then in main memory; what does not fit is recomputed.
 
-B images in one chunk.
+B items in one chunk.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset, Subset
 
 from core.runtime.memory import count_free_bytes
@@ -22,19 +23,18 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Chunk:
-    """The input of the suffix for B images: the tensors that cross the cut, and the labels (B,)."""
+    """The input of the suffix for B items: the tensors that cross the cut, and the targets of the items."""
 
     crossing: tuple[Any, ...]
-    labels_B: Tensor
+    targets: Any
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the chunk."""
-        yield from (part for part in (*self.crossing, self.labels_B) if isinstance(part, Tensor))
+        yield from (part for part in tree_leaves((self.crossing, self.targets)) if isinstance(part, Tensor))
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Chunk":
         """Return the chunk with `function` applied to each of its tensors."""
-        crossing = tuple(function(part) if isinstance(part, Tensor) else part for part in self.crossing)
-        return Chunk(crossing, function(self.labels_B))
+        return Chunk(*tree_map_only(Tensor, function, (self.crossing, self.targets)))
 
 
 class PrefixCache:
@@ -43,7 +43,7 @@ class PrefixCache:
     Args:
         images: The split.
         batch_size: B, the number of images in one chunk.
-        compute: A function that makes a `Chunk` on the device from a batch of images and labels of the loader.
+        compute: A function that makes a `Chunk` on the device from a batch of inputs and targets of the loader.
         cache_bytes: The largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
             memory. "auto" takes 40% of the free memory of each kind when the first pass begins.
         num_workers: The number of processes that read images, or "auto".
@@ -54,7 +54,7 @@ class PrefixCache:
         self,
         images: Dataset,
         batch_size: int,
-        compute: Callable[[Tensor, Tensor], Chunk],
+        compute: Callable[[Any, Any], Chunk],
         *,
         cache_bytes: float | str,
         num_workers: int | str,
@@ -83,8 +83,8 @@ class PrefixCache:
         if rest:
             images = Subset(self.images, rest) if first else self.images
             loader = make_fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
-            for images_BCSS, labels_B in loader:
-                yield self.compute(images_BCSS, labels_B)
+            for inputs_B, targets_B in loader:
+                yield self.compute(inputs_B, targets_B)
 
     def _first_pass(self) -> Iterator[Chunk]:
         """Compute and yield every chunk, and keep the first ones."""

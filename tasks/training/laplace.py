@@ -58,7 +58,7 @@ def list_laplace(
     num_models, num_images = options.num_finetuned, choose_num_images(task)
     if num_models == 0:
         return []
-    num_gradients = num_images * task.data.num_classes
+    num_gradients = num_images * task.data.facts["num_classes"]
     num_scored = len(FACTORS) * MODELS_TRIED * count_images(task.data.val)
     draw = partial(
         draw_laplace,
@@ -84,7 +84,7 @@ def list_laplace(
 
 def choose_num_images(task: Task) -> int:
     """Return n, the number of training images that decide the curvature; 0 if one image is already too many."""
-    num_classes, num_params = task.data.num_classes, task.subset.num_params
+    num_classes, num_params = task.data.facts["num_classes"], task.subset.num_params
     limits = MOST_IMAGES, MOST_GRADIENTS / num_classes, MOST_NUMBERS / (num_classes * num_params)
     return int(min(count_images(task.data.train), *limits))
 
@@ -150,7 +150,7 @@ def fit_posterior(vector_D: Tensor, task: Task, num_images: int, seed: int) -> F
     sample = draw_fixed_sample(task.data.train, num_images, derive_seed(seed, LAPLACE))
     images_NCSS, labels_N = (part.to(task.device) for part in sample.tensors)
     data = TensorDataset(task.data.make_normalizer().to(task.device)(images_NCSS), labels_N)
-    at_once = int(NUMBERS_AT_ONCE / (task.data.num_classes * task.subset.num_params))
+    at_once = int(NUMBERS_AT_ONCE / (task.data.facts["num_classes"] * task.subset.num_params))
     posterior = (EigenLaplace if task.subset.num_params <= MOST_FULL else DiagLaplace)(
         model,
         "classification",

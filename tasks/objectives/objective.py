@@ -1,0 +1,79 @@
+"""The contract of a task: what its networks learn, and how many of them are scored at once.
+
+M models · N items of a split · B items in one batch
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.evaluation.scores import Metric, Scores
+
+Network = Callable[..., Any]  # a network with its parameters, as a function from inputs to outputs
+
+
+class ScoreCounter(ABC):
+    """The scores of M models on one split, added up batch by batch.
+
+    A counter keeps what the scores need of each item, and not the predictions, so memory stays bounded.
+    """
+
+    @abstractmethod
+    def add(self, predictions: Iterable[tuple[slice, Any]], targets: Any) -> None:
+        """Add one batch.
+
+        Args:
+            predictions: The predictions of all models in their order, some models at a time: the rows of these models,
+                and their predictions, whose tensors have the shape (models, B, …). They are computed when they are
+                asked for.
+            targets: The targets of the batch, on the device of the predictions.
+        """
+
+    @abstractmethod
+    def finish(self) -> Scores:
+        """Return the scores on all items, without the groups of items."""
+
+
+class Objective(ABC):
+    """What the networks of a task learn, and the metric by which they are compared.
+
+    A batch of the data consists of inputs and targets. Nothing outside of the objective knows what they mean.
+
+    Attributes:
+        metric: The primary metric. It need not be the loss.
+    """
+
+    metric: Metric
+
+    @abstractmethod
+    def compute_loss(self, network: Network, inputs: Any, targets: Any) -> Tensor:
+        """Return the loss of one training batch, a scalar."""
+
+    @abstractmethod
+    def count_scores(
+        self, num_models: int, device: torch.device, temperature_P: np.ndarray | None = None
+    ) -> ScoreCounter:
+        """Return a counter for the scores of M models on one split.
+
+        Args:
+            num_models: M.
+            device: The device of the predictions.
+            temperature_P: The temperatures of the soft votes; None fits them to the items. An objective that defines no
+                votes ignores them.
+        """
+
+    def predict(self, network: Network, *inputs: Any) -> Any:
+        """Return the predictions of one network for a batch.
+
+        If the network is split at its generated parameters, the tensors that cross the cut take the place of the
+        inputs.
+        """
+        return network(*inputs)
+
+    def measure_agreement(self, predictions: Any, exact: Any) -> float:
+        """Return the share of predictions in a lower precision that are the same as in fp32."""
+        return torch.isclose(predictions, exact, rtol=1e-2, atol=1e-6).double().mean().item()
