@@ -40,7 +40,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     """
     settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
     recipe, score_with = settings["model"], settings.get("score_with")
-    facts = checkpoints.provenance.get("facts") or load_images(replace(data, **settings["data"])).facts
+    facts = checkpoints.provenance.get("facts")
+    if facts is None:
+        facts = load_images(replace(data, **settings["data"])).facts
     normalization = checkpoints.provenance.get("normalization")
     described = NetworkDescription(
         network=recipe["name"],
@@ -68,7 +70,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
 
 
 def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] | None) -> str:
-    """Return the shape and normalization of the network's images, in words."""
+    """Return the shape and normalization of the network's inputs, in words."""
+    if not facts:
+        return "inputs as the user's own function returns them"
     images = f"images ({facts['channels']}, {facts['image_size']}, {facts['image_size']})"
     if normalization is None:
         return f"{images}, prepared as in training"
@@ -78,7 +82,7 @@ def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] |
 def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
     """Return Python code that builds a network with the user's own code."""
     module, _, name = (score_with or recipe["name"]).partition(":")
-    call = f"model, _ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
+    call = f"model, *_ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
     return f"from {module} import {name}\n\n{call}"
 
 

@@ -10,7 +10,6 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import ParameterSubset, flatten
@@ -18,7 +17,7 @@ from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeOptimizer, ReportingModule
 from tasks.data.loaders import make_fixed_loader, make_training_loader
 from tasks.data.splits import TaskData
-from tasks.objectives.objective import Objective, ScoreCounter
+from tasks.objectives.objective import Objective, ScoreCounter, add_model_axis
 
 
 class TrainingItems(LightningDataModule):
@@ -165,9 +164,8 @@ class NetworkTraining(ReportingModule):
         """Add one batch to the count."""
         assert self.counter is not None
         inputs, targets = batch
-        predictions = self.objective.predict(self.model, inputs)
-        of_one_model = tree_map_only(Tensor, lambda part: part[None], predictions)
-        self.counter.add([(slice(0, 1), of_one_model)], targets)
+        predictions = add_model_axis(self.objective.predict(self.model, inputs))
+        self.counter.add([(slice(0, 1), predictions)], targets)
 
     def on_validation_epoch_end(self) -> None:
         """Log the primary metric; of several processes, each of which has a part of the items, the mean."""

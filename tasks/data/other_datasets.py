@@ -24,6 +24,7 @@ from tasks.data.splits import (
     find_normalization,
     require_equal_shapes,
 )
+from tasks.objectives.classification import Classification
 
 MOST_IMAGES = 2_000  # of one dataset
 FOLDER_DATASET = "imagefolder"  # its root holds folders of classes, so no other dataset may be downloaded into it
@@ -47,6 +48,11 @@ def add_other_datasets(data: TaskData, options: DataOptions, entries: Sequence[s
     """
     if not entries:
         return data
+    if not isinstance(data.objective, Classification):
+        raise UserError(
+            f"evaluation.ood={entries} needs a task with classes, but networks of this task do not predict a class. "
+            "Set evaluation.ood=[]"
+        )
     ood = dict(data.ood)
     for name, root in read_entries(entries, options):
         if name in ood:

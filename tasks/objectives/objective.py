@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from core.evaluation.scores import Metric, Scores
 
 Network = Callable[..., Any]  # a network with its parameters, as a function from inputs to outputs
+
+
+def add_model_axis(predictions: Any) -> Any:
+    """Return the predictions of one network as those of a group of one, whose tensors begin with an axis of models."""
+    return tree_map_only(Tensor, lambda part: part[None], predictions)
 
 
 class ScoreCounter(ABC):

@@ -23,7 +23,7 @@ from core.runtime.precision import set_float32_precision
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import count_images
-from tasks.objectives.objective import Objective
+from tasks.objectives.objective import Objective, add_model_axis
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
@@ -178,7 +178,7 @@ class Scorer:
                 if self.network.vectorizes:
                     predictions = torch.vmap(run_model)(group)
                 else:
-                    predictions = tree_map_only(Tensor, lambda part: part[None], run_model(group[0]))
+                    predictions = add_model_axis(run_model(group[0]))
             predictions = tree_map_only(Tensor, trim, predictions)
             if progress is not None:
                 progress.advance(len(group))

@@ -25,6 +25,7 @@ from core.runtime.seeding import derive_seed
 from core.runtime.source_code import digest_code, locate
 from tasks.data.loaders import count_images
 from tasks.data.splits import draw_fixed_sample
+from tasks.objectives.classification import Classification
 from tasks.task import Task
 from tasks.training.finetuning import copy_frozen
 
@@ -45,7 +46,7 @@ def list_laplace(
     options: SourceOptions,
     seed: int,
 ) -> list[Source]:
-    """Return the Laplace posterior as a source, or nothing for 0 models.
+    """Return the Laplace posterior as a source, or nothing for 0 models and for a task without classes.
 
     Args:
         task: The network, the subset and the images.
@@ -55,9 +56,10 @@ def list_laplace(
         options: The number of models.
         seed: The seed of the run.
     """
-    num_models, num_images = options.num_finetuned, choose_num_images(task)
-    if num_models == 0:
+    num_models = options.num_finetuned
+    if num_models == 0 or not isinstance(task.data.objective, Classification):
         return []
+    num_images = choose_num_images(task)
     num_gradients = num_images * task.data.facts["num_classes"]
     num_scored = len(FACTORS) * MODELS_TRIED * count_images(task.data.val)
     draw = partial(
