@@ -254,6 +254,6 @@ def unreadable(error: OSError) -> UserError:
     """Return the error about an image that cannot be read."""
     # torchvision takes any existing folder for a complete download.
     return UserError(
-        f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-        "and re-run the command, which downloads the dataset again"
+        f"an image cannot be read ({error}). Restore it, or if torchvision was interrupted while it downloaded the "
+        "dataset, delete its folder and re-run the command, which downloads the dataset again"
     )
