@@ -76,7 +76,8 @@ def place(digit_88: np.ndarray, boxes: list[np.ndarray], random: np.random.Gener
         boxes: The boxes (top, left, bottom, right) of earlier digits, to which that of this digit is added.
         random: The source of all random choices.
     """
-    while True:  # Places are always left for the smallest size, since four digits of the largest one overlap by less.
+    # A place is found, because three digits of the largest size leave a corner free for one of the smallest.
+    while True:
         side = int(random.integers(*SIZES, endpoint=True))
         top, left = (int(start) for start in random.integers(0, CANVAS - side, 2, endpoint=True))
         bytes_88 = Image.fromarray((digit_88 * 255 / 16).astype(np.uint8))
