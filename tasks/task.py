@@ -178,6 +178,7 @@ class Task:
             items,
             objective=self.data.objective,
             normalize=self.data.make_normalizer(),
+            collate=self.data.collate,
             groups_N=groups_N,
             label=f"{name} images",
             options=self.scoring,

@@ -64,6 +64,9 @@ class Scores:
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
     loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
     groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own
+    # float32: the primary metric of a model plus N times its change when this item is drawn once more, to first order.
+    # Its mean over the items is the metric. None if the metric is the mean of correct items, or its items are unknown.
+    influence_MN: np.ndarray | None = None
 
     @property
     def quality_M(self) -> np.ndarray:
@@ -143,7 +146,7 @@ class ScoreTable:
                 }
             if scores.ece_M is not None:
                 arrays[f"{split}/ece"] = scores.ece_M
-            for name in ("loss_MN", "groups_N"):
+            for name in ("loss_MN", "groups_N", "influence_MN"):
                 if (array := getattr(scores, name)) is not None:
                     arrays[f"{split}/{name}"] = array
             if scores.votes is not None:
@@ -194,6 +197,7 @@ class ScoreTable:
             metric,
             file.get(f"{split}/loss_MN"),
             file.get(f"{split}/groups_N"),
+            file.get(f"{split}/influence_MN"),
         )
 
 

@@ -63,7 +63,9 @@ class TrainingItems(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches, starting with the current epoch."""
         if self.trainer is None:  # `fit` asks for the number of batches before a Trainer exists
-            return make_training_loader(self.data.train, self.batch_size, self.seed, num_steps=self.num_steps)
+            return make_training_loader(
+                self.data.train, self.batch_size, self.seed, num_steps=self.num_steps, collate=self.data.collate
+            )
         return make_training_loader(
             self.data.train,
             self.batch_size,
@@ -74,6 +76,7 @@ class TrainingItems(LightningDataModule):
             epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             num_steps=self.num_steps,
             first_step=self.trainer.global_step,
+            collate=self.data.collate,
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -84,6 +87,7 @@ class TrainingItems(LightningDataModule):
             num_workers=self.num_workers,
             device=self._device,
             keep_workers=True,
+            collate=self.data.collate,
         )
 
 

@@ -18,14 +18,14 @@ from torchvision.transforms import v2
 from core.runtime.errors import UserError
 from tasks.data.digests import (
     Originals,
+    describe_label,
     digest_fixed_images,
     digest_items,
     digest_originals,
     unreadable,
     view_bytes,
-    write_target,
 )
-from tasks.data.loaders import count_images
+from tasks.data.loaders import Collate, count_images
 from tasks.objectives.classification import Classification
 from tasks.objectives.objective import Objective
 
@@ -126,6 +126,8 @@ class TaskData:
     # By split, the group of each item as int64 (N,). The items of a group are versions of one image, so they are not
     # independent of each other. In a split that is not named, every item is a group of its own.
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # Makes a batch of several items, where they differ in size; None stacks them.
+    collate: Collate | None = None
     # Sets of out-of-distribution images by name, which belong to no class. They have the form of the validation images
     # and the label 0.
     ood: Mapping[str, Dataset] = field(default_factory=dict)
@@ -184,7 +186,7 @@ class TaskData:
             for index in range(min(8, count_images(split))):
                 value, target = split[index]
                 digest.update(view_bytes(normalize(value)).data)
-                digest.update(write_target(target))
+                digest.update(describe_label(target).encode())
         return digest.hexdigest()[:16]
 
     def find_other_splits(self, provenance: Mapping[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ class ScoreCounter(ABC):
 
     @abstractmethod
     def finish(self) -> Scores:
-        """Return the scores on all items, without the groups of items."""
+        """Return the scores on all items. They have groups only if one item of the data has several errors."""
 
 
 class Objective(ABC):

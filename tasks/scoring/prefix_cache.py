@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset, Subset
 
 from core.runtime.memory import count_free_bytes
-from tasks.data.loaders import count_images, make_fixed_loader
+from tasks.data.loaders import Collate, count_images, make_fixed_loader
 
 AUTO = "auto"
 # The share of the free memory that the cache of one split may take. Train, val and test together leave 0.6³ = 22% free.
@@ -48,6 +48,7 @@ class PrefixCache:
             memory. "auto" takes 40% of the free memory of each kind when the first pass begins.
         num_workers: The number of processes that read images, or "auto".
         device: The device that computes.
+        collate: Makes a batch of items; None stacks them.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class PrefixCache:
         cache_bytes: float | str,
         num_workers: int | str,
         device: torch.device,
+        collate: Collate | None = None,
     ):
         self.images, self.batch_size, self.compute = images, batch_size, compute
-        self.cache_bytes, self.num_workers, self.device = cache_bytes, num_workers, device
+        self.cache_bytes, self.num_workers, self.device, self.collate = cache_bytes, num_workers, device, collate
         self._kept: list[Chunk] | None = None  # the first chunks of the split, as many as fit into memory
         self.summary = ""  # a sentence about what is kept, set by the first pass
 
@@ -82,7 +84,9 @@ class PrefixCache:
         rest = range(first * self.batch_size, count_images(self.images))
         if rest:
             images = Subset(self.images, rest) if first else self.images
-            loader = make_fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
+            loader = make_fixed_loader(
+                images, self.batch_size, num_workers=self.num_workers, device=self.device, collate=self.collate
+            )
             for inputs_B, targets_B in loader:
                 yield self.compute(inputs_B, targets_B)
 

@@ -22,7 +22,7 @@ from core.runtime.errors import UserError
 from core.runtime.precision import set_float32_precision
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
-from tasks.data.loaders import count_images
+from tasks.data.loaders import Collate, count_images
 from tasks.objectives.objective import Objective, add_model_axis
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
@@ -95,6 +95,7 @@ class Scorer:
         normalize: The module that prepares each batch of inputs on the device; None for inputs that need none.
         options: The batch size, cache, precision and device; None for the defaults.
         label: The name of the split in log lines.
+        collate: Makes a batch of items; None stacks them.
         groups_N: The group of each item, for items that are versions of each other; None if all are independent.
         progress: The progress of the stage, advanced by one unit for each item of each model; None shows nothing.
     """
@@ -109,6 +110,7 @@ class Scorer:
         normalize: nn.Module | None = None,
         options: ScoringSpec | None = None,
         label: str = "score",
+        collate: Collate | None = None,
         groups_N: np.ndarray | None = None,
         progress: StageProgress | None = None,
     ):
@@ -131,6 +133,7 @@ class Scorer:
             cache_bytes=options.cache_bytes,
             num_workers=options.num_workers,
             device=device,
+            collate=collate,
         )
 
     def _prepare(self, inputs_B: Tensor) -> Tensor:
@@ -232,4 +235,5 @@ class Scorer:
                 counter.add(predictions, chunk.targets)
         if first_call:
             log.info("%s: %s", self.label, self.chunks.summary)
-        return replace(counter.finish(), groups_N=self.groups_N)
+        scores = counter.finish()
+        return scores if self.groups_N is None else replace(scores, groups_N=self.groups_N)

@@ -130,6 +130,7 @@ def measure_accuracy(
         items,
         objective=data.objective,
         normalize=normalize,
+        collate=data.collate,
         label=label,
         options=scoring,
         progress=progress,

@@ -134,7 +134,12 @@ class SubsetTrainer:
         self.task = task
         self.network: SplitNetwork | WholeNetwork | None = None  # split at the first batch, which gives its shape
         loader = make_training_loader(
-            task.data.train, batch_size, seed, num_workers=task.scoring.num_workers, device=task.device
+            task.data.train,
+            batch_size,
+            seed,
+            num_workers=task.scoring.num_workers,
+            device=task.device,
+            collate=task.data.collate,
         )
         self.batches = repeat_epochs(loader)
         self.normalize = task.data.make_normalizer().to(task.device)
