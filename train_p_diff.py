@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
-from core.evaluation.audit import audit, find_origins, make_bootstrap
+from core.evaluation.audit import are_independent, audit, find_origins, make_bootstrap
 from core.evaluation.evaluate import Scoring, list_costs, score_run
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
@@ -195,7 +195,8 @@ def score_and_report(
     with stages.stage("report"):
         origins, costs = find_origins(checkpoints), list_costs(material, by_task)
         bootstrap = make_bootstrap(tables, origins)
-        verdict = audit(tables, bootstrap, origins, costs)
+        symmetry = task.find_symmetry() if are_independent(tables, origins) else None
+        verdict = audit(tables, bootstrap, origins, costs, symmetry)
         metrics = {
             **summarize_tables(tables, bootstrap, closeness=verdict.closeness, costs=costs),
             "worth": measure_worth(tables),

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
+from core.checkpoints.symmetry import PermutationSymmetry
 from core.runtime.content_hash import hash_array
 from core.runtime.errors import UserError
 from core.runtime.source_code import digest_code, locate
@@ -21,6 +22,7 @@ from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
 from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
+from tasks.networks.symmetry import find_symmetry
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.user_code import call_user_task, digest_user_code
@@ -144,6 +146,12 @@ class Task:
     def device(self) -> torch.device:
         """The device that scores and fine-tunes."""
         return self.scoring.device
+
+    def find_symmetry(self) -> PermutationSymmetry:
+        """Return the groups of hidden units whose order does not change the network's outputs."""
+        parameter = next(self.model.parameters())
+        image_1CSS = self.data.make_normalizer()(self.data.val[0][0][None]).to(parameter.device)
+        return find_symmetry(self.model, self.subset, image_1CSS)
 
     def score_fns(self, num_train_images: int, progress: StageProgress | None = None) -> dict[str, Scorer]:
         """Return a `Scorer` for each split.

@@ -3,21 +3,23 @@
 R bootstrap draws · N images · G groups of images that are versions of one image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import comb, isinf, sqrt
 
 import numpy as np
 
 from core.evaluation.copying import AVERAGED, MOST, Behavior, Closeness
-from core.evaluation.intervals import Margins, percentile_interval, two_sided_p_value
+from core.evaluation.intervals import percentile_interval, two_sided_p_value
+from core.evaluation.kinds import GENERATED
+from core.evaluation.margins import Margins
 from core.evaluation.scores import ACCURACY, Metric, Scores
-from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty, Standing
+from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty
 
 MARGIN = 0.005  # A source is not inferior if its accuracy is lower by less than this, which is half a point.
 # An average of pairs, at 0.58 of the median distance, must pass; a copy shrunk by 30%, at 0.25, must not.
 NEARER_THAN_AVERAGES = 0.75
-DOUBTFUL = {
+DOUBTFUL = {  # p_diff that copies is memorized, whatever its max IoU is.
     Doubt.ACCURACY: Novelty.WORSE,
     Doubt.UNCERTAIN: Novelty.UNCLEAR,
     Doubt.CONSISTENCY: Novelty.CONSISTENT,
@@ -86,11 +88,11 @@ def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
     return find_least_p(theirs.wrong_MN.mean(axis=0) - ours.wrong_MN.mean(axis=0), ours.groups_N)
 
 
-def find_least_p_of_max_iou(ours: Margins, theirs: Margins) -> float:
-    """Return the smallest p-value that a difference of maximum IoUs can show on the images that make it up.
+def find_least_p_of_similarity(ours: Margins, theirs: Margins) -> float:
+    """Return the smallest p-value that a difference of largest similarities can show on the images that make it up.
 
     The images are weighed as in `find_least_p`, by the difference of the two influences that an image has on the mean
-    maximum IoU of a source. All influences add up to 0, so every image with errors has a small one, even if both
+    largest similarity of a source. All influences add up to 0, so every image with errors has a small one, even if both
     sources treat it alike. Their effective number is therefore (Σw²)² / Σw⁴, to which small weights hardly contribute
     (the degrees of freedom of Satterthwaite 1946). It is n as well if n images matter equally.
     """
@@ -110,24 +112,26 @@ def is_not_inferior(difference: Difference, metric: Metric) -> bool:
     return worst > -(MARGIN if metric == ACCURACY else 0)
 
 
-def find_doubt(
-    generated: Standing, baseline: Standing, accuracy: Difference, max_iou: Difference | None, metric: Metric
-) -> Doubt | None:
+def find_doubt(row: Comparison, metric: Metric, copiers: Container[str] = ()) -> Doubt | None:
     """Return why a measurable difference in maximum IoU does not show that one source is newer; None if it does.
+
+    Copies are not new, even if they are copies of weights that err on other images. A source among the `copiers`
+    (`are_copies`) therefore never counts as newer, but another source may count as newer than it.
 
     The IoU of two sets of errors cannot exceed the ratio of their sizes, so it also falls if one model errs more or
     less often than the other. The source with the lower IoU therefore counts as newer only under two conditions,
     whether it is p_diff or the baseline. Its accuracy is not inferior, and its κ over the maximum at these accuracies
-    is lower, too. Means of κ are compared without an interval, so the second condition is a safeguard and no test.
+    is measurably lower, too.
     """
-    if max_iou is None or max_iou.decision is Decision.UNDECIDED:
+    if row.max_iou is None or row.max_iou.decision is Decision.UNDECIDED:
         return None
-    lower, higher = generated, baseline
-    if max_iou.decision is Decision.WORSE:
-        lower, higher, accuracy = baseline, generated, accuracy.swap()
-    ours, theirs = lower.kappa_relative_mean, higher.kappa_relative_mean
-    is_consistent = ours is not None and theirs is not None and ours >= theirs
-    if is_not_inferior(accuracy, metric) and not is_consistent:
+    lower, accuracy = GENERATED, row.accuracy
+    if row.max_iou.decision is Decision.WORSE:
+        lower, accuracy = row.baseline.source, row.accuracy.swap()
+    if lower in copiers:
+        return Doubt.COPIES
+    confirms = row.kappa_relative is not None and row.kappa_relative.decision is row.max_iou.decision
+    if is_not_inferior(accuracy, metric) and confirms:
         return None
     if accuracy.decision is Decision.WORSE:
         return Doubt.ACCURACY

@@ -3,16 +3,16 @@
 R bootstrap draws · M models · K originals · N images · G groups of images.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from core.evaluation.kinds import ORIGINAL
-from core.evaluation.metrics import find_most_alike, pair_with_others
-from core.evaluation.resampling import ENTRIES, Groups, draw_means, draw_sums
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.margins import Margins, Similarity, measure_accuracy_margins, measure_similarity_margins
+from core.evaluation.metrics import measure_similarity, pair_with_others
+from core.evaluation.resampling import Groups, draw_means, draw_sums
+from core.evaluation.scores import ScoreTable
+from core.evaluation.yardstick import Partners
 from core.runtime.seeding import derive_seed
 
 # An audit has some 33 comparisons. If only one of them is decided, their intervals have the level 1 − 0.05 / 33, beyond
@@ -69,91 +69,8 @@ def control_false_discoveries(p_values: np.ndarray, rate: float = 0.05) -> tuple
     return p_values <= limit * (1 + TOLERANCE), float(1 - limit)
 
 
-@dataclass(frozen=True)
-class Margins:
-    """Row and column means of values y (M, N), one value for each model on each image."""
-
-    models_M: np.ndarray  # mean over images
-    groups_G: np.ndarray  # sum of ȳ_n − ȳ over each group; empty if only the models' means are known
-    model_share: float  # share in [0, 1] of the variance of `models_M` that is due to the models
-
-
-def measure_margins(
-    models_M: np.ndarray, read: Callable[[np.ndarray], np.ndarray], groups: Groups, block_length: int = 1
-) -> Margins:
-    """Measure the margins of values y (M, N), which are read some columns at a time to bound memory.
-
-    A part of the variance of the models' means comes from the images on which each model happens to fail, and is no
-    difference between models. It is the residual of a two-way analysis of variance without replication: the sum over
-    groups of the squared interaction, divided by N². The rest is the model share. Models resampled in blocks are
-    compared by the means of blocks, because chance errors can outlast differences in quality along a walk, or fade
-    before them.
-
-    Args:
-        models_M: Mean of each model over the images.
-        read: Function from indices of images to the values of all models on them, (M, number of indices).
-        groups: Groups in which the images are resampled.
-        block_length: Number of consecutive models that are resampled together.
-    """
-    parts, residual = [], 0.0
-    for part in groups.split(ENTRIES // len(models_M)):
-        centered_MN = read(part.order_N) - models_M[:, None]
-        centered_MG = Groups(np.arange(len(part.order_N)), part.ends_G).sum(centered_MN)
-        parts.append(centered_MG.mean(axis=0))
-        residual += float((average_blocks(centered_MG - parts[-1], block_length) ** 2).sum())
-    # The factor makes the variance over G groups unbiased, like G − 1 in its denominator.
-    by_chance = residual / len(groups.order_N) ** 2 * len(groups) / max(len(groups) - 1, 1)
-    spread = float((average_blocks(models_M - models_M.mean(), block_length) ** 2).sum())
-    share = float(np.clip(1 - by_chance / spread, 0, 1)) if spread else 1.0
-    return Margins(models_M, np.concatenate(parts), share)
-
-
-def average_blocks(values: np.ndarray, block_length: int) -> np.ndarray:
-    """Return the mean over each circular block of consecutive rows, in the shape of the values."""
-    return values if block_length == 1 else uniform_filter1d(values, block_length, axis=0, mode="wrap")
-
-
-def measure_accuracy_margins(scores: Scores, groups: Groups, block_length: int = 1) -> Margins:
-    """Return the margins of values that are 1 if the model is right on the image, else 0.
-
-    Without groups, the margins are those of the primary metric of the models alone.
-    """
-    if not len(groups):
-        return Margins(scores.accuracy_M, np.empty(0), 1.0)
-    wrong_MN = scores.require_wrong()
-    return measure_margins(1 - wrong_MN.mean(axis=1), lambda images: 1.0 - wrong_MN[:, images], groups, block_length)
-
-
-def measure_max_iou_margins(
-    wrong_MN: np.ndarray,
-    reference_KN: np.ndarray,
-    groups: Groups,
-    block_length: int = 1,
-    apart_MK: np.ndarray | None = None,
-) -> Margins:
-    """Return the margins of the influence of each image on the maximum IoU of each model.
-
-    The value for a model and an image is the maximum IoU of the model plus N times its change when this image is drawn
-    once more. To first order in the weights v of the images, IoU = Σ v both / Σ v either changes by
-    (both − IoU · either) / Σ either. The nearest original stays fixed, so the spread is overestimated if several
-    originals are about equally near. `apart_MK` is explained in `find_most_alike`.
-    """
-    iou_M, nearest_M = find_most_alike(wrong_MN, reference_KN, apart_MK)
-    iou_M = iou_M.astype(np.float64)
-    pairs = zip(wrong_MN, nearest_M, strict=True)
-    sizes_M = np.array([np.count_nonzero(wrong_N | reference_KN[nearest]) for wrong_N, nearest in pairs])
-    scale_M = wrong_MN.shape[1] / np.maximum(sizes_M, 1)
-
-    def read(images: np.ndarray) -> np.ndarray:
-        wrong, nearest = wrong_MN[:, images], reference_KN[np.ix_(nearest_M, images)]
-        change = (wrong & nearest) - iou_M[:, None] * (wrong | nearest)
-        return iou_M[:, None] + change * scale_M[:, None]
-
-    return measure_margins(iou_M, read, groups, block_length)
-
-
 class Bootstrap:
-    """Bootstrap draws of the mean accuracy and of the mean maximum IoU of several sources, on test.
+    """Bootstrap draws of the mean accuracy of several sources, and of their mean largest similarity, on test.
 
     Both models and images are resampled. Models are resampled because another seed gives other models. Images are
     resampled because the test set is a sample, too. All models share the test set, so its chance effects do not
@@ -174,7 +91,7 @@ class Bootstrap:
 
     Models that are consecutive steps of one training resemble their neighbors. They are resampled in circular blocks
     (`draw_counts`), so that the block means vary as the walk does. Originals are resampled as scored models only: the
-    set of originals in which a maximum IoU is sought stays complete. Blocks of L among M models show their own mean
+    set of originals in which a maximum is sought stays complete. Blocks of L among M models show their own mean
     and not the true one, which makes their variance too small by 1 − L / M. The second term is divided by its root.
     Few models show little about their spread. Each draw of the second term is therefore multiplied by √(f / χ²_f), with
     f = M / L − 1 degrees of freedom and a χ² of its own. This turns a normal distribution into Student's t, so that
@@ -188,8 +105,8 @@ class Bootstrap:
         tables: Score tables by source, including "original", all scored on the same images.
         block_lengths: Number of consecutive models that are resampled together, by source; 1 for other sources. More
             than half the number of models is taken as half.
-        apart_KK: Which originals an original is compared with in its maximum IoU, as in
-            `core.evaluation.copying.pair_originals`; None: all others.
+        partners: The originals that an original is compared with in its largest similarity, as in
+            `core.evaluation.yardstick.pair_originals`; None: all others.
         seed: Seed of the draws.
         draws: Number of draws, R.
 
@@ -202,11 +119,12 @@ class Bootstrap:
         tables: Mapping[str, ScoreTable],
         *,
         block_lengths: Mapping[str, int] | None = None,
-        apart_KK: np.ndarray | None = None,
+        partners: Partners | None = None,
         seed: int = 0,
         draws: int = DRAWS,
     ):
         self.tables, self.block_lengths, self.seed, self.draws = tables, block_lengths or {}, seed, draws
+        self.partners = partners
         scores = {source: table.scores["test"] for source, table in tables.items()}
         sizes = {name: None if each.wrong_MN is None else each.wrong_MN.shape[1] for name, each in scores.items()}
         if len(set(sizes.values())) > 1:
@@ -217,18 +135,35 @@ class Bootstrap:
             raise ValueError(f"the test images must be in the same groups for all sources: {', '.join(sizes)}")
         num_images, groups_N = next(iter(sizes.values())), next(iter(scores.values())).groups_N
         self._groups = Groups.index(num_images, groups_N) if num_images else Groups.index(0)
-        self._apart_KK = pair_with_others(len(tables[ORIGINAL].vectors_MD)) if apart_KK is None else apart_KK
         self._cache: dict[str, dict[str, np.ndarray]] = {}
-        self._iou_margins: dict[str, Margins] = {}
+        self._margins: dict[Similarity, dict[str, Margins]] = {}
+        self._similarity: dict[str, dict[str, float]] = {}
 
     @property
     def has_images(self) -> bool:
-        """Whether the tables hold masks of wrong images, which a maximum IoU needs."""
+        """Whether the tables hold masks of wrong images, which a similarity of errors needs."""
         return len(self._groups) > 0
 
     def find_partners(self, source: str) -> np.ndarray | None:
         """Return which originals count for each model of a source (M, K); None: all."""
-        return self._apart_KK if source == ORIGINAL else None
+        if source != ORIGINAL:
+            return None
+        if self.partners is None:
+            return pair_with_others(len(self.tables[ORIGINAL].vectors_MD))
+        return self.partners.apart_KK
+
+    def has_similarity(self, source: str) -> bool:
+        """Return whether a source has errors per image, and an original to compare them with."""
+        return self.has_images and (source != ORIGINAL or len(self.tables[source].vectors_MD) > 1)
+
+    def measure_similarity(self, source: str) -> Mapping[str, float]:
+        """Return `core.evaluation.metrics.measure_similarity` of a source to the originals, or nothing without any."""
+        if not self.has_similarity(source):
+            return {}
+        if source not in self._similarity:
+            wrong, originals = (self.tables[each].scores["test"].require_wrong() for each in (source, ORIGINAL))
+            self._similarity[source] = measure_similarity(wrong, originals, self.find_partners(source))
+        return self._similarity[source]
 
     def varies(self, *sources: str) -> bool:
         """Return whether an interval is possible, that is, whether any source has models or images to resample."""
@@ -245,28 +180,36 @@ class Bootstrap:
             )
         return self._cache["accuracy"][source]
 
-    def draw_max_iou(self, source: str) -> np.ndarray:
-        """Return draws of the mean maximum IoU with the originals (R,); originals are compared as in `find_partners`.
+    def draw_similarity(self, source: str, similarity: Similarity) -> np.ndarray:
+        """Return draws of the mean largest similarity to the originals (R,), compared as in `find_partners`.
+
+        All measures of similarity share the resampled images and models.
 
         Raises:
             ValueError: The tables hold no masks of wrong images.
         """
-        if "max_iou" not in self._cache:
-            self._cache["max_iou"] = self._draw(self.measure_iou_margins())
-        return self._cache["max_iou"][source]
+        name = similarity.metric.name
+        if name not in self._cache:
+            self._cache[name] = self._draw(self.measure_margins(similarity))
+        return self._cache[name][source]
 
-    def measure_iou_margins(self) -> Mapping[str, Margins]:
-        """Return the margins of the maximum IoU by source, without those of a single original."""
-        if not self._iou_margins:
+    def measure_margins(self, similarity: Similarity) -> Mapping[str, Margins]:
+        """Return the margins of the largest similarity by source, without those of a single original."""
+        if similarity not in self._margins:
             wrong = {name: table.scores["test"].require_wrong() for name, table in self.tables.items()}
-            self._iou_margins = {
-                name: measure_max_iou_margins(
-                    wrong_MN, wrong[ORIGINAL], self._groups, self._get_block_length(name), self.find_partners(name)
+            self._margins[similarity] = {
+                name: measure_similarity_margins(
+                    wrong_MN,
+                    wrong[ORIGINAL],
+                    self._groups,
+                    similarity=similarity,
+                    block_length=self._get_block_length(name),
+                    apart_MK=self.find_partners(name),
                 )
                 for name, wrong_MN in wrong.items()
-                if name != ORIGINAL or len(wrong_MN) > 1
+                if self.has_similarity(name)
             }
-        return self._iou_margins
+        return self._margins[similarity]
 
     def _get_block_length(self, source: str) -> int:
         return max(1, min(self.block_lengths.get(source, 1), len(self.tables[source].vectors_MD) // 2))

@@ -3,7 +3,7 @@
 M models · K reference models (the originals) · N images · D numbers in one vector.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,14 @@ COLUMNS = 8192  # entries of a vector compared at a time, because cdist copies i
 class ErrorCounts:
     """Numbers of images that models of a block and the references get wrong, float32."""
 
+    num_images: int
     rows: np.ndarray  # indices of the models
     both_MK: np.ndarray  # images that the model and the reference get wrong
     model_M1: np.ndarray
     reference_1K: np.ndarray
+
+
+Compare = Callable[[ErrorCounts], np.ndarray]  # a measure of the similarity of every pair (M, K)
 
 
 def count_errors(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[ErrorCounts]:
@@ -31,22 +35,22 @@ def count_errors(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[Err
     reference = reference_KN.astype(np.float32)
     for rows in np.array_split(np.arange(len(wrong_MN)), -(-len(wrong_MN) // ROWS)):
         wrong = wrong_MN[rows].astype(np.float32)
-        yield ErrorCounts(rows, wrong @ reference.T, wrong.sum(1)[:, None], reference.sum(1)[None, :])
+        num_images, both_MK = wrong_MN.shape[1], wrong @ reference.T
+        yield ErrorCounts(num_images, rows, both_MK, wrong.sum(1)[:, None], reference.sum(1)[None, :])
 
 
-def iou_blocks(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield `iou_matrix` in blocks of (row indices, IoU of these rows)."""
-    for counts in count_errors(wrong_MN, reference_KN):
-        either = counts.model_M1 + counts.reference_1K - counts.both_MK
-        yield counts.rows, np.where(either == 0, np.float32(1), counts.both_MK / np.maximum(either, 1))
-
-
-def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
+def compare_iou(counts: ErrorCounts) -> np.ndarray:
     """Return the intersection over union of the images that two models get wrong, for every pair, (M, K) in [0, 1].
 
     The IoU of two models without any error is 1, because they behave alike.
     """
-    return np.concatenate([similarity for _, similarity in iou_blocks(wrong_MN, reference_KN)])
+    either_MK = counts.model_M1 + counts.reference_1K - counts.both_MK
+    return np.where(either_MK == 0, np.float32(1), counts.both_MK / np.maximum(either_MK, 1))
+
+
+def iou_matrix(wrong_MN: np.ndarray, reference_KN: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of the images that two models get wrong (`compare_iou`), (M, K)."""
+    return np.concatenate([compare_iou(counts) for counts in count_errors(wrong_MN, reference_KN)])
 
 
 def pair_with_others(k: int) -> np.ndarray:
@@ -55,22 +59,26 @@ def pair_with_others(k: int) -> np.ndarray:
 
 
 def find_most_alike(
-    wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None
+    wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None, compare: Compare = compare_iou
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest IoU of each model with any reference and the index of that reference, two arrays (M,).
+    """Return the largest similarity of each model to any reference and the index of that reference, two arrays (M,).
 
     Args:
         wrong_MN: Mask of the images that each model gets wrong.
         reference_KN: Mask of the images that each reference model gets wrong.
         apart_MK: Which references count for each model, at least one; None: all. A model that is one of the references
-            must not be compared with itself, nor with its neighbors in time (`core.evaluation.copying.pair_originals`).
+            must not be compared with itself, nor with its neighbors in time
+            (`core.evaluation.yardstick.pair_originals`).
+        compare: The measure of similarity.
     """
-    largest_M, which_M = np.empty(len(wrong_MN), np.float32), np.empty(len(wrong_MN), np.int64)
-    for rows, similarity in iou_blocks(wrong_MN, reference_KN):
+    largest, which = [], []
+    for counts in count_errors(wrong_MN, reference_KN):
+        similarity = compare(counts)
         if apart_MK is not None:
-            similarity[~apart_MK[rows]] = -np.inf
-        largest_M[rows], which_M[rows] = similarity.max(axis=1), similarity.argmax(axis=1)
-    return largest_M, which_M
+            similarity[~apart_MK[counts.rows]] = -np.inf
+        largest.append(similarity.max(axis=1))
+        which.append(similarity.argmax(axis=1))
+    return np.concatenate(largest), np.concatenate(which)
 
 
 def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray | None = None) -> np.ndarray:
@@ -84,8 +92,8 @@ def max_iou(wrong_MN: np.ndarray, reference_KN: np.ndarray, apart_MK: np.ndarray
 def within_iou(wrong_MN: np.ndarray) -> float:
     """Return the mean IoU over all pairs of different models of one source, which needs at least 2 models."""
     total = sum(
-        float(similarity[np.arange(len(wrong_MN)) > rows[:, None]].sum(dtype=np.float64))
-        for rows, similarity in iou_blocks(wrong_MN, wrong_MN)
+        float(compare_iou(counts)[np.arange(len(wrong_MN)) > counts.rows[:, None]].sum(dtype=np.float64))
+        for counts in count_errors(wrong_MN, wrong_MN)
     )
     return total / (len(wrong_MN) * (len(wrong_MN) - 1) / 2)
 
@@ -124,7 +132,7 @@ def error_consistency(
     """
     largest_M3 = np.empty((len(wrong_MN), 3))
     for counts in count_errors(wrong_MN, reference_KN):
-        for column, values_MK in enumerate(compare_errors(counts, wrong_MN.shape[1])):
+        for column, values_MK in enumerate(compare_errors(counts)):
             if apart_MK is not None:
                 values_MK[~apart_MK[counts.rows]] = -np.inf
             largest_M3[counts.rows, column] = values_MK.max(axis=1)
@@ -150,8 +158,9 @@ def measure_similarity(
     return {name: mean for name, mean in means.items() if np.isfinite(mean)}
 
 
-def compare_errors(counts: ErrorCounts, num_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compare_errors(counts: ErrorCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return κ, κ over its largest value, and the overlap of every pair, three arrays (M, K)."""
+    num_images = counts.num_images
     a, b = counts.model_M1.astype(np.float64), counts.reference_1K.astype(np.float64)
     # All terms are multiplied by N², so that they are whole numbers and 0/0 is recognized exactly.
     excess_MK = num_images * counts.both_MK.astype(np.float64) - a * b
@@ -160,6 +169,11 @@ def compare_errors(counts: ErrorCounts, num_images: int) -> tuple[np.ndarray, np
     kappa_MK = divide(2 * excess_MK, num_images * (a + b) - 2 * a * b, np.ones_like(excess_MK))
     relative_MK = divide(excess_MK, num_images * fewer_MK - a * b, overlap_MK)
     return kappa_MK, relative_MK, overlap_MK
+
+
+def compare_relative_kappa(counts: ErrorCounts) -> np.ndarray:
+    """Return κ over its largest value for every pair, (M, K)."""
+    return compare_errors(counts)[1]
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

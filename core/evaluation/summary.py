@@ -11,7 +11,7 @@ from core.evaluation.copying import Closeness
 from core.evaluation.groups import find_group
 from core.evaluation.intervals import Bootstrap, percentile_interval
 from core.evaluation.kinds import CHOOSABLE, DEEP_ENSEMBLE, ENSEMBLE, ORIGINAL, PROTOCOL_SOURCES, Kind, name_soup
-from core.evaluation.metrics import Spacing, measure_similarity, min_l2, near_copies, summarize, within_iou
+from core.evaluation.metrics import Spacing, min_l2, near_copies, summarize, within_iou
 from core.evaluation.scores import Scores, ScoreTable, Votes
 from core.evaluation.selection import measure_selections, pick_held_out
 
@@ -31,7 +31,8 @@ def summarize_tables(
 
     Args:
         tables: Score tables by source.
-        bootstrap: Bootstrap over these tables, given to share its draws with the verdict; None makes a new one.
+        bootstrap: Bootstrap over these tables, given to share its draws and measures with the verdict; None makes a
+            new one.
         closeness: Closeness to the originals by source, if it was measured.
         costs: Gradient evaluations per model by source, where they are known.
     """
@@ -68,12 +69,11 @@ def make_table_row(
     Args:
         table: Score table of the source.
         original: Score table of the originals.
-        bootstrap: Bootstrap for the interval of the mean accuracy, which also knows with which originals an original is
-            compared.
+        bootstrap: Bootstrap for the interval of the mean accuracy, which also measures the similarity of errors.
         spacing: Spacing of the originals, which scales distances to them; None leaves scaled distances out.
     """
     same = table.source == original.source
-    scores, reference = table.scores["test"], original.scores["test"]
+    scores = table.scores["test"]
     row: dict[str, Any] = {
         "source": table.source,
         "group": find_group(table.source, table.kind).value,
@@ -85,11 +85,9 @@ def make_table_row(
     single = len(scores.accuracy_M) == 1
     if same and single:
         return row
-    if scores.wrong_MN is not None:
-        partners = bootstrap.find_partners(table.source)
-        row |= measure_similarity(scores.wrong_MN, reference.require_wrong(), partners)
-        if not single:
-            row["within_iou_mean"] = within_iou(scores.wrong_MN)
+    row |= bootstrap.measure_similarity(table.source)
+    if scores.wrong_MN is not None and not single:
+        row["within_iou_mean"] = within_iou(scores.wrong_MN)
     if table.source == DEEP_ENSEMBLE:
         return row
     return row | measure_distances(min_l2(table.vectors_MD, original.vectors_MD, same=same), spacing, same)
@@ -142,14 +140,14 @@ def measure_combinations(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any
         if table.kind not in CHOOSABLE:
             continue
         test, count = table.scores["test"], len(table.vectors_MD)
-        chosen = measure_model(test, pick_held_out(table))
+        chosen = measure_chosen(test, pick_held_out(table))
         rows.append({"source": source, "method": "one model", "n_models": 1, **chosen})
         if test.votes is not None:
             rows.append({"source": source, "method": "soft vote", "n_models": count, **measure_vote(test.votes)})
         if (soup := tables.get(name_soup(source))) is not None:
-            rows.append({"source": source, "method": "greedy soup", **measure_model(soup.scores["test"], 0)})
+            rows.append({"source": source, "method": "greedy soup", **measure_only(soup.scores["test"])})
         if table.kind is Kind.ORIGINAL:
-            mean = measure_model(tables[ENSEMBLE].scores["test"], 0)
+            mean = measure_only(tables[ENSEMBLE].scores["test"])
             rows.append({"source": source, "method": "mean of weights", "n_models": count, **mean})
     return rows
 
@@ -160,19 +158,28 @@ def measure_vote(votes: Votes) -> dict[str, float]:
     return keep_finite(accuracy=(~votes.wrong_PN[-1]).mean(), loss=votes.loss_PN[-1].mean(), ece=ece_P[0])
 
 
-def measure_model(scores: Scores, index: int) -> dict[str, float]:
-    """Return the accuracy of one model, and the loss and calibration error that `measure_combinations` explains."""
+def measure_chosen(scores: Scores, index: int) -> dict[str, float]:
+    """Return the measures of the model at `index`, which was chosen from the models of a source.
+
+    If the task defines votes, a source of several models has a temperature for their vote alone, so the chosen model
+    has neither a loss nor a calibration error.
+    """
+    if len(scores.accuracy_M) == 1:
+        return measure_only(scores)
     if scores.votes is not None:
-        return (
-            measure_vote(scores.votes)
-            if len(scores.accuracy_M) == 1
-            else keep_finite(accuracy=scores.accuracy_M[index])
-        )
-    return keep_finite(
-        accuracy=scores.accuracy_M[index],
-        loss=scores.loss_M[index],
-        ece=None if scores.ece_M is None else scores.ece_M[index],
-    )
+        return keep_finite(accuracy=scores.accuracy_M[index])
+    return measure_as_scored(scores, index)
+
+
+def measure_only(scores: Scores) -> dict[str, float]:
+    """Return the measures of the only model of a source: as a vote of one, or as scored if there are no votes."""
+    return measure_vote(scores.votes) if scores.votes is not None else measure_as_scored(scores, 0)
+
+
+def measure_as_scored(scores: Scores, index: int) -> dict[str, float]:
+    """Return accuracy, loss and calibration error of the model at `index`, without a temperature."""
+    ece = None if scores.ece_M is None else scores.ece_M[index]
+    return keep_finite(accuracy=scores.accuracy_M[index], loss=scores.loss_M[index], ece=ece)
 
 
 def keep_finite(**measures: float | None) -> dict[str, float]:

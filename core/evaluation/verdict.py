@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from core.evaluation.copying import Behavior, Closeness, Yardstick
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import Group, find_group
 from core.evaluation.kinds import GENERATED
+from core.evaluation.yardstick import Yardstick
 
 UNADJUSTED = 0.95  # level of the interval of a single comparison
+SIMILARITIES = ("max_iou_mean", "kappa_relative_mean", "overlap_mean")  # the measures of similarity of a `Standing`
 HONEST_COPIES = 0.15  # In simulated walks, at most about 10% of honest new models look like copies.
 
 
@@ -52,7 +54,8 @@ class Doubt(StrEnum):
 
     ACCURACY = "accuracy"  # the source is measurably less accurate, which explains its lower max IoU
     UNCERTAIN = "uncertain"  # the source may be less accurate, which the interval of the accuracy does not exclude
-    CONSISTENCY = "consistency"  # its error consistency κ, relative to the largest possible one, is not lower
+    COPIES = "copies"  # most of its models are copies, which are not new whatever their errors are
+    CONSISTENCY = "consistency"  # its relative error consistency κ is not measurably lower
 
 
 EARLIER_NOVELTIES = {  # names in files of earlier versions, which compared with an average of checkpoints
@@ -119,8 +122,7 @@ class Standing:
     @classmethod
     def from_json(cls, source: str, row: Mapping[str, Any]) -> "Standing":
         """Read the entries that `to_json` returned."""
-        similarity = (row.get(key) for key in ("max_iou_mean", "kappa_relative_mean", "overlap_mean"))
-        return cls(source, row["n"], row["accuracy_mean"], *similarity)
+        return cls(source, row["n"], row["accuracy_mean"], **{name: row.get(name) for name in SIMILARITIES})
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ class Comparison:
     max_iou: Difference | None  # None if not measured
     not_inferior: bool | None = None  # whether the accuracy is at most 0.5 points lower; None in earlier files
     doubt: Doubt | None = None  # why the difference in max IoU does not show newness; None if it does
+    kappa_relative: Difference | None = None  # κ over its maximum; None if not measured, as in earlier files
 
     @property
     def newness(self) -> Decision | None:
-        """The decision on the axis of newness. A difference in max IoU that accuracy may explain is undecided."""
+        """The decision on the axis of newness. A difference in max IoU that does not show newness is undecided."""
         if self.max_iou is None:
             return None
         return Decision.UNDECIDED if self.doubt else self.max_iou.decision
@@ -152,6 +155,8 @@ class Comparison:
             axes["not_inferior"] = self.not_inferior
         if self.max_iou is not None:
             axes |= {**self.max_iou.to_json("max_iou_"), "max_iou_counts": self.doubt is None}
+        if self.kappa_relative is not None:
+            axes |= self.kappa_relative.to_json("kappa_relative_")
         if self.doubt is not None:
             axes["max_iou_doubt"] = self.doubt.value
         return {"baseline": self.baseline.source, **self.baseline.to_json(), **axes, "outcome": self.outcome.value}
@@ -165,6 +170,7 @@ class Comparison:
             Difference.from_json(row, "max_iou_") if "max_iou_difference" in row else None,
             row.get("not_inferior"),
             read_doubt(row),
+            Difference.from_json(row, "kappa_relative_") if "kappa_relative_difference" in row else None,
         )
 
 

@@ -17,8 +17,8 @@ CAPTIONS = {  # The keys are the names of the figures.
         "Generated models against each other source",
         "Each row shows the difference between p_diff and another source of weights (explained under the table of "
         "sources), with its interval. The first row is the best source that needs no further training. The side on "
-        "which p_diff is better is shaded. Gray diamonds and squares mark a max IoU that may be lower only because of "
-        "a lower accuracy, so it does not show which source is newer.",
+        "which p_diff is better is shaded. Gray diamonds and squares mark a max IoU that does not show which source is "
+        "newer, because the accuracies may explain it or the source with the lower one copies.",
         "filled circles in both panels, above all in the first row.",
         "crosses, or empty circles throughout, because averaging and noise need no generative model.",
     ),

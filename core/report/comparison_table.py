@@ -8,7 +8,7 @@ from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_nu
 from core.report.compared_runs import CLASS, ComparedRun, differing_settings
 from core.report.published import find_paper_accuracies
 
-CHOSEN_HELD_OUT = "with the best accuracy on validation images, which are held out from training and test"
+CHOSEN_HELD_OUT = "with the lowest loss on validation images, which are held out from training and test"
 COLUMNS = {
     "original_best": Column("original %", "test accuracy of the best checkpoint on test, as in the paper"),
     "ensemble_best": Column("ensemble %", "test accuracy of one model whose weights are the mean of all checkpoints"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.evaluation.copying import pair_originals
 from core.evaluation.kinds import GENERATED, ORIGINAL, Kind
 from core.evaluation.metrics import iou_matrix, l2_matrix, max_iou
+from core.evaluation.yardstick import pair_originals
 from core.report import behavior_figures, weight_figures
 from core.report.captions import CAPTIONS, Caption
 from core.report.run_files import RunFiles
@@ -91,7 +91,7 @@ def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     if len(originals) < 2:  # A single original cannot be compared with another one.
         del wrong[ORIGINAL]
     # The origins of the checkpoints are not among the files of a run. Rows in the order of their steps show the same.
-    apart = {ORIGINAL: pair_originals(run.tables[ORIGINAL].vectors_MD, None)}
+    apart = {ORIGINAL: pair_originals(run.tables[ORIGINAL].vectors_MD, None).apart_KK}
     iou = {source: max_iou(wrong_MN, originals, apart.get(source)) for source, wrong_MN in wrong.items()}
     accuracy = {source: run.tables[source].scores["test"].accuracy_M for source in wrong}
     yield "accuracy_vs_max_iou", lambda: behavior_figures.draw_accuracy_over_iou(accuracy, iou)

@@ -12,12 +12,14 @@ from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
 DOUBTS = {  # why a max IoU that is lower, or higher, does not show that a source is newer
+    (Doubt.COPIES, Decision.BETTER): "lower, but most models are copies",
+    (Doubt.COPIES, Decision.WORSE): "higher, but the other source copies",
     (Doubt.ACCURACY, Decision.BETTER): "lower, but less accurate",
     (Doubt.UNCERTAIN, Decision.BETTER): "lower; accuracy too uncertain to tell",
-    (Doubt.CONSISTENCY, Decision.BETTER): "lower, but relative κ is not",
+    (Doubt.CONSISTENCY, Decision.BETTER): "lower, but relative κ is not measurably",
     (Doubt.ACCURACY, Decision.WORSE): "higher, but more accurate",
     (Doubt.UNCERTAIN, Decision.WORSE): "higher; accuracy too uncertain to tell",
-    (Doubt.CONSISTENCY, Decision.WORSE): "higher, but relative κ is not",
+    (Doubt.CONSISTENCY, Decision.WORSE): "higher, but relative κ is not measurably",
 }
 PARTS = ("autoencoder", "denoiser")  # the sections of the system that name a class
 
@@ -110,7 +112,8 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
                 DOUBTS[against.doubt, against.max_iou.decision] if against.doubt else newness,
                 f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
                 "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer, "
-                "provided that they are not less accurate by half a point or more.",
+                "provided that they are not less accurate by half a point or more, that their relative κ is lower, "
+                "too, and that most of them are no copies.",
                 choose_tone(against.newness),
             )
         )

@@ -25,7 +25,7 @@ NOVELTY = {  # The first {} stands for the source with which p_diff is compared.
     Novelty.UNCLEAR: "It cannot be told whether they are new: they share a smaller part of their errors with a "
     "checkpoint, but perhaps only because they are less accurate than {}.",
     Novelty.CONSISTENT: "They are not measurably newer than {}: they share a smaller part of their errors with a "
-    "checkpoint, but not of the errors that they could share at their accuracy.",
+    "checkpoint, but not measurably of the errors that they could share at their accuracy.",
     Novelty.NO_SAMPLES: "They do not count as new, although they repeat the errors of a checkpoint less than {} does.",
     Novelty.NEWER: "They are newer than {}: they repeat the errors of a checkpoint less{}.",
     None: "It was not measured whether they are new.",
@@ -133,13 +133,20 @@ def write_novelty(verdict: Verdict) -> str:
         return sentence
     overlap = format_max_iou(verdict.p_diff, row)
     sentences = [sentence, f"The overlap of errors with the most similar checkpoint (max IoU) is {overlap}."]
-    ours, theirs = verdict.p_diff.kappa_relative_mean, row.baseline.kappa_relative_mean
-    if verdict.novelty is Novelty.CONSISTENT and ours is not None and theirs is not None:
-        sentences.append(
-            f"Error consistency (κ) over its largest value at these accuracies is {ours:.3f} for p_diff and "
-            f"{theirs:.3f} for {compared}."
-        )
-    return " ".join(sentences)
+    if verdict.novelty is Novelty.CONSISTENT:
+        sentences.append(write_consistency(verdict.p_diff, row))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def write_consistency(generated: Standing, row: Comparison) -> str:
+    """Compare the relative κ of p_diff with that of a baseline; empty if it was not measured."""
+    ours, theirs = generated.kappa_relative_mean, row.baseline.kappa_relative_mean
+    if ours is None or theirs is None:
+        return ""
+    compared = f"is {ours:.3f} for p_diff and {theirs:.3f} for {row.baseline.source}"
+    if row.kappa_relative is not None:  # Earlier versions compared the means alone.
+        compared += f", {word_difference(row.kappa_relative)}"
+    return f"Error consistency (κ) over its largest value at these accuracies {compared}."
 
 
 def write_gain(verdict: Verdict) -> str:
@@ -171,7 +178,8 @@ def write_copying(verdict: Verdict) -> str:
         honest = f"held-out checkpoints lie to it, and much nearer than {honest}"
     if yardstick.lag:
         honest += f" (steps less than {yardstick.lag} apart are left out)"
-    distances = f"{closeness.weights:.2f} in weights (a copy: below {yardstick.weights_low:.2f})"
+    matched = " after matching hidden units" if yardstick.matched else ""
+    distances = f"{closeness.weights:.2f} in weights{matched} (a copy: below {yardstick.weights_low:.2f})"
     if closeness.function is not None and yardstick.function_low is not None:
         distances += f" and {closeness.function:.2f} in errors (a copy: below {yardstick.function_low:.2f})"
     sentences = [
@@ -316,7 +324,12 @@ def format_max_iou(generated: Standing, comparison: Comparison) -> str:
         raise ValueError(f"no maximum IoU was measured for {comparison.baseline.source}")
     baseline = comparison.baseline
     means = f"{generated.max_iou_mean:.3f} for p_diff and {baseline.max_iou_mean:.3f} for {baseline.source}"
-    return f"{means}, a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
+    return f"{means}, {word_difference(difference)}"
+
+
+def word_difference(difference: Difference) -> str:
+    """Return a difference of similarities with its interval in words."""
+    return f"a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
 
 
 def format_interval(difference: Difference, scale: float, decimals: int, brackets: str = "()") -> str:

@@ -36,7 +36,7 @@ PROTOCOLS = {"paper_protocol": "paper: best on test", "held_out_protocol": "held
 PROTOCOL_TERMS = {
     PROTOCOLS["paper_protocol"]: "the model with the best test accuracy. It is optimistic, because the test images "
     "that measure the model also chose it",
-    PROTOCOLS["held_out_protocol"]: "the model with the best accuracy on validation images, which are held out from "
+    PROTOCOLS["held_out_protocol"]: "the model with the lowest loss on validation images, which are held out from "
     "training and test; its test accuracy is what a user can expect",
 }
 
@@ -50,7 +50,7 @@ CHOICES = {  # `chosen_by` of a selection -> (label, explanation)
     "test_accuracy": ("test accuracy", "the model with the highest accuracy on the test images, which is optimistic"),
 }
 METHODS = {  # `method` of a combination -> explanation
-    "one model": "the model with the highest accuracy on validation images",
+    "one model": "the model with the lowest loss on validation images",
     "soft vote": "the mean of the predicted probabilities of all models, which costs one forward pass for each model",
     "greedy soup": "one model: weights averaged one by one for as long as the validation accuracy does not fall",
     "mean of weights": "one model: the mean of the weights of all checkpoints (the source ensemble)",
@@ -107,6 +107,7 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
     """Return p_diff minus each baseline, with the intervals that decide the outcome."""
     if verdict is None or not verdict.comparisons:
         return None
+    has_kappa = any(row.kappa_relative is not None for row in verdict.comparisons)  # not in files of earlier versions
     rows = [
         [
             Cell(row.baseline.source, row.baseline.source),
@@ -114,10 +115,21 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
             Cell(row.outcome.value, row.outcome.value),
             *difference_cells(row.accuracy, 100, 2),
             *max_iou_cells(row),
+            *(difference_cells(row.kappa_relative) if has_kappa else []),
         ]
         for row in verdict.comparisons
     ]
-    columns = [
+    return Table(list_comparison_columns(verdict, has_kappa), rows)
+
+
+def list_comparison_columns(verdict: Verdict, has_kappa: bool) -> list[Column]:
+    """Return the columns of the table of comparisons, in which each difference stands beside its interval."""
+    kappa = Column(
+        "κ rel.",
+        "mean of κ over its largest value at the two accuracies, p_diff minus the source; the source with the lower "
+        "max IoU is newer only if this is measurably lower, too",
+    )
+    return [
         Column("p_diff against"),
         GROUP_COLUMN,
         Column(
@@ -137,11 +149,11 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
         Column(
             "max IoU",
             "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where accuracy may be "
-            "the reason",
+            "the reason or the source with the lower max IoU copies",
         ),
         Column("interval"),
+        *([kappa, Column("interval")] if has_kappa else []),
     ]
-    return Table(columns, rows)
 
 
 def describe_levels(verdict: Verdict) -> str:
@@ -214,6 +226,8 @@ def expectation_cells(row: Mapping[str, Any]) -> list[Cell]:
 def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the accuracy of several models used together, beside that of one model."""
     combined = metrics.get("combination", [])
+    # A task that defines no votes has no temperatures either.
+    temperature = " at the temperature fitted on validation" if metrics.get("worth") else ""
     rows = [
         [
             Cell(row["source"], row["source"]),
@@ -230,10 +244,11 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
         Column("method"),
         Column("models", "number of models used; it is not recorded for a greedy soup"),
         Column("accuracy %", "test accuracy, higher is better"),
-        Column("loss", "negative log-likelihood on test in nats, lower is better"),
+        Column("loss", f"negative log-likelihood on test in nats{temperature}; lower is better"),
         Column(
             "ECE %",
-            "expected calibration error on test, the difference between confidence and accuracy; lower is better",
+            f"expected calibration error on test{temperature}, the difference between confidence and accuracy; lower "
+            "is better",
         ),
     ]
     methods = dict.fromkeys(row["method"] for row in combined)

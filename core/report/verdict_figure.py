@@ -15,6 +15,7 @@ LOOKS = {  # decision or doubt -> (color, marker, color of its inside, label)
     Decision.WORSE: ("#d55e00", "X", "#d55e00", "p_diff worse"),
     Doubt.ACCURACY: ("#555555", "D", "#bbbbbb", "explained by accuracy"),
     Doubt.UNCERTAIN: ("#555555", "D", "white", "accuracy too uncertain to tell"),
+    Doubt.COPIES: ("#555555", "s", "white", "copies do not count as newer"),
     Doubt.CONSISTENCY: ("#555555", "s", "#bbbbbb", "relative κ does not confirm it"),
 }
 GOOD_SIDE = "#e3eef6"

@@ -69,8 +69,9 @@ def draw_worth(worth: WorthRows, groups: Mapping[str, Group]) -> Figure:
     """
     drawn = make_figure(6.2)
     panels = drawn.subplots(len(CURVES), sharex=True)
+    shown = {source: groups[source] for source in choose_main_sources(worth, groups)}
     for axes, measure in zip(panels, CURVES, strict=True):
-        draw_lines(axes, worth, groups, measure)
+        draw_lines(axes, worth, shown, measure)
         axes.set_ylabel(measure.label)
     panels[-1].set_xlabel("number of models that vote")
     drawn.align_ylabels()
@@ -93,8 +94,9 @@ def draw_worth_measures(worth: WorthRows, groups: Mapping[str, Group]) -> Figure
     lines = (len(measures) + 1) // 2
     drawn = make_figure(1.0 + 2.1 * lines)
     grid = drawn.subplots(lines, 2, squeeze=False)
+    shown = {source: groups[source] for source in choose_main_sources(worth, groups)}
     for axes, measure in zip(grid.flat, measures, strict=False):
-        draw_lines(axes, flat, groups, measure)
+        draw_lines(axes, flat, shown, measure)
         axes.set_title(measure.label, fontsize=9)
         axes.set_xlabel("number of models", fontsize=9)
         axes.tick_params(labelsize=9)
@@ -105,14 +107,20 @@ def draw_worth_measures(worth: WorthRows, groups: Mapping[str, Group]) -> Figure
     return drawn
 
 
-def draw_lines(axes: Axes, worth: WorthRows, groups: Mapping[str, Group], measure: Measure) -> None:
-    """Draw one line per main source over a logarithmic number of models, with intervals where there are any."""
-    sources = choose_main_sources(worth, groups)
-    styles = source_styles(sources)
-    for rank, source in enumerate(sources):
+def draw_lines(axes: Axes, worth: WorthRows, shown: Mapping[str, Group], measure: Measure) -> None:
+    """Draw one line per source over a logarithmic number of models, with intervals where there are any.
+
+    Args:
+        axes: The panel.
+        worth: Rows of metrics["worth"].
+        shown: The group of each source that has a line.
+        measure: The measure of the panel.
+    """
+    styles = source_styles(list(shown))
+    for rank, (source, group) in enumerate(shown.items()):
         points = select(worth, source, measure.key)
         color, marker = styles[source]
-        at = [count * DODGE ** (rank - (len(sources) - 1) / 2) for count, _, _ in points]
+        at = [count * DODGE ** (rank - (len(shown) - 1) / 2) for count, _, _ in points]
         axes.plot(
             at,
             [measure.scale * value for _, value, _ in points],
@@ -120,7 +128,7 @@ def draw_lines(axes: Axes, worth: WorthRows, groups: Mapping[str, Group], measur
             marker=marker,
             ms=6,
             lw=1.8,
-            ls=LINE_STYLES[groups[source]],
+            ls=LINE_STYLES[group],
             label=source,
             zorder=3,
         )

@@ -81,8 +81,15 @@ def measure(name: str, measurement: Measurement) -> Result:
         provenance={key: value for key, value in collect_provenance().items() if key != "command"},
         seconds=round(time.perf_counter() - start, 1),
         code=code,
-        data=read_json(ROOT / out / "benchmark.json") if measurement.kept == "benchmark" else kept_runs(ROOT / out),
+        data=kept_runs(ROOT / out)
+        if measurement.kept == "runs"
+        else read_json(ROOT / out / f"{measurement.kept}.json"),
     )
+
+
+def read_data(folder: Path, kept: str) -> Any:
+    """Return what a measurement keeps of the output of its commands, as `Measurement.kept` says."""
+    return kept_runs(folder) if kept == "runs" else read_json(folder / f"{kept}.json")
 
 
 def run_step(step: str) -> None:

@@ -20,7 +20,10 @@ PIPELINE = (
     "configs/task/digits.yaml",
     "configs/task/collect/*.yaml",
 )
+QUICKSTART = (*PIPELINE, "configs/task/model/resnet18.yaml")
 BENCHMARK = (*PIPELINE, "scripts/benchmark/*.py")
+# The runs of "quickstart", which "rules" reads. Both measurements have the same code, so their folders are neighbors.
+FIVE_RUNS = " ".join(f"{{out}}/../quickstart/seed={seed}" for seed in range(1, 6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class Measurement:
     title: str
     steps: Sequence[str]
     code: Sequence[str] = PIPELINE  # glob patterns of the source files that decide the numbers
-    kept: str = "runs"  # "runs": settings and metrics.json of every run below {out}; "benchmark": {out}/benchmark.json
+    # "runs": settings and metrics.json of every run below {out}; any other NAME: the file {out}/NAME.json.
+    kept: str = "runs"
 
 
 def sweep(overrides: str, checkpoints: str, out: str = "{out}") -> str:
@@ -126,7 +130,13 @@ MEASUREMENTS: dict[str, Measurement] = {
     "quickstart": Measurement(
         title="The quickstart, five trainings on five splits of the digits",
         steps=[sweep("seed=1,2,3,4,5 'task.data.split_seed=${seed}'", "quickstart_${seed}")],
-        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+        code=QUICKSTART,
+    ),
+    "rules": Measurement(
+        title="The rules for choosing one model, compared on the five trainings of the quickstart",
+        steps=[f"python -m scripts.compare_rules {FIVE_RUNS} --out {{out}}/rules.json"],
+        code=QUICKSTART,
+        kept="rules",
     ),
     "first_look": Measurement(
         title="A first look at the quickstart, with shorter trainings and fewer models",
@@ -134,16 +144,15 @@ MEASUREMENTS: dict[str, Measurement] = {
             "bash scripts/quickstart.sh task.epochs=3 task.param.k=30 generation.num_models=30 "
             "evaluation.num_baselines=10 task.param.path={data}/first_look.safetensors output_dir={out}/0"
         ],
-        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+        code=QUICKSTART,
     ),
     "rounding": Measurement(
-        title="The quickstart with one and with two threads, which round differently",
+        title="The first training of the quickstart on all cores, which round differently from one",
         steps=[
-            f"bash -c 'OMP_NUM_THREADS={threads} bash scripts/quickstart.sh evaluation.num_baselines=2 "
-            f"task.param.path={{data}}/rounding_{threads}.safetensors output_dir={{out}}/{threads}'"
-            for threads in (1, 2)
+            "bash scripts/quickstart.sh seed=1 task.data.split_seed=1 task.param.path={data}/rounding.safetensors "
+            "output_dir={out}/0"
         ],
-        code=(*PIPELINE, "configs/task/model/resnet18.yaml"),
+        code=QUICKSTART,
     ),
     **{
         f"small_{model}": architecture(model)

@@ -18,6 +18,7 @@ from core.report.run_files import RunFiles
 from core.report.source_table import format_source_table
 from core.report.tables import format_protocol_table, read_sentences
 from core.runtime.errors import UserError
+from scripts import compare_rules
 from scripts.benchmark import growth, samplers
 from scripts.benchmark.__main__ import format_table
 from scripts.measure.result import Result
@@ -251,6 +252,11 @@ def show_origin(results: Sequence[Result]) -> str:
     )
 
 
+def show_rules(results: Sequence[Result]) -> str:
+    """Return the comparison of the rules for choosing one model."""
+    return compare_rules.build_table(results[0].data["rows"]).markdown()
+
+
 def show_benchmark(results: Sequence[Result], stage: str) -> str:
     """Return the table of one stage of the benchmark."""
     tables = {"growth": growth.format_table, "samplers": samplers.format_table}
@@ -276,5 +282,6 @@ VIEWS: dict[str, Callable[..., str]] = {
     "minutes": show_minutes,
     "cores": show_cores,
     "origin": show_origin,
+    "rules": show_rules,
     "benchmark": show_benchmark,
 }

@@ -9,6 +9,7 @@ import pytest
 
 from core.command_line.run_command import run_command
 from core.evaluation.scores import Metric, Scores, ScoreTable
+from core.runtime.artifacts import read_json
 from scripts import compare_rules
 
 
@@ -46,16 +47,28 @@ def test_each_source_and_rule_is_a_row(tables, monkeypatch, capsys):
     ]
     none, accuracy, loss = rows[:3]
     assert float(none[2]) == pytest.approx(60, abs=3) and float(loss[2]) > float(accuracy[2]) > float(none[2])
-    assert accuracy[3:] == ["–", "–"] and loss[4] == "2 of 2" and none[4] == "0 of 2"
-    mean, half_width = loss[3].split(" ± ")
-    assert float(mean) == pytest.approx(float(loss[2]) - float(accuracy[2]), abs=0.011) and 0 < float(half_width) < 3
+    assert loss[3:] == ["–", "–"] and accuracy[4] == "0 of 2" and none[4] == "0 of 2"
+    mean, half_width = accuracy[3].replace("−", "-").split(" ± ")
+    assert float(mean) == pytest.approx(float(accuracy[2]) - float(loss[2]), abs=0.011) and 0 < float(half_width) < 3
+
+
+def test_the_numbers_are_written_if_asked_for(tables, monkeypatch, capsys, tmp_path):
+    assert call(monkeypatch, "a", "b", "--splits", "20", "--out", str(tmp_path / "rules.json")) == 0
+    rows = read_json(tmp_path / "rules.json")["rows"]
+    assert compare_rules.build_table(rows).markdown() in capsys.readouterr().out
+    assert len(rows[0]["difference_of_splits"]) == 20 and len(rows[0]["difference_of_runs"]) == 2
 
 
 def test_differences_are_paired_by_split_and_their_interval_is_over_splits():
     difference_PQ = np.array([[0.01, 0.02, 0.03], [0.03, 0.04, 0.05]])
-    interval, better = compare_rules.compare(difference_PQ)
+
+    def compare(difference_PQ):
+        return compare_rules.compare(difference_PQ.mean(axis=0).tolist(), difference_PQ.mean(axis=1).tolist())
+
+    interval, better = compare(difference_PQ)
     assert interval.text == "+3.00 ± 2.48" and better.text == "2 of 2"  # t(0.975, 2) · 1 point / √3
-    assert compare_rules.compare(difference_PQ - 0.03)[1].text == "1 of 2"
+    assert compare(difference_PQ - 0.03)[1].text == "1 of 2"
+    assert [cell.text for cell in compare_rules.compare(None, None)] == ["–", "–"]
 
 
 def test_a_run_without_losses_of_images_is_refused(tables, monkeypatch):

@@ -6,18 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from core.evaluation.copying import (
-    Behavior,
-    Origins,
-    are_apart,
-    measure_closeness,
-    measure_outside_span,
-    measure_yardstick,
-    pair_originals,
-)
+from core.evaluation.copying import Behavior, measure_closeness, measure_outside_span
 from core.evaluation.metrics import Spacing, l2_matrix, min_l2, near_copies
 from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.walk import autocorrelation_time, measure_autocorrelation
+from core.evaluation.yardstick import Origins, are_apart, measure_yardstick, pair_originals
 
 K, H, M, D, N = 200, 25, 40, 300, 400
 
@@ -273,9 +266,9 @@ def test_one_model_has_no_spread():
 
 def test_the_originals_are_not_compared_with_themselves():
     world = make_world("independent")
-    apart_KK = pair_originals(world.original_KD, world.origins)
+    apart_KK = pair_originals(world.original_KD, world.origins).apart_KK
     assert (apart_KK == ~np.eye(K, dtype=bool)).all()
-    found = measure_closeness(world.original, world.original, world.yardstick, apart_KK)
+    found = measure_closeness(world.original, world.original, world.yardstick, apart_MK=apart_KK)
     assert found.behavior is Behavior.SAMPLES and found.deviation == found.spread == 1
     assert found.outside_span == pytest.approx(0, abs=1e-6)
     assert found.weights > 0.5 and found.copies < 0.12

@@ -7,17 +7,14 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import norm, t
 
-from core.evaluation import intervals
 from core.evaluation.intervals import (
     Bootstrap,
     control_false_discoveries,
-    measure_accuracy_margins,
-    measure_max_iou_margins,
     percentile_interval,
     two_sided_p_value,
 )
-from core.evaluation.metrics import max_iou, pair_with_others
-from core.evaluation.resampling import Groups
+from core.evaluation.margins import IOU, RELATIVE_KAPPA
+from core.evaluation.metrics import error_consistency, max_iou, pair_with_others
 from core.evaluation.scores import Scores, ScoreTable
 
 
@@ -37,6 +34,14 @@ def without_images(score_table) -> ScoreTable:
     return replace(score_table, scores={"test": replace(score_table.scores["test"], wrong_MN=None)})
 
 
+MEASURES = (None, IOU, RELATIVE_KAPPA)  # None stands for the accuracy.
+
+
+def draw(bootstrap, measure, source):
+    """Return the draws of one measure of a source."""
+    return bootstrap.draw_accuracy(source) if measure is None else bootstrap.draw_similarity(source, measure)
+
+
 def named(*tables) -> dict[str, ScoreTable]:
     return {each.source: each for each in tables}
 
@@ -44,54 +49,6 @@ def named(*tables) -> dict[str, ScoreTable]:
 @pytest.fixture
 def random():
     return np.random.default_rng(0)
-
-
-def margins_of(wrong_MN, groups_N=None, block_length=1):
-    scores = table("original", wrong_MN, groups_N).scores["test"]
-    return measure_accuracy_margins(scores, Groups.index(scores.wrong_MN.shape[1], groups_N), block_length)
-
-
-@pytest.mark.parametrize("entries", [1, 50, 10_000])
-def test_margins_do_not_depend_on_the_size_of_blocks(random, entries, monkeypatch):
-    wrong_MN, reference_KN = random.random((7, 60)) < np.linspace(0.2, 0.9, 7)[:, None], random.random((4, 60)) < 0.5
-    groups = Groups.index(60, random.integers(20, size=60))
-    once = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3)
-    monkeypatch.setattr(intervals, "ENTRIES", entries)
-    again = measure_max_iou_margins(wrong_MN, reference_KN, groups, 3)
-    np.testing.assert_allclose(again.groups_G, once.groups_G, atol=1e-12)
-    assert again.model_share == pytest.approx(once.model_share) and 0 < once.model_share < 1
-
-
-def test_the_margin_of_an_image_is_the_derivative_of_the_iou(random):
-    wrong_MN, reference_KN = random.random((1, 60)) < 0.5, random.random((1, 60)) < 0.5
-    margins = measure_max_iou_margins(wrong_MN, reference_KN, Groups.index(60))
-    both_N, either_N = (wrong_MN & reference_KN)[0], (wrong_MN | reference_KN)[0]
-    for image in range(60):
-        weights_N = np.ones(60)
-        weights_N[image] += 1e-6
-        moved = (weights_N @ both_N / (weights_N @ either_N) - both_N.sum() / either_N.sum()) / 1e-6
-        assert margins.groups_G[image] / 60 == pytest.approx(moved, abs=1e-5)
-
-
-def test_margins_of_the_accuracy_are_row_and_column_means():
-    wrong_MN = np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
-    margins = margins_of(wrong_MN)
-    assert margins.models_M.tolist() == [0.75, 0.5] and margins.groups_G.tolist() == [-0.625, -0.125, 0.375, 0.375]
-    # Residuals of ±1/8 and ±3/8 have a sum of squares of 3/8. The models' means deviate by 1/8.
-    assert margins.model_share == max(0, 1 - 3 / 8 / 4**2 * 4 / 3 / (2 / 8**2))
-    assert margins_of(wrong_MN, np.array([5, 2, 5, 2])).groups_G.tolist() == [0.25, -0.25]
-
-
-def test_models_of_equal_quality_have_no_variance_between_models(random):
-    """Chance alone spreads accuracies of equal models, so their share is near 0. Unequal models have a share near 1."""
-    alike, unlike = random.random((200, 400)) < 0.3, random.random((200, 400)) < random.uniform(0.1, 0.9, size=(200, 1))
-    assert margins_of(alike).model_share < 0.25 and margins_of(unlike).model_share > 0.98
-
-
-def test_chance_errors_on_whole_groups_are_no_difference_between_models(random):
-    """Models of equal quality that err on all versions of an image or on none differ more by chance."""
-    wrong_MN, groups_N = np.repeat(random.random((200, 400)) < 0.3, 3, axis=1), np.repeat(np.arange(400), 3)
-    assert margins_of(wrong_MN, groups_N).model_share < 0.25 and margins_of(wrong_MN).model_share > 0.55
 
 
 def test_the_interval_cuts_equal_tails():
@@ -245,9 +202,36 @@ def test_the_interval_of_a_difference_of_ious_covers_the_true_difference(random)
             seed=repeat,
             draws=200,
         )
-        return percentile_interval(bootstrap.draw_max_iou("p_diff") - bootstrap.draw_max_iou("gaussian"))
+        return percentile_interval(
+            bootstrap.draw_similarity("p_diff", IOU) - bootstrap.draw_similarity("gaussian", IOU)
+        )
 
     assert coverage(random, make, 0.0) >= 0.93
+
+
+def repeating(random, num_originals=8, num_models=20, num_images=300):
+    """Draw masks of originals, and of two sources whose models repeat half of the errors of one original each."""
+    original_KN = random.random((num_originals, num_images)) < random.choice([0.1, 0.5], size=num_images)
+
+    def draw_source():
+        repeated_MN = original_KN[random.integers(num_originals, size=num_models)]
+        kept_MN = random.random((num_models, num_images)) < random.uniform(0.5, 0.7, size=(num_models, 1))
+        return repeated_MN & kept_MN | (random.random((num_models, num_images)) < 0.05)
+
+    return original_KN, draw_source(), draw_source()
+
+
+@pytest.mark.parametrize("similarity", [IOU, RELATIVE_KAPPA], ids=lambda each: each.metric.name)
+def test_the_interval_of_a_difference_of_similarities_covers_the_true_difference(random, similarity):
+    """Both sources come from one population, and the most similar original of each model stands out."""
+
+    def make(random, repeat):
+        masks = zip(("original", "p_diff", "gaussian"), repeating(random), strict=True)
+        bootstrap = Bootstrap(named(*(table(*each) for each in masks)), seed=repeat, draws=200)
+        draws = (bootstrap.draw_similarity(source, similarity) for source in ("p_diff", "gaussian"))
+        return percentile_interval(next(draws) - next(draws))
+
+    assert 0.90 <= coverage(random, make, 0.0, repeats=300) <= 0.99
 
 
 def test_errors_that_all_models_of_a_source_share_widen_the_interval(random):
@@ -308,30 +292,44 @@ def test_draws_depend_only_on_the_seed_and_the_source(random):
         Bootstrap({source: every[source] for source in ("original", "p_diff")}, seed=3),
     )
     first.draw_accuracy("gaussian")
-    for measure in ("draw_accuracy", "draw_max_iou"):
-        draws_R = getattr(first, measure)("p_diff")
-        np.testing.assert_allclose(draws_R, getattr(fewer, measure)("p_diff"), rtol=0, atol=2e-12)
-        assert not np.array_equal(draws_R, getattr(Bootstrap(every, seed=4), measure)("p_diff"))
+    for measure in MEASURES:
+        draws_R = draw(first, measure, "p_diff")
+        np.testing.assert_allclose(draws_R, draw(fewer, measure, "p_diff"), rtol=0, atol=2e-12)
+        assert not np.array_equal(draws_R, draw(Bootstrap(every, seed=4), measure, "p_diff"))
 
 
-def test_draws_of_the_maximum_iou_are_centered_on_it(random):
+def test_draws_of_a_similarity_are_centered_on_it(random):
     original, generated = (table(source, random.random((12, 500)) < 0.3) for source in ("original", "p_diff"))
-    bootstrap = Bootstrap(named(original, generated))
-    reference_KN = original.scores["test"].wrong_MN
-    for source, expected_M in {
-        "p_diff": max_iou(generated.scores["test"].wrong_MN, reference_KN),
-        "original": max_iou(reference_KN, reference_KN, pair_with_others(len(reference_KN))),
-    }.items():
-        assert bootstrap.draw_max_iou(source).mean() == pytest.approx(expected_M.mean(), abs=0.003)
-        low, high = percentile_interval(bootstrap.draw_max_iou(source))
-        assert low < expected_M.mean() < high
+    bootstrap, reference_KN = Bootstrap(named(original, generated)), original.scores["test"].wrong_MN
+    for source, wrong_MN, apart in (
+        ("p_diff", generated.scores["test"].wrong_MN, None),
+        ("original", reference_KN, pair_with_others(len(reference_KN))),
+    ):
+        for similarity, expected_M in (
+            (IOU, max_iou(wrong_MN, reference_KN, apart)),
+            (RELATIVE_KAPPA, error_consistency(wrong_MN, reference_KN, apart).relative_M),
+        ):
+            draws_R = bootstrap.draw_similarity(source, similarity)
+            assert draws_R.mean() == pytest.approx(expected_M.mean(), abs=0.003)
+            low, high = percentile_interval(draws_R)
+            assert low < expected_M.mean() < high
 
 
-def test_a_copy_has_a_maximum_iou_of_one_on_any_images(random):
+def test_measures_of_similarity_share_the_resampled_images_and_models(random):
+    """At equal numbers of errors, the relative κ is nearly linear in the IoU, so its draws nearly follow the IoU's."""
+    wrong_MN = random.permuted(np.arange(300) < 90 * np.ones((24, 1)), axis=1)
+    bootstrap = Bootstrap(named(table("original", wrong_MN[:12]), table("p_diff", wrong_MN[12:])))
+    iou_R, kappa_R = (bootstrap.draw_similarity("p_diff", similarity) for similarity in (IOU, RELATIVE_KAPPA))
+    assert np.corrcoef(iou_R, kappa_R)[0, 1] > 0.7
+
+
+def test_a_copy_has_a_similarity_of_one_on_any_images(random):
     wrong_KN = random.random((5, 40)) < 0.2
     wrong_KN[0] = False  # Two models without errors have an IoU of 1.
     bootstrap = Bootstrap(named(table("original", wrong_KN), table("p_diff", wrong_KN)))
-    assert (bootstrap.draw_max_iou("p_diff") == 1).all() and (bootstrap.draw_max_iou("original") < 1).all()
+    for similarity in (IOU, RELATIVE_KAPPA):
+        assert (bootstrap.draw_similarity("p_diff", similarity) == 1).all()
+        assert (bootstrap.draw_similarity("original", similarity) < 1).all()
 
 
 def test_the_iou_of_two_models_has_the_spread_of_a_binomial_share():
@@ -339,7 +337,7 @@ def test_the_iou_of_two_models_has_the_spread_of_a_binomial_share():
         np.arange(1000) < 300,
         (np.arange(1000) >= 100) & (np.arange(1000) < 400),
     )  # Both models err on 200 images, and 400 images are wrong for at least one.
-    draws_R = Bootstrap(named(table("original", wrong_N), table("p_diff", other_N))).draw_max_iou("p_diff")
+    draws_R = Bootstrap(named(table("original", wrong_N), table("p_diff", other_N))).draw_similarity("p_diff", IOU)
     assert draws_R.mean() == pytest.approx(0.5, abs=0.005)
     assert draws_R.std() == pytest.approx(np.sqrt(0.5 * 0.5 / 400), rel=0.06)
 
@@ -380,9 +378,9 @@ def test_the_order_of_grouped_images_does_not_matter(random):
     first, second = (
         Bootstrap(named(table("original", wrong_MN[:, items], groups_N[items]))) for items in (np.arange(90), order)
     )
-    for measure in ("draw_accuracy", "draw_max_iou"):
-        draws_R = getattr(first, measure)("original")
-        np.testing.assert_allclose(draws_R, getattr(second, measure)("original"), rtol=0, atol=2e-12)
+    for measure in MEASURES:
+        draws_R = draw(first, measure, "original")
+        np.testing.assert_allclose(draws_R, draw(second, measure, "original"), rtol=0, atol=2e-12)
 
 
 def in_triples(random, num_models=5):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.evaluation.audit import audit, choose_reference, make_bootstrap
-from core.evaluation.copying import Behavior, Closeness, Origins
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.decisions import (
     Measured,
     decide_answer,
@@ -33,6 +33,7 @@ from core.evaluation.verdict import (
     Verdict,
     decide_outcome,
 )
+from core.evaluation.yardstick import Origins
 from core.report.sentences import write_headline
 from tests.core.evaluation import planted
 from tests.core.evaluation.planted import SKILL, World
@@ -76,7 +77,7 @@ CASES = {
         UNDECIDED, Novelty.AS_CLOSE, Behavior.AVERAGES, (NO_UNDECIDED, "They are averages: ", "not measurably newer"),
     ),
     planted.repeated_model: Planted(
-        "Yes, … more accurate than ensemble, the best of the sources …: +3.79 … They are one model repeated. They "
+        "Yes, … more accurate than ensemble, the best of the sources …: +3.15 … They are one model repeated. They "
         "are newer than ensemble: at no lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.NO_SAMPLES, Behavior.COLLAPSED,
         (YES, "They are one model repeated.", "They do not count as new, although"),
@@ -107,7 +108,7 @@ CASES = {
         WORSE, Novelty.AS_CLOSE, Behavior.SAMPLES, (f"{NO_WORSE} accurate than average_8 (",),
     ),
     planted.better_and_new: Planted(
-        "Yes, … more accurate than averages of checkpoints: +3.35 … They are newer than averages: they repeat the "
+        "Yes, … more accurate than averages of checkpoints: +3.00 … They are newer than averages: they repeat the "
         "errors of a checkpoint less.",
         BETTER, Novelty.NEWER, Behavior.SAMPLES, (f"{YES}ensemble (", "They are newer than ensemble"),
     ),
@@ -132,6 +133,11 @@ CASES = {
         "gaussian_full: at no lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.CONSISTENT, Behavior.SAMPLES, (YES, "They are not measurably newer than ", "is 1.000 for "),
     ),
+    planted.lucky_errors: Planted(
+        "Yes, … more accurate than ensemble, the best of the sources …: +0.12 … They are newer than ensemble: they "
+        "repeat the errors of a checkpoint less, at a higher accuracy.",
+        BETTER, Novelty.CONSISTENT, Behavior.SAMPLES, (YES, "They are not measurably newer than ensemble: ", "(κ)"),
+    ),
     planted.repeated_copy: Planted(
         "Yes, … more accurate than ensemble, the best of the sources …: +4.12 … They are one model repeated. They "
         "are newer than ensemble: at no lower accuracy, they repeat the errors of a checkpoint less.",
@@ -149,13 +155,13 @@ CASES = {
         BETTER, Novelty.CONSISTENT, Behavior.AVERAGES, (YES, "They are averages: ", "They are not measurably newer"),
     ),
     planted.some_copies: Planted(
-        "Yes, … more accurate than ensemble, the best of the sources …: +4.15 … They are newer than ensemble: at no "
+        "Yes, … more accurate than ensemble, the best of the sources …: +3.72 … They are newer than ensemble: at no "
         "lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.NO_SAMPLES, Behavior.SAMPLES,
         (YES, "45% of them are as near to a checkpoint as copies are.", "They do not count as new, although"),
     ),
     planted.few_copies: Planted(
-        "Yes, … more accurate than ensemble, the best of the sources …: +3.27 … They are newer than ensemble: at no "
+        "Yes, … more accurate than ensemble, the best of the sources …: +1.21 … They are newer than ensemble: at no "
         "lower accuracy, they repeat the errors of a checkpoint less.",
         BETTER, Novelty.NEWER, Behavior.SAMPLES, (YES, "They are newer than ensemble: ", "at a higher accuracy."),
     ),
@@ -247,10 +253,9 @@ def test_a_soup_can_still_show_that_p_diff_is_worse():
 
 
 def test_the_headline_has_a_95_percent_interval_and_all_others_share_a_level(verdict, tables):
-    levels = [axis.level for row in verdict.comparisons for axis in (row.accuracy, row.max_iou)]
-    assert levels == [0.95] + [verdict.interval_level] * (len(levels) - 1)
-    decided = sum(axis.decision is not UNDECIDED for row in verdict.comparisons for axis in (row.accuracy, row.max_iou))
-    family, decided = len(levels) - 1, decided - 1
+    axes = [axis for row in verdict.comparisons for axis in (row.accuracy, row.max_iou, row.kappa_relative)]
+    assert [axis.level for axis in axes] == [0.95] + [verdict.interval_level] * (len(axes) - 1)
+    family, decided = len(axes) - 1, sum(axis.decision is not UNDECIDED for axis in axes) - 1
     assert verdict.interval_level == pytest.approx(1 - 0.05 * decided / family) and 0 < decided <= family
     twin = judge(planted.twin())
     assert 0.95 < twin.interval_level < 0.99 and twin.comparisons[0].accuracy.level == 0.95
@@ -260,7 +265,7 @@ def test_decisions_agree_with_the_printed_intervals_and_p_values():
     for case in (planted.twin, planted.averager, planted.few_images):
         verdict = judge(case())
         for row in verdict.comparisons:
-            for axis in (row.accuracy, row.max_iou):
+            for axis in (row.accuracy, row.max_iou, row.kappa_relative):
                 low, high = axis.interval
                 assert (low > 0 or high < 0) == (axis.decision is not UNDECIDED) == (axis.p <= 1 - axis.level + 1e-9)
 
@@ -271,6 +276,9 @@ def test_differences_are_p_diff_minus_the_baseline(verdict):
     for row in verdict.comparisons:
         assert row.accuracy.value == pytest.approx(ours.accuracy_mean - row.baseline.accuracy_mean)
         assert row.max_iou.value == pytest.approx(ours.max_iou_mean - row.baseline.max_iou_mean)
+        kappa = row.kappa_relative
+        assert kappa.value == pytest.approx(ours.kappa_relative_mean - row.baseline.kappa_relative_mean)
+        assert kappa.interval[0] < kappa.value < kappa.interval[1]
         assert row.accuracy.interval[0] < row.accuracy.value < row.accuracy.interval[1]
     for standing in (ours, *(row.baseline for row in verdict.comparisons)):
         assert standing.max_iou_mean < standing.overlap_mean <= 1 and standing.kappa_relative_mean < 1
@@ -319,7 +327,7 @@ def test_nothing_is_decided_between_two_single_models_without_masks_of_wrong_ima
 def comparison(source="average_8", accuracy=UNDECIDED, iou=UNDECIDED, value=0.01, doubt=None):
     """Return a comparison with these decisions; `iou=None` means that max IoU was not measured."""
     overlap = None if iou is None else Difference(-0.1, (-0.2, 0.0), iou)
-    return Comparison(Standing(source, 9, 0.8), Difference(value, None, accuracy), overlap, None, doubt)
+    return Comparison(Standing(source, 9, 0.8), Difference(value, None, accuracy), overlap, doubt=doubt)
 
 
 @pytest.mark.parametrize(
@@ -359,35 +367,36 @@ def test_half_a_point_of_accuracy_is_the_margin(interval, metric, not_inferior):
 
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize(
-    "accuracy, interval, ours, doubt",
+    "accuracy, interval, kappa, doubt",
     [
-        (BETTER, (0.001, 0.02), 0.7, None),
-        (BETTER, (0.001, 0.02), None, None),
-        (BETTER, (0.001, 0.02), 0.8, Doubt.CONSISTENCY),  # more accurate, but no less consistent
-        (UNDECIDED, (-0.004, 0.02), 0.7, None),
-        (UNDECIDED, (-0.004, 0.02), 0.9, Doubt.CONSISTENCY),
-        (UNDECIDED, (-0.006, 0.02), 0.7, Doubt.UNCERTAIN),
-        (WORSE, (-0.004, -0.001), 0.7, None),
-        (WORSE, (-0.004, -0.001), 0.9, Doubt.ACCURACY),
-        (WORSE, (-0.02, -0.01), 0.7, Doubt.ACCURACY),
-        (UNDECIDED, None, 0.7, Doubt.UNCERTAIN),
+        (BETTER, (0.001, 0.02), BETTER, None),
+        (BETTER, (0.001, 0.02), None, Doubt.CONSISTENCY),
+        (BETTER, (0.001, 0.02), UNDECIDED, Doubt.CONSISTENCY),
+        (BETTER, (0.001, 0.02), WORSE, Doubt.CONSISTENCY),  # more accurate, but more consistent
+        (UNDECIDED, (-0.004, 0.02), BETTER, None),
+        (UNDECIDED, (-0.004, 0.02), UNDECIDED, Doubt.CONSISTENCY),
+        (UNDECIDED, (-0.006, 0.02), BETTER, Doubt.UNCERTAIN),
+        (WORSE, (-0.004, -0.001), BETTER, None),
+        (WORSE, (-0.004, -0.001), UNDECIDED, Doubt.ACCURACY),
+        (WORSE, (-0.02, -0.01), BETTER, Doubt.ACCURACY),
+        (UNDECIDED, None, BETTER, Doubt.UNCERTAIN),
     ],
 )
 def test_a_lower_iou_counts_if_accuracy_does_not_explain_it_for_p_diff_and_for_a_baseline(
-    swapped, accuracy, interval, ours, doubt
+    swapped, accuracy, interval, kappa, doubt
 ):
-    lower, higher = (Standing("source", 9, 0.8, 0.7, kappa) for kappa in (ours, 0.8))
-    difference, iou = Difference(0.0, interval, accuracy), Difference(-0.1, None, BETTER)
-    pairs = (lower, higher, difference, iou)
+    consistency = None if kappa is None else Difference(-0.1, None, kappa)
+    differences = Difference(0.0, interval, accuracy), Difference(-0.1, None, BETTER), consistency
     if swapped:
-        pairs = (higher, lower, difference.swap(), iou.swap())
-    assert find_doubt(*pairs, ACCURACY) is doubt
+        differences = [each and each.swap() for each in differences]
+    accuracy, iou, consistency = differences
+    row = Comparison(Standing("source", 9, 0.8), accuracy, iou, kappa_relative=consistency)
+    assert find_doubt(row, ACCURACY) is doubt
 
 
-def test_there_is_no_doubt_about_a_difference_that_was_not_found():
-    standing, accuracy = Standing("source", 9, 0.8), Difference(-0.1, None, WORSE)
-    assert find_doubt(standing, standing, accuracy, None, ACCURACY) is None
-    assert find_doubt(standing, standing, accuracy, Difference(-0.1, None, UNDECIDED), ACCURACY) is None
+@pytest.mark.parametrize("iou", [None, UNDECIDED])
+def test_there_is_no_doubt_about_a_difference_that_was_not_found(iou):
+    assert find_doubt(comparison(accuracy=WORSE, iou=iou), ACCURACY) is None
 
 
 def test_a_swapped_difference_has_the_reverse_sign_interval_and_decision():
@@ -408,6 +417,30 @@ def test_a_baseline_that_is_far_less_accurate_is_not_newer():
     row = verdict.get_comparison("gaussian_full")
     assert row.max_iou.decision is WORSE and row.doubt is Doubt.ACCURACY
     assert (row.outcome, verdict.rival, verdict.novelty) == (Outcome.DOMINATES, None, Novelty.NEWER)
+
+
+def test_a_source_that_copies_is_never_newer_but_another_source_can_be_newer_than_it():
+    verdict = judge(planted.copies_among_copies())
+    assert verdict.novelty is Novelty.MEMORIZED
+    expected = {
+        "noised_0.02": (BETTER, Doubt.COPIES, UNDECIDED, Outcome.TIE),  # p_diff copies with more noise.
+        "noised_0.3": (WORSE, Doubt.COPIES, UNDECIDED, Outcome.TIE),  # The baseline does.
+        "gaussian_full": (WORSE, None, WORSE, Outcome.IS_DOMINATED),
+    }
+    rows = {source: verdict.get_comparison(source) for source in expected}
+    found = {source: (row.max_iou.decision, row.doubt, row.newness, row.outcome) for source, row in rows.items()}
+    assert found == expected
+    for row in rows.values():
+        assert row.not_inferior and row.kappa_relative.decision is row.max_iou.decision, "copying alone decides"
+    assert find_rival([rows["noised_0.3"]], "ensemble") is None
+    assert find_rival(list(rows.values()), "ensemble") == "gaussian_full"
+
+
+@pytest.mark.parametrize("iou, lower, higher", [(BETTER, "p_diff", "lawa"), (WORSE, "lawa", "p_diff")])
+def test_copying_is_the_first_doubt_about_the_source_with_the_lower_iou(iou, lower, higher):
+    row = comparison("lawa", WORSE, iou)
+    assert find_doubt(row, ACCURACY, {lower}) is Doubt.COPIES
+    assert find_doubt(row, ACCURACY, {higher}) is find_doubt(row, ACCURACY) is not Doubt.COPIES
 
 
 def test_a_rival_is_a_free_source_whose_fewer_repeated_errors_count():
@@ -537,7 +570,8 @@ def test_its_json_has_the_keys_of_the_format(verdict):
         "baseline", "n", "accuracy_mean", "max_iou_mean", "kappa_relative_mean", "overlap_mean",
         "accuracy_difference", "accuracy_interval", "accuracy_level", "accuracy_p", "accuracy_is", "not_inferior",
         "max_iou_difference", "max_iou_interval", "max_iou_level", "max_iou_p", "max_iou_is", "max_iou_counts",
-        "max_iou_doubt", "outcome",
+        "kappa_relative_difference", "kappa_relative_interval", "kappa_relative_level", "kappa_relative_p",
+        "kappa_relative_is", "max_iou_doubt", "outcome",
     ]  # fmt: skip
     assert content["closeness"]["p_diff"]["behavior"] == "samples" and content["groups"]["finetuned_5"] == "trained"
 
@@ -565,6 +599,17 @@ EARLIER = {  # the verdict of an earlier version
     "novelty": "newer than an average",
     "variance_kept": 0.9,
 }
+
+
+def test_the_verdict_of_a_version_without_intervals_of_kappa_is_read_as_it_was_decided(verdict):
+    content = verdict.to_json()
+    rows = [
+        {key: value for key, value in row.items() if not key.startswith("kappa_relative_") or key.endswith("_mean")}
+        for row in content["comparisons"]
+    ]
+    read = Verdict.from_json(content | {"comparisons": rows})
+    assert {row.kappa_relative for row in read.comparisons} == {None}
+    assert [row.newness for row in read.comparisons] == [row.newness for row in verdict.comparisons]
 
 
 def test_the_verdict_of_an_earlier_version_is_read_as_it_was_decided():

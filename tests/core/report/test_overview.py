@@ -95,7 +95,8 @@ def test_a_lower_max_iou_that_lower_accuracy_explains_is_not_called_newer():
     assert meanings == [
         "lower, but less accurate",
         "lower; accuracy too uncertain to tell",
-        "lower, but relative κ is not",
+        "lower, but most models are copies",
+        "lower, but relative κ is not measurably",
     ]
     _, iou, _ = choose_key_numbers(replace(VERDICT, comparisons=(against,)))
     assert (iou.meaning, iou.tone) == ("newer", "good")

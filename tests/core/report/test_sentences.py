@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from core.evaluation.copying import Behavior, Closeness, Yardstick
+from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import find_group
 from core.evaluation.verdict import Comparison, Decision, Difference, Doubt, Novelty, Outcome, Standing, Verdict
+from core.evaluation.yardstick import Yardstick
 from core.report import sentences
 from core.report.sentences import (
     explain,
@@ -136,9 +137,13 @@ def test_the_relative_kappa_that_shows_no_newness_is_told():
     verdict = make_verdict(novelty=Novelty.CONSISTENT)
     rows = tuple(replace(row, baseline=replace(row.baseline, kappa_relative_mean=0.7)) for row in verdict.comparisons)
     verdict = replace(verdict, comparisons=rows, p_diff=replace(P_DIFF, kappa_relative_mean=0.75))
-    assert write_headline(verdict).endswith(
-        "Error consistency (κ) over its largest value at these accuracies is 0.750 for p_diff and 0.700 for average_8."
+    said = (
+        "Error consistency (κ) over its largest value at these accuracies is 0.750 for p_diff and 0.700 for average_8"
     )
+    assert write_headline(verdict).endswith(f"{said}."), "earlier versions compared the means alone"
+    consistency = Difference(0.05, (-0.0125, 0.1124), UNDECIDED, level=0.974)
+    verdict = replace(verdict, comparisons=tuple(replace(row, kappa_relative=consistency) for row in rows))
+    assert write_headline(verdict).endswith(f"{said}, a difference of +0.050 (97.4% interval −0.013 to +0.112).")
 
 
 def test_a_source_that_is_newer_is_named():
@@ -210,6 +215,8 @@ def test_copies_are_counted_and_measured_against_the_yardstick():
     steps = replace(verdict, yardstick=Yardstick(False, 40, 12, 0.5, None))
     assert "than checkpoints lie to each other (steps less than 12 apart are left out). " in write_copying(steps)
     assert write_copying(steps).endswith("is 0.71 in weights (a copy: below 0.50).")
+    matched = replace(verdict, yardstick=Yardstick(False, 40, 0, 0.5, None, matched=True))
+    assert write_copying(matched).endswith("is 0.71 in weights after matching hidden units (a copy: below 0.50).")
     none = replace(verdict, yardstick=None, closeness={})
     assert write_copying(none).startswith("Whether generated models are copies was not measured")
 

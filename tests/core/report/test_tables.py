@@ -273,6 +273,14 @@ def test_a_lower_max_iou_that_does_not_count_is_in_parentheses():
     ]
 
 
+def test_the_difference_in_relative_kappa_is_shown_where_it_was_measured():
+    kappa = Difference(-0.0204, (-0.03, -0.01), Decision.BETTER)
+    rows = (replace(VERDICT.comparisons[0], kappa_relative=kappa), VERDICT.comparisons[1])
+    table = build_comparison_table(replace(VERDICT, comparisons=rows))
+    assert [column.label for column in table.columns][5:] == ["max IoU", "interval", "κ rel.", "interval"]
+    assert [[cell.text for cell in row][7:] for row in table.rows] == [["−0.020", "−0.030 to −0.010"], ["–", "–"]]
+
+
 @pytest.mark.parametrize("level, named", [(0.95, "95%"), (0.9643, "96.4%")])
 def test_the_level_of_the_intervals_is_told(level, named):
     explained = build_comparison_table(replace(VERDICT, interval_level=level)).column_terms["interval"]
@@ -300,6 +308,12 @@ def test_the_table_of_votes_shows_the_vote_of_the_most_models_of_each_source():
     ]
     assert build_worth_table(metrics).rows[1][-1].value == 5
     assert list(build_worth_table(metrics).column_terms)[-2:] == ["AUROC splices", "equivalent"]
+
+
+@pytest.mark.parametrize("metrics, told", [(AUDITED, True), (AUDITED | {"worth": []}, False)])
+def test_losses_of_combinations_are_said_to_be_at_a_temperature_if_there_are_votes(metrics, told):
+    terms = build_combination_table(metrics).column_terms
+    assert {"temperature fitted on validation" in terms[label] for label in ("loss", "ECE %")} == {told}
 
 
 def test_unknown_numbers_of_a_combination_are_dashes():
