@@ -4,9 +4,9 @@ M models · N items · P numbers of models that vote · D numbers in one flatten
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,15 +22,25 @@ class Metric:
     name: str
     unit: str
     higher_is_better: bool
+    in_percent: bool = False  # whether values are shares in [0, 1] that are shown in percent
 
     @property
     def sign(self) -> int:
         """The factor of 1 or -1 that makes higher values better."""
         return 1 if self.higher_is_better else -1
 
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Metric":
+        """Return the primary metric that `write` added to the content of a JSON file; accuracy if there is none."""
+        return cls(**content["metric"]) if "metric" in content else ACCURACY
+
+    def write(self) -> dict[str, Any]:
+        """Return the entry of a JSON file. It is empty for accuracy, which earlier versions did not name."""
+        return {} if self == ACCURACY else {"metric": asdict(self)}
+
 
 OOD = "ood/"  # prefix of the arrays of images that belong to no class
-ACCURACY = Metric("accuracy", "share of images", higher_is_better=True)
+ACCURACY = Metric("accuracy", "share of images", higher_is_better=True, in_percent=True)
 MAX_IOU = Metric("max_iou", "share of the images that either model gets wrong", higher_is_better=False)
 
 
@@ -186,8 +196,7 @@ class ScoreTable:
         votes = select_prefix(file, f"{split}/votes/")
         metric = ACCURACY
         if f"{split}/metric/name" in file:
-            name, unit, higher = (file[f"{split}/metric/{part}"] for part in ("name", "unit", "higher_is_better"))
-            metric = Metric(str(name), str(unit), bool(higher))
+            metric = Metric(**{name: array.item() for name, array in select_prefix(file, f"{split}/metric/").items()})
         return Scores(
             file[f"{split}/accuracy"],
             file[f"{split}/loss"],

@@ -15,7 +15,7 @@ from core.evaluation.scores import Metric, Scores
 from tasks.objectives.objective import Network, Objective, ScoreCounter
 
 VOID = 255  # the class of pixels that neither the loss nor the score counts
-MEAN_IOU = Metric("mean IoU", "mean over classes of intersection over union", higher_is_better=True)
+MEAN_IOU = Metric("mean IoU", "mean over classes of intersection over union", higher_is_better=True, in_percent=True)
 AUXILIARY = 0.5  # weight of the auxiliary head, as in torchvision's reference recipe
 # The errors of all pixels would take P = H · W numbers for each model and image, and neighboring pixels err together.
 PIXELS_PER_IMAGE = 32
