@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, to_plain
+from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
@@ -78,15 +79,15 @@ def main(cfg: DictConfig) -> None:
     checkpoints.save(path)
     # The checkpoints are in their file now, so the command succeeds even if the folder cannot be deleted.
     shutil.rmtree(state_dir, ignore_errors=True)
-    accuracy_K = checkpoints.accuracy_K
+    words = MetricWords.read(checkpoints.provenance)
     log.info(
-        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation accuracy %.2f–%.2f%%",
+        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation %s %s",
         path,
         len(checkpoints),
         checkpoints.num_held_out,
         checkpoints.subset.num_params,
-        100 * accuracy_K.min(),
-        100 * accuracy_K.max(),
+        words.name,
+        words.format_range(checkpoints.accuracy_K.tolist()),
     )
 
 

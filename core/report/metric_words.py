@@ -120,6 +120,10 @@ class MetricWords:
         """Return both ends of the interval of a mean."""
         return format_interval(ends, self.scale, min(self.choose_decimals(*ends), MOST_DECIMALS))
 
+    def format_range(self, values: Sequence[float]) -> str:
+        """Return the smallest and the largest value in a sentence."""
+        return self.format_interval([min(values), max(values)]) + ("%" if self.metric.in_percent else "")
+
     def label(self, text: str, separator: str = " ") -> str:
         """Return a header of values, which ends in % if they are shown in percent."""
         return f"{text}{separator}%" if self.metric.in_percent else text

@@ -116,9 +116,9 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
                 f"Max IoU against {baseline}",
                 format_signed(against.max_iou.value),
                 words.adapt(DOUBTS[against.doubt, against.max_iou.decision]) if against.doubt else newness,
-                f"{ours} minus {theirs}. {word_interval(against.max_iou, overlap)}Max IoU is the share of errors in common "
-                "with the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer, "
-                f"provided that they are not {words.worse}{words.margin}, that their relative κ is lower, "
+                f"{ours} minus {theirs}. {word_interval(against.max_iou, overlap)}Max IoU is the share of errors in "
+                "common with the most similar checkpoint, where 1 means the same errors. Below 0, generated models are "
+                f"newer, provided that they are not {words.worse}{words.margin}, that their relative κ is lower, "
                 "too, and that most of them are no copies.",
                 choose_tone(against.newness),
             )

@@ -147,4 +147,4 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
 def record_images(data: TaskData) -> dict[str, Any]:
     """Return the entries of a checkpoints file that identify the images which its checkpoints were scored on."""
     images = {"images": data.digests, "data_fingerprint": data.fingerprint()}
-    return {"accuracy_split": ACCURACY_SPLIT, **images, **data.provenance}
+    return {"accuracy_split": ACCURACY_SPLIT, **data.objective.metric.write(), **images, **data.provenance}
