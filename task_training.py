@@ -1,4 +1,4 @@
-"""The first command, which trains a classifier on images and collects K checkpoints of its last normalization layers.
+"""The first command, which trains a network on images and collects K checkpoints of its last normalization layers.
 
     python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
+    """Run the stages images -> network -> K checkpoints, and write the checkpoints to one file."""
     task = TaskSpec.from_config(to_plain(cfg.task))
     scoring = ScoringSpec.from_config(
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
@@ -63,10 +63,10 @@ def main(cfg: DictConfig) -> None:
         )
         return
 
-    state_dir = path.parent / f"training_state_{hash_settings(settings)}"
+    state_dir, data = path.parent / f"training_state_{hash_settings(settings)}", open_images(task)
     checkpoints = collect_checkpoints(
         task,
-        open_images(task),
+        data,
         settings=settings,
         state_dir=state_dir,
         make_trainer=instantiate(cfg.trainer),
@@ -80,11 +80,12 @@ def main(cfg: DictConfig) -> None:
     shutil.rmtree(state_dir, ignore_errors=True)
     accuracy_K = checkpoints.accuracy_K
     log.info(
-        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation accuracy %.2f–%.2f%%",
+        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation %s %.2f–%.2f%%",
         path,
         len(checkpoints),
         checkpoints.num_held_out,
         checkpoints.subset.num_params,
+        data.objective.metric.name,
         100 * accuracy_K.min(),
         100 * accuracy_K.max(),
     )
