@@ -1,4 +1,4 @@
-"""The first command, which trains a classifier on images and collects K checkpoints of its last normalization layers.
+"""The first command, which trains a network on images and collects K checkpoints of its last normalization layers.
 
     python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
+    """Run the stages images -> network -> K checkpoints, and write the checkpoints to one file."""
     task = TaskSpec.from_config(to_plain(cfg.task))
     scoring = ScoringSpec.from_config(
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
@@ -64,10 +64,10 @@ def main(cfg: DictConfig) -> None:
         )
         return
 
-    state_dir = path.parent / f"training_state_{hash_settings(settings)}"
+    state_dir, data = path.parent / f"training_state_{hash_settings(settings)}", open_images(task)
     checkpoints = collect_checkpoints(
         task,
-        open_images(task),
+        data,
         settings=settings,
         state_dir=state_dir,
         make_trainer=instantiate(cfg.trainer),

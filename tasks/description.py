@@ -12,6 +12,7 @@ from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
 from tasks.networks.recipes import check_recipe, rebuild
+from tasks.networks.segmenters import INITIAL_WEIGHTS, SEGMENTERS
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
     model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
+    if recipe["name"] in SEGMENTERS:
+        return replace(described, code=write_segmenter(recipe, facts))
     if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
         arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
         call = write_call("build_classifier", recipe["name"], **arguments)
@@ -84,6 +87,22 @@ def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
     module, _, name = (score_with or recipe["name"]).partition(":")
     call = f"model, *_ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
     return f"from {module} import {name}\n\n{call}"
+
+
+def write_segmenter(recipe: Mapping[str, Any], facts: Mapping[str, int]) -> str:
+    """Return Python code that builds a network for segmentation, with torchvision alone if it has the network."""
+    options = {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
+    if recipe["name"] == "fcn_resnet50":
+        arguments = {"num_classes": facts["num_classes"], "aux_loss": True, **options}
+        call = write_call("fcn_resnet50", weights=None, weights_backbone=None, **arguments)
+        imported, comment = (
+            "from torchvision.models.segmentation import fcn_resnet50",
+            '  # logits: model(images)["out"]',
+        )
+        return f"{imported}\n\nmodel = {call}{comment}"
+    arguments = {"num_classes": facts["num_classes"], "channels": facts["channels"], "options": options}
+    call = write_call("build_segmenter", recipe["name"], **arguments)
+    return f"from tasks.networks.segmenters import build_segmenter  # in the folder of p-diff\n\nmodel = {call}"
 
 
 def write_small_stem(convolution: nn.Conv2d) -> str:

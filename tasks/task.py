@@ -1,4 +1,4 @@
-"""The stored classifier of a checkpoints file together with its images, ready to score vectors."""
+"""The stored network of a checkpoints file together with its images, ready to score vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,14 @@ from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
-from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
+from tasks.networks.build import (
+    build_classifier,
+    build_from_spec,
+    get_pretrained_colors,
+    load_network,
+    require_family,
+)
+from tasks.networks.segmenters import SEGMENTERS, build_segmenter
 from tasks.networks.symmetry import find_symmetry
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
@@ -33,13 +40,19 @@ SCORING_CODE = (
     "core/evaluation/calibration.py",
     "core/runtime/precision.py",
     "core/runtime/seeding.py",
+    "tasks/data/coco.py",
+    "tasks/data/coco_annotations.py",
+    "tasks/data/digit_scenes.py",
     "tasks/data/digits.py",
     "tasks/data/image_folder.py",
     "tasks/data/loaders.py",
     "tasks/data/other_datasets.py",
     "tasks/data/out_of_distribution.py",
+    "tasks/data/scene_drawing.py",
+    "tasks/data/scenes.py",
     "tasks/data/splits.py",
     "tasks/data/torchvision_sets.py",
+    "tasks/data/voc.py",
     "tasks/objectives/*.py",
     "tasks/scoring/*.py",
 )
@@ -54,9 +67,15 @@ def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
 
 
 def open_images(task: TaskSpec) -> TaskData:
-    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization."""
+    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization.
+
+    Raises:
+        UserError: The images are missing, or `task.model` is not a network for their task.
+    """
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
-    return load_images(replace(task.data, weights=weights))
+    data = load_images(replace(task.data, weights=weights))
+    require_family(task.model.name, data.objective, task.data.dataset)
+    return data
 
 
 def require_images(spec: TaskSpec, data: TaskData, checkpoints: CheckpointSet) -> None:
@@ -105,6 +124,8 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
+    if spec.model.name in SEGMENTERS:
+        return digest_code([*SCORING_CODE, locate(build_segmenter)])
     network = [locate(build_classifier)]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))
@@ -113,7 +134,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Task:
-    """The stored classifier and the images that its checkpoints were made with."""
+    """The stored network and the images that its checkpoints were made with."""
 
     data: TaskData
     model: nn.Module

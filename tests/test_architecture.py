@@ -38,7 +38,7 @@ TASKS = {  # the table of tasks, in which a single file also counts as a room
     "objectives": set(),
     "data": {"objectives"},
     "user_code": {"data", "objectives"},
-    "networks": {"user_code"},
+    "networks": {"user_code", "objectives"},
     "scoring": {"data", "objectives"},
     "collecting": {"data", "objectives"},
     "specification": {"data", "networks", "collecting"},

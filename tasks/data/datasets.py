@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision import datasets
 
 from core.runtime.errors import UserError, suggest_names
-from tasks.data import digits, image_folder
+from tasks.data import coco, digit_scenes, digits, image_folder, voc
 from tasks.data.splits import DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
 
@@ -77,6 +77,9 @@ DATASETS: dict[str, Load] = {
         how_to_get=HOW_TO_GET_IMAGENET,
     ),
     "imagefolder": image_folder.load,
+    "voc_segmentation": voc.load,
+    "coco_segmentation": coco.load_segmentation,
+    "digit_scenes_segmentation": digit_scenes.load_segmentation,
 }
 
 

@@ -111,11 +111,12 @@ def open_test_images(options: DataOptions, data: TaskData) -> ImagesWithoutClass
             )
         normalize = ColorNormalizer(colors)
     try:
-        test = load_images(
-            replace(options, image_size=data.facts["image_size"], mean=None, std=None, weights=None)
-        ).test
+        other = load_images(replace(options, image_size=data.facts["image_size"], mean=None, std=None, weights=None))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+    if not isinstance(other.objective, Classification):
+        raise UserError(f"{source} has no images with classes. Set evaluation.ood=[NAME] to a dataset with classes")
+    test = other.test
     generator = generator_for(options.split_seed, f"ood/{options.dataset}")
     sample = torch.randperm(count_images(test), generator=generator)[:MOST_IMAGES].sort().values.tolist()
     images = ImagesWithoutClass(

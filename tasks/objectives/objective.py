@@ -72,6 +72,16 @@ class Objective(ABC):
                 votes ignores them.
         """
 
+    def count_outputs(self, inputs: Any) -> int:
+        """Return how many numbers a network predicts for one item, or 0 if they are few.
+
+        The number bounds the items that are scored at once.
+
+        Args:
+            inputs: The inputs of the item, without an axis of items.
+        """
+        return 0
+
     def predict(self, network: Network, *inputs: Any) -> Any:
         """Return the predictions of one network for a batch.
 

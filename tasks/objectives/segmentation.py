@@ -45,6 +45,10 @@ class Segmentation(Objective):
         """Return a counter of intersections and unions; there are no votes."""
         return SegmentationCounter(self.num_classes)
 
+    def count_outputs(self, inputs: Tensor) -> int:
+        """Return the number of logits of one image (3, H, W)."""
+        return self.num_classes * inputs.shape[-2:].numel()
+
     def measure_agreement(self, predictions: Tensor, exact: Tensor) -> float:
         """Return the share of pixels for which both logits (M, B, C, H, W) predict the same class."""
         return (predictions.argmax(dim=2) == exact.argmax(dim=2)).double().mean().item()

@@ -55,7 +55,9 @@ class WholeNetwork:
         return torch.func.functional_call(self.model, dict(parameters), copies)
 
 
-def split_network(model: nn.Module, names: tuple[str, ...], inputs_B: Tensor) -> SplitNetwork | WholeNetwork:
+def split_network(
+    model: nn.Module, names: tuple[str, ...], inputs_B: Tensor, *, any_size: bool = False
+) -> SplitNetwork | WholeNetwork:
     """Return `model` (in eval mode) cut at its generated parameters, for chunks shaped like `inputs_B`.
 
     If `torch.export` cannot trace the network, it is not split, and the log says why.
@@ -64,10 +66,12 @@ def split_network(model: nn.Module, names: tuple[str, ...], inputs_B: Tensor) ->
         model: The network.
         names: The generated parameters.
         inputs_B: The inputs of one chunk.
+        any_size: Whether the height and width of images differ between chunks.
     """
+    sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if any_size else None
     try:
         with torch.no_grad():
-            program = torch.export.export(model, (inputs_B,))
+            program = torch.export.export(model, (inputs_B,), dynamic_shapes=sizes)
             graph_module = program.module(check_guards=False)
             # A suffix that writes into a cached tensor would change it for the next model.
             if any(map(_is_in_place, graph_module.graph.nodes)):

@@ -30,6 +30,7 @@ from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # models that are vectorized over 256 items; fewer for larger chunks
 MODELS_COMPARED = 8  # models that are also run in fp32, to measure what a lower precision changes
+MOST_OUTPUTS = {"cpu": 2**24, "cuda": 2**28}  # numbers that one model predicts at once; 64 MB, or 1 GB on a GPU
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -39,7 +40,7 @@ class ScoringSpec:
 
     Args:
         batch_size: The largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
-            small images do not use the whole GPU.
+            small images do not use the whole GPU. It is smaller if a network predicts many numbers for each item.
         cache_bytes: The largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
         precision: The precision of the part that depends on the generated parameters: "fp32", or on a GPU also "tf32"
             or "bf16". On a CPU, lower precisions are slower or not available.
@@ -71,12 +72,20 @@ class ScoringSpec:
         return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
-def choose_batch_size(images: Dataset, device: torch.device) -> int:
-    """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small."""
+def choose_batch_size(images: Dataset, device: torch.device, num_outputs: int = 0) -> int:
+    """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small.
+
+    Args:
+        images: The split; its first image stands for all of them.
+        device: The device that computes.
+        num_outputs: The numbers that a network predicts for one image, as one per class and pixel; 0 for few. A chunk
+            then has fewer images, so that the predictions of one model fit into memory.
+    """
+    most = MOST_OUTPUTS.get(device.type, MOST_OUTPUTS["cpu"]) // num_outputs if num_outputs else 2048
     if device.type == "cpu":
-        return 256
+        return max(1, min(256, most))
     numbers_per_image = images[0][0].numel()
-    return min(2048, max(256, 2048 * 3 * 32**2 // numbers_per_image))
+    return max(1, min(2048, max(256, 2048 * 3 * 32**2 // numbers_per_image), most))
 
 
 class Scorer:
@@ -84,8 +93,8 @@ class Scorer:
 
     The frozen prefix of each chunk of items is computed once and kept for later calls if memory allows
     (`PrefixCache`). Chunks that do not fit are recomputed at each call, but still only once for all models of the call.
-    The last chunk is padded to B items, because the traced graph has a fixed size. With a lower precision than fp32,
-    the first call logs the share of predictions that are the same as in fp32.
+    The last chunk is padded to B items, because the traced graph has a fixed number of them. With a lower precision
+    than fp32, the first call logs the share of predictions that are the same as in fp32.
 
     Args:
         model: The network with its stored weights; moved to the device in eval mode, but not changed otherwise.
@@ -120,12 +129,17 @@ class Scorer:
         self.objective, self.groups_N = objective, groups_N
         self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
-        largest = choose_batch_size(items, device) if batch_size == "auto" else int(batch_size)
+        if batch_size == "auto":
+            batch_size = choose_batch_size(items, device, objective.count_outputs(items[0][0]))
+        largest = int(batch_size)
         self.progress = progress or StageProgress()
         self.num_images = num_items = count_images(items)
         num_chunks = -(-num_items // largest)
         self.batch_size = -(-num_items // num_chunks)  # chunks of equal size need the least padding
-        self.network = split_network(model.to(device).eval(), subset.names, self._prepare(items[0][0][None]))
+        # Items that need a function of their own to make a batch may differ in size from batch to batch.
+        self.network = split_network(
+            model.to(device).eval(), subset.names, self._prepare(items[0][0][None]), any_size=collate is not None
+        )
         self.chunks = PrefixCache(
             items,
             self.batch_size,
