@@ -90,11 +90,18 @@ def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
 
 
 def write_segmenter(recipe: Mapping[str, Any], facts: Mapping[str, int]) -> str:
-    """Return Python code that builds a network for segmentation."""
+    """Return Python code that builds a network for segmentation, with torchvision alone if it has the network."""
     options = {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
-    call = write_call(
-        "build_segmenter", recipe["name"], num_classes=facts["num_classes"], channels=facts["channels"], options=options
-    )
+    if recipe["name"] == "fcn_resnet50":
+        arguments = {"num_classes": facts["num_classes"], "aux_loss": True, **options}
+        call = write_call("fcn_resnet50", weights=None, weights_backbone=None, **arguments)
+        imported, comment = (
+            "from torchvision.models.segmentation import fcn_resnet50",
+            '  # logits: model(images)["out"]',
+        )
+        return f"{imported}\n\nmodel = {call}{comment}"
+    arguments = {"num_classes": facts["num_classes"], "channels": facts["channels"], "options": options}
+    call = write_call("build_segmenter", recipe["name"], **arguments)
     return f"from tasks.networks.segmenters import build_segmenter  # in the folder of p-diff\n\nmodel = {call}"
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from torchvision.models import resnet50
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
@@ -23,7 +24,7 @@ from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from tasks.data.splits import DataOptions
 from tasks.description import describe_network
-from tasks.networks.build import build_classifier
+from tasks.networks.build import build_network
 from tests.core.tiny import assert_same
 from tests.scripts import foreign
 
@@ -43,7 +44,7 @@ def task_config():
 
 def checkpoints_of(recipe, facts, **provenance):
     torch.manual_seed(0)
-    model = build_classifier(**recipe, **facts)
+    model = build_network(**recipe, **facts)
     subset = resolve_subset(model, "last_norms")
     vectors_KD = flatten(model, subset) + torch.randn(3, subset.num_params)
     settings = {
@@ -135,6 +136,27 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
         assert config["architecture"] == recipe["name"] and config["num_classes"] == facts["num_classes"]
         from_folder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         torch.testing.assert_close(from_folder(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"name": "fcn_small", "options": {"channels": [4, 4, 8, 8]}},
+        {"name": "fcn_resnet50", "options": {"aux_loss": True, "weights_backbone": "IMAGENET1K_V1"}},
+    ],
+    ids=lambda recipe: recipe["name"],
+)
+def test_the_code_of_the_card_gives_a_network_for_segmentation(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("tasks.networks.segmenters.download", lambda *_: resnet50().state_dict())
+    model, checkpoints = checkpoints_of(recipe, {"num_classes": 5, "channels": 3, "image_size": 32})
+    monkeypatch.setattr("tasks.networks.segmenters.download", None)  # the card needs no weights
+    folder, images = exported(checkpoints, tmp_path), torch.randn(1, 3, 32, 32)
+    expected = torch.func.functional_call(
+        model.eval(), unflatten(checkpoints.vectors_KD[0], checkpoints.subset), (images,)
+    )
+    outputs = pasted(folder, monkeypatch)(images)
+    assert torch.equal(outputs["out"] if recipe["name"] == "fcn_resnet50" else outputs, expected)
+    assert not (folder / "config.json").exists()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_mini"])

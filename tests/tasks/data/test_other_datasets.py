@@ -104,6 +104,12 @@ def test_a_dataset_that_cannot_be_used_is_refused(folder, digit_images, monkeypa
         add_other_datasets(digit_images, options(folder), entries)
 
 
+def test_a_dataset_without_classes_is_refused(tmp_path, digit_images):
+    archives.write_voc(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation\.ood=voc_segmentation has no images with classes"):
+        add_other_datasets(digit_images, options("unused"), [f"voc_segmentation:{tmp_path}"])
+
+
 class UsersImages(Dataset):
     """Images of a user who normalizes them in a transform."""
 

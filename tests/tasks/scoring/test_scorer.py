@@ -10,10 +10,14 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
+from tasks.data.scenes import collate_segmentation
 from tasks.networks.build import build_classifier
+from tasks.networks.segmenters import build_segmenter
 from tasks.objectives.classification import Classification
+from tasks.objectives.objective import add_model_axis
+from tasks.objectives.segmentation import Segmentation
 from tasks.scoring.frozen_prefix import SplitNetwork, WholeNetwork, split_network
-from tasks.scoring.scorer import Scorer, ScoringSpec
+from tasks.scoring.scorer import MOST_OUTPUTS, Scorer, ScoringSpec, choose_batch_size
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -347,3 +351,45 @@ def test_an_unknown_precision_and_a_lower_one_without_a_gpu_are_refused():
         ScoringSpec(precision="fp8")
     with pytest.raises(UserError, match=r"scoring\.precision=bf16 .*GPU.*scoring\.precision=fp32"):
         ScoringSpec(precision="bf16")
+
+
+def test_images_of_several_sizes_are_scored_as_by_the_whole_network():
+    torch.manual_seed(0)
+    model = build_segmenter("fcn_small", num_classes=5, channels=3, options={"channels": [4, 4, 8, 8]}).eval()
+    sizes = [(32, 40), (40, 32), (33, 35), (32, 40), (50, 36)]  # the last chunk has one image
+    scenes = [(torch.randn(3, *size), torch.randint(5, size)) for size in sizes]
+    subset = resolve_subset(model, "last_norms")
+    vectors_MD, objective = vectors_for(model, subset, num_models=3), Segmentation(5)
+    options = ScoringSpec(batch_size=2)
+    scorer = Scorer(model, subset, scenes, objective=objective, collate=collate_segmentation, options=options)
+    assert isinstance(scorer.network, SplitNetwork)
+    scores = scorer(vectors_MD)
+    for index, vector_D in enumerate(vectors_MD):
+        model.load_state_dict({**model.state_dict(), **unflatten(vector_D, subset)})
+        counter = objective.count_scores(1, torch.device("cpu"))
+        for start in (0, 2, 4):
+            images, masks = collate_segmentation(scenes[start : start + 2])
+            with torch.no_grad():
+                counter.add([(slice(0, 1), add_model_axis(model(images)))], masks)
+        expected = counter.finish()
+        assert np.array_equal(scores.wrong_MN[index], expected.wrong_MN[0])
+        assert np.allclose(scores.accuracy_M[index], expected.accuracy_M[0])
+        assert np.allclose(scores.loss_M[index], expected.loss_M[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size, device, batch_size", [(32, "cpu", 256), (520, "cpu", 2), (5_000, "cpu", 1), (520, "cuda", 47)]
+)
+def test_a_chunk_has_as_many_images_as_their_predictions_fit(size, device, batch_size):
+    images = [(torch.empty(3, size, size, device="meta"), 0)]
+    num_outputs = Segmentation(21).count_outputs(images[0][0])
+    assert num_outputs == 21 * size**2
+    chosen = choose_batch_size(images, torch.device(device), num_outputs)
+    assert chosen == batch_size and (chosen == 1 or chosen * num_outputs <= MOST_OUTPUTS[device])
+
+
+@pytest.mark.parametrize("size, device, batch_size", [(16, "cpu", 256), (32, "cuda", 2048), (224, "cuda", 256)])
+def test_the_batch_size_of_classifiers_depends_on_the_images_alone(size, device, batch_size):
+    images = [(torch.empty(3, size, size, device="meta"), 0)]
+    num_outputs = Classification(1000).count_outputs(images[0][0])
+    assert choose_batch_size(images, torch.device(device), num_outputs) == batch_size
