@@ -38,10 +38,10 @@ def voc(empty):
     return empty
 
 
-def test_scenes_go_through_the_whole_pipeline(empty, few_scenes, caplog):
+def test_scenes_go_through_the_whole_pipeline(empty, few_scenes, capfd):
     assert empty.run("task_training.py", *TINY).error == 0
     assert empty.run("train_p_diff.py", *TINY, *FEW).error == 0
-    assert "cannot be split" not in caplog.text
+    assert_split(capfd.readouterr())
     metrics = empty.metrics("run")
     rows = {row["source"]: row for row in metrics["table"]}
     assert (rows["original"]["n"], rows["p_diff"]["n"], rows["finetuned_2"]["n"]) == (4, 2, 1) and "laplace" not in rows
@@ -53,11 +53,19 @@ def test_scenes_go_through_the_whole_pipeline(empty, few_scenes, caplog):
     card = (empty.path / "run/generated/README.md").read_text()
     assert f"build_segmenter('fcn_small', num_classes=11, channels=3, options={{'channels': {CHANNELS}}})" in card
 
-    before = {path.name: path.stat().st_mtime_ns for path in (empty.path / "run/scores").iterdir()}
+    scores = empty.path / "run/scores"
+    before = {path.name: path.stat().st_mtime_ns for path in scores.iterdir()}
     assert empty.run("task_training.py", *TINY).error == 0
-    assert empty.run("train_p_diff.py", *TINY, *FEW).error == 0
-    assert {path.name: path.stat().st_mtime_ns for path in (empty.path / "run/scores").iterdir()} == before
+    assert empty.run("train_p_diff.py", *TINY, *FEW, "evaluation.deep_ensemble=2").error == 0
+    after = {path.name: path.stat().st_mtime_ns for path in scores.iterdir()}
+    assert after.keys() - before.keys() == {"deep_ensemble.npz"} and {name: after[name] for name in before} == before
     assert_recorded_is_reproduced(CheckpointSet.load(empty.path / "checkpoints.safetensors"))
+
+
+def assert_split(captured):
+    """Check that no log line says that the network could not be split at its generated parameters."""
+    logged = captured.out + captured.err
+    assert "output of the frozen layers" in logged and "cannot be split" not in logged
 
 
 def assert_recorded_is_reproduced(checkpoints):
@@ -78,9 +86,9 @@ def assert_recorded_is_reproduced(checkpoints):
 VOC = ["task.data.dataset=voc_segmentation", "task.data.image_size=32"]
 
 
-def test_the_name_of_another_dataset_is_enough_and_images_may_differ_in_size(voc, few_scenes, caplog):
+def test_the_name_of_another_dataset_is_enough_and_images_may_differ_in_size(voc, few_scenes, capfd):
     assert voc.run("task_training.py", *TINY, *VOC).error == 0
-    assert "cannot be split" not in caplog.text
+    assert_split(capfd.readouterr())
     checkpoints = CheckpointSet.load(voc.path / "checkpoints.safetensors")
     assert checkpoints.network["classifier.4.weight"].shape[0] == 21
     assert checkpoints.provenance["facts"] == {"num_classes": 21, "channels": 3, "image_size": 32}
