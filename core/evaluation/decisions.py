@@ -88,8 +88,8 @@ def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
         return min(1.0, 2 / comb(m + n, m))
     if ours.influence_MN is None or theirs.influence_MN is None:
         return find_least_p(theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0), ours.groups_N)
-    ours_N, theirs_N = (scores.influence_MN.mean(axis=0, dtype=np.float64) for scores in (ours, theirs))
-    return find_least_p(ours_N - theirs_N, ours.groups_N)
+    difference_N = ours.influence_MN.mean(axis=0) - theirs.influence_MN.mean(axis=0)
+    return find_least_p(difference_N.astype(np.float64), ours.groups_N)
 
 
 def find_least_p_of_similarity(ours: Margins, theirs: Margins) -> float:

@@ -61,10 +61,13 @@ def average_blocks(values: np.ndarray, block_length: int) -> np.ndarray:
 def measure_accuracy_margins(scores: Scores, groups: Groups, block_length: int = 1) -> Margins:
     """Return the margins of the influence of each item on the primary metric (`Scores.influence_MN`).
 
-    For accuracy it is 1 if the model is right on the item, else 0. If the influence is unknown, the margins are those
-    of the models alone.
+    For accuracy it is 1 if the model is right on the item, else 0. Without groups, the margins are those of the models
+    alone.
+
+    Raises:
+        ValueError: There are groups, but the influence is unknown.
     """
-    if not scores.has_influence:
+    if not len(groups):
         return Margins(scores.accuracy_M, np.empty(0), 1.0)
     models_M = scores.accuracy_M
     if scores.influence_MN is None:
