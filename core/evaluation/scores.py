@@ -75,13 +75,41 @@ class Scores:
     loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
     groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own
     # float32: the primary metric of a model plus N times its change when this item is drawn once more, to first order.
-    # Its mean over the items is the metric. None if the metric is the mean of correct items, or its items are unknown.
+    # Its mean over the items is the metric. None if the metric is the share of correct items, or its items are unknown.
     influence_MN: np.ndarray | None = None
 
     @property
     def quality_M(self) -> np.ndarray:
         """The primary metric (M,), negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.accuracy_M
+
+    @property
+    def num_items(self) -> int | None:
+        """The number of items whose errors or influences are known, N; None if neither are."""
+        known = (array.shape[1] for array in (self.wrong_MN, self.influence_MN) if array is not None)
+        return next(known, None)
+
+    @property
+    def has_influence(self) -> bool:
+        """Whether it is known how much each item adds to the primary metric, so that items can be resampled for it."""
+        return self.influence_MN is not None or (
+            self.wrong_MN is not None
+            and (self.metric == ACCURACY or np.allclose(self.accuracy_M, 1 - self.wrong_MN.mean(axis=1)))
+        )
+
+    def read_influence(self, items: np.ndarray) -> np.ndarray:
+        """Return the influence of some items on the primary metric of each model, (M, number of items) float64.
+
+        Raises:
+            ValueError: The influence of the items is unknown.
+        """
+        if not self.has_influence:
+            raise ValueError(
+                "it is unknown how much each item adds to the metric. Score a task that fills influence_MN"
+            )
+        if self.influence_MN is not None:
+            return self.influence_MN[:, items].astype(np.float64)
+        return 1.0 - self.require_wrong()[:, items]
 
     def require_wrong(self) -> np.ndarray:
         """Return a mask of the items that each model gets wrong (M, N).

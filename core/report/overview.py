@@ -82,8 +82,8 @@ def describe_generation(run: RunFiles, count: int | None) -> str:
 def describe_measurement(run: RunFiles, others: int) -> str:
     """Describe what the models were measured with."""
     original = run.tables.get(ORIGINAL)
-    wrong_MN = original.scores["test"].wrong_MN if original is not None else None
-    images = "test images" if wrong_MN is None else f"{wrong_MN.shape[1]:,} test images"
+    num_items = original.scores["test"].num_items if original is not None else None
+    images = "test images" if num_items is None else f"{num_items:,} test images"
     metric = MetricWords.read(run.metrics).name
     return f"{metric} and novelty on {images}, against {others} other sources of weights (baselines)."
 
