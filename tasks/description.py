@@ -11,6 +11,7 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
+from tasks.networks.detectors import BACKBONE_WEIGHTS, DETECTORS
 from tasks.networks.recipes import check_recipe, rebuild
 
 
@@ -56,6 +57,8 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
     model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
+    if recipe["name"] in DETECTORS:
+        return replace(described, code=write_detector(recipe, facts))
     if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
         arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
         call = write_call("build_classifier", recipe["name"], **arguments)
@@ -84,6 +87,14 @@ def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
     module, _, name = (score_with or recipe["name"]).partition(":")
     call = f"model, *_ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
     return f"from {module} import {name}\n\n{call}"
+
+
+def write_detector(recipe: Mapping[str, Any], facts: Mapping[str, int]) -> str:
+    """Return Python code that builds a detector."""
+    options = {key: value for key, value in (recipe.get("options") or {}).items() if key != BACKBONE_WEIGHTS}
+    sizes = {name: facts[name] for name in ("num_classes", "image_size")}
+    call = write_call("build_detector", recipe["name"], **sizes, options=options)
+    return f"from tasks.networks.detectors import build_detector  # in the folder of p-diff\n\nmodel = {call}"
 
 
 def write_small_stem(convolution: nn.Conv2d) -> str:

@@ -21,6 +21,7 @@ from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
 from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
+from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.user_code import call_user_task, digest_user_code
@@ -31,11 +32,16 @@ SCORING_CODE = (
     "core/evaluation/calibration.py",
     "core/runtime/precision.py",
     "core/runtime/seeding.py",
+    "tasks/data/coco.py",
+    "tasks/data/coco_annotations.py",
+    "tasks/data/digit_scenes.py",
     "tasks/data/digits.py",
     "tasks/data/image_folder.py",
     "tasks/data/loaders.py",
     "tasks/data/other_datasets.py",
     "tasks/data/out_of_distribution.py",
+    "tasks/data/scene_drawing.py",
+    "tasks/data/scenes.py",
     "tasks/data/splits.py",
     "tasks/data/torchvision_sets.py",
     "tasks/objectives/*.py",
@@ -103,6 +109,8 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
+    if spec.model.name in DETECTORS:
+        return digest_code([*SCORING_CODE, locate(build_detector)])
     network = [locate(build_classifier)]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))

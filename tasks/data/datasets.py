@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision import datasets
 
 from core.runtime.errors import UserError, suggest_names
-from tasks.data import digits, image_folder
+from tasks.data import coco, digit_scenes, digits, image_folder
 from tasks.data.splits import DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
 
@@ -77,6 +77,8 @@ DATASETS: dict[str, Load] = {
         how_to_get=HOW_TO_GET_IMAGENET,
     ),
     "imagefolder": image_folder.load,
+    "coco_detection": coco.load_detection,
+    "digit_scenes_detection": digit_scenes.load_detection,
 }
 
 

@@ -1,4 +1,4 @@
-"""The builder of all classifiers: networks of timm, the mini networks and the user's own."""
+"""The builder of all networks: classifiers of timm, the mini networks, detectors, and the user's own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.user_code import call_user_code
 
@@ -17,12 +18,32 @@ SMALL_IMAGE = 64  # pixels; a stem that divides the size by 4 leaves too little 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The `task.model` section: the arguments of `build_classifier` that do not follow from the images."""
+    """The `task.model` section: the arguments of `build_network` that do not follow from the images."""
 
     name: str
     pretrained: bool = False
     small_stem: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_network(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool = False,
+    small_stem: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a classifier, or a network for another task if it has the name of one.
+
+    `build_classifier` explains the arguments.
+    """
+    arguments: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    if name in DETECTORS:
+        return build_detector(name, **arguments, options=options)
+    return build_classifier(name, **arguments, channels=channels, small_stem=small_stem, options=options)
 
 
 def build_classifier(
@@ -120,7 +141,7 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int])
 
 def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
     """Return the network of a specification for the images that `facts` (from `TaskData.facts`) describes."""
-    return build_classifier(
+    return build_network(
         model.name,
         num_classes=facts["num_classes"],
         channels=facts["channels"],

@@ -30,6 +30,7 @@ from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # models that are vectorized over 256 items; fewer for larger chunks
 MODELS_COMPARED = 8  # models that are also run in fp32, to measure what a lower precision changes
+LISTED_NUMBERS = 8 * 3 * 480 * 640  # numbers in a list of images at once, which detectors enlarge and pad
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -39,7 +40,7 @@ class ScoringSpec:
 
     Args:
         batch_size: The largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
-            small images do not use the whole GPU.
+            small images do not use the whole GPU. Lists of images have at most as many numbers as 8 images of COCO.
         cache_bytes: The largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
         precision: The precision of the part that depends on the generated parameters: "fp32", or on a GPU also "tf32"
             or "bf16". On a CPU, lower precisions are slower or not available.
@@ -71,8 +72,16 @@ class ScoringSpec:
         return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
-def choose_batch_size(images: Dataset, device: torch.device) -> int:
-    """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small."""
+def choose_batch_size(images: Dataset, device: torch.device, *, listed: bool = False) -> int:
+    """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small.
+
+    Args:
+        images: The split; its first image stands for all of them.
+        device: The device that computes.
+        listed: Whether a chunk is a list of images, of which detectors take fewer at once.
+    """
+    if listed:
+        return min(256, max(1, LISTED_NUMBERS // images[0][0].numel()))
     if device.type == "cpu":
         return 256
     numbers_per_image = images[0][0].numel()
@@ -84,8 +93,8 @@ class Scorer:
 
     The frozen prefix of each chunk of items is computed once and kept for later calls if memory allows
     (`PrefixCache`). Chunks that do not fit are recomputed at each call, but still only once for all models of the call.
-    The last chunk is padded to B items, because the traced graph has a fixed size. With a lower precision than fp32,
-    the first call logs the share of predictions that are the same as in fp32.
+    The last chunk is padded to B items, because the traced graph has a fixed size; lists of images are not padded. With
+    a lower precision than fp32, the first call logs the share of predictions that are the same as in fp32.
 
     Args:
         model: The network with its stored weights; moved to the device in eval mode, but not changed otherwise.
@@ -120,12 +129,15 @@ class Scorer:
         self.objective, self.groups_N = objective, groups_N
         self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
-        largest = choose_batch_size(items, device) if batch_size == "auto" else int(batch_size)
+        first, _ = collate([items[0]]) if collate else (items[0][0][None], None)
+        if batch_size == "auto":
+            batch_size = choose_batch_size(items, device, listed=isinstance(first, list))
+        largest = int(batch_size)
         self.progress = progress or StageProgress()
         self.num_images = num_items = count_images(items)
         num_chunks = -(-num_items // largest)
         self.batch_size = -(-num_items // num_chunks)  # chunks of equal size need the least padding
-        self.network = split_network(model.to(device).eval(), subset.names, self._prepare(items[0][0][None]))
+        self.network = split_network(model.to(device).eval(), subset.names, self._prepare(first))
         self.chunks = PrefixCache(
             items,
             self.batch_size,
@@ -136,15 +148,20 @@ class Scorer:
             collate=collate,
         )
 
-    def _prepare(self, inputs_B: Tensor) -> Tensor:
-        """Return the prepared inputs on the device, padded with zeros to `batch_size` items."""
-        inputs_B = self.normalize(inputs_B.to(self.device, non_blocking=True))
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
+
+    def _prepare(self, inputs_B: Any) -> Any:
+        """Return the prepared inputs on the device, padded with zeros to `batch_size` items; a list is not padded."""
+        inputs_B = self.normalize(tree_map_only(Tensor, self._to_device, inputs_B))
+        if isinstance(inputs_B, list):
+            return inputs_B
         missing = self.batch_size - len(inputs_B)
         return F.pad(inputs_B, (0, 0) * (inputs_B.dim() - 1) + (0, missing))
 
-    def _compute_chunk(self, inputs_B: Tensor, targets_B: Any) -> Chunk:
+    def _compute_chunk(self, inputs_B: Any, targets_B: Any) -> Chunk:
         """Return the chunk of these items, by running the frozen prefix."""
-        targets_B = tree_map_only(Tensor, lambda part: part.to(self.device, non_blocking=True), targets_B)
+        targets_B = tree_map_only(Tensor, self._to_device, targets_B)
         return Chunk(self.network.cache(self._prepare(inputs_B)), targets_B)
 
     def predict(
@@ -171,7 +188,8 @@ class Scorer:
             return self.objective.predict(lambda *inputs: self.network.run(inputs, parameters), *crossing)
 
         def trim(part_MB: Tensor) -> Tensor:
-            part_MB = part_MB[:, :num_items]
+            if not isinstance(predictions, list):  # a list has no padding, and its tensors have no axis of items
+                part_MB = part_MB[:, :num_items]
             return part_MB.float() if part_MB.is_floating_point() else part_MB
 
         models_at_once = max(1, MODELS_AT_ONCE * 256 // self.batch_size) if self.network.vectorizes else 1
