@@ -1,5 +1,6 @@
 """Detectors: torchvision's Faster R-CNN and FCOS with ResNet-50, and a small FCOS for scenes of about 64 pixels."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,7 @@ def make_fasterrcnn_resnet50(
     num_classes: int, image_size: int, pretrained: bool, *, weights_backbone: str | None = None, **options: Any
 ) -> nn.Module:
     """Return torchvision's `fasterrcnn_resnet50_fpn`; `build_detector` explains the arguments."""
+    require_arguments(FasterRCNN, options)
     backbone = make_resnet50_backbone(pretrained, weights_backbone)
     model = FasterRCNNDetector(backbone, num_classes, **choose_sides(image_size), **options)
     if pretrained:
@@ -120,6 +122,7 @@ def make_fcos_resnet50(
     num_classes: int, image_size: int, pretrained: bool, *, weights_backbone: str | None = None, **options: Any
 ) -> nn.Module:
     """Return torchvision's `fcos_resnet50_fpn`; `build_detector` explains the arguments."""
+    require_arguments(FCOS, options)
     pyramid = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
     backbone = make_resnet50_backbone(pretrained, weights_backbone, **pyramid)
     model = FCOSDetector(backbone, num_classes, **choose_sides(image_size), **options)
@@ -159,6 +162,7 @@ def make_fcos_small(
             "task.model.pretrained=true: no pretrained weights for fcos_small are published. Set "
             "task.model.pretrained=false"
         )
+    require_arguments(FCOS, options)
     stages = ResNet(BasicBlock, tuple(layers), channels=tuple(channels), num_classes=0)
     stages.maxpool = nn.Identity()  # small objects need maps of a quarter of the side, which the second stage then has
     returned = {f"layer{stage}": str(stage) for stage in (2, 3, 4)}
@@ -209,6 +213,17 @@ def build_detector(
             f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that the "
             "message in parentheses names"
         ) from error
+
+
+def require_arguments(detector: type, options: Mapping[str, Any]) -> None:
+    """Check that a class of torchvision has these arguments, because it ignores those that it does not know.
+
+    Raises:
+        TypeError: An argument is unknown.
+    """
+    known = inspect.signature(detector).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"there is no option {unknown[0]}; {suggest_names(unknown[0], known)}")
 
 
 def choose_sides(image_size: int) -> dict[str, Any]:

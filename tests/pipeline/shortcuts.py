@@ -78,6 +78,8 @@ def remembering(split: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `split_network` that traces a network once per combination of weights, structure and shape of images."""
 
     def remembered(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> Any:
+        if isinstance(images_BCSS, list):  # networks for lists are not traced
+            return split(model, names, images_BCSS)
         key = (repr(model), hash_tensors(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
         if key not in REMEMBERED:
             found = split(model, names, images_BCSS)
