@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from core.checkpoints.subset import resolve_subset
 from tasks.data.datasets import DATASETS
 from tasks.data.splits import DataOptions
-from tasks.networks.build import build_classifier
+from tasks.networks.build import build_classifier, build_network
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "task/model").glob("*.yaml"))
@@ -26,9 +26,19 @@ FACTS = {
 }
 PHOTOGRAPHS = {"flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000, "imagefolder": 5}
 FACTS |= {name: (num_classes, 3, 224) for name, num_classes in PHOTOGRAPHS.items()}
-UNPUBLISHED = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
-    f"digits_{model}" for model in PAPER_MODELS
+DETECTION = {  # task file: dataset, network, facts, numbers to generate
+    "digits_detection": ("digit_scenes_detection", "fcos_small", (11, 64), 256),
+    "coco_fasterrcnn": ("coco_detection", "fasterrcnn_resnet50_fpn", (91, 800), 5120),
+    "coco_fcos": ("coco_detection", "fcos_resnet50_fpn", (91, 800), 1024),
 }
+UNPUBLISHED = {
+    "digits_detection",
+    "paper",
+    "cifar100_resnet18_k200",
+    "whole_network",
+    "ablation",
+    "small_architectures",
+} | {f"digits_{model}" for model in PAPER_MODELS}
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
@@ -40,7 +50,8 @@ def compose_config(*overrides):
 
 
 def test_every_dataset_has_a_task_file_and_facts_here():
-    assert set(DATASETS) == set(FACTS) and all((CONFIGS / f"task/{name}.yaml").is_file() for name in DATASETS)
+    scenes = {dataset for dataset, *_ in DETECTION.values()}
+    assert set(DATASETS) == set(FACTS) | scenes and all((CONFIGS / f"task/{name}.yaml").is_file() for name in FACTS)
     assert set(PAPER_MODELS) <= set(MODELS)
 
 
@@ -70,6 +81,17 @@ def test_every_dataset_works_with_every_architecture(dataset, model):
             "convnext_base": 4096,
         }[model]
     )
+
+
+@pytest.mark.parametrize("task", DETECTION)
+def test_every_detection_task_has_a_detector_and_its_subset(task):
+    cfg = compose_config(f"task={task}")
+    dataset, name, (num_classes, size), num_params = DETECTION[task]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    model = {**cfg.task.model, "pretrained": False}
+    with torch.device("meta"):
+        network = build_network(**model, num_classes=num_classes, channels=3, image_size=size)
+    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 
 SMALL = {"resnet18": 512, "resnet50": 640, "vit_tiny": 192, "vit_base": 384, "convnext_tiny": 512, "convnext_base": 768}

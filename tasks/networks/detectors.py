@@ -90,7 +90,7 @@ class LossesOnRequest(nn.Module):
         if features is None:
             yield
             return
-        self.backbone.forward = lambda _: features  # type: ignore[method-assign]
+        self.backbone.forward = lambda _: features
         try:
             yield
         finally:
@@ -163,7 +163,7 @@ def make_fcos_small(
             "task.model.pretrained=false"
         )
     require_arguments(FCOS, options)
-    stages = ResNet(BasicBlock, tuple(layers), channels=tuple(channels), num_classes=0)
+    stages: Any = ResNet(BasicBlock, tuple(layers), channels=tuple(channels), num_classes=0)  # type: ignore[arg-type]
     stages.maxpool = nn.Identity()  # small objects need maps of a quarter of the side, which the second stage then has
     returned = {f"layer{stage}": str(stage) for stage in (2, 3, 4)}
     backbone = BackboneWithFPN(stages, returned, list(channels[1:]), pyramid_channels)
@@ -302,5 +302,5 @@ def remove_epsilon(model: nn.Module) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, StillBatchNorm2d):
-                variance = module.running_var.double()
-                module.weight *= ((variance + module.eps) / variance).sqrt().to(module.weight.dtype)
+                variance = module.get_buffer("running_var").double()
+                module.weight.mul_(((variance + module.eps) / variance).sqrt())

@@ -62,7 +62,8 @@ class FrozenBackbone(WholeNetwork):
     def cache(self, *inputs: Any) -> tuple[Any, ...]:
         """Return the arguments of the network, the last of which are the features."""
         images, *targets = inputs
-        return images, targets[0] if targets else None, self.model.extract_features(images)
+        detector: Any = self.model
+        return images, targets[0] if targets else None, detector.extract_features(images)
 
 
 def split_network(model: nn.Module, names: tuple[str, ...], inputs_B: Any) -> SplitNetwork | WholeNetwork:
