@@ -171,7 +171,8 @@ def make_fcos_small(
     # objects at 16 and at 32 pixels; those of the last map are for the pooled one that torchvision appends.
     anchors = AnchorGenerator(((2,), (4,), (8,), (16,)), ((1.0,),) * 4)
     head = FCOSHead(pyramid_channels, 1, num_classes, head_layers)
-    given = {"anchor_generator": anchors, "head": head, "score_thresh": 0.05, **choose_sides(image_size), **options}
+    limits = {"score_thresh": 0.05, "topk_candidates": 100}  # there are few objects, and fewer candidates save time
+    given = {"anchor_generator": anchors, "head": head, **limits, **choose_sides(image_size), **options}
     return FCOSDetector(backbone, num_classes, **given)
 
 
