@@ -8,7 +8,7 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from core.checkpoints.subset import find_normalization_layers, resolve_subset
+from core.checkpoints.subset import find_normalization_layers, flatten, resolve_subset, unflatten
 from core.runtime.errors import UserError
 from tasks.networks import detectors
 from tasks.networks.build import ModelSpec, build_from_spec
@@ -167,3 +167,14 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):
         build_detector(
             "fcos_resnet50_fpn", num_classes=11, image_size=64, options={"weights_backbone": "IMAGENET1K_V1"}
         )
+
+
+def test_the_last_layers_of_faster_rcnn_can_be_trained_on_in_eval_mode():
+    torch.manual_seed(0)
+    model = build_detector("fasterrcnn_resnet50_fpn", num_classes=11, image_size=64).eval().requires_grad_(False)
+    subset = resolve_subset(model, "last_norms", 2)
+    vector_D = flatten(model, subset).requires_grad_()
+    losses = torch.func.functional_call(model, unflatten(vector_D, subset), (IMAGES, TARGETS))
+    assert losses.keys() == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    sum(losses.values()).backward()
+    assert vector_D.grad.isfinite().all() and vector_D.grad.any() and not model.training
