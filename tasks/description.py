@@ -1,5 +1,6 @@
 """The description of a network for a model card, so that generated models can be loaded without this project."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,8 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
-from tasks.networks.recipes import check_recipe, rebuild
-from tasks.networks.segmenters import INITIAL_WEIGHTS, SEGMENTERS
+from tasks.networks.build import find_builder
+from tasks.networks.recipes import check_recipe, get_shaping_options, rebuild
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,8 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
     model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
-    if recipe["name"] in SEGMENTERS:
-        return replace(described, code=write_segmenter(recipe, facts))
-    if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
-        arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
-        call = write_call("build_classifier", recipe["name"], **arguments)
-        comment = "  # in the folder of p-diff"
-        return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {call}")
+    if not is_of_timm(recipe["name"]):
+        return replace(described, code=write_own_network(recipe, facts, small_stem=small_stem))
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
     stem = getattr(model, "conv1", None)
     if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # see shrink_stem
@@ -89,20 +85,23 @@ def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
     return f"from {module} import {name}\n\n{call}"
 
 
-def write_segmenter(recipe: Mapping[str, Any], facts: Mapping[str, int]) -> str:
-    """Return Python code that builds a network for segmentation, with torchvision alone if it has the network."""
-    options = {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
+def is_of_timm(name: str) -> bool:
+    """Return whether timm has the network, so that it can be built without this project."""
+    return timm.is_model(name) and timm.models.model_entrypoint(name).__module__.startswith("timm.")
+
+
+def write_own_network(recipe: Mapping[str, Any], facts: Mapping[str, int], *, small_stem: bool) -> str:
+    """Return Python code that builds a network of this project, with torchvision alone if it has the network."""
+    builder, options = find_builder(recipe["name"]), get_shaping_options(recipe)
     if recipe["name"] == "fcn_resnet50":
         arguments = {"num_classes": facts["num_classes"], "aux_loss": True, **options}
         call = write_call("fcn_resnet50", weights=None, weights_backbone=None, **arguments)
-        imported, comment = (
-            "from torchvision.models.segmentation import fcn_resnet50",
-            '  # logits: model(images)["out"]',
-        )
-        return f"{imported}\n\nmodel = {call}{comment}"
-    arguments = {"num_classes": facts["num_classes"], "channels": facts["channels"], "options": options}
-    call = write_call("build_segmenter", recipe["name"], **arguments)
-    return f"from tasks.networks.segmenters import build_segmenter  # in the folder of p-diff\n\nmodel = {call}"
+        comment = '  # logits: model(images)["out"]'
+        return f"from torchvision.models.segmentation import fcn_resnet50\n\nmodel = {call}{comment}"
+    given = {**facts, "small_stem": small_stem}
+    named = {name: given[name] for name in inspect.signature(builder).parameters if name in given}
+    call = write_call(builder.__name__, recipe["name"], **named, options=options)
+    return f"from {builder.__module__} import {builder.__name__}  # in the folder of p-diff\n\nmodel = {call}"
 
 
 def write_small_stem(convolution: nn.Conv2d) -> str:

@@ -22,13 +22,12 @@ from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
 from tasks.networks.build import (
-    build_classifier,
     build_from_spec,
+    find_builder,
     get_pretrained_colors,
     load_network,
     require_family,
 )
-from tasks.networks.segmenters import SEGMENTERS, build_segmenter
 from tasks.networks.symmetry import find_symmetry
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
@@ -124,9 +123,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
-    if spec.model.name in SEGMENTERS:
-        return digest_code([*SCORING_CODE, locate(build_segmenter)])
-    network = [locate(build_classifier)]
+    network = [locate(find_builder(spec.model.name))]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))
     return digest_code([*SCORING_CODE, *network])

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from core.checkpoints.subset import resolve_subset
 from tasks.data.datasets import DATASETS
 from tasks.data.splits import DataOptions
-from tasks.networks.build import build_classifier, build_from_spec
+from tasks.networks.build import build_classifier, build_from_spec, build_network
 from tasks.specification import TaskSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,10 +32,20 @@ SEGMENTATION = {  # task -> dataset, network, classes, image size, D of its subs
     "coco_voc_fcn_resnet50": ("coco_segmentation", "fcn_resnet50", 21, 480, 1024),
     "digits_segmentation": ("digit_scenes_segmentation", "fcn_small", 11, 64, 240),
 }
-UNPUBLISHED = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
-    "digits_segmentation",
-    *(f"digits_{model}" for model in PAPER_MODELS),
+DETECTION = {  # task -> dataset, network, classes, image size, D of its subset
+    "digits_detection": ("digit_scenes_detection", "fcos_small", 11, 64, 256),
+    "coco_fasterrcnn": ("coco_detection", "fasterrcnn_resnet50_fpn", 91, 800, 5120),
+    "coco_fcos": ("coco_detection", "fcos_resnet50_fpn", 91, 800, 1024),
 }
+UNPUBLISHED = {
+    "digits_detection",
+    "digits_segmentation",
+    "paper",
+    "cifar100_resnet18_k200",
+    "whole_network",
+    "ablation",
+    "small_architectures",
+} | {f"digits_{model}" for model in PAPER_MODELS}
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
@@ -47,8 +57,8 @@ def compose_config(*overrides):
 
 
 def test_every_dataset_has_a_task_file_and_facts_here():
-    assert set(DATASETS) == set(FACTS) | {dataset for dataset, *_ in SEGMENTATION.values()}
-    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION))
+    assert set(DATASETS) == set(FACTS) | {dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values())}
+    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION))
     assert set(PAPER_MODELS) <= set(MODELS)
 
 
@@ -101,6 +111,17 @@ def test_every_dataset_of_classes_works_with_every_architecture(dataset, model):
             "convnext_base": 4096,
         }[model]
     )
+
+
+@pytest.mark.parametrize("task", DETECTION)
+def test_every_detection_task_has_a_detector_and_its_subset(task):
+    cfg = compose_config(f"task={task}")
+    dataset, name, num_classes, size, num_params = DETECTION[task]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    model = {**cfg.task.model, "pretrained": False}
+    with torch.device("meta"):
+        network = build_network(**model, num_classes=num_classes, channels=3, image_size=size)
+    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 
 SMALL = {"resnet18": 512, "resnet50": 640, "vit_tiny": 192, "vit_base": 384, "convnext_tiny": 512, "convnext_base": 768}

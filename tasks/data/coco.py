@@ -25,6 +25,7 @@ from core.runtime.errors import UserError
 from tasks.data.coco_annotations import check_file, cut_box, find_unusable_boxes, find_unusable_outlines, refuse
 from tasks.data.digests import Content
 from tasks.data.scenes import (
+    collate_detection,
     collate_segmentation,
     make_detection_transforms,
     make_scene_data,
@@ -33,6 +34,7 @@ from tasks.data.scenes import (
 )
 from tasks.data.splits import Colors, DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS
+from tasks.objectives.detection import Detection
 from tasks.objectives.segmentation import VOID, Segmentation
 
 log = logging.getLogger(__name__)
@@ -233,12 +235,15 @@ def load_detection_from(
         flips: Whether to mirror training images at random.
     """
     scenes = open_splits(DetectionScenes, root, folders)
+    num_classes = max(scenes["train"].coco.cats) + 1
     return make_scene_data(
         scenes,
         options,
         folder=root,
         transforms=make_detection_transforms(flips=flips),
-        num_classes=max(scenes["train"].coco.cats) + 1,
+        objective=Detection(num_classes),
+        collate=collate_detection,
+        num_classes=num_classes,
         image_size=options.image_size or image_size,
         colors=DETECTION_COLORS,
     )

@@ -79,7 +79,9 @@ DATASETS: dict[str, Load] = {
     "imagefolder": image_folder.load,
     "voc_segmentation": voc.load,
     "coco_segmentation": coco.load_segmentation,
+    "coco_detection": coco.load_detection,
     "digit_scenes_segmentation": digit_scenes.load_segmentation,
+    "digit_scenes_detection": digit_scenes.load_detection,
 }
 
 

@@ -96,7 +96,8 @@ def spread_over_channels(values: Any, channels: int) -> list[float] | None:
 class ColorNormalizer(nn.Module):
     """A module that converts images to float32 with zero mean and unit variance in each channel, on their device.
 
-    Bytes are scaled to 0 … 1 first. The results equal torchvision's ToDtype and Normalize bit by bit.
+    A batch is a tensor, or a list of images that differ in size. Bytes are scaled to 0 … 1 first. The results equal
+    torchvision's ToDtype and Normalize bit by bit.
     """
 
     def __init__(self, colors: Colors):
@@ -104,8 +105,10 @@ class ColorNormalizer(nn.Module):
         for name, values in zip(("mean_C11", "std_C11"), colors, strict=True):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
-    def forward(self, images_BCSS: Tensor) -> Tensor:
+    def forward(self, images_BCSS: Any) -> Any:
         """Return the normalized batch."""
+        if isinstance(images_BCSS, list):
+            return [self(image_CSS) for image_CSS in images_BCSS]
         return (v2.functional.to_dtype(images_BCSS, torch.float32, scale=True) - self.mean_C11) / self.std_C11
 
 
@@ -293,9 +296,24 @@ def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: 
     return np.setdiff1d(np.arange(len(labels_N)), val), val
 
 
-def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDataset:
+class FixedItems(Dataset):
+    """Items in memory that differ in size."""
+
+    def __init__(self, items: Sequence[tuple[Any, Any]]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.items[index]
+
+
+def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> Dataset:
     """Return at most `count` random items of an augmented split, each augmented once; a seed gives the same items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         items = [split[index] for index in torch.randperm(count_images(split))[:count].tolist()]
+    if isinstance(items[0][1], Mapping):  # the boxes of an image
+        return FixedItems(items)
     return TensorDataset(*default_collate(items))

@@ -1,6 +1,6 @@
-"""The builder of all networks: classifiers of timm, the mini networks, networks for segmentation, the user's own."""
+"""The builder of all networks: classifiers of timm, the mini networks, networks for other tasks, and the user's own."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.networks.segmenters import SEGMENTERS, build_segmenter
 from tasks.objectives.classification import Classification
+from tasks.objectives.detection import Detection
 from tasks.objectives.objective import Objective
 from tasks.objectives.segmentation import Segmentation
 from tasks.user_code import call_user_code
@@ -30,7 +32,7 @@ class ModelSpec:
 
 
 # The networks for each objective but classification, whose networks are those of timm.
-FAMILIES: dict[type[Objective], Collection[str]] = {Segmentation: SEGMENTERS}
+FAMILIES: dict[type[Objective], Collection[str]] = {Segmentation: SEGMENTERS, Detection: DETECTORS}
 
 
 def build_network(
@@ -47,10 +49,26 @@ def build_network(
 
     `build_classifier` explains the arguments.
     """
-    arguments: dict[str, Any] = {"num_classes": num_classes, "channels": channels, "pretrained": pretrained}
     if name in SEGMENTERS:
-        return build_segmenter(name, **arguments, options=options)
-    return build_classifier(name, **arguments, image_size=image_size, small_stem=small_stem, options=options)
+        return build_segmenter(name, num_classes=num_classes, channels=channels, pretrained=pretrained, options=options)
+    arguments: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    if name in DETECTORS:
+        return build_detector(name, **arguments, options=options)
+    return build_classifier(name, **arguments, channels=channels, small_stem=small_stem, options=options)
+
+
+def find_family(name: str) -> type[Objective]:
+    """Return the objective that a network is made for by its name; names that are not in `FAMILIES` are classifiers."""
+    return next((kind for kind, names in FAMILIES.items() if name in names), Classification)
+
+
+def find_builder(name: str) -> Callable[..., nn.Module]:
+    """Return the function that `build_network` calls for this name."""
+    builders: dict[type[Objective], Callable[..., nn.Module]] = {
+        Segmentation: build_segmenter,
+        Detection: build_detector,
+    }
+    return builders.get(find_family(name), build_classifier)
 
 
 def require_family(name: str, objective: Objective, dataset: str) -> None:
@@ -64,7 +82,7 @@ def require_family(name: str, objective: Objective, dataset: str) -> None:
     Raises:
         UserError: The network and the dataset are for different tasks.
     """
-    family = next((kind for kind, names in FAMILIES.items() if name in names), Classification)
+    family = find_family(name)
     if ":" in name or isinstance(objective, family) or (family is Classification and not timm.is_model(name)):
         return
     expected = next((kind for kind in FAMILIES if isinstance(objective, kind)), Classification)

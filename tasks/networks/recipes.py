@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import get_floating_entries
 from core.runtime.errors import UserError
-from tasks.networks.build import ModelSpec, build_from_spec
-from tasks.networks.segmenters import INITIAL_WEIGHTS, SEGMENTERS
+from tasks.networks.build import ModelSpec, build_classifier, build_from_spec, find_builder
+from tasks.networks.published import INITIAL_WEIGHTS
 
 # Arguments with these prefixes make timm read other files.
 REFUSED = ("pretrained", "checkpoint_path", "cache_dir")
@@ -33,6 +33,11 @@ def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
                 f"{source} sets the network's option {key}={value!r}, which is not allowed in a file. Collect or "
                 "import its checkpoints again without this option"
             )
+
+
+def get_shaping_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a recipe without those that only decide where training starts."""
+    return {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
 
 
 def is_plain(value: Any) -> bool:
@@ -60,9 +65,9 @@ def rebuild(
         UserError: The recipe is not allowed, or the network cannot be built.
     """
     check_recipe(recipe, source)
-    options = {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
+    options = get_shaping_options(recipe)
     small_stem = recipe.get("small_stem")
-    if recipe["name"] in SEGMENTERS:  # they have one stem
+    if find_builder(recipe["name"]) is not build_classifier:  # networks for other tasks have one stem
         return build_from_spec(facts, ModelSpec(recipe["name"], options=options)), False
     candidates: dict[int, tuple[nn.Module, bool]] = {}
     refusals: list[UserError] = []

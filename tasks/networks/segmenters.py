@@ -9,14 +9,12 @@ from typing import Any
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, WeightsEnum
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import FCN_ResNet50_Weights, fcn_resnet50
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
-from core.runtime.errors import UserError, suggest_names
-
-INITIAL_WEIGHTS = "weights_backbone"  # the option that decides where training starts, but not the network's shape
+from core.runtime.errors import UserError
+from tasks.networks.published import build_with_options, download, download_resnet50
 
 
 class SingleOutputFCN(FCN):
@@ -74,15 +72,9 @@ def make_fcn_resnet50(
     whole = fcn_resnet50(weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=aux_loss)
     model = SingleOutputFCN(whole.backbone, whole.classifier, whole.aux_classifier)
     if pretrained:
-        source = FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-        copy_fitting_weights(model, download(source, "task.model.pretrained=true", "task.model.pretrained=false"))
+        copy_fitting_weights(model, download(FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1))
     elif weights_backbone is not None:
-        option = f"task.model.options.{INITIAL_WEIGHTS}"
-        if weights_backbone not in ResNet50_Weights.__members__:
-            known = suggest_names(str(weights_backbone), ResNet50_Weights.__members__)
-            raise UserError(f"{option}={weights_backbone} is unknown. Set {option} to weights of torchvision ({known})")
-        state = download(ResNet50_Weights[weights_backbone], f"{option}={weights_backbone}", f"{option}=null")
-        copy_fitting_weights(model.backbone, state)
+        copy_fitting_weights(model.backbone, download_resnet50(weights_backbone))
     return model
 
 
@@ -147,36 +139,7 @@ def build_segmenter(
     Raises:
         UserError: The network does not take the options or the images, or its weights cannot be loaded.
     """
-    options = dict(options or {})
-    try:
-        return SEGMENTERS[name](num_classes, channels, pretrained, **options).train()
-    except UserError:
-        raise
-    except Exception as error:  # torchvision and timm refuse options in different ways
-        raise UserError(
-            f"task.model.options={options} do not fit {name} ({error}). Remove or correct the option that the "
-            "message in parentheses names"
-        ) from error
-
-
-def download(weights: WeightsEnum, option: str, fix: str) -> Mapping[str, Tensor]:
-    """Return a published state dict of torchvision.
-
-    Args:
-        weights: The weights.
-        option: The option that asks for them, named in the error.
-        fix: The option that does without them, named in the error.
-
-    Raises:
-        UserError: The weights cannot be loaded.
-    """
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # a failed download is not always an OSError
-        raise UserError(
-            f"{option}: the pretrained weights {weights.url.rpartition('/')[2]} could not be loaded ({error}). Connect "
-            f"to the internet, or set {fix}"
-        ) from error
+    return build_with_options(SEGMENTERS[name], name, num_classes, channels, pretrained, options=options or {})
 
 
 def copy_fitting_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from core.evaluation.scores import Metric, Scores
 
+MOST_ITEMS = 2048  # items that are scored at once at most
 Network = Callable[..., Any]  # a network with its parameters, as a function from inputs to outputs
 
 
@@ -72,15 +73,14 @@ class Objective(ABC):
                 votes ignores them.
         """
 
-    def count_outputs(self, inputs: Any) -> int:
-        """Return how many numbers a network predicts for one item, or 0 if they are few.
-
-        The number bounds the items that are scored at once.
+    def limit_batch(self, inputs: Any, device: torch.device) -> int:
+        """Return how many items one network may score at once, so that what it computes fits into memory.
 
         Args:
-            inputs: The inputs of the item, without an axis of items.
+            inputs: The inputs of one item, without an axis of items.
+            device: The device that computes.
         """
-        return 0
+        return MOST_ITEMS
 
     def predict(self, network: Network, *inputs: Any) -> Any:
         """Return the predictions of one network for a batch.

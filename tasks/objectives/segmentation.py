@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.evaluation.scores import Metric, Scores
-from tasks.objectives.objective import Network, Objective, ScoreCounter
+from tasks.objectives.objective import MOST_ITEMS, Network, Objective, ScoreCounter
 
 VOID = 255  # the class of pixels that neither the loss nor the score counts
 MEAN_IOU = Metric("mean IoU", "mean over classes of intersection over union", higher_is_better=True, in_percent=True)
 AUXILIARY = 0.5  # weight of the auxiliary head, as in torchvision's reference recipe
+MOST_OUTPUTS = {"cpu": 2**24, "cuda": 2**28}  # logits of one model at once; 64 MB, or 1 GB on a GPU
 # The errors of all pixels would take P = H · W numbers for each model and image, and neighboring pixels err together.
 PIXELS_PER_IMAGE = 32
 
@@ -45,9 +46,10 @@ class Segmentation(Objective):
         """Return a counter of intersections and unions; there are no votes."""
         return SegmentationCounter(self.num_classes)
 
-    def count_outputs(self, inputs: Tensor) -> int:
-        """Return the number of logits of one image (3, H, W)."""
-        return self.num_classes * inputs.shape[-2:].numel()
+    def limit_batch(self, inputs: Tensor, device: torch.device) -> int:
+        """Return the number of images (3, H, W) whose logits fit into memory."""
+        most = MOST_OUTPUTS.get(device.type, MOST_OUTPUTS["cpu"])
+        return max(1, min(MOST_ITEMS, most // (self.num_classes * inputs.shape[-2:].numel())))
 
     def measure_agreement(self, predictions: Tensor, exact: Tensor) -> float:
         """Return the share of pixels for which both logits (M, B, C, H, W) predict the same class."""

@@ -55,12 +55,25 @@ class WholeNetwork:
         return torch.func.functional_call(self.model, dict(parameters), copies)
 
 
+@dataclass(frozen=True)
+class FrozenBackbone(WholeNetwork):
+    """A detector whose backbone is frozen: the images, the targets if there are any, and the features are cached."""
+
+    def cache(self, *inputs: Any) -> tuple[Any, ...]:
+        """Return the arguments of the network, the last of which are the features."""
+        images, *targets = inputs
+        detector: Any = self.model
+        return images, targets[0] if targets else None, detector.extract_features(images)
+
+
 def split_network(
-    model: nn.Module, names: tuple[str, ...], inputs_B: Tensor, *, any_size: bool = False
+    model: nn.Module, names: tuple[str, ...], inputs_B: Any, *, any_size: bool = False
 ) -> SplitNetwork | WholeNetwork:
     """Return `model` (in eval mode) cut at its generated parameters, for chunks shaped like `inputs_B`.
 
-    If `torch.export` cannot trace the network, it is not split, and the log says why.
+    If `torch.export` cannot trace the network, it is not split, and the log says why. Networks for lists of images
+    depend on their number and sizes, so they are not traced. They can only share the features of a frozen backbone,
+    which they compute in a method `extract_features`.
 
     Args:
         model: The network.
@@ -68,6 +81,11 @@ def split_network(
         inputs_B: The inputs of one chunk.
         any_size: Whether the height and width of images differ between chunks.
     """
+    if isinstance(inputs_B, list):
+        if hasattr(model, "extract_features") and not any(name.startswith("backbone.") for name in names):
+            return FrozenBackbone(model)
+        log.info("Scoring with full forward passes: the generated parameters are in the backbone of a detector")
+        return WholeNetwork(model)
     sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if any_size else None
     try:
         with torch.no_grad():

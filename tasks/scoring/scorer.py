@@ -23,14 +23,13 @@ from core.runtime.precision import set_float32_precision
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import pick_device
 from tasks.data.loaders import Collate, count_images
-from tasks.objectives.objective import Objective, add_model_axis
+from tasks.objectives.objective import MOST_ITEMS, Objective, add_model_axis
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.prefix_cache import CPU, Chunk, PrefixCache
 
 log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 32  # models that are vectorized over 256 items; fewer for larger chunks
 MODELS_COMPARED = 8  # models that are also run in fp32, to measure what a lower precision changes
-MOST_OUTPUTS = {"cpu": 2**24, "cuda": 2**28}  # numbers that one model predicts at once; 64 MB, or 1 GB on a GPU
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -40,7 +39,7 @@ class ScoringSpec:
 
     Args:
         batch_size: The largest B; "auto" is 256 on a CPU, and up to 2,048 on a GPU if images are small, because few
-            small images do not use the whole GPU. It is smaller if a network predicts many numbers for each item.
+            small images do not use the whole GPU. It is smaller if networks hold many numbers for each item.
         cache_bytes: The largest number of bytes to cache for one split, or "auto" (see `PrefixCache`).
         precision: The precision of the part that depends on the generated parameters: "fp32", or on a GPU also "tf32"
             or "bf16". On a CPU, lower precisions are slower or not available.
@@ -72,20 +71,18 @@ class ScoringSpec:
         return cls(**config, num_workers=num_workers, device=pick_device(accelerator))
 
 
-def choose_batch_size(images: Dataset, device: torch.device, num_outputs: int = 0) -> int:
+def choose_batch_size(images: Dataset, device: torch.device, limit: int = MOST_ITEMS) -> int:
     """Return the largest number of images in a chunk: 256 on a CPU, and up to 2,048 on a GPU if images are small.
 
     Args:
         images: The split; its first image stands for all of them.
         device: The device that computes.
-        num_outputs: The numbers that a network predicts for one image, as one per class and pixel; 0 for few. A chunk
-            then has fewer images, so that the predictions of one model fit into memory.
+        limit: The most images that the objective allows (`Objective.limit_batch`).
     """
-    most = MOST_OUTPUTS.get(device.type, MOST_OUTPUTS["cpu"]) // num_outputs if num_outputs else 2048
     if device.type == "cpu":
-        return max(1, min(256, most))
+        return min(256, limit)
     numbers_per_image = images[0][0].numel()
-    return max(1, min(2048, max(256, 2048 * 3 * 32**2 // numbers_per_image), most))
+    return min(limit, MOST_ITEMS, max(256, MOST_ITEMS * 3 * 32**2 // numbers_per_image))
 
 
 class Scorer:
@@ -93,8 +90,8 @@ class Scorer:
 
     The frozen prefix of each chunk of items is computed once and kept for later calls if memory allows
     (`PrefixCache`). Chunks that do not fit are recomputed at each call, but still only once for all models of the call.
-    The last chunk is padded to B items, because the traced graph has a fixed number of them. With a lower precision
-    than fp32, the first call logs the share of predictions that are the same as in fp32.
+    The last chunk is padded to B items, because the traced graph has a fixed number of them; lists of images are not
+    padded. With a lower precision than fp32, the first call logs the share of predictions that are the same as in fp32.
 
     Args:
         model: The network with its stored weights; moved to the device in eval mode, but not changed otherwise.
@@ -129,8 +126,9 @@ class Scorer:
         self.objective, self.groups_N = objective, groups_N
         self.agreement: float | None = None  # share of predictions that are the same as in fp32
         self.normalize = (normalize or nn.Identity()).to(device)
+        first, _ = collate([items[0]]) if collate else (items[0][0][None], None)
         if batch_size == "auto":
-            batch_size = choose_batch_size(items, device, objective.count_outputs(items[0][0]))
+            batch_size = choose_batch_size(items, device, objective.limit_batch(items[0][0], device))
         largest = int(batch_size)
         self.progress = progress or StageProgress()
         self.num_images = num_items = count_images(items)
@@ -138,7 +136,7 @@ class Scorer:
         self.batch_size = -(-num_items // num_chunks)  # chunks of equal size need the least padding
         # Items that need a function of their own to make a batch may differ in size from batch to batch.
         self.network = split_network(
-            model.to(device).eval(), subset.names, self._prepare(items[0][0][None]), any_size=collate is not None
+            model.to(device).eval(), subset.names, self._prepare(first), any_size=collate is not None
         )
         self.chunks = PrefixCache(
             items,
@@ -150,15 +148,20 @@ class Scorer:
             collate=collate,
         )
 
-    def _prepare(self, inputs_B: Tensor) -> Tensor:
-        """Return the prepared inputs on the device, padded with zeros to `batch_size` items."""
-        inputs_B = self.normalize(inputs_B.to(self.device, non_blocking=True))
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
+
+    def _prepare(self, inputs_B: Any) -> Any:
+        """Return the prepared inputs on the device, padded with zeros to `batch_size` items; a list is not padded."""
+        inputs_B = self.normalize(tree_map_only(Tensor, self._to_device, inputs_B))
+        if isinstance(inputs_B, list):
+            return inputs_B
         missing = self.batch_size - len(inputs_B)
         return F.pad(inputs_B, (0, 0) * (inputs_B.dim() - 1) + (0, missing))
 
-    def _compute_chunk(self, inputs_B: Tensor, targets_B: Any) -> Chunk:
+    def _compute_chunk(self, inputs_B: Any, targets_B: Any) -> Chunk:
         """Return the chunk of these items, by running the frozen prefix."""
-        targets_B = tree_map_only(Tensor, lambda part: part.to(self.device, non_blocking=True), targets_B)
+        targets_B = tree_map_only(Tensor, self._to_device, targets_B)
         return Chunk(self.network.cache(self._prepare(inputs_B)), targets_B)
 
     def predict(
@@ -185,7 +188,8 @@ class Scorer:
             return self.objective.predict(lambda *inputs: self.network.run(inputs, parameters), *crossing)
 
         def trim(part_MB: Tensor) -> Tensor:
-            part_MB = part_MB[:, :num_items]
+            if not isinstance(predictions, list):  # a list has no padding, and its tensors have no axis of items
+                part_MB = part_MB[:, :num_items]
             return part_MB.float() if part_MB.is_floating_point() else part_MB
 
         models_at_once = max(1, MODELS_AT_ONCE * 256 // self.batch_size) if self.network.vectorizes else 1

@@ -23,7 +23,7 @@ from core.checkpoints.subset import unflatten
 from core.evaluation.kinds import FINETUNED, Kind
 from core.evaluation.sources import Source, SourceOptions, choose_checkpoints, have_order
 from core.runtime.precision import set_float32_precision
-from core.runtime.seeding import derive_seed
+from core.runtime.seeding import derive_seed, reseed
 from core.runtime.source_code import digest_code, locate
 from core.runtime.trainer import MakeOptimizer
 from tasks.collecting.collection import Optimization
@@ -131,7 +131,7 @@ class SubsetTrainer:
     """
 
     def __init__(self, task: Task, batch_size: int, seed: int):
-        self.task = task
+        self.task, self.seed, self.num_steps = task, seed, 0
         self.network: SplitNetwork | WholeNetwork | None = None  # split at the first batch, which gives its shape
         loader = make_training_loader(
             task.data.train,
@@ -153,6 +153,9 @@ class SubsetTrainer:
 
     def step(self, model: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """Make one optimizer step on the next batch."""
+        # Some networks draw random numbers even in eval mode, as Faster R-CNN does to choose boxes for its loss.
+        reseed(derive_seed(self.seed, "step", self.num_steps), self.task.device)
+        self.num_steps += 1
         inputs, targets = tree_map_only(Tensor, self._to_device, next(self.batches))
         inputs = self.normalize(inputs)
         network = self.network = self.network or self._split(inputs)

@@ -150,7 +150,7 @@ def fit_posterior(vector_D: Tensor, task: Task, num_images: int, seed: int) -> F
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in task.subset.names)
     sample = draw_fixed_sample(task.data.train, num_images, derive_seed(seed, LAPLACE))
-    images_NCSS, labels_N = (part.to(task.device) for part in sample.tensors)
+    images_NCSS, labels_N = (part.to(task.device) for part in sample[:])
     data = TensorDataset(task.data.make_normalizer().to(task.device)(images_NCSS), labels_N)
     at_once = int(NUMBERS_AT_ONCE / (task.data.facts["num_classes"] * task.subset.num_params))
     posterior = (EigenLaplace if task.subset.num_params <= MOST_FULL else DiagLaplace)(

@@ -147,9 +147,9 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
     ids=lambda recipe: recipe["name"],
 )
 def test_the_code_of_the_card_gives_a_network_for_segmentation(tmp_path, monkeypatch, recipe):
-    monkeypatch.setattr("tasks.networks.segmenters.download", lambda *_: resnet50().state_dict())
+    monkeypatch.setattr("tasks.networks.published.download", lambda *_: resnet50().state_dict())
     model, checkpoints = checkpoints_of(recipe, {"num_classes": 5, "channels": 3, "image_size": 32})
-    monkeypatch.setattr("tasks.networks.segmenters.download", None)  # the card needs no weights
+    monkeypatch.setattr("tasks.networks.published.download", None)  # the card needs no weights
     folder, images = exported(checkpoints, tmp_path), torch.randn(1, 3, 32, 32)
     expected = torch.func.functional_call(
         model.eval(), unflatten(checkpoints.vectors_KD[0], checkpoints.subset), (images,)

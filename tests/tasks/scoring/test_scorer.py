@@ -15,9 +15,9 @@ from tasks.networks.build import build_classifier
 from tasks.networks.segmenters import build_segmenter
 from tasks.objectives.classification import Classification
 from tasks.objectives.objective import add_model_axis
-from tasks.objectives.segmentation import Segmentation
+from tasks.objectives.segmentation import MOST_OUTPUTS, Segmentation
 from tasks.scoring.frozen_prefix import SplitNetwork, WholeNetwork, split_network
-from tasks.scoring.scorer import MOST_OUTPUTS, Scorer, ScoringSpec, choose_batch_size
+from tasks.scoring.scorer import Scorer, ScoringSpec, choose_batch_size
 
 NETWORKS = {
     "resnet18": {"image_size": 16},
@@ -382,14 +382,13 @@ def test_images_of_several_sizes_are_scored_as_by_the_whole_network():
 )
 def test_a_chunk_has_as_many_images_as_their_predictions_fit(size, device, batch_size):
     images = [(torch.empty(3, size, size, device="meta"), 0)]
-    num_outputs = Segmentation(21).count_outputs(images[0][0])
-    assert num_outputs == 21 * size**2
-    chosen = choose_batch_size(images, torch.device(device), num_outputs)
-    assert chosen == batch_size and (chosen == 1 or chosen * num_outputs <= MOST_OUTPUTS[device])
+    limit = Segmentation(21).limit_batch(images[0][0], torch.device(device))
+    chosen = choose_batch_size(images, torch.device(device), limit)
+    assert chosen == batch_size and (chosen == 1 or chosen * 21 * size**2 <= MOST_OUTPUTS[device])
 
 
 @pytest.mark.parametrize("size, device, batch_size", [(16, "cpu", 256), (32, "cuda", 2048), (224, "cuda", 256)])
 def test_the_batch_size_of_classifiers_depends_on_the_images_alone(size, device, batch_size):
     images = [(torch.empty(3, size, size, device="meta"), 0)]
-    num_outputs = Classification(1000).count_outputs(images[0][0])
-    assert choose_batch_size(images, torch.device(device), num_outputs) == batch_size
+    limit = Classification(1000).limit_batch(images[0][0], torch.device(device))
+    assert choose_batch_size(images, torch.device(device), limit) == batch_size
