@@ -12,8 +12,18 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
-from tasks.networks.build import find_builder
+from tasks.networks.build import find_builder, find_family
 from tasks.networks.recipes import check_recipe, get_shaping_options, rebuild
+from tasks.objectives.classification import Classification
+from tasks.objectives.detection import Detection
+from tasks.objectives.objective import Objective
+from tasks.objectives.segmentation import Segmentation
+
+PIPELINES: dict[type[Objective], str] = {  # the Hub's names
+    Classification: "image-classification",
+    Segmentation: "image-segmentation",
+    Detection: "object-detection",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class NetworkDescription:
     config: dict[str, Any] | None  # config.json in timm's layout; None if timm alone cannot build the network
     images: str  # the shape and normalization of the images, in words
     dataset: str | None  # the dataset's name; None for the user's own images
+    pipeline: str | None  # the Hub's name of what the network does; None for the user's own network
 
 
 def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDescription:
@@ -53,6 +64,7 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
         config=None,
         images=describe_images(facts, normalization),
         dataset=None if score_with else settings["data"]["dataset"],
+        pipeline=None if score_with or ":" in recipe["name"] else PIPELINES[find_family(recipe["name"])],
     )
     check_recipe(recipe, source)
     if score_with or ":" in recipe["name"]:

@@ -56,6 +56,10 @@ class Description(Protocol):
     def dataset(self) -> str | None:
         """The name of the dataset; None for the user's own images."""
 
+    @property
+    def pipeline(self) -> str | None:
+        """The Hub's name of what the network does, such as "image-classification"; None if it is not known."""
+
 
 def write_model_card(
     models: GeneratedModels,
@@ -93,12 +97,12 @@ def write_model_card(
 
 def write_front_matter(network: Description) -> str:
     """Return the YAML front matter that the Hub reads."""
-    tags = ["image-classification", "p-diff", "neural-network-diffusion"]
+    tags = [*([network.pipeline] if network.pipeline else []), "p-diff", "neural-network-diffusion"]
     tags += ["timm"] if network.library == "timm" else []
     lines = [
         "---",
         f"library_name: {network.library}",
-        "pipeline_tag: image-classification",
+        *([f"pipeline_tag: {network.pipeline}"] if network.pipeline else []),
         f"tags: {json.dumps(tags)}",
     ]
     lines += [f"datasets: {json.dumps([network.dataset])}"] if network.dataset else []

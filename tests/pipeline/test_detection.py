@@ -47,6 +47,7 @@ def test_detectors_are_generated_from_nothing_to_a_report(empty, few_scenes):
     np.testing.assert_allclose(again, checkpoints.accuracy_K.numpy(), atol=1e-6)
     assert (empty.path / RUN / "report/index.html").is_file()
     card = (empty.path / RUN / "generated/README.md").read_text()
+    assert "pipeline_tag: object-detection\n" in card and "image-classification" not in card
     assert "build_detector('fcos_small', num_classes=11, image_size=64" in card
 
 

@@ -194,7 +194,8 @@ def test_the_front_matter_is_yaml_and_leaves_the_license_open(tmp_path):
     card = (exported(checkpoints, tmp_path) / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
     front = yaml.safe_load(head)
-    assert front["library_name"] == "timm" and front["datasets"] == ["digits"] and "license" not in front
+    assert front["library_name"] == "timm" and front["pipeline_tag"] == "image-classification"
+    assert front["datasets"] == ["digits"] and "license" not in front
     assert not rows_of(body), "a table of numbers that were never measured"
     assert all(word in body for word in ("`000.safetensors`", "models 0 to 2", "[0.3]", "[0.2]"))
 

@@ -51,6 +51,7 @@ def test_scenes_go_through_the_whole_pipeline(empty, few_scenes, capfd):
     assert table.scores["test"].metric == MEAN_IOU
     assert table.scores["test"].wrong_MN.shape == (2, NUM_IMAGES["test"] * PIXELS_PER_IMAGE)
     card = (empty.path / "run/generated/README.md").read_text()
+    assert "pipeline_tag: image-segmentation\n" in card and "image-classification" not in card
     assert f"build_segmenter('fcn_small', num_classes=11, channels=3, options={{'channels': {CHANNELS}}})" in card
 
     scores = empty.path / "run/scores"
