@@ -1,4 +1,4 @@
-"""The first command, which trains a classifier on images and collects K checkpoints of its last normalization layers.
+"""The first command, which trains a network on images and collects K checkpoints of its last normalization layers.
 
     python task_training.py [task=cifar100] [task.param.k=300] [seed=0] …
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import entry_point, to_plain
+from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @entry_point
 def main(cfg: DictConfig) -> None:
-    """Run the stages images -> classifier -> K checkpoints, and write the checkpoints to one file."""
+    """Run the stages images -> network -> K checkpoints, and write the checkpoints to one file."""
     task = TaskSpec.from_config(to_plain(cfg.task))
     scoring = ScoringSpec.from_config(
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
@@ -63,10 +64,10 @@ def main(cfg: DictConfig) -> None:
         )
         return
 
-    state_dir = path.parent / f"training_state_{hash_settings(settings)}"
+    state_dir, data = path.parent / f"training_state_{hash_settings(settings)}", open_images(task)
     checkpoints = collect_checkpoints(
         task,
-        open_images(task),
+        data,
         settings=settings,
         state_dir=state_dir,
         make_trainer=instantiate(cfg.trainer),
@@ -78,15 +79,15 @@ def main(cfg: DictConfig) -> None:
     checkpoints.save(path)
     # The checkpoints are in their file now, so the command succeeds even if the folder cannot be deleted.
     shutil.rmtree(state_dir, ignore_errors=True)
-    accuracy_K = checkpoints.accuracy_K
+    words = MetricWords.read(checkpoints.provenance)
     log.info(
-        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation accuracy %.2f–%.2f%%",
+        "Wrote %s: %d checkpoints and %d held-out ones of %d parameters, validation %s %s",
         path,
         len(checkpoints),
         checkpoints.num_held_out,
         checkpoints.subset.num_params,
-        100 * accuracy_K.min(),
-        100 * accuracy_K.max(),
+        words.name,
+        words.format_range(checkpoints.accuracy_K.tolist()),
     )
 
 

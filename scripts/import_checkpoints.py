@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.ranges import check_ranges
 from core.command_line.run_command import run_command
+from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
 from core.runtime.provenance import ROOT
 from scripts.console import make_parser
@@ -209,11 +210,11 @@ def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> Ta
 
 def summarize(checkpoints: CheckpointSet, out: Path, next_command: Sequence[str]) -> str:
     """Return one line for each fact of the import; the last one is the command that comes next."""
-    accuracy_K, files, subset = 100 * checkpoints.accuracy_K, checkpoints.provenance["files"], checkpoints.subset
+    files, subset, words = checkpoints.provenance["files"], checkpoints.subset, MetricWords.read(checkpoints.provenance)
     lines = {
         "checkpoints": f"{len(checkpoints)} ({files[0]} … {files[-1]})",
         "parameters": f"{subset.num_params:,} in {len(subset.names)} tensors",
-        "accuracy": f"{accuracy_K.min():.2f}–{accuracy_K.max():.2f}% on validation",
+        words.name: f"{words.format_range(checkpoints.accuracy_K.tolist())} on validation",
         "wrote": out,
         "next": shlex.join(next_command),
     }

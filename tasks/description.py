@@ -1,5 +1,6 @@
 """The description of a network for a model card, so that generated models can be loaded without this project."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,18 @@ from core.checkpoints.checkpoint_set import CheckpointSet
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
-from tasks.networks.recipes import check_recipe, rebuild
+from tasks.networks.build import find_builder, find_family
+from tasks.networks.recipes import check_recipe, get_shaping_options, rebuild
+from tasks.objectives.classification import Classification
+from tasks.objectives.detection import Detection
+from tasks.objectives.objective import Objective
+from tasks.objectives.segmentation import Segmentation
+
+PIPELINES: dict[type[Objective], str] = {  # the Hub's names
+    Classification: "image-classification",
+    Segmentation: "image-segmentation",
+    Detection: "object-detection",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class NetworkDescription:
     config: dict[str, Any] | None  # config.json in timm's layout; None if timm alone cannot build the network
     images: str  # the shape and normalization of the images, in words
     dataset: str | None  # the dataset's name; None for the user's own images
+    pipeline: str | None  # the Hub's name of what the network does; None for the user's own network
 
 
 def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDescription:
@@ -40,7 +53,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     """
     settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
     recipe, score_with = settings["model"], settings.get("score_with")
-    facts = checkpoints.provenance.get("facts") or load_images(replace(data, **settings["data"])).facts
+    facts = checkpoints.provenance.get("facts")
+    if facts is None:
+        facts = load_images(replace(data, **settings["data"])).facts
     normalization = checkpoints.provenance.get("normalization")
     described = NetworkDescription(
         network=recipe["name"],
@@ -49,16 +64,14 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
         config=None,
         images=describe_images(facts, normalization),
         dataset=None if score_with else settings["data"]["dataset"],
+        pipeline=None if score_with or ":" in recipe["name"] else PIPELINES[find_family(recipe["name"])],
     )
     check_recipe(recipe, source)
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
     model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
-    if not timm.models.model_entrypoint(recipe["name"]).__module__.startswith("timm."):  # a network of this project
-        arguments = {**facts, "small_stem": small_stem, "options": dict(recipe.get("options") or {})}
-        call = write_call("build_classifier", recipe["name"], **arguments)
-        comment = "  # in the folder of p-diff"
-        return replace(described, code=f"from tasks.networks.build import build_classifier{comment}\n\nmodel = {call}")
+    if not is_of_timm(recipe["name"]):
+        return replace(described, code=write_own_network(recipe, facts, small_stem=small_stem))
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"
     stem = getattr(model, "conv1", None)
     if isinstance(stem, nn.Conv2d) and isinstance(getattr(model, "maxpool", None), nn.Identity):  # see shrink_stem
@@ -68,7 +81,9 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
 
 
 def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] | None) -> str:
-    """Return the shape and normalization of the network's images, in words."""
+    """Return the shape and normalization of the network's inputs, in words."""
+    if not facts:
+        return "inputs as the user's own function returns them"
     images = f"images ({facts['channels']}, {facts['image_size']}, {facts['image_size']})"
     if normalization is None:
         return f"{images}, prepared as in training"
@@ -78,8 +93,27 @@ def describe_images(facts: Mapping[str, int], normalization: Mapping[str, Any] |
 def write_users_code(recipe: Mapping[str, Any], score_with: str | None) -> str:
     """Return Python code that builds a network with the user's own code."""
     module, _, name = (score_with or recipe["name"]).partition(":")
-    call = f"model, _ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
+    call = f"model, *_ = {name}()" if score_with else f"model = {write_call(name, **(recipe.get('options') or {}))}"
     return f"from {module} import {name}\n\n{call}"
+
+
+def is_of_timm(name: str) -> bool:
+    """Return whether timm has the network, so that it can be built without this project."""
+    return timm.is_model(name) and timm.models.model_entrypoint(name).__module__.startswith("timm.")
+
+
+def write_own_network(recipe: Mapping[str, Any], facts: Mapping[str, int], *, small_stem: bool) -> str:
+    """Return Python code that builds a network of this project, with torchvision alone if it has the network."""
+    builder, options = find_builder(recipe["name"]), get_shaping_options(recipe)
+    if recipe["name"] == "fcn_resnet50":
+        arguments = {"num_classes": facts["num_classes"], "aux_loss": True, **options}
+        call = write_call("fcn_resnet50", weights=None, weights_backbone=None, **arguments)
+        comment = '  # logits: model(images)["out"]'
+        return f"from torchvision.models.segmentation import fcn_resnet50\n\nmodel = {call}{comment}"
+    given = {**facts, "small_stem": small_stem}
+    named = {name: given[name] for name in inspect.signature(builder).parameters if name in given}
+    call = write_call(builder.__name__, recipe["name"], **named, options=options)
+    return f"from {builder.__module__} import {builder.__name__}  # in the folder of p-diff\n\nmodel = {call}"
 
 
 def write_small_stem(convolution: nn.Conv2d) -> str:

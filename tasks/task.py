@@ -1,4 +1,4 @@
-"""The stored classifier of a checkpoints file together with its images, ready to score vectors."""
+"""The stored network of a checkpoints file together with its images, ready to score vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,15 @@ from core.runtime.stage_progress import StageProgress
 from tasks.data import digits
 from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
-from tasks.data.splits import SPLITS, ImageData, draw_fixed_sample
+from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
-from tasks.networks.build import build_classifier, build_from_spec, get_pretrained_colors, load_network
+from tasks.networks.build import (
+    build_from_spec,
+    find_builder,
+    get_pretrained_colors,
+    load_network,
+    require_family,
+)
 from tasks.networks.symmetry import find_symmetry
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
@@ -33,18 +39,25 @@ SCORING_CODE = (
     "core/evaluation/calibration.py",
     "core/runtime/precision.py",
     "core/runtime/seeding.py",
+    "tasks/data/coco.py",
+    "tasks/data/coco_annotations.py",
+    "tasks/data/digit_scenes.py",
     "tasks/data/digits.py",
     "tasks/data/image_folder.py",
     "tasks/data/loaders.py",
     "tasks/data/other_datasets.py",
     "tasks/data/out_of_distribution.py",
+    "tasks/data/scene_drawing.py",
+    "tasks/data/scenes.py",
     "tasks/data/splits.py",
     "tasks/data/torchvision_sets.py",
+    "tasks/data/voc.py",
+    "tasks/objectives/*.py",
     "tasks/scoring/*.py",
 )
 
 
-def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
+def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
         return call_user_task(task.score_with)
@@ -52,13 +65,19 @@ def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, ImageData]:
     return build_from_spec(data.facts, task.model), data
 
 
-def open_images(task: TaskSpec) -> ImageData:
-    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization."""
+def open_images(task: TaskSpec) -> TaskData:
+    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization.
+
+    Raises:
+        UserError: The images are missing, or `task.model` is not a network for their task.
+    """
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
-    return load_images(replace(task.data, weights=weights))
+    data = load_images(replace(task.data, weights=weights))
+    require_family(task.model.name, data.objective, task.data.dataset)
+    return data
 
 
-def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) -> None:
+def require_images(spec: TaskSpec, data: TaskData, checkpoints: CheckpointSet) -> None:
     """Check that the images are the ones that the checkpoints were made with.
 
     Raises:
@@ -82,7 +101,7 @@ def require_images(spec: TaskSpec, data: ImageData, checkpoints: CheckpointSet) 
     )
 
 
-def record_scoring(spec: TaskSpec, data: ImageData, precision: str) -> dict[str, Any]:
+def record_scoring(spec: TaskSpec, data: TaskData, precision: str) -> dict[str, Any]:
     """Return the settings that decide the scores of given vectors, and the digests of the images."""
     settings = spec.record()["task"]
     return {
@@ -104,7 +123,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
-    network = [locate(build_classifier)]
+    network = [locate(find_builder(spec.model.name))]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))
     return digest_code([*SCORING_CODE, *network])
@@ -112,9 +131,9 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Task:
-    """The stored classifier and the images that its checkpoints were made with."""
+    """The stored network and the images that its checkpoints were made with."""
 
-    data: ImageData
+    data: TaskData
     model: nn.Module
     subset: ParameterSubset
     scoring: ScoringSpec
@@ -176,14 +195,16 @@ class Task:
         return {name: self._make_scorer(name, images, progress) for name, images in self.data.ood.items()}
 
     def _make_scorer(
-        self, name: str, images: Dataset, progress: StageProgress | None, groups_N: np.ndarray | None = None
+        self, name: str, items: Dataset, progress: StageProgress | None, groups_N: np.ndarray | None = None
     ) -> Scorer:
-        """Return the `Scorer` of a set of images; `groups_N` are the groups of versions of one image."""
+        """Return the `Scorer` of a set of items; `groups_N` are the groups of versions of one image."""
         return Scorer(
             self.model,
             self.subset,
-            images,
+            items,
+            objective=self.data.objective,
             normalize=self.data.make_normalizer(),
+            collate=self.data.collate,
             groups_N=groups_N,
             label=f"{name} images",
             options=self.scoring,

@@ -3,17 +3,19 @@
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
 from core.runtime.source_code import digest_file
-from tasks.data.splits import SPLITS, ImageData, ImagesWithoutClass, require_equal_shapes
+from tasks.data.splits import SPLITS, ImagesWithoutClass, TaskData, gather_labeled_images, require_equal_shapes
+from tasks.objectives.objective import Objective, add_model_axis
 
 
 def find_user_code(path: str, option: str) -> Callable[..., Any]:
@@ -90,43 +92,90 @@ def describe_failure(error: Exception, path: str, option: str) -> UserError:
     return UserError(f"{option}={path} failed with {type(error).__name__}: {error} ({place})")
 
 
-def call_user_task(path: str) -> tuple[nn.Module, ImageData]:
-    """Return the network and the images from the user's function that `task.score_with` names.
+def call_user_task(path: str) -> tuple[nn.Module, TaskData]:
+    """Return the network and the data from the user's function that `task.score_with` names.
 
-    The function returns (model, {"train": dataset, "val": dataset, "test": dataset}). The dictionary of splits may also
-    hold "ood", a dictionary of datasets of images that belong to no class.
+    The function returns (model, {"train": dataset, "val": dataset, "test": dataset}) for a classification of images,
+    whose dictionary of splits may also hold "ood", a dictionary of datasets of images that belong to no class. For any
+    other task it returns (model, splits, objective).
 
     Raises:
         UserError: The function returns something else; the error names the part that is wrong.
     """
     source = f"task.score_with={path}"
     returned = call_user_code(path, "task.score_with")
-    if (
-        not isinstance(returned, tuple)
-        or len(returned) != 2
-        or not isinstance(returned[0], nn.Module)
-        or not isinstance(returned[1], Mapping)
-    ):
+    if not (isinstance(returned, tuple) and fits_types(returned, (nn.Module, Mapping, Objective)[: len(returned)], 2)):
         raise UserError(
             f"{source} returned {describe_value(returned)}, but the function must return "
-            '(model, {"train": dataset, "val": dataset, "test": dataset}) with a torch.nn.Module as model'
+            '(model, {"train": dataset, "val": dataset, "test": dataset}) with a torch.nn.Module as model. '
+            "A task other than the classification of images needs a tasks.objectives.objective.Objective as third value"
         )
-    model, splits = returned
+    model, splits, *objective = returned
     if missing := [name for name in SPLITS if name not in splits]:
         raise UserError(
             f"{source}: the split {missing[0]} is missing. Return a dataset for each of {', '.join(SPLITS)}: train is "
             "for the fine-tuned baseline, val for choosing models, and test for the report"
         )
+    if objective:
+        return model, gather_user_data(model, splits, objective[0], source)
     for name in SPLITS:
         check_split(splits[name], f"{source}: the split {name}")
     image_CSS, _ = splits["val"][0]
-    return model, ImageData(
+    return model, gather_labeled_images(
         **{name: splits[name] for name in SPLITS},
         num_classes=count_classes(model, image_CSS, source),
         channels=image_CSS.shape[0],
         image_size=image_CSS.shape[-1],
         ood=read_ood(splits, source),
     )
+
+
+def fits_types(values: Sequence[Any], types: Sequence[type], least: int) -> bool:
+    """Return whether there are at least `least` values and each one has its type."""
+    return least <= len(values) == len(types) and all(map(isinstance, values, types))
+
+
+def gather_user_data(model: nn.Module, splits: Mapping[str, Any], objective: Objective, source: str) -> TaskData:
+    """Return the data of a task with the user's own objective, after one batch of validation items has been tried.
+
+    Args:
+        model: The network.
+        splits: The datasets by split.
+        objective: The objective.
+        source: The option, named in the error.
+
+    Raises:
+        UserError: A split is no dataset of pairs, or network, items and objective do not fit each other.
+    """
+    for name in SPLITS:
+        try:
+            fits = len(splits[name]) > 0 and len(splits[name][0]) == 2
+        except Exception as error:  # the user's own dataset may raise anything
+            raise UserError(
+                f"{source}: the split {name} cannot give its first item ({type(error).__name__}: {error}). Return a "
+                "dataset of pairs (input, target)"
+            ) from error
+        if not fits:
+            raise UserError(f"{source}: the items of the split {name} are no pairs (input, target). Return pairs")
+    try:
+        inputs, targets = default_collate([splits["val"][index] for index in range(min(2, len(splits["val"])))])
+        with torch.no_grad():
+            objective.compute_loss(model.cpu().eval(), inputs, targets)
+            counter = objective.count_scores(1, torch.device("cpu"))
+            counter.add([(slice(0, 1), add_model_axis(objective.predict(model, inputs)))], targets)
+            scores = counter.finish()
+        metric = scores.metric
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(
+            f"{source}: the objective cannot score the first items of val ({type(error).__name__}: {error}). Return a "
+            "network, items and an objective that fit each other"
+        ) from error
+    if metric != objective.metric:
+        raise UserError(
+            f"{source}: the scores have the metric {metric.name}, but the objective has {objective.metric.name}. "
+            "Give Scores(…, metric=self.metric)"
+        )
+    return TaskData(splits["train"], splits["val"], splits["test"], objective)
 
 
 def read_ood(splits: Mapping[str, Any], source: str) -> dict[str, ImagesWithoutClass]:

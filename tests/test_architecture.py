@@ -35,14 +35,15 @@ CORE = {  # room of core -> rooms of core that it may import, all of them above 
     "command_line": {"runtime"},
 }
 TASKS = {  # the table of tasks, in which a single file also counts as a room
-    "data": set(),
-    "user_code": {"data"},
-    "networks": {"user_code"},
-    "scoring": {"data"},
-    "collecting": {"data"},
+    "objectives": set(),
+    "data": {"objectives"},
+    "user_code": {"data", "objectives"},
+    "networks": {"user_code", "objectives"},
+    "scoring": {"data", "objectives"},
+    "collecting": {"data", "objectives"},
     "specification": {"data", "networks", "collecting"},
     "task": {"data", "user_code", "networks", "scoring", "specification"},
-    "training": {"data", "networks", "scoring", "collecting", "specification", "task"},
+    "training": {"objectives", "data", "networks", "scoring", "collecting", "specification", "task"},
     "importing": {"user_code", "networks", "scoring", "specification", "task", "training"},
     "description": {"data", "networks", "importing"},
 }

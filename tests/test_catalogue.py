@@ -1,4 +1,4 @@
-"""Tests that every dataset works with every architecture, and that experiments have the published settings."""
+"""Tests that datasets work with the networks for their task, and that experiments have the published settings."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from core.checkpoints.subset import resolve_subset
 from tasks.data.datasets import DATASETS
 from tasks.data.splits import DataOptions
-from tasks.networks.build import build_classifier
+from tasks.networks.build import build_classifier, build_from_spec, build_network
+from tasks.specification import TaskSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "task/model").glob("*.yaml"))
@@ -26,9 +27,25 @@ FACTS = {
 }
 PHOTOGRAPHS = {"flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000, "imagefolder": 5}
 FACTS |= {name: (num_classes, 3, 224) for name, num_classes in PHOTOGRAPHS.items()}
-UNPUBLISHED = {"paper", "cifar100_resnet18_k200", "whole_network", "ablation", "small_architectures"} | {
-    f"digits_{model}" for model in PAPER_MODELS
+SEGMENTATION = {  # task -> dataset, network, classes, image size, D of its subset
+    "voc_fcn_resnet50": ("voc_segmentation", "fcn_resnet50", 21, 480, 1024),
+    "coco_voc_fcn_resnet50": ("coco_segmentation", "fcn_resnet50", 21, 480, 1024),
+    "digits_segmentation": ("digit_scenes_segmentation", "fcn_small", 11, 64, 240),
 }
+DETECTION = {  # task -> dataset, network, classes, image size, D of its subset
+    "digits_detection": ("digit_scenes_detection", "fcos_small", 11, 64, 256),
+    "coco_fasterrcnn": ("coco_detection", "fasterrcnn_resnet50_fpn", 91, 800, 5120),
+    "coco_fcos": ("coco_detection", "fcos_resnet50_fpn", 91, 800, 1024),
+}
+UNPUBLISHED = {
+    "digits_detection",
+    "digits_segmentation",
+    "paper",
+    "cifar100_resnet18_k200",
+    "whole_network",
+    "ablation",
+    "small_architectures",
+} | {f"digits_{model}" for model in PAPER_MODELS}
 SETTINGS = list(csv.DictReader((Path(__file__).with_name("published_settings.csv")).open(newline="")))
 
 
@@ -40,13 +57,37 @@ def compose_config(*overrides):
 
 
 def test_every_dataset_has_a_task_file_and_facts_here():
-    assert set(DATASETS) == set(FACTS) and all((CONFIGS / f"task/{name}.yaml").is_file() for name in DATASETS)
+    assert set(DATASETS) == set(FACTS) | {dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values())}
+    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION))
     assert set(PAPER_MODELS) <= set(MODELS)
+
+
+@pytest.mark.parametrize("task", SEGMENTATION)
+def test_a_task_of_segmentation_composes_and_builds(task):
+    dataset, name, num_classes, image_size, num_params = SEGMENTATION[task]
+    cfg = compose_config(f"task={task}", "task.model.pretrained=false", "task.epochs=2")
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    assert cfg.task.param.path == f"param_data/{dataset}_{name}/checkpoints.safetensors"
+    plain = OmegaConf.to_container(cfg.task)
+    plain["model"]["options"].pop("weights_backbone", None)  # the weights would be downloaded
+    spec = TaskSpec.from_config(plain)
+    with torch.device("meta"):
+        network = build_from_spec({"num_classes": num_classes, "channels": 3, "image_size": image_size}, spec.model)
+        assert network.eval()(torch.empty(1, 3, 64, 64)).shape == (1, num_classes, 64, 64)
+    subset = resolve_subset(network, cfg.task.param.subset, cfg.task.param.count)
+    assert subset.num_params == num_params and subset.names[-1] == "classifier.1.bias"
+    scheduler = vars(spec.make_scheduler(spec.make_optimizer(network.parameters())))
+    assert spec.epochs == 2 in (scheduler.get("T_max"), scheduler.get("total_iters"))
+
+
+def test_the_settings_of_the_paper_for_segmentation_start_from_published_weights():
+    task = compose_config("task=coco_voc_fcn_resnet50").task
+    assert task.model.pretrained and task.epochs == 0 and (task.param.subset, task.param.count) == ("last_norms", 1)
 
 
 @pytest.mark.parametrize("model", PAPER_MODELS)
 @pytest.mark.parametrize("dataset", FACTS)
-def test_every_dataset_works_with_every_architecture(dataset, model):
+def test_every_dataset_of_classes_works_with_every_architecture(dataset, model):
     cfg = compose_config(f"task={dataset}", f"task/model={model}")
     assert cfg.task.data.dataset == dataset and cfg.task.param.path.startswith(
         f"param_data/{dataset}_{cfg.task.model.name}/"
@@ -70,6 +111,17 @@ def test_every_dataset_works_with_every_architecture(dataset, model):
             "convnext_base": 4096,
         }[model]
     )
+
+
+@pytest.mark.parametrize("task", DETECTION)
+def test_every_detection_task_has_a_detector_and_its_subset(task):
+    cfg = compose_config(f"task={task}")
+    dataset, name, num_classes, size, num_params = DETECTION[task]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    model = {**cfg.task.model, "pretrained": False}
+    with torch.device("meta"):
+        network = build_network(**model, num_classes=num_classes, channels=3, image_size=size)
+    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 
 SMALL = {"resnet18": 512, "resnet50": 640, "vit_tiny": 192, "vit_base": 384, "convnext_tiny": 512, "convnext_base": 768}

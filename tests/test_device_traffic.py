@@ -18,8 +18,9 @@ from core.networks.denoiser import MLPDenoiser
 from core.runtime.trainer import fit
 from core.training.stage_modules import AutoencoderModule
 from core.training.weight_average import WeightAverage
-from tasks.data.splits import ImageData
+from tasks.data.splits import ColorNormalizer, gather_labeled_images
 from tasks.networks.build import build_classifier
+from tasks.objectives.classification import Classification
 from tasks.scoring import scorer as scoring
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
@@ -154,7 +155,7 @@ def on_stand_in(monkeypatch):
     subset = resolve_subset(model, "last_norms")
     network = split_network(copy.deepcopy(model).requires_grad_(False), subset.names, torch.zeros(BATCH, 3, 16, 16))
 
-    def return_split(model, names, images):
+    def return_split(model, names, images, any_size=False):
         assert images.device == DEVICE and images.shape == (BATCH, 3, 16, 16) and names == subset.names
         return replace(
             network, **{part: copy.deepcopy(getattr(network, part)).to(DEVICE) for part in ("prefix", "suffix")}
@@ -174,7 +175,8 @@ def test_scoring_copies_images_once_and_not_for_each_model(on_stand_in, cache_by
             model,
             subset,
             Bytes(),
-            normalize=ImageData(None, None, None, 4, 3, 16, COLORS).make_normalizer(),
+            objective=Classification(4),
+            normalize=ColorNormalizer(COLORS),
             options=ScoringSpec(batch_size=BATCH, cache_bytes=cache_bytes, device=DEVICE),
         )
         scorer(vectors_MD[:2])
@@ -201,7 +203,9 @@ def test_finetuning_copies_its_batches_and_nothing_else(on_stand_in):
     found = {}
     for num_models, num_steps in ((2, 2), (4, 2), (2, 3)):
         with stand_in() as crossings:
-            data = ImageData(Bytes(), Bytes(), Bytes(), 4, 3, 16, COLORS)
+            data = gather_labeled_images(
+                Bytes(), Bytes(), Bytes(), num_classes=4, channels=3, image_size=16, colors=COLORS
+            )
             task = Task(data, copy.deepcopy(model), subset, scoring=ScoringSpec(device=DEVICE))
             finetune(
                 vectors_MD[:num_models],

@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -253,22 +255,46 @@ def test_the_page_on_the_report_explains_all_that_is_in_it():
     assert figures == {caption.title for caption in CAPTIONS.values()}
 
 
-def test_the_example_of_own_checkpoints_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
-    page = "docs/own_checkpoints.md"
+def run_example(page, module, tmp_path, monkeypatch, capsys) -> tuple[CheckpointSet, str]:
+    """Run the code of a page and its import; check the printed next command and return checkpoints and output."""
     (code,) = blocks(page, "python")
     run_it, imported, then = commands(page)[2:]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "my_code.py").write_text(code)
+    (tmp_path / f"{module}.py").write_text(code)
     try:
-        assert run_it == ["python", "my_code.py"]
-        runpy.run_path("my_code.py", run_name="__main__")
+        assert run_it == ["python", f"{module}.py"]
+        runpy.run_path(f"{module}.py", run_name="__main__")
         monkeypatch.setattr(sys, "argv", imported[2:])
         import_checkpoints.main()
     finally:
-        sys.modules.pop("my_code", None)
+        sys.modules.pop(module, None)
     printed = capsys.readouterr().out
     assert shlex.split(printed[printed.index("next: ") + len("next: ") :]) == then
-    checkpoints = CheckpointSet.load(Path("param_data/runs/checkpoints.safetensors"))
+    return CheckpointSet.load(Path("param_data/runs/checkpoints.safetensors")), printed
+
+
+def test_the_example_of_own_checkpoints_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
+    checkpoints, _ = run_example("docs/own_checkpoints.md", "my_code", tmp_path, monkeypatch, capsys)
     assert (len(checkpoints), checkpoints.subset.names) == (20, ("norm.weight", "norm.bias"))
     assert checkpoints.accuracy_K.min() > 0.7 and len(checkpoints.accuracy_K.unique()) > 3
+
+
+def test_the_example_of_an_own_task_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
+    page = "docs/own_task.md"
+    assert len(blocks(page, "python")[0].splitlines()) < 80
+    checkpoints, printed = run_example(page, "my_task", tmp_path, monkeypatch, capsys)
+    assert len(checkpoints) == 100 and checkpoints.provenance["metric"]["name"] == "RMSE"
+    (shown,) = re.findall(r"^RMSE: +(.+)$", printed, re.MULTILINE)
+    assert 50 < checkpoints.accuracy_K.min() < checkpoints.accuracy_K.max() < 70 and shown.endswith(" on validation")
+
+
+def test_the_influence_of_the_example_has_the_metric_as_its_mean(tmp_path, monkeypatch):
+    (tmp_path / "my_task.py").write_text(blocks("docs/own_task.md", "python")[0])
+    example = runpy.run_path(str(tmp_path / "my_task.py"))
+    counter = example["Regression"]().count_scores(2, torch.device("cpu"))
+    predicted_MB, targets_B = torch.tensor([[1.0, 2.0], [0.0, 7.0]]), torch.tensor([0.0, 4.0])
+    counter.add([(slice(0, 1), predicted_MB[:1]), (slice(1, 2), predicted_MB[1:])], targets_B)
+    scores = counter.finish()
+    np.testing.assert_allclose(scores.accuracy_M, np.sqrt([2.5, 4.5]))
+    np.testing.assert_allclose(scores.influence_MN.mean(axis=1), scores.accuracy_M)

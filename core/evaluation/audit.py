@@ -137,6 +137,7 @@ def audit(
         interval_level=comparer.level,
         draws=bootstrap.draws,
         block_lengths=bootstrap.block_lengths,
+        metric=comparer.metric,
     )
 
 

@@ -13,10 +13,10 @@ from core.evaluation.copying import AVERAGED, MOST, Behavior, Closeness
 from core.evaluation.intervals import percentile_interval, two_sided_p_value
 from core.evaluation.kinds import GENERATED
 from core.evaluation.margins import Margins
-from core.evaluation.scores import ACCURACY, Metric, Scores
+from core.evaluation.scores import Metric, Scores
 from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty
 
-MARGIN = 0.005  # A source is not inferior if its accuracy is lower by less than this, which is half a point.
+MARGIN = 0.005  # A source is not inferior if it is worse by less than this in a metric in percent.
 # An average of pairs, at 0.58 of the median distance, must pass; a copy shrunk by 30%, at 0.25, must not.
 NEARER_THAN_AVERAGES = 0.75
 DOUBTFUL = {  # p_diff that copies is memorized, whatever its max IoU is.
@@ -78,14 +78,18 @@ def find_least_p(weights_N: np.ndarray, groups_N: np.ndarray | None) -> float:
 
 
 def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
-    """Return the smallest p-value that a difference of the accuracies of two sources can show.
+    """Return the smallest p-value that a difference of the primary metrics of two sources can show.
 
-    Without masks of wrong images only the models are known, and an exact permutation test of both sources is the limit.
+    An image contributes the difference of its two mean influences, which is that of the rates of errors for accuracy.
+    If these are unknown, only the models are, and an exact permutation test of both sources is the limit.
     """
-    if ours.wrong_MN is None or theirs.wrong_MN is None:
+    if not (ours.has_influence and theirs.has_influence):
         m, n = len(ours.accuracy_M), len(theirs.accuracy_M)
         return min(1.0, 2 / comb(m + n, m))
-    return find_least_p(theirs.wrong_MN.mean(axis=0) - ours.wrong_MN.mean(axis=0), ours.groups_N)
+    if ours.influence_MN is None or theirs.influence_MN is None:
+        return find_least_p(theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0), ours.groups_N)
+    difference_N = ours.influence_MN.mean(axis=0) - theirs.influence_MN.mean(axis=0)
+    return find_least_p(difference_N.astype(np.float64), ours.groups_N)
 
 
 def find_least_p_of_similarity(ours: Margins, theirs: Margins) -> float:
@@ -104,12 +108,12 @@ def find_least_p_of_similarity(ours: Margins, theirs: Margins) -> float:
 def is_not_inferior(difference: Difference, metric: Metric) -> bool:
     """Return whether the interval shows that the first source is worse by less than half a point, if at all.
 
-    For other metrics than accuracy, whose scale is unknown, the margin is 0.
+    The margin is 0.5 points for every metric in percent. For other metrics, whose scale is unknown, it is 0.
     """
     if difference.interval is None:
         return False
     worst = min(metric.sign * end for end in difference.interval)
-    return worst > -(MARGIN if metric == ACCURACY else 0)
+    return worst > -(MARGIN if metric.in_percent else 0)
 
 
 def find_doubt(row: Comparison, metric: Metric, copiers: Container[str] = ()) -> Doubt | None:

@@ -70,7 +70,7 @@ def control_false_discoveries(p_values: np.ndarray, rate: float = 0.05) -> tuple
 
 
 class Bootstrap:
-    """Bootstrap draws of the mean accuracy of several sources, and of their mean largest similarity, on test.
+    """Bootstrap draws of the mean primary metric of several sources, and of their mean largest similarity, on test.
 
     Both models and images are resampled. Models are resampled because another seed gives other models. Images are
     resampled because the test set is a sample, too. All models share the test set, so its chance effects do not
@@ -87,7 +87,8 @@ class Bootstrap:
 
     All sources share the same resampled images, so the difference between the draws of two sources is paired. An image
     that is hard for both sources does not change it. Models are resampled independently. For a source of one model only
-    the images are resampled. Without masks of wrong images only the models are resampled.
+    the images are resampled. If the influence of the images on the primary metric is unknown (`Scores.has_influence`),
+    only the models are resampled for it.
 
     Models that are consecutive steps of one training resemble their neighbors. They are resampled in circular blocks
     (`draw_counts`), so that the block means vary as the walk does. Originals are resampled as scored models only: the
@@ -111,7 +112,7 @@ class Bootstrap:
         draws: Number of draws, R.
 
     Raises:
-        ValueError: The sources were scored on different images or groups, or only some of them have masks.
+        ValueError: The sources were scored on different images or groups, or only some have masks or influences.
     """
 
     def __init__(
@@ -126,15 +127,20 @@ class Bootstrap:
         self.tables, self.block_lengths, self.seed, self.draws = tables, block_lengths or {}, seed, draws
         self.partners = partners
         scores = {source: table.scores["test"] for source, table in tables.items()}
-        sizes = {name: None if each.wrong_MN is None else each.wrong_MN.shape[1] for name, each in scores.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"all sources must be scored on the same test images, got these numbers of images: {sizes}"
-            )
+        sizes: dict[str, int | None] = {}
+        for array in ("wrong_MN", "influence_MN"):
+            arrays = {name: getattr(each, array) for name, each in scores.items()}
+            sizes = {name: None if array_MN is None else array_MN.shape[1] for name, array_MN in arrays.items()}
+            if len(set(sizes.values())) > 1:
+                raise ValueError(
+                    f"all sources must be scored on the same test images, got these numbers of images: {sizes}"
+                )
         if len({None if each.groups_N is None else each.groups_N.tobytes() for each in scores.values()}) > 1:
             raise ValueError(f"the test images must be in the same groups for all sources: {', '.join(sizes)}")
-        num_images, groups_N = next(iter(sizes.values())), next(iter(scores.values())).groups_N
-        self._groups = Groups.index(num_images, groups_N) if num_images else Groups.index(0)
+        first = next(iter(scores.values()))
+        self._groups = Groups.index(first.num_items, first.groups_N) if first.num_items else Groups.index(0)
+        self._has_errors = first.wrong_MN is not None
+        self._has_influence = all(each.has_influence for each in scores.values())
         self._cache: dict[str, dict[str, np.ndarray]] = {}
         self._margins: dict[Similarity, dict[str, Margins]] = {}
         self._similarity: dict[str, dict[str, float]] = {}
@@ -142,7 +148,7 @@ class Bootstrap:
     @property
     def has_images(self) -> bool:
         """Whether the tables hold masks of wrong images, which a similarity of errors needs."""
-        return len(self._groups) > 0
+        return self._has_errors and len(self._groups) > 0
 
     def find_partners(self, source: str) -> np.ndarray | None:
         """Return which originals count for each model of a source (M, K); None: all."""
@@ -166,15 +172,16 @@ class Bootstrap:
         return self._similarity[source]
 
     def varies(self, *sources: str) -> bool:
-        """Return whether an interval is possible, that is, whether any source has models or images to resample."""
-        return self.has_images or any(len(self.tables[source].vectors_MD) > 1 for source in sources)
+        """Return whether the primary metric has an interval: whether any source has models or images to resample."""
+        return self._has_influence or any(len(self.tables[source].vectors_MD) > 1 for source in sources)
 
     def draw_accuracy(self, source: str) -> np.ndarray:
-        """Return draws of the mean test accuracy (R,)."""
+        """Return draws of the mean of the primary metric on test (R,)."""
         if "accuracy" not in self._cache:
+            groups = self._groups if self._has_influence else Groups.index(0)
             self._cache["accuracy"] = self._draw(
                 {
-                    name: measure_accuracy_margins(table.scores["test"], self._groups, self._get_block_length(name))
+                    name: measure_accuracy_margins(table.scores["test"], groups, self._get_block_length(name))
                     for name, table in self.tables.items()
                 }
             )
@@ -217,8 +224,8 @@ class Bootstrap:
     def _draw(self, margins: Mapping[str, Margins]) -> dict[str, np.ndarray]:
         """Return draws of the mean by source, for all sources at once, because counting images takes long."""
         drawn = {source: self._draw_models(source, each) for source, each in margins.items()}
-        if self.has_images:
-            groups_SG = np.stack([each.groups_G for each in margins.values()])
+        groups_SG = np.stack([each.groups_G for each in margins.values()])
+        if groups_SG.size:
             seed = derive_seed(self.seed, "bootstrap images")
             images_RS = draw_means(groups_SG, self._groups.sizes_G, self.draws, seed)
             drawn = {source: drawn[source] + images_R for source, images_R in zip(drawn, images_RS.T, strict=True)}

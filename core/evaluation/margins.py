@@ -59,14 +59,20 @@ def average_blocks(values: np.ndarray, block_length: int) -> np.ndarray:
 
 
 def measure_accuracy_margins(scores: Scores, groups: Groups, block_length: int = 1) -> Margins:
-    """Return the margins of values that are 1 if the model is right on the image, else 0.
+    """Return the margins of the influence of each item on the primary metric (`Scores.influence_MN`).
 
-    Without groups, the margins are those of the primary metric of the models alone.
+    For accuracy it is 1 if the model is right on the item, else 0. Without groups, the margins are those of the models
+    alone.
+
+    Raises:
+        ValueError: There are groups, but the influence is unknown.
     """
     if not len(groups):
         return Margins(scores.accuracy_M, np.empty(0), 1.0)
-    wrong_MN = scores.require_wrong()
-    return measure_margins(1 - wrong_MN.mean(axis=1), lambda images: 1.0 - wrong_MN[:, images], groups, block_length)
+    models_M = scores.accuracy_M
+    if scores.influence_MN is None:
+        models_M = 1 - scores.require_wrong().mean(axis=1)
+    return measure_margins(models_M, scores.read_influence, groups, block_length)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ M models · N items · P numbers of models that vote · D numbers in one flatten
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,15 +22,25 @@ class Metric:
     name: str
     unit: str
     higher_is_better: bool
+    in_percent: bool = False  # whether values are shares in [0, 1] that are shown in percent
 
     @property
     def sign(self) -> int:
         """The factor of 1 or -1 that makes higher values better."""
         return 1 if self.higher_is_better else -1
 
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Metric":
+        """Return the primary metric that `write` added to the content of a JSON file; accuracy if there is none."""
+        return cls(**content["metric"]) if "metric" in content else ACCURACY
+
+    def write(self) -> dict[str, Any]:
+        """Return the entry of a JSON file. It is empty for accuracy, which earlier versions did not name."""
+        return {} if self == ACCURACY else {"metric": asdict(self)}
+
 
 OOD = "ood/"  # prefix of the arrays of images that belong to no class
-ACCURACY = Metric("accuracy", "share of images", higher_is_better=True)
+ACCURACY = Metric("accuracy", "share of images", higher_is_better=True, in_percent=True)
 MAX_IOU = Metric("max_iou", "share of the images that either model gets wrong", higher_is_better=False)
 
 
@@ -64,11 +74,42 @@ class Scores:
     metric: Metric = ACCURACY  # the primary metric, which `accuracy_M` holds
     loss_MN: np.ndarray | None = None  # float16: negative log-likelihood of each model on each item
     groups_N: np.ndarray | None = None  # int64: group of each item; None if every item is a group of its own
+    # float32: the primary metric of a model plus N times its change when this item is drawn once more, to first order.
+    # Its mean over the items is the metric. None if the metric is the share of correct items, or its items are unknown.
+    influence_MN: np.ndarray | None = None
 
     @property
     def quality_M(self) -> np.ndarray:
         """The primary metric (M,), negated if lower is better, so that higher is always better."""
         return self.metric.sign * self.accuracy_M
+
+    @property
+    def num_items(self) -> int | None:
+        """The number of items whose errors or influences are known, N; None if neither are."""
+        known = (array.shape[1] for array in (self.wrong_MN, self.influence_MN) if array is not None)
+        return next(known, None)
+
+    @property
+    def has_influence(self) -> bool:
+        """Whether it is known how much each item adds to the primary metric, so that items can be resampled for it."""
+        return self.influence_MN is not None or (
+            self.wrong_MN is not None
+            and (self.metric == ACCURACY or np.allclose(self.accuracy_M, 1 - self.wrong_MN.mean(axis=1)))
+        )
+
+    def read_influence(self, items: np.ndarray) -> np.ndarray:
+        """Return the influence of some items on the primary metric of each model, (M, number of items) float64.
+
+        Raises:
+            ValueError: The influence of the items is unknown.
+        """
+        if not self.has_influence:
+            raise ValueError(
+                "it is unknown how much each item adds to the metric. Score a task that fills influence_MN"
+            )
+        if self.influence_MN is not None:
+            return self.influence_MN[:, items].astype(np.float64)
+        return 1.0 - self.require_wrong()[:, items]
 
     def require_wrong(self) -> np.ndarray:
         """Return a mask of the items that each model gets wrong (M, N).
@@ -143,7 +184,7 @@ class ScoreTable:
                 }
             if scores.ece_M is not None:
                 arrays[f"{split}/ece"] = scores.ece_M
-            for name in ("loss_MN", "groups_N"):
+            for name in ("loss_MN", "groups_N", "influence_MN"):
                 if (array := getattr(scores, name)) is not None:
                     arrays[f"{split}/{name}"] = array
             if scores.votes is not None:
@@ -183,8 +224,7 @@ class ScoreTable:
         votes = select_prefix(file, f"{split}/votes/")
         metric = ACCURACY
         if f"{split}/metric/name" in file:
-            name, unit, higher = (file[f"{split}/metric/{part}"] for part in ("name", "unit", "higher_is_better"))
-            metric = Metric(str(name), str(unit), bool(higher))
+            metric = Metric(**{name: array.item() for name, array in select_prefix(file, f"{split}/metric/").items()})
         return Scores(
             file[f"{split}/accuracy"],
             file[f"{split}/loss"],
@@ -194,6 +234,7 @@ class ScoreTable:
             metric,
             file.get(f"{split}/loss_MN"),
             file.get(f"{split}/groups_N"),
+            file.get(f"{split}/influence_MN"),
         )
 
 

@@ -45,6 +45,7 @@ def summarize_tables(
         best[source] = float(test.accuracy_M[test.pick_best()])
         held_out[source] = float(test.accuracy_M[pick_held_out(tables[source])])
     return {
+        **original.scores["test"].metric.write(),
         "table": [
             make_table_row(table, original, bootstrap, spacing=spacing)
             | keep_finite(gradient_evaluations=costs.get(source))

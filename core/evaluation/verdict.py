@@ -1,7 +1,7 @@
 """The verdict as data: how p_diff compares with other sources of weights.
 
-All numbers are measured on the test split, and accuracies are in [0, 1]. Only this file defines how metrics.json stores
-the verdict.
+All numbers are measured on the test split. Accuracies, and other metrics in percent, are in [0, 1]. Only this file
+defines how metrics.json stores the verdict.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.groups import Group, find_group
 from core.evaluation.kinds import GENERATED
+from core.evaluation.scores import ACCURACY, Metric
 from core.evaluation.yardstick import Yardstick
 
 UNADJUSTED = 0.95  # level of the interval of a single comparison
@@ -193,6 +194,7 @@ class Verdict:
     interval_level: float = UNADJUSTED  # level of all intervals except the one of accuracy against the reference
     draws: int | None = None  # number of bootstrap draws; None in files of earlier versions
     block_lengths: Mapping[str, int] = field(default_factory=dict)  # consecutive models resampled together, by source
+    metric: Metric = ACCURACY  # the primary metric, whose values and differences the fields named accuracy hold
 
     def get_comparison(self, baseline: str) -> Comparison:
         """Return the comparison with this baseline."""
@@ -220,6 +222,7 @@ class Verdict:
             "interval_level": self.interval_level,
             "draws": self.draws,
             "block_lengths": dict(self.block_lengths),
+            **self.metric.write(),
         }
         return {key: value for key, value in content.items() if value is not None}
 
@@ -258,6 +261,7 @@ class Verdict:
             interval_level=content.get("interval_level", UNADJUSTED),
             draws=content.get("draws"),
             block_lengths=content.get("block_lengths", {}),
+            metric=Metric.read(content),
         )
 
 

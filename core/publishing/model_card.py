@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.publishing.generated_models import NETWORK_NAME, VECTORS_NAME, GeneratedModels
+from core.report.metric_words import MetricWords
 
 SHOWN = {
     "original": "the checkpoints",
@@ -55,6 +56,10 @@ class Description(Protocol):
     def dataset(self) -> str | None:
         """The name of the dataset; None for the user's own images."""
 
+    @property
+    def pipeline(self) -> str | None:
+        """The Hub's name of what the network does, such as "image-classification"; None if it is not known."""
+
 
 def write_model_card(
     models: GeneratedModels,
@@ -92,12 +97,12 @@ def write_model_card(
 
 def write_front_matter(network: Description) -> str:
     """Return the YAML front matter that the Hub reads."""
-    tags = ["image-classification", "p-diff", "neural-network-diffusion"]
+    tags = [*([network.pipeline] if network.pipeline else []), "p-diff", "neural-network-diffusion"]
     tags += ["timm"] if network.library == "timm" else []
     lines = [
         "---",
         f"library_name: {network.library}",
-        "pipeline_tag: image-classification",
+        *([f"pipeline_tag: {network.pipeline}"] if network.pipeline else []),
         f"tags: {json.dumps(tags)}",
     ]
     lines += [f"datasets: {json.dumps([network.dataset])}"] if network.dataset else []
@@ -189,19 +194,21 @@ def share_identity(scored: Mapping[str, Any], models: GeneratedModels) -> bool:
 
 
 def describe_results(metrics: Mapping[str, Any], models: GeneratedModels) -> str:
-    """Return a table of the test accuracy of generated models and checkpoints, and the headline of the verdict."""
+    """Return a table of the metric on test of generated models and checkpoints, and the headline of the verdict."""
     rows, scored = {row["source"]: row for row in metrics["table"]}, metrics.get("scored")
     other = {"p_diff": "other generated models"} if scored and not share_identity(scored, models) else {}
-    lines = ["| source | n | mean accuracy % | best % | max IoU |", "|---|---:|---:|---:|---:|"]
+    words = MetricWords.read(metrics)
+    header = f"| source | n | {words.label(f'mean {words.name}')} | {words.label('best')} | max IoU |"
+    lines = [header, "|---|---:|---:|---:|---:|"]
     for source, meaning in (SHOWN | other).items():
         if row := rows.get(source):
             iou = f"{row['max_iou_mean']:.3f}" if "max_iou_mean" in row else "–"
             lines.append(
-                f"| {source}: {meaning} | {row['n']} | {100 * row['accuracy_mean']:.2f} "
-                f"| {100 * row['accuracy_best']:.2f} | {iou} |"
+                f"| {source}: {meaning} | {row['n']} | {words.format(row['accuracy_mean'])} "
+                f"| {words.format(row['accuracy_best'])} | {iou} |"
             )
     introduction = (
-        "The table shows accuracy on test images, over the n models of each source that were scored with the run. "
+        f"The table shows {words.name} on test images, over the n models of each source that were scored with the run. "
         f"{describe_scored(scored, models)} "
         "Max IoU is the overlap of a model's errors with the errors of its most similar checkpoint: "
         "images that both get wrong, divided by images that at least one gets wrong. "

@@ -6,11 +6,13 @@ M models · S all models in a matrix, or recorded steps · T trajectories.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from core.evaluation.kinds import GENERATED
+from core.report.metric_words import ACCURACY_WORDS, MetricWords
 from core.report.point_labels import label_points
 from core.report.style import (
     FOREMOST,
@@ -28,14 +30,18 @@ RIDGE_HEIGHT = 0.85  # the height of the tallest bar; rows are 1 apart
 
 
 @styled
-def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.ndarray]) -> Figure:
+def draw_accuracy_over_iou(
+    accuracy: Mapping[str, np.ndarray], iou: Mapping[str, np.ndarray], words: MetricWords = ACCURACY_WORDS
+) -> Figure:
     """Draw each model as a dot and the mean of each source as a labeled marker (the paper's Figures 3 to 5).
 
-    Only the originals and the generated models have dots of their source's color and shape.
+    Only the originals and the generated models have dots of their source's color and shape. Better models stand higher,
+    also if lower values are better.
 
     Args:
-        accuracy: Accuracies (M,) in [0, 1], by source.
+        accuracy: Values of the primary metric (M,), by source; accuracies are in [0, 1].
         iou: Maximum IoU with an original (M,), by source.
+        words: The words for the primary metric.
     """
     drawn = make_figure(5.0)
     axes = drawn.subplots()
@@ -46,7 +52,7 @@ def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str,
             foremost = source in FOREMOST
             axes.scatter(
                 iou[source],
-                100 * accuracy_M,
+                words.scale * accuracy_M,
                 s=9 if foremost else 6,
                 color=color if foremost else BACKGROUND,
                 marker=marker if foremost else "o",
@@ -55,7 +61,7 @@ def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str,
                 rasterized=True,
                 zorder=3 if foremost else 2,
             )
-    means = {source: (float(iou[source].mean()), 100 * float(accuracy[source].mean())) for source in accuracy}
+    means = {source: (float(iou[source].mean()), words.scale * float(accuracy[source].mean())) for source in accuracy}
     for source, (x, y) in means.items():
         color, marker = styles[source]
         axes.scatter(
@@ -68,10 +74,18 @@ def draw_accuracy_over_iou(accuracy: Mapping[str, np.ndarray], iou: Mapping[str,
             zorder=5,
             label=source,
         )
-    axes.set(xlabel="maximum IoU with an original (← newer)", ylabel="test accuracy (%, higher is better)")
+    percent = "%, " if words.metric.in_percent else ""
+    axes.set(xlabel="maximum IoU with an original (← newer)", ylabel=f"test {words.name} ({percent}{words.direction})")
     axes.margins(0.06)
+    turn_up(axes, words)
     label_points(drawn, axes, means)
     return drawn
+
+
+def turn_up(axes: Axes, words: MetricWords) -> None:
+    """Turn the vertical axis of a metric so that better values stand higher."""
+    if not words.metric.higher_is_better:
+        axes.invert_yaxis()
 
 
 @styled
@@ -155,22 +169,29 @@ def draw_iou_matrix(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[
 
 
 @styled
-def draw_accuracy_along_diffusion(timesteps_S: np.ndarray, accuracy_TS: np.ndarray) -> Figure:
+def draw_accuracy_along_diffusion(
+    timesteps_S: np.ndarray, accuracy_TS: np.ndarray, words: MetricWords = ACCURACY_WORDS
+) -> Figure:
     """Draw one thin line per trajectory and their mean, from noise (left) to weights (right; the paper's Figure 5b).
 
     Args:
         timesteps_S: The recorded timesteps.
-        accuracy_TS: Validation accuracy in [0, 1].
+        accuracy_TS: The primary metric on validation; accuracies are in [0, 1].
+        words: The words for the primary metric.
     """
     drawn = make_figure(4.0)
     axes = drawn.subplots()
     color = source_styles([GENERATED])[GENERATED][0]
     for number, accuracy_S in enumerate(accuracy_TS):
-        axes.plot(timesteps_S, 100 * accuracy_S, color=color, alpha=0.5, lw=1, label=None if number else "one model")
-    mean_S = 100 * accuracy_TS.mean(axis=0)
+        axes.plot(
+            timesteps_S, words.scale * accuracy_S, color=color, alpha=0.5, lw=1, label=None if number else "one model"
+        )
+    mean_S = words.scale * accuracy_TS.mean(axis=0)
     axes.plot(timesteps_S, mean_S, color="black", lw=2.2, marker="o", ms=5, label=f"mean of {len(accuracy_TS)} models")
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set(xlabel="timestep of the reverse diffusion (noise → weights)", ylabel="validation accuracy (%)")
+    percent = " (%)" if words.metric.in_percent else ""
+    axes.set(xlabel="timestep of the reverse diffusion (noise → weights)", ylabel=f"validation {words.name}{percent}")
+    turn_up(axes, words)
     add_legend_below(drawn, axes)
     return drawn

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from core.report.metric_words import MetricWords
+
 
 class Caption(NamedTuple):
     """The words beside one figure."""
@@ -12,7 +14,7 @@ class Caption(NamedTuple):
     bad: str  # the bad case, a text that continues "Bad:"
 
 
-CAPTIONS = {  # The keys are the names of the figures.
+CAPTIONS = {  # The keys are the names of the figures. The texts are those of accuracy.
     "differences": Caption(
         "Generated models against each other source",
         "Each row shows the difference between p_diff and another source of weights (explained under the table of "
@@ -128,3 +130,8 @@ CAPTIONS = {  # The keys are the names of the figures.
         "the columns still change at the end.",
     ),
 }
+
+
+def write_caption(name: str, words: MetricWords) -> Caption:
+    """Return the words beside a figure for a primary metric. In all figures, better models stand higher."""
+    return Caption(*map(words.adapt, CAPTIONS[name]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from core.report.metric_words import MetricWords
 from core.report.run_files import RunFiles, read_config, read_metrics
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
@@ -50,7 +51,8 @@ class ComparedRun:
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
     """Return the runs in the order of `sort_runs`, and one sentence for each folder that cannot be compared."""
-    runs, problems = [], []
+    runs: list[ComparedRun] = []
+    problems: list[str] = []
     for folder in dict.fromkeys(folders):
         try:
             layout = RunDirectory(folder)
@@ -60,6 +62,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
             continue
         if not (files.dataset and files.model):
             problems.append(f"{layout.config} must hold task.data.dataset and task.model.name")
+            continue
+        metric = MetricWords.read(files.metrics).name
+        if runs and (first := MetricWords.read(runs[0].files.metrics).name) != metric:
+            problems.append(f"{folder} measures {metric}, but {runs[0].files.path} measures {first}")
             continue
         runs.append(ComparedRun.from_files(files))
     return sort_runs(runs), problems

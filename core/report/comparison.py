@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.report.compared_runs import CLASS, ComparedRun, group_runs, is_number, swept_settings
-from core.report.comparison_table import build_table, format_comparison_csv, read_numbers, setting_cell
+from core.report.comparison_table import build_table, format_comparison_csv, read_numbers, read_words, setting_cell
 from core.report.repetitions import build_repeated_source_table, build_repetition_table, group_repetitions
 from core.report.style import save
 from core.report.sweep_figure import Point, draw_sweep
@@ -34,11 +34,15 @@ def describe_comparison(runs: Sequence[ComparedRun]) -> str:
 
 def write_comparison(runs: Sequence[ComparedRun], folder: Path) -> Iterator[Path]:
     """Write compare.md, compare.csv, and sweep_<setting>.png and .svg; yield the path of each file."""
-    parts = [describe_comparison(runs)]
+    parts, words = [describe_comparison(runs)], read_words(runs)
     for name in swept_settings(runs):
         short = name.removesuffix(CLASS)
-        files = save(draw_sweep(short, build_lines(runs, name)), folder, f"sweep_{short}")
-        parts += [f"## {short}", f"![Accuracy and max IoU over {short}]({files['svg'].name})", SWEEP_CAPTION]
+        files = save(draw_sweep(short, build_lines(runs, name), words), folder, f"sweep_{short}")
+        parts += [
+            f"## {short}",
+            f"![{words.title} and max IoU over {short}]({files['svg'].name})",
+            words.adapt(SWEEP_CAPTION),
+        ]
         yield from files.values()
     for name, text in (("compare.md", "\n\n".join(parts) + "\n"), ("compare.csv", format_comparison_csv(runs))):
         with replace_atomically(folder / name) as temporary:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
-from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_number, format_percent, format_signed
+from core.report.cells import ABSENT, Cell, Column, Table, format_csv, format_number
 from core.report.compared_runs import CLASS, ComparedRun, differing_settings
+from core.report.metric_words import MetricWords
 from core.report.published import find_paper_accuracies
 
 CHOSEN_HELD_OUT = "with the lowest loss on validation images, which are held out from training and test"
@@ -35,7 +36,7 @@ COLUMNS = {
     ),
 }
 OPTIONAL = ("p_diff_kappa_relative", "reference_difference")  # columns that runs of earlier versions cannot fill
-SIMILARITIES = ("iou", "kappa_relative")  # Names with these ends are no shares to show in percent.
+SIMILARITIES = ("iou", "kappa_relative")  # Names with these ends are similarities, and others hold the primary metric.
 PAPER_COLUMN = Column(
     "paper: original / ensemble / p_diff", "published best test accuracies for this dataset and architecture"
 )
@@ -64,11 +65,17 @@ def read_reference_difference(run: ComparedRun) -> float | None:
     return run.rows[GENERATED]["accuracy_mean"] - run.rows[reference]["accuracy_mean"]
 
 
+def read_words(runs: Sequence[ComparedRun]) -> MetricWords:
+    """Return the words for the metric of all runs."""
+    return MetricWords.read(runs[0].files.metrics) if runs else MetricWords()
+
+
 def choose_columns(runs: Sequence[ComparedRun]) -> dict[str, Column]:
-    """Return the columns, without the optional ones that no run can fill."""
+    """Return the columns in the words of the metric, without the optional ones that no run can fill."""
+    words = read_words(runs)
     numbers = [read_numbers(run) for run in runs]
     return {
-        name: column
+        name: words.adapt_column(column)
         for name, column in COLUMNS.items()
         if name not in OPTIONAL or any(row[name] is not None for row in numbers)
     }
@@ -77,7 +84,7 @@ def choose_columns(runs: Sequence[ComparedRun]) -> dict[str, Column]:
 def build_table(runs: Sequence[ComparedRun]) -> Table:
     """Return one row per run: its name, the settings that differ, its numbers, and the paper's numbers if any."""
     differing, published = differing_settings(runs), [find_paper_accuracies(run.files) for run in runs]
-    measured = choose_columns(runs)
+    measured, words = choose_columns(runs), read_words(runs)
     columns = [
         Column("dataset, model"),
         *(Column(name.removesuffix(CLASS)) for name in differing),
@@ -89,7 +96,7 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
     for run, paper in zip(runs, published, strict=True):
         label, numbers = ", ".join(run.group), read_numbers(run)
         cells = [Cell(label, label), *(setting_cell(name, run.settings.get(name)) for name in differing)]
-        cells += [number_cell(name, numbers[name]) for name in measured]
+        cells += [number_cell(name, numbers[name], words) for name in measured]
         if any(published):
             shown = [" / ".join(f"{100 * row[source]:.1f}" for source in PROTOCOL_SOURCES) for row in paper.values()]
             cells.append(Cell("; ".join(shown) or ABSENT))
@@ -97,11 +104,11 @@ def build_table(runs: Sequence[ComparedRun]) -> Table:
     return Table(columns, rows)
 
 
-def number_cell(name: str, value: float | None) -> Cell:
+def number_cell(name: str, value: float | None, words: MetricWords) -> Cell:
     """Return the cell of one number: a similarity as it is, an accuracy in percent, a difference in points."""
     if name.endswith("difference"):
-        return Cell(format_signed(value, 100, 2), value)
-    return Cell((format_number if name.endswith(SIMILARITIES) else format_percent)(value), value)
+        return Cell(words.format_difference(value), value)
+    return Cell((format_number if name.endswith(SIMILARITIES) else words.format)(value), value)
 
 
 def setting_cell(name: str, value: Any) -> Cell:

@@ -14,7 +14,8 @@ from core.evaluation.kinds import GENERATED, ORIGINAL, Kind
 from core.evaluation.metrics import iou_matrix, l2_matrix, max_iou
 from core.evaluation.yardstick import pair_originals
 from core.report import behavior_figures, weight_figures
-from core.report.captions import CAPTIONS, Caption
+from core.report.captions import Caption, write_caption
+from core.report.metric_words import MetricWords
 from core.report.run_files import RunFiles
 from core.report.style import save
 from core.report.verdict_figure import draw_differences
@@ -48,7 +49,7 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
     """
     exhibits = []
     for name, draw in plan_figures(run):
-        caption = CAPTIONS[name]
+        caption = write_caption(name, MetricWords.read(run.metrics))
         try:
             files = save(draw(), folder, name)
         except (ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
@@ -65,7 +66,7 @@ def draw_all(run: RunFiles, folder: Path) -> list[Exhibit]:
 def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     """Yield the figures in the order of the page; the first one stands beside the verdict."""
     if (verdict := run.verdict) is not None and verdict.comparisons:
-        yield "differences", lambda: draw_differences(verdict.comparisons)
+        yield "differences", lambda: draw_differences(verdict.comparisons, MetricWords(verdict.metric))
     if ORIGINAL in run.tables:
         if any(table.scores["test"].wrong_MN is not None for table in run.tables.values()):
             yield from plan_similarity_figures(run)
@@ -94,7 +95,8 @@ def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     apart = {ORIGINAL: pair_originals(run.tables[ORIGINAL].vectors_MD, None).apart_KK}
     iou = {source: max_iou(wrong_MN, originals, apart.get(source)) for source, wrong_MN in wrong.items()}
     accuracy = {source: run.tables[source].scores["test"].accuracy_M for source in wrong}
-    yield "accuracy_vs_max_iou", lambda: behavior_figures.draw_accuracy_over_iou(accuracy, iou)
+    words = MetricWords.read(run.metrics)
+    yield "accuracy_vs_max_iou", lambda: behavior_figures.draw_accuracy_over_iou(accuracy, iou, words)
     yield "max_iou", lambda: behavior_figures.draw_ridges(iou, "maximum IoU with an original (← newer, 1: same errors)")
     shown = {source: subsample(wrong_MN, MOST_IN_MATRIX) for source, wrong_MN in wrong.items() if len(wrong_MN) > 1}
     if shown:
@@ -224,7 +226,9 @@ def plan_history_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     if (trajectories := run.trajectories) is not None:
         yield (
             "reverse_diffusion",
-            lambda: behavior_figures.draw_accuracy_along_diffusion(trajectories.timesteps_S, trajectories.accuracy_TS),
+            lambda: behavior_figures.draw_accuracy_along_diffusion(
+                trajectories.timesteps_S, trajectories.accuracy_TS, MetricWords.read(run.metrics)
+            ),
         )
     if (history := run.training_history) is not None:
         yield (

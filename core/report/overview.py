@@ -6,8 +6,9 @@ from core.evaluation.kinds import GENERATED, ORIGINAL
 from core.evaluation.verdict import HONEST_COPIES, Decision, Difference, Doubt, Novelty, Verdict
 from core.report.cells import format_number, format_signed
 from core.report.glossary import explain_sources
+from core.report.metric_words import MetricWords
+from core.report.phrases import format_level
 from core.report.run_files import RunFiles
-from core.report.sentences import format_level
 from core.report.tables import format_signed_interval
 
 SYSTEMS = {"ae_ddpm": "latent diffusion", "vae": "sampling a variational autoencoder"}
@@ -81,9 +82,10 @@ def describe_generation(run: RunFiles, count: int | None) -> str:
 def describe_measurement(run: RunFiles, others: int) -> str:
     """Describe what the models were measured with."""
     original = run.tables.get(ORIGINAL)
-    wrong_MN = original.scores["test"].wrong_MN if original is not None else None
-    images = "test images" if wrong_MN is None else f"{wrong_MN.shape[1]:,} test images"
-    return f"accuracy and novelty on {images}, against {others} other sources of weights (baselines)."
+    num_items = original.scores["test"].num_items if original is not None else None
+    images = "test images" if num_items is None else f"{num_items:,} test images"
+    metric = MetricWords.read(run.metrics).name
+    return f"{metric} and novelty on {images}, against {others} other sources of weights (baselines)."
 
 
 def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
@@ -92,27 +94,31 @@ def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:
         return []
     baseline = verdict.reference
     against, explanation = verdict.get_comparison(baseline), explain_sources([baseline]).get(baseline)
+    words, ends = MetricWords(verdict.metric), against.accuracy.interval or ()
+    shown = words.format_difference(against.accuracy.value, *ends)
     numbers = [
         KeyNumber(
-            f"Accuracy against {baseline}",
-            f"{format_signed(against.accuracy.value, 100, 2)} points",
-            word_decision(against.accuracy.decision, "more accurate", "less accurate"),
-            f"{word_interval(against.accuracy, 100, 2)}Above 0 is better."
-            + (f" {baseline}: {explanation}." if explanation else ""),
+            f"{words.title} against {baseline}",
+            f"{shown} {words.short_unit}".rstrip(),
+            word_decision(against.accuracy.decision, words.better, words.worse),
+            word_interval(against.accuracy, " to ".join(words.format_ends(ends, against.accuracy.value)))
+            + words.adapt("Above 0 is better.")
+            + (f" {baseline}: {words.adapt(explanation)}." if explanation else ""),
             choose_tone(against.accuracy.decision),
         )
     ]
     if against.max_iou is not None and against.newness is not None:
         ours, theirs = (format_number(standing.max_iou_mean) for standing in (verdict.p_diff, against.baseline))
         newness = word_decision(against.newness, "newer", "less new")
+        overlap = format_signed_interval(against.max_iou.interval) if against.max_iou.interval else ""
         numbers.append(
             KeyNumber(
                 f"Max IoU against {baseline}",
                 format_signed(against.max_iou.value),
-                DOUBTS[against.doubt, against.max_iou.decision] if against.doubt else newness,
-                f"{ours} minus {theirs}. {word_interval(against.max_iou)}Max IoU is the share of errors in common with "
-                "the most similar checkpoint, where 1 means the same errors. Below 0, generated models are newer, "
-                "provided that they are not less accurate by half a point or more, that their relative κ is lower, "
+                words.adapt(DOUBTS[against.doubt, against.max_iou.decision]) if against.doubt else newness,
+                f"{ours} minus {theirs}. {word_interval(against.max_iou, overlap)}Max IoU is the share of errors in "
+                "common with the most similar checkpoint, where 1 means the same errors. Below 0, generated models are "
+                f"newer, provided that they are not {words.worse}{words.margin}, that their relative κ is lower, "
                 "too, and that most of them are no copies.",
                 choose_tone(against.newness),
             )
@@ -135,11 +141,10 @@ def word_decision(decision: Decision, better: str, worse: str) -> str:
     return {Decision.BETTER: better, Decision.WORSE: worse, Decision.UNDECIDED: "no measurable difference"}[decision]
 
 
-def word_interval(difference: Difference, scale: float = 1, decimals: int = 3) -> str:
-    """Return the interval as a sentence with a space after it, or an empty text if there is none."""
+def word_interval(difference: Difference, ends: str) -> str:
+    """Return the interval with these ends as a sentence with a space after it, or an empty text if there is none."""
     if difference.interval is None:
         return ""
-    ends = format_signed_interval(difference.interval, scale, decimals)
     return f"{format_level(difference.level)} interval {ends}. "
 
 

@@ -13,6 +13,7 @@ from core.evaluation.verdict import Outcome
 from core.report import source_table, tables
 from core.report.cells import ABSENT, Cell, Column, Table
 from core.report.gallery import WORTH_FIGURES, Exhibit, draw_all
+from core.report.metric_words import MetricWords
 from core.report.overview import choose_key_numbers, describe_run
 from core.report.published import build_published_table
 from core.report.run_files import RunFiles, read_run
@@ -58,6 +59,7 @@ def render(run: RunFiles, exhibits: list[Exhibit]) -> str:
     inlined = [(exhibit, inline_figure(exhibit.svg)) for exhibit in exhibits]
     return environment.get_template(TEMPLATE).render(
         title=run.title,
+        words=MetricWords.read(metrics),
         overview=describe_run(run),
         problems=run.problems,
         sentences=tables.read_sentences(metrics),

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, PROTOCOL_SOURCES
 from core.report.cells import ABSENT, Cell, Column, Table, format_number, format_percent
+from core.report.metric_words import MetricWords
 from core.report.run_files import RunFiles
 
 FOLDER = Path(__file__).with_name("published")
@@ -33,8 +34,8 @@ def read_rows(file: str) -> tuple[Mapping[str, str], ...]:
 
 
 def find_rows(run: RunFiles, file: str) -> list[Mapping[str, str]]:
-    """Return the rows of a file that have this run's dataset and architecture."""
-    if not (run.dataset and run.model):
+    """Return the rows of a file that have this run's dataset and architecture; none for a metric but accuracy."""
+    if not (run.dataset and run.model and MetricWords.read(run.metrics).is_accuracy):
         return []
     wanted = normalize_name(run.dataset), normalize_name(run.model)
     return [

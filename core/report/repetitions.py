@@ -9,7 +9,8 @@ from scipy.stats import t as student_t
 from core.evaluation.kinds import GENERATED
 from core.report.cells import ABSENT, Cell, Column, Table
 from core.report.compared_runs import CLASS, ComparedRun, swept_settings
-from core.report.comparison_table import SIMILARITIES, choose_columns, read_numbers, setting_cell
+from core.report.comparison_table import SIMILARITIES, choose_columns, read_numbers, read_words, setting_cell
+from core.report.metric_words import MetricWords
 
 CONFIDENCE = 0.95
 MIN_TRAININGS = 2  # A spread cannot be estimated from one training.
@@ -52,6 +53,7 @@ def group_repetitions(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
 def build_repetition_table(runs: Sequence[ComparedRun]) -> Table | None:
     """Return one row per group of repeated runs with the columns of the comparison; None without repetitions."""
     groups, swept, measured = group_repetitions(runs), swept_settings(runs), choose_columns(runs)
+    words = read_words(runs)
     if not groups:
         return None
     columns = [
@@ -66,17 +68,25 @@ def build_repetition_table(runs: Sequence[ComparedRun]) -> Table | None:
         cells = [Cell(label, label), *(setting_cell(name, group[0].settings.get(name)) for name in swept)]
         cells.append(Cell(str(len(group)), len(group)))
         for name in measured:
-            scale, decimals = (1, 3) if name.endswith(SIMILARITIES) else (100, 2)
-            sign = name.endswith("difference")
-            cells.append(estimate_cell([row[name] for row in numbers], scale, decimals, sign=sign))
+            shown_in, sign = None if name.endswith(SIMILARITIES) else words, name.endswith("difference")
+            cells.append(estimate_cell([row[name] for row in numbers], shown_in, sign=sign))
         rows.append(cells)
     return Table(columns, rows)
 
 
-def estimate_cell(values: Sequence[float | None], scale: float, decimals: int, *, sign: bool = False) -> Cell:
-    """Return the cell of an estimate from one value per training, a dash if there is none."""
+def estimate_cell(values: Sequence[float | None], words: MetricWords | None, *, sign: bool = False) -> Cell:
+    """Return the cell of an estimate from one value per training, a dash if there is none.
+
+    Args:
+        values: One value per training.
+        words: The words for the primary metric; None for a similarity.
+        sign: Whether positive means have a sign.
+    """
     estimate = Estimate.from_trainings(values)
-    return Cell(ABSENT) if estimate is None else Cell(estimate.format(scale, decimals, sign=sign), estimate.mean)
+    if estimate is None:
+        return Cell(ABSENT)
+    scale, decimals = (1, 3) if words is None else (words.scale, words.choose_decimals(*estimate))
+    return Cell(estimate.format(scale, decimals, sign=sign), estimate.mean)
 
 
 class Measure(NamedTuple):
@@ -84,26 +94,25 @@ class Measure(NamedTuple):
 
     column: Column
     read: Callable[[Mapping[str, Any], str], float | None]  # (rows of one run by source, source) -> value
-    scale: float
-    decimals: int
+    is_primary: bool = False  # whether it holds the primary metric
     sign: bool = False
 
 
 def read_difference(rows: Mapping[str, Any], source: str) -> float | None:
-    """Return the mean test accuracy of p_diff minus that of another source, in [-1, 1]."""
+    """Return the mean of the primary metric of p_diff on test minus that of another source."""
     if source == GENERATED or GENERATED not in rows:
         return None
     return rows[GENERATED]["accuracy_mean"] - rows[source]["accuracy_mean"]
 
 
 MEASURES = (
-    Measure(Column("mean %"), lambda rows, source: rows[source].get("accuracy_mean"), 100, 2),
-    Measure(Column("best %"), lambda rows, source: rows[source].get("accuracy_best"), 100, 2),
-    Measure(Column("max IoU"), lambda rows, source: rows[source].get("max_iou_mean"), 1, 3),
-    Measure(Column("κ rel."), lambda rows, source: rows[source].get("kappa_relative_mean"), 1, 3),
-    Measure(Column("nearest"), lambda rows, source: rows[source].get("nearest_relative"), 1, 3),
-    Measure(Column("IoU within"), lambda rows, source: rows[source].get("within_iou_mean"), 1, 3),
-    Measure(Column("p_diff minus it, points"), read_difference, 100, 2, sign=True),
+    Measure(Column("mean %"), lambda rows, source: rows[source].get("accuracy_mean"), is_primary=True),
+    Measure(Column("best %"), lambda rows, source: rows[source].get("accuracy_best"), is_primary=True),
+    Measure(Column("max IoU"), lambda rows, source: rows[source].get("max_iou_mean")),
+    Measure(Column("κ rel."), lambda rows, source: rows[source].get("kappa_relative_mean")),
+    Measure(Column("nearest"), lambda rows, source: rows[source].get("nearest_relative")),
+    Measure(Column("IoU within"), lambda rows, source: rows[source].get("within_iou_mean")),
+    Measure(Column("p_diff minus it, points"), read_difference, is_primary=True, sign=True),
 )
 
 
@@ -119,14 +128,15 @@ def build_repeated_source_table(runs: Sequence[ComparedRun]) -> Table:
         for measure in MEASURES
         if any(measure.read(run.rows, source) is not None for run in runs for source in sources)
     ]
+    words = read_words(runs)
     rows = [
         [
             Cell(source, source),
             *(
-                estimate_cell([read(run.rows, source) for run in runs], scale, decimals, sign=sign)
-                for _, read, scale, decimals, sign in measures
+                estimate_cell([read(run.rows, source) for run in runs], words if is_primary else None, sign=sign)
+                for _, read, is_primary, sign in measures
             ),
         ]
         for source in sources
     ]
-    return Table([Column("source"), *(measure.column for measure in measures)], rows)
+    return Table([Column("source"), *(words.adapt_column(measure.column) for measure in measures)], rows)

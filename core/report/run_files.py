@@ -214,9 +214,8 @@ def drop_mismatched_tables(run: RunFiles) -> None:
 
 
 def table_shape(table: ScoreTable) -> tuple[int, int | None]:
-    """Return (D, N) of a table; N is None if the table does not record which images are wrong."""
-    wrong_MN = table.scores["test"].wrong_MN
-    return table.vectors_MD.shape[1], None if wrong_MN is None else wrong_MN.shape[1]
+    """Return (D, N) of a table; N is None if the table records nothing of single images."""
+    return table.vectors_MD.shape[1], table.scores["test"].num_items
 
 
 def read_history(path: Path) -> TrainingHistory:

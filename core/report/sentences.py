@@ -1,20 +1,34 @@
 """The verdict in plain English: each statement is made from its numbers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from core.evaluation.copying import Behavior
 from core.evaluation.groups import Group
 from core.evaluation.kinds import GENERATED, ORIGINAL
-from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Novelty, Outcome, Standing, Verdict
-from core.report.cells import format_signed
+from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Novelty, Outcome, Standing, Verdict
 from core.report.glossary import find_meaning
+from core.report.metric_words import MetricWords
+from core.report.phrases import (
+    explain,
+    format_cost,
+    format_level,
+    format_max_iou,
+    format_names,
+    format_points,
+    join_words,
+    word_difference,
+)
 
 FREE = "the sources that need no further training"
 NEWER_AT = {  # the accuracy at which p_diff is newer
     Decision.BETTER: ", at a higher accuracy",
     Decision.UNDECIDED: ", at an accuracy that is lower by less than half a point, if at all",
     Decision.WORSE: ", at an accuracy that is lower by less than half a point",
+}
+NEWER_WITH = {  # the same for the {} of any other metric
+    Decision.BETTER: ", and better in {}",
+    Decision.UNDECIDED: ", and worse in {} by less than half a point, if at all",
+    Decision.WORSE: ", and worse in {} by less than half a point",
 }
 NOVELTY = {  # The first {} stands for the source with which p_diff is compared.
     Novelty.MEMORIZED: "They are memorized, not new: most of them are copies of a checkpoint.",
@@ -63,7 +77,7 @@ def write_statements(verdict: Verdict) -> list[str]:
 
 
 def write_headline(verdict: Verdict) -> str:
-    """Say whether generated models are more accurate than the free sources, and whether they are new."""
+    """Say whether generated models are better than the free sources in the primary metric, and whether they are new."""
     return " ".join(part for part in (write_answer(verdict), write_behavior(verdict), write_novelty(verdict)) if part)
 
 
@@ -71,22 +85,23 @@ def write_answer(verdict: Verdict) -> str:
     """Say whether generated models beat the best free source, and which free source they do not beat."""
     against, models = verdict.get_comparison(verdict.reference), "the generated models (p_diff)"
     reference = f"{explain(verdict.reference)}, the best on {name_split(verdict)} of {FREE}"
-    points = format_points(against.accuracy)
+    words = MetricWords(verdict.metric)
+    points = format_points(against.accuracy, words)
     if verdict.answer is Decision.BETTER:
-        return f"Yes, {models} are more accurate than {reference}: {points}."
+        return f"Yes, {models} are {words.better} than {reference}: {points}."
     if against.accuracy.decision is Decision.WORSE:
-        return f"No, {models} are less accurate than {reference}: {points}."
+        return f"No, {models} are {words.worse} than {reference}: {points}."
     if against.accuracy.decision is Decision.UNDECIDED and verdict.answer is Decision.UNDECIDED:
-        return f"No, {models} are not measurably more accurate than {reference}: {points}."
+        return f"No, {models} are not measurably {words.better} than {reference}: {points}."
     objection = find_objection(verdict)
-    verb = "less accurate" if verdict.answer is Decision.WORSE else "not measurably more accurate"
-    other = f"{explain(objection.baseline.source)}, one of {FREE}: {format_points(objection.accuracy)}"
+    verb = words.worse if verdict.answer is Decision.WORSE else f"not measurably {words.better}"
+    other = f"{explain(objection.baseline.source)}, one of {FREE}: {format_points(objection.accuracy, words)}"
     if against.accuracy.decision is Decision.UNDECIDED:
         return (
-            f"No, {models} are {verb} than {other}. They are not measurably different in accuracy from {reference}: "
-            f"{points}."
+            f"No, {models} are {verb} than {other}. They are not measurably different in {words.name} from "
+            f"{reference}: {points}."
         )
-    return f"No, {models} are {verb} than {other}. They are more accurate than {reference}: {points}."
+    return f"No, {models} are {verb} than {other}. They are {words.better} than {reference}: {points}."
 
 
 def find_objection(verdict: Verdict) -> Comparison:
@@ -126,15 +141,16 @@ def write_behavior(verdict: Verdict) -> str:
 def write_novelty(verdict: Verdict) -> str:
     """Say whether generated models are new, with the maximum IoUs that show it."""
     compared = verdict.rival if verdict.novelty is Novelty.CLOSER and verdict.rival else verdict.reference
-    row = verdict.get_comparison(compared)
+    row, words = verdict.get_comparison(compared), MetricWords(verdict.metric)
+    level = (NEWER_AT if words.is_accuracy else NEWER_WITH)[row.accuracy.decision].format(words.name)
     # Earlier versions called models newer at any accuracy.
-    sentence = NOVELTY[verdict.novelty].format(compared, NEWER_AT[row.accuracy.decision] if row.not_inferior else "")
+    sentence = words.adapt(NOVELTY[verdict.novelty]).format(compared, level if row.not_inferior else "")
     if verdict.novelty is None or row.max_iou is None:
         return sentence
     overlap = format_max_iou(verdict.p_diff, row)
     sentences = [sentence, f"The overlap of errors with the most similar checkpoint (max IoU) is {overlap}."]
     if verdict.novelty is Novelty.CONSISTENT:
-        sentences.append(write_consistency(verdict.p_diff, row))
+        sentences.append(words.adapt(write_consistency(verdict.p_diff, row)))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -153,19 +169,24 @@ def write_gain(verdict: Verdict) -> str:
     """Compare generated models with the checkpoints, in accuracy and in errors; empty if they are the reference."""
     if verdict.reference == ORIGINAL:
         return ""
-    row = verdict.get_comparison(ORIGINAL)
-    accuracy = {
-        Decision.BETTER: "more accurate than",
-        Decision.WORSE: "less accurate than",
-        Decision.UNDECIDED: "not measurably different in accuracy from",
-    }[row.accuracy.decision]
-    sentence = f"Generated models are {accuracy} the checkpoints themselves: {format_points(row.accuracy)}."
+    row, words = verdict.get_comparison(ORIGINAL), MetricWords(verdict.metric)
+    compared = compare_with(words)[row.accuracy.decision]
+    sentence = f"Generated models are {compared} the checkpoints themselves: {format_points(row.accuracy, words)}."
     if row.max_iou is None:
         return sentence
     overlap = format_max_iou(verdict.p_diff, row)
     lag = verdict.yardstick.lag if verdict.yardstick else 0
     others = f"with checkpoints at least {lag} steps away in time" if lag else "with the other ones"
     return f"{sentence} Max IoU is {overlap}. Each checkpoint is compared {others}."
+
+
+def compare_with(words: MetricWords) -> dict[Decision, str]:
+    """Return how generated models compare with a source in the primary metric, before its name, by decision."""
+    return {
+        Decision.BETTER: f"{words.better} than",
+        Decision.UNDECIDED: f"not measurably different in {words.name} from",
+        Decision.WORSE: f"{words.worse} than",
+    }
 
 
 def write_copying(verdict: Verdict) -> str:
@@ -196,16 +217,11 @@ def write_copying(verdict: Verdict) -> str:
 
 def write_trained(verdict: Verdict) -> str:
     """Compare generated models with sources that train further, and name the price of both; empty without any."""
-    phrases = {
-        Decision.BETTER: "more accurate than",
-        Decision.UNDECIDED: "not measurably different in accuracy from",
-        Decision.WORSE: "less accurate than",
-    }
     trained = verdict.list_group(Group.TRAINED)
     if not trained:
         return ""
     parts = []
-    for decision, phrase in phrases.items():
+    for decision, phrase in compare_with(MetricWords(verdict.metric)).items():
         rows = [row for row in trained if row.accuracy.decision is decision]
         if rows:
             parts.append(f"{phrase} {join_words([describe_trained(row, verdict) for row in rows])}")
@@ -220,13 +236,8 @@ def describe_trained(row: Comparison, verdict: Verdict) -> str:
     source = row.baseline.source
     cost = verdict.costs.get(source)
     price = f"{format_cost(cost)} per model" if cost is not None else None
-    parts = (find_meaning(source), format_points(row.accuracy, brackets="[]"), price)
+    parts = (find_meaning(source), format_points(row.accuracy, MetricWords(verdict.metric), brackets="[]"), price)
     return f"{source} ({'; '.join(part for part in parts if part)})"
-
-
-def format_cost(cost: float) -> str:
-    """Return a number of training steps, which is that of gradient evaluations, with three digits."""
-    return f"{float(f'{cost:.3g}'):,g} training steps"
 
 
 def write_outcomes(verdict: Verdict) -> str:
@@ -244,10 +255,14 @@ def write_outcomes(verdict: Verdict) -> str:
     counts = [
         f"{phrase} {format_names(by_outcome[outcome])}" for outcome, phrase in phrases.items() if outcome in by_outcome
     ]
+    words = MetricWords(verdict.metric)
     if verdict.p_diff.max_iou_mean is None:
-        measures, definition = "accuracy", "measurably more accurate"
+        measures, definition = words.name, f"measurably {words.better}"
     else:
-        measures, definition = "accuracy and newness", "measurably better in one and not measurably worse in the other"
+        measures, definition = (
+            f"{words.name} and newness",
+            "measurably better in one and not measurably worse in the other",
+        )
     return (
         f"Compared in {measures} with the {len(free)} sources that need no further training, p_diff "
         f"{join_words(counts)}. One source dominates another if it is {definition}."
@@ -256,16 +271,17 @@ def write_outcomes(verdict: Verdict) -> str:
 
 def write_method(verdict: Verdict) -> str:
     """Say how differences were decided."""
+    words = MetricWords(verdict.metric)
     sentences = [
-        f"Of {FREE}, {verdict.reference} is the most accurate on {name_split(verdict)}"
+        f"Of {FREE}, {verdict.reference} is {words.best} on {name_split(verdict)}"
         + (", which had to decide because not all were scored on validation." if verdict.chosen_on == "test" else "."),
         "A difference is measurable if its interval excludes 0.",
     ]
     if verdict.draws is not None:
         sentences.append(
             f"The intervals come from {verdict.draws:,} bootstrap draws of models and images. All but that of the "
-            f"headline's accuracy have a level of {format_level(verdict.interval_level)}, at which at most 5% of the "
-            "differences called measurable are expected to be chance."
+            f"headline's {words.name} have a level of {format_level(verdict.interval_level)}, at which at most 5% of "
+            "the differences called measurable are expected to be chance."
         )
     blocks = [f"{length} ({source})" for source, length in verdict.block_lengths.items() if length > 1]
     if blocks:
@@ -289,58 +305,3 @@ def write_caution(verdict: Verdict) -> str | None:
         "so generated models may be little more than the mean of the checkpoints. "
         "Set system/autoencoder=chunked or a larger system.autoencoder_steps."
     )
-
-
-def explain(source: str) -> str:
-    """Return the name of a source with its meaning in parentheses, or the bare name of an unknown source."""
-    meaning = find_meaning(source)
-    return source if meaning is None else f"{source} ({meaning})"
-
-
-def join_words(words: Sequence[str]) -> str:
-    """Return the words as a list in a sentence: "a, b and c"."""
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
-
-
-def format_names(names: Sequence[str]) -> str:
-    """Return the number of names and the names."""
-    return f"{len(names)} ({', '.join(names)})"
-
-
-def format_points(difference: Difference, brackets: str = "()") -> str:
-    """Return a difference of test accuracies in percentage points with its interval."""
-    interval = format_interval(difference, 100, 2, brackets)
-    return f"{format_signed(difference.value, 100, 2)} percentage points{interval}"
-
-
-def format_max_iou(generated: Standing, comparison: Comparison) -> str:
-    """Return the maximum IoU of p_diff and of one baseline with the interval of their difference.
-
-    Raises:
-        ValueError: The maximum IoU was not measured.
-    """
-    difference = comparison.max_iou
-    if difference is None:
-        raise ValueError(f"no maximum IoU was measured for {comparison.baseline.source}")
-    baseline = comparison.baseline
-    means = f"{generated.max_iou_mean:.3f} for p_diff and {baseline.max_iou_mean:.3f} for {baseline.source}"
-    return f"{means}, {word_difference(difference)}"
-
-
-def word_difference(difference: Difference) -> str:
-    """Return a difference of similarities with its interval in words."""
-    return f"a difference of {format_signed(difference.value)}{format_interval(difference, 1, 3)}"
-
-
-def format_interval(difference: Difference, scale: float, decimals: int, brackets: str = "()") -> str:
-    """Return the interval in brackets after a space, or an empty text if the difference has none."""
-    if difference.interval is None:
-        return ""
-    low, high = (format_signed(end, scale, decimals) for end in difference.interval)
-    return f" {brackets[0]}{format_level(difference.level)} interval {low} to {high}{brackets[1]}"
-
-
-def format_level(level: float) -> str:
-    """Return a level in percent with as few decimals as tell it from 100%."""
-    decimals = 1 if level < 0.9995 else 2
-    return f"{100 * level:.{decimals}f}".removesuffix(".0") + "%"

@@ -1,6 +1,7 @@
 """The sources of weights as tables: a short one for a terminal, two for the report, and all measures as CSV.
 
-Accuracies are shown in percent. Sources stand in groups: the originals, then generated, free and trained models.
+Accuracies are shown in percent, other metrics as `MetricWords` says. Sources stand in groups: the originals, then
+generated, free and trained models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,12 @@ from core.report.cells import (
     Column,
     Table,
     format_csv,
-    format_interval,
     format_number,
     format_percent,
     markdown,
 )
 from core.report.glossary import explain_sources
+from core.report.metric_words import ACCURACY_WORDS, MetricWords
 
 Measures = Mapping[str, tuple[Column, Callable[[Any], str]]]  # key of a row of metrics.json -> (column, format)
 
@@ -29,11 +30,6 @@ def format_count(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:,.1f}"
 
 
-def format_shares(interval: Sequence[float]) -> str:
-    """Format both ends of an interval of a share in percent."""
-    return format_interval(interval, 100, 2)
-
-
 GROUP_COLUMN = Column(
     "group",
     "what the models cost once the checkpoints exist; generated: the training of the generator; free: no gradient; "
@@ -41,6 +37,7 @@ GROUP_COLUMN = Column(
 )
 HEADINGS = {Group.GENERATED: "generated:", Group.FREE: "free:", Group.TRAINED: "trained:"}  # in the terminal
 
+# The measures whose keys start with "accuracy_" hold the primary metric. `choose_measures` words and formats them.
 PERFORMANCE: Measures = {
     "n": (Column("n", "number of models"), str),
     "accuracy_mean": (Column("mean %", "mean test accuracy, higher is better"), format_percent),
@@ -49,7 +46,7 @@ PERFORMANCE: Measures = {
         Column(
             "95% interval", "95% confidence interval of the mean, from a bootstrap over models and over test images"
         ),
-        format_shares,
+        ACCURACY_WORDS.format_interval,
     ),
     "accuracy_best": (Column("best %", "highest test accuracy, which more models raise by luck alone"), format_percent),
     "accuracy_median": (Column("median %", "median test accuracy"), format_percent),
@@ -167,6 +164,8 @@ SIMILARITY: Measures = {
     ),
 }
 MEASURES = {**PERFORMANCE, **SIMILARITY}
+PRIMARY = "accuracy_"  # prefix of the measures of the primary metric
+SHARES_OF_ERRORS = ("kappa_mean", "kappa_relative_mean")  # explained by the accuracies of the two models
 SHORT: Mapping[str, str] = {  # the measures of the terminal beside n and mean ± std -> their headers
     "accuracy_interval": "95% interval",
     "max_iou_mean": "max IoU",
@@ -183,6 +182,20 @@ LEGEND = {  # words of the terminal -> their meaning
     "nearest": "distance to the nearest original over the median one (near 0: a copy)",
     "gradients": "training steps that one model costs",
 }
+
+
+def choose_measures(metrics: Mapping[str, Any], measures: Measures) -> dict[str, tuple[Column, Callable[[Any], str]]]:
+    """Return the measures that at least one source has, in the words and the format of the primary metric."""
+    words, chosen = MetricWords.read(metrics), {}
+    for key in choose_measured(metrics, list(measures)):
+        column, show = measures[key]
+        if key.startswith(PRIMARY):
+            show = words.format_interval if key == "accuracy_interval" else words.format
+            column = words.adapt_column(column)
+        elif key in SHARES_OF_ERRORS:
+            column = Column(column.label, words.adapt(column.explanation))
+        chosen[key] = (column, show)
+    return chosen
 
 
 def read_group(row: Mapping[str, Any]) -> Group:
@@ -208,16 +221,17 @@ def choose_measured(metrics: Mapping[str, Any], keys: Sequence[str]) -> list[str
 
 def format_source_table(metrics: Mapping[str, Any]) -> str:
     """Return the short table for a terminal, with a heading above each group but the originals."""
-    shown = choose_measured(metrics, list(SHORT))
+    words, shown = MetricWords.read(metrics), choose_measures(metrics, {key: MEASURES[key] for key in SHORT})
     header = ["source", "n", "mean ± std", *(SHORT[key] for key in shown)]
     lines = []
     for group, rows in group_rows(metrics).items():
         if group in HEADINGS:
             lines.append([HEADINGS[group], *([""] * (len(header) - 1))])
         for row in rows:
-            spread = f" ± {format_percent(row['accuracy_std'])}" if "accuracy_std" in row else ""
-            cells = [measure_cell(key, row.get(key)).text for key in shown]
-            lines.append([row["source"], str(row["n"]), format_percent(row["accuracy_mean"]) + spread, *cells])
+            mean, std = row["accuracy_mean"], row.get("accuracy_std")
+            spread = words.format(mean) if std is None else words.format_spread(mean, std)
+            cells = [measure_cell(show, row.get(key)).text for key, (_, show) in shown.items()]
+            lines.append([row["source"], str(row["n"]), spread, *cells])
     return markdown(header, lines)
 
 
@@ -230,7 +244,9 @@ def format_legend(metrics: Mapping[str, Any]) -> str:
 def build_source_table(metrics: Mapping[str, Any]) -> Table:
     """Return one row per source with its group, its accuracy, its calibration and its cost."""
     rows = list_rows(metrics)
-    return build_table(metrics, rows, PERFORMANCE, explain_sources(row["source"] for row in rows))
+    words = MetricWords.read(metrics)
+    terms = {source: words.adapt(text) for source, text in explain_sources(row["source"] for row in rows).items()}
+    return build_table(metrics, rows, PERFORMANCE, terms)
 
 
 def build_similarity_table(metrics: Mapping[str, Any]) -> Table | None:
@@ -246,28 +262,28 @@ def build_table(
     metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measures: Measures, row_terms: Mapping[str, str]
 ) -> Table:
     """Return one row per source, with every one of these measures that at least one source has."""
-    shown = choose_measured(metrics, list(measures))
-    columns = [Column("source", "where the weights come from"), GROUP_COLUMN, *(measures[key][0] for key in shown)]
+    shown = choose_measures(metrics, measures)
+    columns = [Column("source", "where the weights come from"), GROUP_COLUMN, *(column for column, _ in shown.values())]
     cells = [
         [
             Cell(row["source"], row["source"]),
             Cell(read_group(row).value, read_group(row).value),
-            *(measure_cell(key, row.get(key)) for key in shown),
+            *(measure_cell(show, row.get(key)) for key, (_, show) in shown.items()),
         ]
         for row in rows
     ]
     return Table(columns, cells, row_terms)
 
 
-def measure_cell(key: str, value: Any) -> Cell:
-    """Return the cell of one measure of one source. Intervals are sorted by their lower end."""
+def measure_cell(show: Callable[[Any], str], value: Any) -> Cell:
+    """Return the cell of one measure of one source in this format. Intervals are sorted by their lower end."""
     if value is None:
         return Cell(ABSENT)
-    return Cell(MEASURES[key][1](value), value[0] if isinstance(value, list) else value)
+    return Cell(show(value), value[0] if isinstance(value, list) else value)
 
 
 def format_source_csv(metrics: Mapping[str, Any]) -> str:
-    """Return all measures at full precision, with accuracies in [0, 1] and empty cells for absent measures."""
+    """Return all measures at full precision, with metrics in percent in [0, 1] and empty cells for absent measures."""
     ends = {"accuracy_interval_low": 0, "accuracy_interval_high": 1}
     names = [name for key in MEASURES for name in (ends if key == "accuracy_interval" else [key])]
     rows = []

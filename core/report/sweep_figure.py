@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from core.report.metric_words import ACCURACY_WORDS, MetricWords
 from core.report.style import make_figure, styled, use_plain_log_ticks
 
 LINE_LOOKS = (  # (color, marker) of each line; the markers differ in grayscale, too
@@ -30,7 +31,7 @@ class Point(NamedTuple):
     value: float | str  # the value of the setting
     p_diff_mean: float | None
     p_diff_best: float | None
-    original_mean: float | None  # accuracies are in [0, 1]
+    original_mean: float | None  # the primary metric; accuracies are in [0, 1]
     max_iou: float | None  # the mean over the generated models
 
 
@@ -42,7 +43,7 @@ MEASURES: dict[str, tuple[str, Any, str]] = {  # measure -> (line style, fill of
 
 
 @styled
-def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
+def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]], words: MetricWords = ACCURACY_WORDS) -> Figure:
     """Draw accuracy above and similarity to the originals below, with one color and marker per line.
 
     Runs with the same value are averaged, and each is also a dot. If the values are words, they stand side by side in
@@ -51,30 +52,33 @@ def draw_sweep(setting: str, lines: Mapping[str, Sequence[Point]]) -> Figure:
     Args:
         setting: The dotted name of the setting.
         lines: The points of each line, by the name of the line.
+        words: The words for the primary metric, of which better values stand higher.
     """
     values = [point.value for points in lines.values() for point in points]
-    words = list(dict.fromkeys(map(str, values))) if any(isinstance(value, str) for value in values) else []
+    texts = list(dict.fromkeys(map(str, values))) if any(isinstance(value, str) for value in values) else []
     numbers = [value for value in values if not isinstance(value, str)]
     has_iou = any(point.max_iou is not None for points in lines.values() for point in points)
     drawn = make_figure((6.2 if has_iou else 4.2) + 0.22 * len(lines))
     heights = [3, 2] if has_iou else [1]
     panels = drawn.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for index, points in enumerate(lines.values()):
-        if words:
+        if texts:
             shift = SPREAD_OF_WORDS * ((index + 0.5) / len(lines) - 0.5)
-            points = [point._replace(value=words.index(str(point.value)) + shift) for point in points]
+            points = [point._replace(value=texts.index(str(point.value)) + shift) for point in points]
         for measure in MEASURES:
-            draw_line(panels[0], points, measure, scale=100, look=line_look(index, measure, joined=not words))
+            draw_line(panels[0], points, measure, scale=words.scale, look=line_look(index, measure, joined=not texts))
         if has_iou:
-            look = line_look(index, "p_diff_mean", joined=not words)
+            look = line_look(index, "p_diff_mean", joined=not texts)
             draw_line(panels[1], points, "max_iou", scale=1, look=look)
-    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].set_ylabel(f"test {words.name} (%)" if words.metric.in_percent else f"test {words.name}")
+    if not words.metric.higher_is_better:
+        panels[0].invert_yaxis()
     if has_iou:
         panels[1].set_ylabel("p_diff max IoU\n(lower is newer)")
-    scale_values(panels[-1], words, numbers)
+    scale_values(panels[-1], texts, numbers)
     panels[-1].set_xlabel(setting)
     drawn.align_ylabels()
-    add_legends(drawn, list(lines), joined=not words)
+    add_legends(drawn, list(lines), joined=not texts)
     return drawn
 
 

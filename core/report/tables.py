@@ -1,6 +1,6 @@
 """metrics.json as tables: the two protocols, selection, combination and the verdict's comparisons.
 
-Accuracies are shown in percent. A block that metrics.json lacks gives no table.
+Accuracies are shown in percent, other metrics as `MetricWords` says. A block that metrics.json lacks gives no table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from core.report.cells import (
     Cell,
     Column,
     Table,
-    format_interval,
     format_number,
     format_percent,
     format_signed,
     markdown,
 )
 from core.report.glossary import explain_sources
-from core.report.sentences import format_level
+from core.report.metric_words import MetricWords
+from core.report.phrases import format_level
 from core.report.source_table import (
     GROUP_COLUMN,
     build_similarity_table,
@@ -64,13 +64,10 @@ OUTCOME_LABEL = "outcome"
 
 def format_protocol_table(metrics: Mapping[str, Any]) -> str:
     """Return the paper's three columns under both protocols for a terminal, test accuracy in percent."""
-    sources = list(metrics["paper_protocol"])
+    sources, words = list(metrics["paper_protocol"]), MetricWords.read(metrics)
     return markdown(
         ["protocol", *sources],
-        [
-            [label, *(format_percent(metrics[key].get(source)) for source in sources)]
-            for key, label in PROTOCOLS.items()
-        ],
+        [[label, *(words.format(metrics[key].get(source)) for source in sources)] for key, label in PROTOCOLS.items()],
     )
 
 
@@ -90,30 +87,34 @@ def format_closing_words(metrics: Mapping[str, Any]) -> str:
 def build_protocol_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the paper's three columns under each protocol that metrics.json holds."""
     known = {label: metrics[key] for key, label in PROTOCOLS.items() if metrics.get(key)}
-    sources = list(dict.fromkeys(source for values in known.values() for source in values))
+    sources, words = (
+        list(dict.fromkeys(source for values in known.values() for source in values)),
+        MetricWords.read(metrics),
+    )
     rows = [
-        [Cell(label, label), *(Cell(format_percent(values.get(source)), values.get(source)) for source in sources)]
+        [Cell(label, label), *(Cell(words.format(values.get(source)), values.get(source)) for source in sources)]
         for label, values in known.items()
     ]
     explanations = explain_sources(sources)
     columns = [
-        Column("protocol", "rule that chooses the one model whose test accuracy is shown"),
-        *(Column(f"{source} %", explanations.get(source, "")) for source in sources),
+        Column("protocol", words.adapt("rule that chooses the one model whose test accuracy is shown")),
+        *(Column(words.label(source), explanations.get(source, "")) for source in sources),
     ]
-    return Table(columns, rows, {label: PROTOCOL_TERMS[label] for label in known}) if rows else None
+    return Table(columns, rows, {label: words.adapt(PROTOCOL_TERMS[label]) for label in known}) if rows else None
 
 
 def build_comparison_table(verdict: Verdict | None) -> Table | None:
     """Return p_diff minus each baseline, with the intervals that decide the outcome."""
     if verdict is None or not verdict.comparisons:
         return None
+    words = MetricWords(verdict.metric)
     has_kappa = any(row.kappa_relative is not None for row in verdict.comparisons)  # not in files of earlier versions
     rows = [
         [
             Cell(row.baseline.source, row.baseline.source),
             Cell(verdict.groups[row.baseline.source].value, verdict.groups[row.baseline.source].value),
             Cell(row.outcome.value, row.outcome.value),
-            *difference_cells(row.accuracy, 100, 2),
+            *accuracy_cells(row.accuracy, words),
             *max_iou_cells(row),
             *(difference_cells(row.kappa_relative) if has_kappa else []),
         ]
@@ -124,22 +125,27 @@ def build_comparison_table(verdict: Verdict | None) -> Table | None:
 
 def list_comparison_columns(verdict: Verdict, has_kappa: bool) -> list[Column]:
     """Return the columns of the table of comparisons, in which each difference stands beside its interval."""
+    words = MetricWords(verdict.metric)
     kappa = Column(
         "κ rel.",
-        "mean of κ over its largest value at the two accuracies, p_diff minus the source; the source with the lower "
-        "max IoU is newer only if this is measurably lower, too",
+        words.adapt(
+            "mean of κ over its largest value at the two accuracies, p_diff minus the source; the source with the "
+            "lower max IoU is newer only if this is measurably lower, too"
+        ),
     )
     return [
         Column("p_diff against"),
         GROUP_COLUMN,
         Column(
             OUTCOME_LABEL,
-            "dominates: better in accuracy or newness and not worse in the other; is dominated: the reverse; "
+            f"dominates: better in {words.name} or newness and not worse in the other; is dominated: the reverse; "
             "trade-off: better in one and worse in the other; tie: no measurable difference in either",
         ),
-        Column(
-            "accuracy, points",
-            "mean test accuracy of p_diff minus the source's, in percentage points; above 0 is better",
+        words.adapt_column(
+            Column(
+                "accuracy, points",
+                "mean test accuracy of p_diff minus the source's, in percentage points; above 0 is better",
+            )
         ),
         Column(
             "interval",
@@ -148,8 +154,8 @@ def list_comparison_columns(verdict: Verdict, has_kappa: bool) -> list[Column]:
         ),
         Column(
             "max IoU",
-            "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where accuracy may be "
-            "the reason or the source with the lower max IoU copies",
+            "mean max IoU of p_diff minus the source's; below 0 is newer, except in parentheses, where "
+            f"{words.name} may be the reason or the source with the lower max IoU copies",
         ),
         Column("interval"),
         *([kappa, Column("interval")] if has_kappa else []),
@@ -163,7 +169,7 @@ def describe_levels(verdict: Verdict) -> str:
         return f"its level is {level}"
     return (
         f"its level is {level}, which allows for the number of comparisons (Benjamini and Hochberg 1995), except for "
-        f"accuracy against {verdict.reference}, where it is {format_level(UNADJUSTED)}"
+        f"{verdict.metric.name} against {verdict.reference}, where it is {format_level(UNADJUSTED)}"
     )
 
 
@@ -175,32 +181,41 @@ def max_iou_cells(row: Comparison) -> list[Cell]:
     return [value, interval]
 
 
-def difference_cells(difference: Difference | None, scale: float = 1, decimals: int = 3) -> list[Cell]:
-    """Return the cell of a difference and the cell of its interval, all numbers with their sign."""
-    if difference is None:
-        return [Cell(ABSENT), Cell(ABSENT)]
-    shown = Cell(format_signed(difference.value, scale, decimals), difference.value)
+def accuracy_cells(difference: Difference, words: MetricWords) -> list[Cell]:
+    """Return the cell of a difference in the primary metric and the cell of its interval, with signs."""
+    ends = difference.interval or ()
+    shown = Cell(words.format_difference(difference.value, *ends), difference.value)
     if difference.interval is None:
         return [shown, Cell(ABSENT)]
-    return [shown, Cell(format_signed_interval(difference.interval, scale, decimals), difference.interval[0])]
+    return [shown, Cell(" to ".join(words.format_ends(ends, difference.value)), difference.interval[0])]
 
 
-def format_signed_interval(ends: Sequence[float], scale: float = 1, decimals: int = 3) -> str:
+def difference_cells(difference: Difference | None) -> list[Cell]:
+    """Return the cell of a difference of similarities and the cell of its interval, all numbers with their sign."""
+    if difference is None:
+        return [Cell(ABSENT), Cell(ABSENT)]
+    shown = Cell(format_signed(difference.value), difference.value)
+    if difference.interval is None:
+        return [shown, Cell(ABSENT)]
+    return [shown, Cell(format_signed_interval(difference.interval), difference.interval[0])]
+
+
+def format_signed_interval(ends: Sequence[float]) -> str:
     """Return both ends with their signs."""
-    low, high = (format_signed(end, scale, decimals) for end in ends)
+    low, high = map(format_signed, ends)
     return f"{low} to {high}"
 
 
 def build_selection_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the test accuracy of the model that each rule chooses."""
-    selected = metrics.get("selection", [])
+    selected, words = metrics.get("selection", []), MetricWords.read(metrics)
     is_expected = any("expected_accuracy" in row for row in selected)
     rows = [
         [
             Cell(row["source"], row["source"]),
-            Cell(row["chosen_by"].replace("_", " "), row["chosen_by"]),
-            Cell(format_percent(row.get("test_accuracy")), row.get("test_accuracy")),
-            *(expectation_cells(row) if is_expected else []),
+            Cell(words.adapt(row["chosen_by"].replace("_", " ")), row["chosen_by"]),
+            Cell(words.format(row.get("test_accuracy")), row.get("test_accuracy")),
+            *(expectation_cells(row, words) if is_expected else []),
             Cell("yes" if row.get("uses_test") else "no", str(bool(row.get("uses_test")))),
         ]
         for row in selected
@@ -208,24 +223,30 @@ def build_selection_table(metrics: Mapping[str, Any]) -> Table | None:
     columns = [
         Column("source"),
         Column("chosen by"),
-        Column("test accuracy %", "test accuracy of the chosen model, which is one pick and depends on luck"),
-        *(EXPECTATION_COLUMNS if is_expected else []),
+        words.adapt_column(
+            Column("test accuracy %", "test accuracy of the chosen model, which is one pick and depends on luck")
+        ),
+        *(map(words.adapt_column, EXPECTATION_COLUMNS) if is_expected else []),
         Column("test images chose", "yes means that the number is optimistic, because test images chose the model"),
     ]
     rules = dict.fromkeys(row["chosen_by"] for row in selected)
-    return Table(columns, rows, dict(CHOICES[rule] for rule in rules if rule in CHOICES)) if rows else None
+    terms = {
+        words.adapt(label): words.adapt(meaning)
+        for label, meaning in (CHOICES[rule] for rule in rules if rule in CHOICES)
+    }
+    return Table(columns, rows, terms) if rows else None
 
 
-def expectation_cells(row: Mapping[str, Any]) -> list[Cell]:
+def expectation_cells(row: Mapping[str, Any], words: MetricWords) -> list[Cell]:
     """Return the cells of what a rule gives on average, and of its interval."""
     mean, interval = row.get("expected_accuracy"), row.get("expected_interval")
-    shown = Cell(ABSENT) if interval is None else Cell(format_interval(interval, 100, 2), interval[0])
-    return [Cell(format_percent(mean), mean), shown]
+    shown = Cell(ABSENT) if interval is None else Cell(words.format_interval(interval), interval[0])
+    return [Cell(words.format(mean), mean), shown]
 
 
 def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the accuracy of several models used together, beside that of one model."""
-    combined = metrics.get("combination", [])
+    combined, words = metrics.get("combination", []), MetricWords.read(metrics)
     # A task that defines no votes has no temperatures either.
     temperature = " at the temperature fitted on validation" if metrics.get("worth") else ""
     rows = [
@@ -233,7 +254,7 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
             Cell(row["source"], row["source"]),
             Cell(row["method"].replace("_", " "), row["method"]),
             Cell(str(row.get("n_models", ABSENT)), row.get("n_models")),
-            Cell(format_percent(row.get("accuracy")), row.get("accuracy")),
+            Cell(words.format(row.get("accuracy")), row.get("accuracy")),
             Cell(format_number(row.get("loss"), 4), row.get("loss")),
             Cell(format_percent(row.get("ece")), row.get("ece")),
         ]
@@ -243,7 +264,7 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
         Column("source"),
         Column("method"),
         Column("models", "number of models used; it is not recorded for a greedy soup"),
-        Column("accuracy %", "test accuracy, higher is better"),
+        words.adapt_column(Column("accuracy %", "test accuracy, higher is better")),
         Column("loss", f"negative log-likelihood on test in nats{temperature}; lower is better"),
         Column(
             "ECE %",
@@ -252,7 +273,8 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
         ),
     ]
     methods = dict.fromkeys(row["method"] for row in combined)
-    return Table(columns, rows, {name: METHODS[name] for name in methods if name in METHODS}) if rows else None
+    terms = {name: words.adapt(METHODS[name]) for name in methods if name in METHODS}
+    return Table(columns, rows, terms) if rows else None
 
 
 SECTIONS = {
@@ -267,7 +289,8 @@ SECTIONS = {
 
 def write_report(metrics: Mapping[str, Any], verdict: Verdict | None, folder: Path, *, title: str) -> None:
     """Write table.md and scores.csv into `folder`."""
-    parts = [f"# {title}", "Accuracies on test, in percent."]
+    words = MetricWords.read(metrics)
+    parts = [f"# {title}", words.adapt("Accuracies on test, in percent.")]
     if said := read_sentences(metrics):
         parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in said)]
     if (table := build_comparison_table(verdict)) is not None:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from core.evaluation.verdict import Comparison, Decision, Difference, Doubt
+from core.report.metric_words import ACCURACY_WORDS, MetricWords
 from core.report.style import make_figure, styled
 
 LOOKS = {  # decision or doubt -> (color, marker, color of its inside, label)
@@ -22,11 +23,12 @@ GOOD_SIDE = "#e3eef6"
 
 
 @styled
-def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
+def draw_differences(comparisons: Sequence[Comparison], words: MetricWords = ACCURACY_WORDS) -> Figure:
     """Draw p_diff minus each baseline with its interval, and shade the side on which p_diff is better.
 
     Args:
         comparisons: One comparison per row, from the top.
+        words: The words for the primary metric.
     """
     has_iou = any(comparison.max_iou is not None for comparison in comparisons)
     drawn = make_figure(1.6 + 0.27 * len(comparisons))
@@ -34,17 +36,20 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     panels = drawn.subplots(1, 2 if has_iou else 1, sharey=True, squeeze=False)[0]
     rows = range(len(comparisons) - 1, -1, -1)  # The first comparison stands at the top.
     for row, comparison in zip(rows, comparisons, strict=True):
-        draw_difference(panels[0], row, comparison.accuracy, comparison.accuracy.decision, scale=100)
+        draw_difference(panels[0], row, comparison.accuracy, comparison.accuracy.decision, scale=words.scale)
         if comparison.max_iou is not None:
             draw_difference(panels[1], row, comparison.max_iou, comparison.doubt or comparison.max_iou.decision)
-    finish_panel(panels[0], "accuracy difference (points)", "more accurate →", good_above_0=True)
+    unit = f" ({words.short_unit})" if words.short_unit else ""
+    higher = words.metric.higher_is_better
+    hint = f"{words.better} →" if higher else f"← {words.better}"
+    finish_panel(panels[0], f"{words.name} difference{unit}", hint, good_above_0=higher)
     if has_iou:
         finish_panel(panels[1], "max IoU difference", "← newer", good_above_0=False)
     panels[0].set_yticks(list(rows), [comparison.baseline.source for comparison in comparisons])
     panels[0].set_ylim(-0.6, len(comparisons) - 0.4)
     doubts = {row.doubt for row in comparisons if row.doubt}
     handles = [
-        Line2D([], [], color=color, marker=marker, mfc=inside, ms=7, lw=1.6, label=label)
+        Line2D([], [], color=color, marker=marker, mfc=inside, ms=7, lw=1.6, label=words.adapt(label))
         for look, (color, marker, inside, label) in LOOKS.items()
         if isinstance(look, Decision) or look in doubts
     ]

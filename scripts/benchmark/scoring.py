@@ -12,6 +12,7 @@ from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset, un
 from core.runtime.precision import set_float32_precision
 from scripts.benchmark.contest import Contest
 from tasks.networks.build import build_classifier
+from tasks.objectives.classification import Classification
 from tasks.scoring.frozen_prefix import split_network
 from tasks.scoring.scorer import Scorer, ScoringSpec
 
@@ -57,7 +58,8 @@ def make_whole_network_contests(device: torch.device) -> Iterator[Contest]:
         )
         subset = resolve_subset(model, "all")
         images = TensorDataset(torch.randn(WHOLE_BATCH, 3, 64, 64), torch.zeros(WHOLE_BATCH, dtype=torch.long))
-        scorer = Scorer(model, subset, images, options=ScoringSpec(batch_size=WHOLE_BATCH, device=device))
+        options = ScoringSpec(batch_size=WHOLE_BATCH, device=device)
+        scorer = Scorer(model, subset, images, objective=Classification(10), options=options)
         vectors_MD = (flatten(model, subset) + 0.01 * torch.randn(NUM_WHOLE, subset.num_params)).to(device)
         on_device = images.tensors[0].to(device)
         yield Contest(
@@ -73,7 +75,8 @@ def make_whole_network_contests(device: torch.device) -> Iterator[Contest]:
 
 def compute_logits_at_once(scorer: Scorer, images: Tensor, vectors_MD: Tensor) -> Tensor:
     """Return the logits of all models from one call of the scorer, (M, B, classes)."""
-    return scorer.logits(scorer.network.cache(images), vectors_MD)
+    predictions = scorer.predict(scorer.network.cache(images), vectors_MD, len(images))
+    return torch.cat([logits for _, logits in predictions])
 
 
 def compute_logits_one_by_one(
@@ -105,7 +108,7 @@ def make_prefix_contests(device: torch.device) -> Iterator[Contest]:
         vector_D = flatten(model, subset).to(device) + 0.1 * torch.randn(subset.num_params, device=device)
         parameters = unflatten(vector_D, subset)
         crossing = bind_in_float32(network.cache, images)()
-        suffix = bind_in_float32(network.logits, crossing, parameters)
+        suffix = bind_in_float32(network.run, crossing, parameters)
         reference = bind_in_float32(run_whole_network, model, parameters, images)
         cached_bytes = sum(tensor.nbytes for tensor in crossing if isinstance(tensor, Tensor))
         yield Contest(

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Only the whole test suite uses these packages.
-NOT_NEEDED = ("pytest-xdist", "selenium", "ruff", "mypy", "codespell", "pre-commit")
+# The checks of a GPU machine do not use these packages.
+NOT_NEEDED = ("pytest-xdist", "selenium", "pycocotools", "ruff", "mypy", "codespell", "pre-commit")
 ANTLR = "antlr4-python3-runtime==4.9.3"  # the series that hydra-core and omegaconf require
 
 

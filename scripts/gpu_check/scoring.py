@@ -52,6 +52,7 @@ def make_scorer(subject: Classified, precision: str, device: torch.device) -> Sc
         subject.model,
         subject.subset,
         data.test,
+        objective=data.objective,
         normalize=data.make_normalizer(),
         options=ScoringSpec(device=device, precision=precision),
     )
@@ -88,5 +89,5 @@ def count_suffix_flops(subject: Classified) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         crossing = network.cache(images_BCSS)
         before = counter.get_total_flops()
-        network.logits(crossing, unflatten(subject.vectors_MD[0], subject.subset))
+        network.run(crossing, unflatten(subject.vectors_MD[0], subject.subset))
     return (counter.get_total_flops() - before) // 2

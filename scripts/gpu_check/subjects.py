@@ -18,7 +18,7 @@ from core.networks.autoencoder import ConvAutoencoder
 from core.networks.denoiser import ConvDenoiser
 from core.training.stage_modules import AutoencoderModule, LatentDiffusionModule, SteppedModule
 from core.training.weight_average import WeightAverage
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData, gather_labeled_images
 from tasks.networks.build import build_classifier
 
 COLORS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -71,12 +71,12 @@ class Classified:
     subset: ParameterSubset
     vectors_MD: Tensor
     images: TensorDataset
-    data: ImageData
+    data: TaskData
 
     @property
     def image_size(self) -> int:
         """The height and width of the images in pixels."""
-        return self.data.image_size
+        return self.data.facts["image_size"]
 
 
 def make_classified(
@@ -89,7 +89,9 @@ def make_classified(
     vectors_MD = flatten(model, subset) + SPREAD * torch.randn(num_models, subset.num_params)
     pixels = torch.randint(256, (num_images, 3, image_size, image_size), dtype=torch.uint8)
     images = TensorDataset(pixels, torch.randint(num_classes, (num_images,)))
-    data = ImageData(images, images, images, num_classes, 3, image_size, COLORS)
+    data = gather_labeled_images(
+        images, images, images, num_classes=num_classes, channels=3, image_size=image_size, colors=COLORS
+    )
     return Classified(model, subset, vectors_MD, images, data)
 
 

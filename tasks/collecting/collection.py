@@ -19,7 +19,7 @@ from core.checkpoints.subset import ParameterSubset
 from core.checkpoints.vector_rows import VectorRows
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Collection(ABC):
     def collect_vectors(
         self,
         trained: TrainedNetworks,
-        data: ImageData,
+        data: TaskData,
         *,
         k: int,
         seed: int,

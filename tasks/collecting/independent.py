@@ -23,7 +23,7 @@ from tasks.collecting.collection import (
     PlannedNetwork,
     TrainedNetworks,
 )
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class IndependentCollection(Collection):
     def collect_vectors(
         self,
         trained: TrainedNetworks,
-        data: ImageData,
+        data: TaskData,
         *,
         k: int,
         seed: int,

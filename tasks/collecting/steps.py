@@ -22,7 +22,6 @@ from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed, reseed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit, forget_fit, limit_to_one_device
-from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import (
     CollectedVectors,
     Collection,
@@ -31,8 +30,9 @@ from tasks.collecting.collection import (
     PlannedNetwork,
     TrainedNetworks,
 )
+from tasks.collecting.network_training import NetworkTraining, TrainingItems
 from tasks.data.loaders import make_training_loader
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 
 NAME, OPTIMIZER_FILE = "collect", "optimizer.safetensors"  # names of files in the folder of training states
 
@@ -93,7 +93,7 @@ class StepsCollection(Collection):
     def collect_vectors(
         self,
         trained: TrainedNetworks,
-        data: ImageData,
+        data: TaskData,
         *,
         k: int,
         seed: int,
@@ -112,11 +112,11 @@ class StepsCollection(Collection):
             parameter.requires_grad_(name in subset.names)
         module = SubsetTraining(
             tuned,
-            data.num_classes,
+            data.objective,
             make_optimizer=self.make_optimizer,
             train_only=find_owners_of_statistics(tuned, subset),
             seed=derive_seed(seed, "collect"),
-        ).train()  # Lightning keeps a module's mode; `Classifier.train` keeps frozen statistics in eval mode
+        ).train()  # Lightning keeps a module's mode; `NetworkTraining.train` keeps frozen statistics in eval mode
         every = choose_interval(
             self.every, k, steps_per_epoch=len(make_training_loader(data.train, self.batch_size, module.seed))
         )
@@ -128,7 +128,7 @@ class StepsCollection(Collection):
             files.create()
         fit(
             module,
-            TrainingImages(data, self.batch_size, seed=module.seed, num_workers=num_workers, num_steps=num_steps),
+            TrainingItems(data, self.batch_size, seed=module.seed, num_workers=num_workers, num_steps=num_steps),
             name=NAME,
             state_dir=state_dir,
             make_trainer=partial(limit_to_one_device(make_trainer), limit_val_batches=0),
@@ -171,7 +171,7 @@ def choose_interval(every: int | str, k: int, steps_per_epoch: int) -> int:
     return every
 
 
-class SubsetTraining(Classifier):
+class SubsetTraining(NetworkTraining):
     """The training of the subset alone, which is resumed at any step."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -211,7 +211,7 @@ class Snapshots(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the subset if a snapshot is due."""
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, NetworkTraining)
         count, rest = divmod(trainer.global_step, self.every)
         if rest:
             return

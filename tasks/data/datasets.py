@@ -8,8 +8,8 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision import datasets
 
 from core.runtime.errors import UserError, suggest_names
-from tasks.data import digits, image_folder
-from tasks.data.splits import DataOptions, ImageData
+from tasks.data import coco, digit_scenes, digits, image_folder, voc
+from tasks.data.splits import DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
 
 CIFAR10_COLORS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -77,10 +77,15 @@ DATASETS: dict[str, Load] = {
         how_to_get=HOW_TO_GET_IMAGENET,
     ),
     "imagefolder": image_folder.load,
+    "voc_segmentation": voc.load,
+    "coco_segmentation": coco.load_segmentation,
+    "coco_detection": coco.load_detection,
+    "digit_scenes_segmentation": digit_scenes.load_segmentation,
+    "digit_scenes_detection": digit_scenes.load_detection,
 }
 
 
-def load_images(options: DataOptions) -> ImageData:
+def load_images(options: DataOptions) -> TaskData:
     """Return the three splits of a dataset.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Digests of all images of a split, by which a command notices that an image or a label was edited.
+"""Digests of all images of a split, by which a command notices that an image or its label, boxes or mask was edited.
 
-N images.
+N images · F files of one image.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from core.runtime.artifacts import read_json, replace_atomically
+from core.runtime.content_hash import hash_tensor
 from core.runtime.errors import UserError
 from tasks.data.loaders import count_images
 
@@ -53,14 +54,22 @@ class Originals:
 class Content:
     """The images and labels of a split: paths of files, or an array of images in memory."""
 
-    paths_N: np.ndarray | None  # of str
+    paths_N: np.ndarray | None  # of str, (N,), or (N, F) if an image has several files, such as a mask
     images_N: np.ndarray | None  # (N, …)
-    labels_N: np.ndarray  # of int64
+    labels_N: np.ndarray  # of int64; hashes of labels that are not numbers, or the numbers of the user's own tensors
 
     def take(self, indices: np.ndarray) -> "Content":
         """Return some of the images, in the order of `indices`."""
         paths_N, images_N = (None if part is None else part[indices] for part in (self.paths_N, self.images_N))
         return Content(paths_N, images_N, self.labels_N[indices])
+
+
+@runtime_checkable
+class DescribesContent(Protocol):
+    """A dataset whose labels are no numbers, such as boxes or masks, and which knows how to describe them."""
+
+    def describe_content(self) -> Content:
+        """Return the files of all images, and hashes of the labels that are in no file of a single image."""
 
 
 def digest_originals(originals: Originals) -> dict[str, str]:
@@ -73,7 +82,7 @@ def digest_originals(originals: Originals) -> dict[str, str]:
         UserError: A file cannot be read.
     """
     contents = {name: find_content(split) for name, split in originals.splits.items()}
-    paths = {path for content in contents.values() if content.paths_N is not None for path in content.paths_N}
+    paths = {path for content in contents.values() if content.paths_N is not None for path in content.paths_N.flat}
     digests = digest_image_files(sorted(paths), originals.folder) if paths else {}
     return {name: digest_content(content, digests) for name, content in contents.items()}
 
@@ -100,7 +109,7 @@ def digest_content(content: Content, digests: Mapping[str, str]) -> str:
     """Return the digest of a split, given the digest of each file by path."""
     digest = hashlib.sha256(content.labels_N.tobytes())
     if content.paths_N is not None:
-        digest.update("".join(digests[path] for path in content.paths_N).encode())
+        digest.update("".join(digests[path] for path in content.paths_N.flat).encode())
     if content.images_N is not None:
         digest.update(str(content.images_N.shape).encode())
         digest.update(np.ascontiguousarray(content.images_N).data)
@@ -112,10 +121,19 @@ def digest_one_by_one(split: Dataset) -> str:
     digest = hashlib.sha256()
     with isolate_rng(include_cuda=False):  # the user's own dataset may draw random numbers
         for index in range(count_images(split)):
-            image, label = split[index]
-            digest.update(f"{tuple(image.shape)} {int(label)}".encode())
-            digest.update(view_bytes(image).data)
+            value, target = split[index]
+            digest.update(f"{tuple(value.shape)} {describe_label(target)}".encode())
+            digest.update(view_bytes(value).data)
     return digest.hexdigest()[:16]
+
+
+def describe_label(label: Any) -> str:
+    """Return a number as text, or the hashes of all that a mask, or a dictionary of boxes and labels, holds."""
+    if isinstance(label, Mapping):
+        return " ".join(f"{name} {describe_label(label[name])}" for name in sorted(label))
+    if isinstance(label, Tensor) and (label.dim() or label.is_floating_point()):
+        return hash_tensor(label)
+    return str(int(label))
 
 
 def holds_tensors(images: Dataset) -> bool:
@@ -127,6 +145,8 @@ def find_content(images: Dataset) -> Content:
     """Return the images and labels of a dataset of torchvision, of a `TensorDataset`, or of parts of them."""
     if isinstance(images, Subset):
         return find_content(images.dataset).take(np.asarray(images.indices, dtype=np.int64))
+    if isinstance(images, DescribesContent):
+        return images.describe_content()
     if isinstance(images, ConcatDataset):
         parts = [find_content(part) for part in images.datasets]
         paths_N, labels_N = (
@@ -135,7 +155,8 @@ def find_content(images: Dataset) -> Content:
         return Content(paths_N, None, labels_N)
     if isinstance(images, TensorDataset):
         tensors = images.tensors
-        return Content(None, view_bytes(tensors[0]), tensors[1].long().cpu().numpy())
+        targets = tensors[1].cpu() if tensors[1].is_floating_point() else tensors[1].long().cpu()
+        return Content(None, view_bytes(tensors[0]), targets.numpy())
     labels_N = read_labels(images).astype(np.int64)
     if (paths := list_files(images)) is not None:
         return Content(np.array([str(path) for path in paths], dtype=object), None, labels_N)
@@ -160,8 +181,9 @@ def read_labels(images: Dataset) -> np.ndarray:
 
 
 def view_bytes(tensor: Tensor) -> np.ndarray:
-    """Return a tensor of at least one dimension as an array of bytes."""
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    """Return a tensor as an array of bytes."""
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor if tensor.dim() else tensor[None]).view(torch.uint8).numpy()
 
 
 def digest_image_files(paths: Sequence[str], folder: Path | None) -> dict[str, str]:
@@ -234,6 +256,6 @@ def unreadable(error: OSError) -> UserError:
     """Return the error about an image that cannot be read."""
     # torchvision takes any existing folder for a complete download.
     return UserError(
-        f"an image cannot be read ({error}). If the download of the dataset was interrupted, delete its folder "
-        "and re-run the command, which downloads the dataset again"
+        f"an image cannot be read ({error}). Restore it, or if torchvision was interrupted while it downloaded the "
+        "dataset, delete its folder and re-run the command, which downloads the dataset again"
     )

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from core.runtime.seeding import derive_seed, generator_for
 from tasks.data.digests import Originals
 from tasks.data.out_of_distribution import scramble_phases, splice_halves
-from tasks.data.splits import DataOptions, ImageData, TransformedImages
+from tasks.data.splits import DataOptions, TaskData, TransformedImages, gather_labeled_images
 
 # Undistorted images. The remaining 900 are for training. Validation has 100 digits that are split off the training
 # images and 200 of the held-out ones, in this order, so that each `split_seed` keeps the training images that it had
@@ -40,7 +40,7 @@ DISTORTIONS = [
 ]
 
 
-def load(options: DataOptions) -> ImageData:
+def load(options: DataOptions) -> TaskData:
     """Return train (900 images, distorted anew at every visit), val (300 × 3 images) and test (597 × 3 images).
 
     The validation and test images are distorted once and stay the same. The copies of one digit are a group. Two sets
@@ -65,7 +65,7 @@ def load(options: DataOptions) -> ImageData:
         TensorDataset(copies_NR1SS[splits[name]].flatten(0, 1), labels_N[groups[name]]) for name in ("val", "test")
     )
     pairs = list(zip(images_N1SS, labels_N.tolist(), strict=True))
-    return ImageData(
+    return gather_labeled_images(
         train=TransformedImages(pairs, train.tolist(), v2.Compose(DISTORTIONS)),
         val=val_images,
         test=test_images,

@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
 from core.runtime.errors import UserError
-from tasks.data.splits import DataOptions, ImageData, carve_validation
+from tasks.data.splits import DataOptions, TaskData, carve_validation
 from tasks.data.torchvision_sets import IMAGENET_COLORS, make_image_data, open_or_explain
 
 HOW_TO_ARRANGE = (
@@ -28,7 +28,7 @@ class FolderPart(Subset):
         self.targets = np.asarray(folder.targets)[indices]
 
 
-def load(options: DataOptions) -> ImageData:
+def load(options: DataOptions) -> TaskData:
     """Return the splits of a folder; its classes are the names of the class folders, in alphabetical order.
 
     Raises:
@@ -39,7 +39,7 @@ def load(options: DataOptions) -> ImageData:
     return load_splits(root, options) if (root / "train").is_dir() else load_unsplit(root, options)
 
 
-def load_splits(root: Path, options: DataOptions) -> ImageData:
+def load_splits(root: Path, options: DataOptions) -> TaskData:
     """Return the splits of a folder with train/, test/ and perhaps val/."""
     names = ("train", "test", "val") if (root / "val").is_dir() else ("train", "test")
     splits = {name: open_or_explain(partial(open_split, name=name), options, HOW_TO_ARRANGE) for name in names}
@@ -64,7 +64,7 @@ def load_splits(root: Path, options: DataOptions) -> ImageData:
     )
 
 
-def load_unsplit(root: Path, options: DataOptions) -> ImageData:
+def load_unsplit(root: Path, options: DataOptions) -> TaskData:
     """Return splits of a folder that holds class folders only; `task.data.val_fraction` of it becomes test images."""
     if stray := [name for name in ("test", "val") if (root / name).is_dir()]:
         raise UserError(f"{root.absolute()} has a folder {stray[0]}/ but no folder train/. {HOW_TO_ARRANGE}")

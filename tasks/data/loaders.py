@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ CPU = torch.device("cpu")
 MAX_WORKERS = 16
 BATCHES_PER_WORKER = 3  # two batches that torch prefetches, and one that is being made
 SHARED_MEMORY = Path("/dev/shm")
+Collate = Callable[[list[Any]], Any]  # makes a batch of items
 
 
 class ImageLoader(DataLoader):
@@ -144,6 +145,7 @@ def make_training_loader(
     epoch: int = 0,
     num_steps: int | None = None,
     first_step: int = 0,
+    collate: Collate | None = None,
 ) -> DataLoader:
     """Return shuffled batches that depend on `seed` and the epoch only, so that a resumed training repeats no batch.
 
@@ -161,6 +163,7 @@ def make_training_loader(
         num_steps: Yield the batches of this number of steps in one pass, through all epochs that they need, in one
             process. None yields one epoch in a pass.
         first_step: The number of steps to leave out at the beginning, if `num_steps` is set.
+        collate: Makes a batch of items; None stacks images and labels.
     """
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     if num_steps is None:
@@ -177,6 +180,7 @@ def make_training_loader(
         batch_size,
         sampler=order,
         drop_last=processes > 1 or count_images(images) >= batch_size,
+        collate_fn=collate,
         generator=generator,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -191,6 +195,7 @@ def make_fixed_loader(
     num_workers: int | str = 0,
     device: torch.device = CPU,
     keep_workers: bool = False,
+    collate: Collate | None = None,
 ) -> DataLoader:
     """Return every image in order, for validation and scoring.
 
@@ -200,11 +205,13 @@ def make_fixed_loader(
         num_workers: The number of processes that read images, or "auto".
         device: The device that computes; batches for a GPU are put into pinned memory.
         keep_workers: Keep the workers between passes, for a loader that is iterated in every epoch.
+        collate: Makes a batch of items; None stacks images and labels.
     """
     workers = choose_workers(images, batch_size, num_workers=num_workers, device=device)
     return ImageLoader(
         images,
         batch_size,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=device.type == "cuda",

@@ -19,18 +19,19 @@ from tasks.data.loaders import count_images
 from tasks.data.splits import (
     ColorNormalizer,
     DataOptions,
-    ImageData,
     ImagesWithoutClass,
+    TaskData,
     find_normalization,
     require_equal_shapes,
 )
+from tasks.objectives.classification import Classification
 
 MOST_IMAGES = 2_000  # of one dataset
 FOLDER_DATASET = "imagefolder"  # its root holds folders of classes, so no other dataset may be downloaded into it
 DEFAULT_ROOT = "data"  # the default of task.data.root
 
 
-def add_other_datasets(data: ImageData, options: DataOptions, entries: Sequence[str] | str) -> ImageData:
+def add_other_datasets(data: TaskData, options: DataOptions, entries: Sequence[str] | str) -> TaskData:
     """Return the images of a task with the test images of other datasets added to `ood`.
 
     A dataset gives at most `MOST_IMAGES` images, a fixed sample. They get the channels, the size and the normalization
@@ -47,6 +48,11 @@ def add_other_datasets(data: ImageData, options: DataOptions, entries: Sequence[
     """
     if not entries:
         return data
+    if not isinstance(data.objective, Classification):
+        raise UserError(
+            f"evaluation.ood={entries} needs a task with classes, but networks of this task do not predict a class. "
+            "Set evaluation.ood=[]"
+        )
     ood = dict(data.ood)
     for name, root in read_entries(entries, options):
         if name in ood:
@@ -85,7 +91,7 @@ def read_entries(entries: Sequence[str] | str, options: DataOptions) -> Iterator
         yield name, root
 
 
-def open_test_images(options: DataOptions, data: ImageData) -> ImagesWithoutClass:
+def open_test_images(options: DataOptions, data: TaskData) -> ImagesWithoutClass:
     """Return test images of another dataset in the form of the task's images.
 
     Args:
@@ -105,12 +111,17 @@ def open_test_images(options: DataOptions, data: ImageData) -> ImagesWithoutClas
             )
         normalize = ColorNormalizer(colors)
     try:
-        test = load_images(replace(options, image_size=data.image_size, mean=None, std=None, weights=None)).test
+        other = load_images(replace(options, image_size=data.facts["image_size"], mean=None, std=None, weights=None))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+    if not isinstance(other.objective, Classification):
+        raise UserError(f"{source} has no images with classes. Set evaluation.ood=[NAME] to a dataset with classes")
+    test = other.test
     generator = generator_for(options.split_seed, f"ood/{options.dataset}")
     sample = torch.randperm(count_images(test), generator=generator)[:MOST_IMAGES].sort().values.tolist()
-    images = ImagesWithoutClass(test, sample, partial(bring_to_form, channels=data.channels, normalize=normalize))
+    images = ImagesWithoutClass(
+        test, sample, partial(bring_to_form, channels=data.facts["channels"], normalize=normalize)
+    )
     require_equal_shapes(images, data.val, source)
     return images
 

@@ -12,12 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from core.runtime.errors import UserError
-from tasks.data.digests import Originals, digest_fixed_images, digest_items, digest_originals, unreadable
-from tasks.data.loaders import count_images
+from tasks.data.digests import (
+    Originals,
+    describe_label,
+    digest_fixed_images,
+    digest_items,
+    digest_originals,
+    unreadable,
+    view_bytes,
+)
+from tasks.data.loaders import Collate, count_images
+from tasks.objectives.classification import Classification
+from tasks.objectives.objective import Objective
 
 SPLITS = ("train", "val", "test")
 Colors = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
@@ -86,7 +96,8 @@ def spread_over_channels(values: Any, channels: int) -> list[float] | None:
 class ColorNormalizer(nn.Module):
     """A module that converts images to float32 with zero mean and unit variance in each channel, on their device.
 
-    Bytes are scaled to 0 … 1 first. The results equal torchvision's ToDtype and Normalize bit by bit.
+    A batch is a tensor, or a list of images that differ in size. Bytes are scaled to 0 … 1 first. The results equal
+    torchvision's ToDtype and Normalize bit by bit.
     """
 
     def __init__(self, colors: Colors):
@@ -94,36 +105,38 @@ class ColorNormalizer(nn.Module):
         for name, values in zip(("mean_C11", "std_C11"), colors, strict=True):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
-    def forward(self, images_BCSS: Tensor) -> Tensor:
+    def forward(self, images_BCSS: Any) -> Any:
         """Return the normalized batch."""
+        if isinstance(images_BCSS, list):
+            return [self(image_CSS) for image_CSS in images_BCSS]
         return (v2.functional.to_dtype(images_BCSS, torch.float32, scale=True) - self.mean_C11) / self.std_C11
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Training (augmented), validation and test images, and the facts that a classifier needs.
+class TaskData:
+    """Training (augmented), validation and test items, and the objective that networks learn on them.
 
-    Items are (image (C, S, S), label). Images consist of bytes or float32 numbers. `make_normalizer` prepares batches
-    of them for the network.
+    Items are pairs (input, target). `make_normalizer` prepares batches of inputs for the network.
     """
 
     train: Dataset
     val: Dataset
     test: Dataset
-    num_classes: int
-    channels: int
-    image_size: int
-    colors: Colors | None = None  # mean and std of each channel; None for images that need no normalization
+    objective: Objective
+    facts: Mapping[str, int] = field(default_factory=dict)  # the numbers that a network for this data is built from
+    colors: Colors | None = None  # mean and std of each channel; None for inputs that need no normalization
     originals: Originals | None = None  # the images before they were prepared; None for the user's own datasets
-    # By split, the group of each image as int64 (N,). The images of a group are versions of one image, so they are not
-    # independent of each other. In a split that is not named, every image is a group of its own.
+    # By split, the group of each item as int64 (N,). The items of a group are versions of one image, so they are not
+    # independent of each other. In a split that is not named, every item is a group of its own.
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # Makes a batch of several items, where they differ in size; None stacks them.
+    collate: Collate | None = None
     # Sets of out-of-distribution images by name, which belong to no class. They have the form of the validation images
     # and the label 0.
     ood: Mapping[str, Dataset] = field(default_factory=dict)
 
     def make_normalizer(self) -> nn.Module:
-        """Return a module that prepares a batch of images for the network."""
+        """Return a module that prepares a batch of inputs for the network."""
         return ColorNormalizer(self.colors) if self.colors else nn.Identity()
 
     @property
@@ -131,14 +144,9 @@ class ImageData:
         """Entries of a stored file that let its networks be built and used without the images."""
         colors = self.colors or find_normalization(self.train)
         if colors is None:
-            return {"facts": self.facts}
+            return {"facts": dict(self.facts)}
         mean, std = map(list, colors)
-        return {"facts": self.facts, "normalization": {"mean": mean, "std": std}}
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """The numbers that a classifier is built from."""
-        return {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
+        return {"facts": dict(self.facts), "normalization": {"mean": mean, "std": std}}
 
     def split(self, name: str) -> Dataset:
         """Return the split called "train", "val" or "test"."""
@@ -146,9 +154,9 @@ class ImageData:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A digest of all images and labels of each split, which decides whether checkpoints and scores are reused.
+        """A digest of all items of each split, which decides whether checkpoints and scores are reused.
 
-        It is computed once, because every image is checked.
+        It is computed once, because every item is checked.
         """
         if self.originals is not None:
             return digest_originals(self.originals)
@@ -161,30 +169,31 @@ class ImageData:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """The facts, the normalization and the transforms, which together decide what a network sees of the images."""
+        """The facts, the normalization and the transforms, which together decide what a network sees of the inputs."""
         transforms = {name: getattr(self.split(name), "transform", None) for name in SPLITS if self.originals}
         return {
-            "facts": self.facts,
+            "facts": dict(self.facts),
             "colors": self.colors and [list(values) for values in self.colors],
             "transforms": {name: repr(transform) for name, transform in transforms.items() if transform},
         }
 
     def fingerprint(self) -> str:
-        """Return a hash of the number of images in each split, and of the first images of validation and test.
+        """Return a hash of the number of items in each split, and of the first items of validation and test.
 
-        It covers the images as the network sees them, while `digests` cover the files that they are made from. Files of
+        It covers the items as the network sees them, while `digests` cover the files that they are made from. Files of
         earlier versions hold this hash alone.
         """
         normalize = self.make_normalizer()
         digest = hashlib.sha256("/".join(str(count_images(self.split(name))) for name in SPLITS).encode())
         for split in (self.val, self.test):
             for index in range(min(8, count_images(split))):
-                image, label = split[index]
-                digest.update(normalize(image).numpy().tobytes() + bytes(str(int(label)), "ascii"))
+                value, target = split[index]
+                digest.update(view_bytes(normalize(value)).data)
+                digest.update(describe_label(target).encode())
         return digest.hexdigest()[:16]
 
     def find_other_splits(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Return the names of the splits that hold other images than those that a stored file was made with.
+        """Return the names of the splits that hold other items than those that a stored file was made with.
 
         Args:
             provenance: The provenance of the file. Files of earlier versions do not tell which split differs, so all
@@ -196,6 +205,25 @@ class ImageData:
             return others
         # Equal files become other images if the code that crops or distorts them has changed.
         return [] if self.fingerprint() == provenance["data_fingerprint"] else ["val", "test"]
+
+
+def gather_labeled_images(
+    train: Dataset, val: Dataset, test: Dataset, *, num_classes: int, channels: int, image_size: int, **further: Any
+) -> TaskData:
+    """Return the data of a classification of images.
+
+    Args:
+        train: Training images, of which each item is (image (C, S, S), label). Images consist of bytes or float32
+            numbers.
+        val: Validation images, in the same form.
+        test: Test images, in the same form.
+        num_classes: The number of classes.
+        channels: C.
+        image_size: S, in pixels.
+        further: Other arguments of `TaskData`.
+    """
+    facts = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    return TaskData(train, val, test, Classification(num_classes), facts, **further)
 
 
 def require_equal_shapes(images: Dataset, validation: Dataset, source: str) -> None:
@@ -268,9 +296,24 @@ def carve_validation(labels: Sequence[int] | np.ndarray, fraction: float, seed: 
     return np.setdiff1d(np.arange(len(labels_N)), val), val
 
 
-def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> TensorDataset:
+class FixedItems(Dataset):
+    """Items in memory that differ in size."""
+
+    def __init__(self, items: Sequence[tuple[Any, Any]]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.items[index]
+
+
+def draw_fixed_sample(split: Dataset, count: int, seed: int = 0) -> Dataset:
     """Return at most `count` random items of an augmented split, each augmented once; a seed gives the same items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         items = [split[index] for index in torch.randperm(count_images(split))[:count].tolist()]
-    return TensorDataset(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))
+    if isinstance(items[0][1], Mapping):  # the boxes of an image
+        return FixedItems(items)
+    return TensorDataset(*default_collate(items))

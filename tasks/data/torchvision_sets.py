@@ -16,9 +16,9 @@ from torchvision.transforms import v2
 from core.runtime.errors import UserError
 from tasks.data.digests import Originals, read_labels
 from tasks.data.loaders import count_images
-from tasks.data.splits import Colors, DataOptions, ImageData, TransformedImages, carve_validation
+from tasks.data.splits import Colors, DataOptions, TaskData, TransformedImages, carve_validation, gather_labeled_images
 
-Load = Callable[[DataOptions], ImageData]
+Load = Callable[[DataOptions], TaskData]
 Open = Callable[[Path], Dataset]
 Opened = TypeVar("Opened", bound=Dataset)
 IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,7 +51,7 @@ def make_load(
         how_to_get: The advice that the error about missing images gives.
     """
 
-    def load(options: DataOptions) -> ImageData:
+    def load(options: DataOptions) -> TaskData:
         train, test = (open_or_explain(opener, options, how_to_get) for opener in (open_train, open_test))
         return make_image_data(
             train, test, options, num_classes=num_classes, image_size=image_size, colors=colors, flips=flips
@@ -106,7 +106,7 @@ def make_image_data(
     colors: Colors,
     flips: bool = True,
     val: Dataset | None = None,
-) -> ImageData:
+) -> TaskData:
     """Return the three splits of a dataset of PIL images; only training images are augmented.
 
     Args:
@@ -127,7 +127,7 @@ def make_image_data(
         in_train, in_val = carve_validation(read_labels(train), options.val_fraction, options.split_seed)
         val = train
     originals = {"train": Subset(train, in_train.tolist()), "val": Subset(val, in_val.tolist()), "test": test}
-    return ImageData(
+    return gather_labeled_images(
         train=TransformedImages(train, in_train, augmented),
         val=TransformedImages(val, in_val, plain),
         test=TransformedImages(test, range(count_images(test)), plain),

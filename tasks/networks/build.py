@@ -1,6 +1,6 @@
-"""The builder of all classifiers: networks of timm, the mini networks and the user's own."""
+"""The builder of all networks: classifiers of timm, the mini networks, networks for other tasks, and the user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.networks.mini_networks import choose_patch_size
+from tasks.networks.segmenters import SEGMENTERS, build_segmenter
+from tasks.objectives.classification import Classification
+from tasks.objectives.detection import Detection
+from tasks.objectives.objective import Objective
+from tasks.objectives.segmentation import Segmentation
 from tasks.user_code import call_user_code
 
 SMALL_IMAGE = 64  # pixels; a stem that divides the size by 4 leaves too little of images up to this size
@@ -17,12 +23,76 @@ SMALL_IMAGE = 64  # pixels; a stem that divides the size by 4 leaves too little 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The `task.model` section: the arguments of `build_classifier` that do not follow from the images."""
+    """The `task.model` section: the arguments of `build_network` that do not follow from the images."""
 
     name: str
     pretrained: bool = False
     small_stem: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# The networks for each objective but classification, whose networks are those of timm.
+FAMILIES: dict[type[Objective], Collection[str]] = {Segmentation: SEGMENTERS, Detection: DETECTORS}
+
+
+def build_network(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool = False,
+    small_stem: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a classifier, or a network for another task if it has the name of one.
+
+    `build_classifier` explains the arguments.
+    """
+    if name in SEGMENTERS:
+        return build_segmenter(name, num_classes=num_classes, channels=channels, pretrained=pretrained, options=options)
+    arguments: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    if name in DETECTORS:
+        return build_detector(name, **arguments, options=options)
+    return build_classifier(name, **arguments, channels=channels, small_stem=small_stem, options=options)
+
+
+def find_family(name: str) -> type[Objective]:
+    """Return the objective that a network is made for by its name; names that are not in `FAMILIES` are classifiers."""
+    return next((kind for kind, names in FAMILIES.items() if name in names), Classification)
+
+
+def find_builder(name: str) -> Callable[..., nn.Module]:
+    """Return the function that `build_network` calls for this name."""
+    builders: dict[type[Objective], Callable[..., nn.Module]] = {
+        Segmentation: build_segmenter,
+        Detection: build_detector,
+    }
+    return builders.get(find_family(name), build_classifier)
+
+
+def require_family(name: str, objective: Objective, dataset: str) -> None:
+    """Check that a network is made for the objective of a dataset; a network of the user's own may be for any.
+
+    Args:
+        name: The value of `task.model.name`.
+        objective: The objective of the dataset.
+        dataset: The value of `task.data.dataset`.
+
+    Raises:
+        UserError: The network and the dataset are for different tasks.
+    """
+    family = find_family(name)
+    if ":" in name or isinstance(objective, family) or (family is Classification and not timm.is_model(name)):
+        return
+    expected = next((kind for kind in FAMILIES if isinstance(objective, kind)), Classification)
+    made_for, needed = (kind.__name__.lower() for kind in (family, expected))
+    fitting = ", ".join(FAMILIES[expected]) if expected in FAMILIES else "such as resnet18"
+    raise UserError(
+        f"task.model.name={name} is a network for {made_for}, but task.data.dataset={dataset} is for {needed}. Set "
+        f"task.model.name=NAME to a network for {needed} ({fitting}), or task.data.dataset=NAME to a dataset for "
+        f"{made_for}"
+    )
 
 
 def build_classifier(
@@ -56,9 +126,10 @@ def build_classifier(
     if ":" in name:
         return call_user_code(name, "task.model.name", options)
     if name not in timm.list_models():
+        known = [*timm.list_models(), *(other for names in FAMILIES.values() for other in names)]
         raise UserError(
             f"task.model.name={name} is not a network of timm {timm.__version__}. Set task.model.name=NAME to a "
-            f"network of timm ({suggest_names(name, timm.list_models())})"
+            f"known network ({suggest_names(name, known)})"
         )
     small = image_size <= SMALL_IMAGE and not pretrained if small_stem is None else small_stem
     options, image_shape = dict(options or {}), (channels, image_size, image_size)
@@ -119,8 +190,8 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int])
 
 
 def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
-    """Return the network of a specification for the images that `facts` (from `ImageData.facts`) describes."""
-    return build_classifier(
+    """Return the network of a specification for the images that `facts` (from `TaskData.facts`) describes."""
+    return build_network(
         model.name,
         num_classes=facts["num_classes"],
         channels=facts["channels"],

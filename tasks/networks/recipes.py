@@ -1,4 +1,4 @@
-"""Building a network from the recipe in a file: a name of timm and plain arguments, so that no file can run code."""
+"""Building a network from the recipe in a file: a known name and plain arguments, so that no file can run code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from core.checkpoints.subset import get_floating_entries
 from core.runtime.errors import UserError
-from tasks.networks.build import ModelSpec, build_from_spec
+from tasks.networks.build import ModelSpec, build_classifier, build_from_spec, find_builder
+from tasks.networks.published import INITIAL_WEIGHTS
 
 # Arguments with these prefixes make timm read other files.
 REFUSED = ("pretrained", "checkpoint_path", "cache_dir")
@@ -34,6 +35,11 @@ def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
             )
 
 
+def get_shaping_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a recipe without those that only decide where training starts."""
+    return {key: value for key, value in (recipe.get("options") or {}).items() if key != INITIAL_WEIGHTS}
+
+
 def is_plain(value: Any) -> bool:
     """Return whether a value is a number, a string, a bool, None or a (nested) list of these."""
     if isinstance(value, (list, tuple)):
@@ -44,9 +50,10 @@ def is_plain(value: Any) -> bool:
 def rebuild(
     recipe: Mapping[str, Any], facts: Mapping[str, int], *, state: Mapping[str, Tensor], source: str
 ) -> tuple[nn.Module, bool]:
-    """Return the timm network of a recipe with new weights, and whether it has the small stem.
+    """Return the network of a recipe with new weights, and whether it has the small stem.
 
-    If the recipe does not name the stem, choose the stem whose shapes differ from `state` in fewer entries.
+    No weights are downloaded. If the recipe does not name the stem, choose the stem whose shapes differ from `state` in
+    fewer entries.
 
     Args:
         recipe: The `name`, `small_stem` and `options` of the network.
@@ -58,7 +65,10 @@ def rebuild(
         UserError: The recipe is not allowed, or the network cannot be built.
     """
     check_recipe(recipe, source)
-    small_stem, options = recipe.get("small_stem"), recipe.get("options") or {}
+    options = get_shaping_options(recipe)
+    small_stem = recipe.get("small_stem")
+    if find_builder(recipe["name"]) is not build_classifier:  # networks for other tasks have one stem
+        return build_from_spec(facts, ModelSpec(recipe["name"], options=options)), False
     candidates: dict[int, tuple[nn.Module, bool]] = {}
     refusals: list[UserError] = []
     for small in (False, True) if small_stem is None else (small_stem,):

@@ -1,6 +1,6 @@
 """Splitting a network at its generated parameters, so that the part before them is computed once for all models.
 
-B images in one chunk.
+B items in one chunk.
 """
 
 import logging
@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SplitNetwork:
-    """A network as two graphs: `suffix(prefix(images), parameters)` equals the network with these `parameters`.
+    """A network as two graphs: `suffix(prefix(inputs), parameters)` equals the network with these `parameters`.
 
     The prefix is the frozen part: every operation whose result does not depend on a generated parameter. The suffix is
-    the rest. The tensors that cross the cut, from the prefix to the suffix, depend on the images only. They can
+    the rest. The tensors that cross the cut, from the prefix to the suffix, depend on the inputs only. They can
     therefore be kept and shared by all models.
     """
 
@@ -28,45 +29,67 @@ class SplitNetwork:
     names: tuple[str, ...]  # generated parameters, in the order of the suffix's arguments
     vectorizes: bool  # whether running many models at once is faster than one after the other
 
-    def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """Return the tensors that cross the cut for these images."""
-        return self.prefix(images_BCSS)
+    def cache(self, *inputs: Any) -> tuple[Any, ...]:
+        """Return the tensors that cross the cut for these inputs."""
+        return self.prefix(*inputs)
 
-    def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return logits (B, classes) of the network with `parameters`, given the result of `cache`."""
+    def run(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Any:
+        """Return the output of the network with `parameters`, given the result of `cache`."""
         return self.suffix(*crossing, *(parameters[name] for name in self.names))
 
 
 @dataclass(frozen=True)
 class WholeNetwork:
-    """A network that is not split, with the interface of `SplitNetwork`; the images themselves are cached."""
+    """A network that is not split, with the interface of `SplitNetwork`; the inputs themselves are cached."""
 
     model: nn.Module
     vectorizes: bool = False
 
-    def cache(self, images_BCSS: Tensor) -> tuple[Any, ...]:
-        """Return the images."""
-        return (images_BCSS,)
+    def cache(self, *inputs: Any) -> tuple[Any, ...]:
+        """Return the inputs."""
+        return inputs
 
-    def logits(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return logits (B, classes) of the whole network with `parameters`."""
-        copies = tuple(images.clone() for images in crossing)  # a network may write into its input
+    def run(self, crossing: tuple[Any, ...], parameters: Mapping[str, Tensor]) -> Any:
+        """Return the output of the whole network with `parameters`."""
+        copies = tree_map_only(Tensor, Tensor.clone, crossing)  # a network may write into its inputs
         return torch.func.functional_call(self.model, dict(parameters), copies)
 
 
-def split_network(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
-    """Return `model` (in eval mode) cut at its generated parameters, for chunks shaped like `images_BCSS`.
+@dataclass(frozen=True)
+class FrozenBackbone(WholeNetwork):
+    """A detector whose backbone is frozen: the images, the targets if there are any, and the features are cached."""
 
-    If `torch.export` cannot trace the network, it is not split, and the log says why.
+    def cache(self, *inputs: Any) -> tuple[Any, ...]:
+        """Return the arguments of the network, the last of which are the features."""
+        images, *targets = inputs
+        detector: Any = self.model
+        return images, targets[0] if targets else None, detector.extract_features(images)
+
+
+def split_network(
+    model: nn.Module, names: tuple[str, ...], inputs_B: Any, *, any_size: bool = False
+) -> SplitNetwork | WholeNetwork:
+    """Return `model` (in eval mode) cut at its generated parameters, for chunks shaped like `inputs_B`.
+
+    If `torch.export` cannot trace the network, it is not split, and the log says why. Networks for lists of images
+    depend on their number and sizes, so they are not traced. They can only share the features of a frozen backbone,
+    which they compute in a method `extract_features`.
 
     Args:
         model: The network.
         names: The generated parameters.
-        images_BCSS: One chunk of images.
+        inputs_B: The inputs of one chunk.
+        any_size: Whether the height and width of images differ between chunks.
     """
+    if isinstance(inputs_B, list):
+        if hasattr(model, "extract_features") and not any(name.startswith("backbone.") for name in names):
+            return FrozenBackbone(model)
+        log.info("Scoring with full forward passes: the generated parameters are in the backbone of a detector")
+        return WholeNetwork(model)
+    sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if any_size else None
     try:
         with torch.no_grad():
-            program = torch.export.export(model, (images_BCSS,))
+            program = torch.export.export(model, (inputs_B,), dynamic_shapes=sizes)
             graph_module = program.module(check_guards=False)
             # A suffix that writes into a cached tensor would change it for the next model.
             if any(map(_is_in_place, graph_module.graph.nodes)):
@@ -117,8 +140,8 @@ def _cut(whole: fx.GraphModule, names: tuple[str, ...]) -> SplitNetwork:
     for node in suffix_nodes:
         suffix_copies[node] = suffix_graph.node_copy(node, suffix_copies.__getitem__)
     (output,) = (node for node in nodes if node.op == "output")
-    (logits,) = output.all_input_nodes
-    suffix_graph.output(suffix_copies[logits])
+    (result,) = output.all_input_nodes
+    suffix_graph.output(suffix_copies[result])
 
     # Matrix products with one matrix per model become one batched product, which is faster. Convolutions with one
     # kernel per model become a grouped convolution, which took 1.5 to 4 times as long on a CPU. Products with frozen

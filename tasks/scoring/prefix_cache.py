@@ -1,6 +1,6 @@
 """A cache of the frozen prefix's output, on the device and then in main memory; what does not fit is recomputed.
 
-B images in one chunk.
+B items in one chunk.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset, Subset
 
 from core.runtime.memory import count_free_bytes
-from tasks.data.loaders import count_images, make_fixed_loader
+from tasks.data.loaders import Collate, count_images, make_fixed_loader
 
 AUTO = "auto"
 # The share of the free memory that the cache of one split may take. Train, val and test together leave 0.6³ = 22% free.
@@ -22,19 +23,18 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Chunk:
-    """The input of the suffix for B images: the tensors that cross the cut, and the labels (B,)."""
+    """The input of the suffix for B items: the tensors that cross the cut, and the targets of the items."""
 
     crossing: tuple[Any, ...]
-    labels_B: Tensor
+    targets: Any
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the chunk."""
-        yield from (part for part in (*self.crossing, self.labels_B) if isinstance(part, Tensor))
+        yield from (part for part in tree_leaves((self.crossing, self.targets)) if isinstance(part, Tensor))
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Chunk":
         """Return the chunk with `function` applied to each of its tensors."""
-        crossing = tuple(function(part) if isinstance(part, Tensor) else part for part in self.crossing)
-        return Chunk(crossing, function(self.labels_B))
+        return Chunk(*tree_map_only(Tensor, function, (self.crossing, self.targets)))
 
 
 class PrefixCache:
@@ -43,25 +43,27 @@ class PrefixCache:
     Args:
         images: The split.
         batch_size: B, the number of images in one chunk.
-        compute: A function that makes a `Chunk` on the device from a batch of images and labels of the loader.
+        compute: A function that makes a `Chunk` on the device from a batch of inputs and targets of the loader.
         cache_bytes: The largest number of bytes to keep, first on the device and then, for a GPU, in pinned main
             memory. "auto" takes 40% of the free memory of each kind when the first pass begins.
         num_workers: The number of processes that read images, or "auto".
         device: The device that computes.
+        collate: Makes a batch of items; None stacks them.
     """
 
     def __init__(
         self,
         images: Dataset,
         batch_size: int,
-        compute: Callable[[Tensor, Tensor], Chunk],
+        compute: Callable[[Any, Any], Chunk],
         *,
         cache_bytes: float | str,
         num_workers: int | str,
         device: torch.device,
+        collate: Collate | None = None,
     ):
         self.images, self.batch_size, self.compute = images, batch_size, compute
-        self.cache_bytes, self.num_workers, self.device = cache_bytes, num_workers, device
+        self.cache_bytes, self.num_workers, self.device, self.collate = cache_bytes, num_workers, device, collate
         self._kept: list[Chunk] | None = None  # the first chunks of the split, as many as fit into memory
         self.summary = ""  # a sentence about what is kept, set by the first pass
 
@@ -82,9 +84,11 @@ class PrefixCache:
         rest = range(first * self.batch_size, count_images(self.images))
         if rest:
             images = Subset(self.images, rest) if first else self.images
-            loader = make_fixed_loader(images, self.batch_size, num_workers=self.num_workers, device=self.device)
-            for images_BCSS, labels_B in loader:
-                yield self.compute(images_BCSS, labels_B)
+            loader = make_fixed_loader(
+                images, self.batch_size, num_workers=self.num_workers, device=self.device, collate=self.collate
+            )
+            for inputs_B, targets_B in loader:
+                yield self.compute(inputs_B, targets_B)
 
     def _first_pass(self) -> Iterator[Chunk]:
         """Compute and yield every chunk, and keep the first ones."""

@@ -17,7 +17,7 @@ from core.checkpoints.vector_rows import VectorRows
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.training.train_networks import train_networks
@@ -38,7 +38,7 @@ def record_machine(*, training_precision: str, num_devices: int, scoring_precisi
 
 def collect_checkpoints(
     task: TaskSpec,
-    data: ImageData,
+    data: TaskData,
     *,
     settings: Mapping[str, Any],
     state_dir: Path,
@@ -107,7 +107,7 @@ def measure_accuracy(
     rows: VectorRows,
     model: nn.Module,
     subset: ParameterSubset,
-    data: ImageData,
+    data: TaskData,
     *,
     scoring: ScoringSpec | None,
     progress: StageProgress,
@@ -122,9 +122,19 @@ def measure_accuracy(
         scoring: How to score; None for the defaults.
         progress: The progress of the stage that scores.
     """
-    images, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
+    items, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
     label = f"{ACCURACY_SPLIT} images"
-    score = Scorer(model, subset, images, normalize=normalize, label=label, options=scoring, progress=progress)
+    score = Scorer(
+        model,
+        subset,
+        items,
+        objective=data.objective,
+        normalize=normalize,
+        collate=data.collate,
+        label=label,
+        options=scoring,
+        progress=progress,
+    )
     with progress.part(units=len(rows) * score.num_images, name="score"):
         return torch.cat([torch.from_numpy(score(shard_BD).accuracy_M) for shard_BD in rows.shards])
 
@@ -134,7 +144,7 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def record_images(data: ImageData) -> dict[str, Any]:
+def record_images(data: TaskData) -> dict[str, Any]:
     """Return the entries of a checkpoints file that identify the images which its checkpoints were scored on."""
     images = {"images": data.digests, "data_fingerprint": data.fingerprint()}
-    return {"accuracy_split": ACCURACY_SPLIT, **images, **data.provenance}
+    return {"accuracy_split": ACCURACY_SPLIT, **data.objective.metric.write(), **images, **data.provenance}

@@ -24,7 +24,7 @@ from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer
 from tasks.collecting.independent import IndependentCollection
 from tasks.data.loaders import count_images
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 from tasks.specification import TaskSpec
 from tasks.task import Task
 from tasks.training.train_networks import count_steps, initialize_classifier, train_classifier
@@ -115,7 +115,7 @@ def list_deep_ensemble(
 
 def train_deep_ensemble(
     spec: TaskSpec,
-    data: ImageData,
+    data: TaskData,
     *,
     num_networks: int,
     seed: int,

@@ -8,12 +8,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import count
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from core.checkpoints.checkpoint_set import CheckpointSet
@@ -22,7 +23,7 @@ from core.checkpoints.subset import unflatten
 from core.evaluation.kinds import FINETUNED, Kind
 from core.evaluation.sources import Source, SourceOptions, choose_checkpoints, have_order
 from core.runtime.precision import set_float32_precision
-from core.runtime.seeding import derive_seed
+from core.runtime.seeding import derive_seed, reseed
 from core.runtime.source_code import digest_code, locate
 from core.runtime.trainer import MakeOptimizer
 from tasks.collecting.collection import Optimization
@@ -130,10 +131,15 @@ class SubsetTrainer:
     """
 
     def __init__(self, task: Task, batch_size: int, seed: int):
-        self.task = task
+        self.task, self.seed, self.num_steps = task, seed, 0
         self.network: SplitNetwork | WholeNetwork | None = None  # split at the first batch, which gives its shape
         loader = make_training_loader(
-            task.data.train, batch_size, seed, num_workers=task.scoring.num_workers, device=task.device
+            task.data.train,
+            batch_size,
+            seed,
+            num_workers=task.scoring.num_workers,
+            device=task.device,
+            collate=task.data.collate,
         )
         self.batches = repeat_epochs(loader)
         self.normalize = task.data.make_normalizer().to(task.device)
@@ -147,24 +153,34 @@ class SubsetTrainer:
 
     def step(self, model: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """Make one optimizer step on the next batch."""
-        images_BCSS, labels_B = (part.to(self.task.device, non_blocking=True) for part in next(self.batches))
-        images_BCSS = self.normalize(images_BCSS)
-        self.network = self.network or self._split(images_BCSS)
-        with torch.no_grad():
-            crossing = self.network.cache(images_BCSS)
+        # Some networks draw random numbers even in eval mode, as Faster R-CNN does to choose boxes for its loss.
+        reseed(derive_seed(self.seed, "step", self.num_steps), self.task.device)
+        self.num_steps += 1
+        inputs, targets = tree_map_only(Tensor, self._to_device, next(self.batches))
+        inputs = self.normalize(inputs)
+        network = self.network = self.network or self._split(inputs)
         # BatchNorm updates statistics in place, which autograd forbids for views that share memory with the parameters.
         statistics = {name: model[name].clone() for name in self.statistics}
-        loss = F.cross_entropy(self.network.logits(crossing, {**model, **statistics}), labels_B)
+
+        def run_model(*inputs: Any) -> Any:
+            with torch.no_grad():
+                crossing = network.cache(*inputs)
+            return network.run(crossing, {**model, **statistics})
+
+        loss = self.task.data.objective.compute_loss(run_model, inputs, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         for name, statistic in statistics.items():
             model[name].copy_(statistic)
 
-    def _split(self, images_BCSS: Tensor) -> SplitNetwork | WholeNetwork:
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.task.device, non_blocking=True)
+
+    def _split(self, inputs_B: Tensor) -> SplitNetwork | WholeNetwork:
         model = copy_frozen(self.task.model, self.task.device)
         if not self.statistics:
-            return split_network(model, self.task.subset.names, images_BCSS)
+            return split_network(model, self.task.subset.names, inputs_B)
         for name in find_owners_of_statistics(model, self.task.subset):
             model.get_submodule(name).training = True
         return WholeNetwork(model)  # a traced graph has no training mode

@@ -25,6 +25,7 @@ from core.runtime.seeding import derive_seed
 from core.runtime.source_code import digest_code, locate
 from tasks.data.loaders import count_images
 from tasks.data.splits import draw_fixed_sample
+from tasks.objectives.classification import Classification
 from tasks.task import Task
 from tasks.training.finetuning import copy_frozen
 
@@ -45,7 +46,7 @@ def list_laplace(
     options: SourceOptions,
     seed: int,
 ) -> list[Source]:
-    """Return the Laplace posterior as a source, or nothing for 0 models.
+    """Return the Laplace posterior as a source, or nothing for 0 models and for a task without classes.
 
     Args:
         task: The network, the subset and the images.
@@ -55,10 +56,11 @@ def list_laplace(
         options: The number of models.
         seed: The seed of the run.
     """
-    num_models, num_images = options.num_finetuned, choose_num_images(task)
-    if num_models == 0:
+    num_models = options.num_finetuned
+    if num_models == 0 or not isinstance(task.data.objective, Classification):
         return []
-    num_gradients = num_images * task.data.num_classes
+    num_images = choose_num_images(task)
+    num_gradients = num_images * task.data.facts["num_classes"]
     num_scored = len(FACTORS) * MODELS_TRIED * count_images(task.data.val)
     draw = partial(
         draw_laplace,
@@ -84,7 +86,7 @@ def list_laplace(
 
 def choose_num_images(task: Task) -> int:
     """Return n, the number of training images that decide the curvature; 0 if one image is already too many."""
-    num_classes, num_params = task.data.num_classes, task.subset.num_params
+    num_classes, num_params = task.data.facts["num_classes"], task.subset.num_params
     limits = MOST_IMAGES, MOST_GRADIENTS / num_classes, MOST_NUMBERS / (num_classes * num_params)
     return int(min(count_images(task.data.train), *limits))
 
@@ -148,9 +150,9 @@ def fit_posterior(vector_D: Tensor, task: Task, num_images: int, seed: int) -> F
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in task.subset.names)
     sample = draw_fixed_sample(task.data.train, num_images, derive_seed(seed, LAPLACE))
-    images_NCSS, labels_N = (part.to(task.device) for part in sample.tensors)
+    images_NCSS, labels_N = (part.to(task.device) for part in sample[:])
     data = TensorDataset(task.data.make_normalizer().to(task.device)(images_NCSS), labels_N)
-    at_once = int(NUMBERS_AT_ONCE / (task.data.num_classes * task.subset.num_params))
+    at_once = int(NUMBERS_AT_ONCE / (task.data.facts["num_classes"] * task.subset.num_params))
     posterior = (EigenLaplace if task.subset.num_params <= MOST_FULL else DiagLaplace)(
         model,
         "classification",

@@ -16,10 +16,10 @@ from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
-from tasks.collecting.classifier import Classifier, TrainingImages
 from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
+from tasks.collecting.network_training import NetworkTraining, TrainingItems
 from tasks.data.loaders import count_images
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
 from tasks.networks.build import ModelSpec, build_from_spec
 from tasks.specification import TaskSpec
 
@@ -27,7 +27,7 @@ from tasks.specification import TaskSpec
 MAX_HISTORY_PARAMS = 100_000
 
 
-def initialize_classifier(model: ModelSpec, data: ImageData, seed: int) -> nn.Module:
+def initialize_classifier(model: ModelSpec, data: TaskData, seed: int) -> nn.Module:
     """Return the network of `task.model` with the initial weights of `seed`."""
     torch.manual_seed(derive_seed(seed, "classifier/init"))
     return build_from_spec(data.facts, model)
@@ -36,7 +36,7 @@ def initialize_classifier(model: ModelSpec, data: ImageData, seed: int) -> nn.Mo
 def train_classifier(
     model: nn.Module,
     task: TaskSpec,
-    data: ImageData,
+    data: TaskData,
     *,
     planned: PlannedNetwork,
     history_subset: ParameterSubset | None,
@@ -67,9 +67,9 @@ def train_classifier(
     """
     if task.epochs == 0:
         return 0.0, None
-    module = Classifier(
+    module = NetworkTraining(
         model,
-        data.num_classes,
+        data.objective,
         make_optimizer=task.make_optimizer,
         make_scheduler=task.make_scheduler,
         warmup_steps=task.warmup_steps,
@@ -79,7 +79,7 @@ def train_classifier(
     )
     seconds = fit(
         module,
-        TrainingImages(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
+        TrainingItems(data, task.batch_size, seed=planned.seed, num_workers=task.data.num_workers),
         name=planned.name,
         state_dir=state_dir,
         make_trainer=limit_gradients(make_trainer, task.gradient_clip),
@@ -90,7 +90,7 @@ def train_classifier(
     return seconds, getattr(module, "history_ED", None)
 
 
-def count_steps(task: TaskSpec, data: ImageData, num_devices: int = 1) -> int:
+def count_steps(task: TaskSpec, data: TaskData, num_devices: int = 1) -> int:
     """Return the number of optimizer steps of one training on this number of devices."""
     return task.epochs * max(1, count_images(data.train) // num_devices // task.batch_size)
 
@@ -102,7 +102,7 @@ def limit_gradients(make_trainer: MakeTrainer, norm: float | None) -> MakeTraine
 
 def train_networks(
     task: TaskSpec,
-    data: ImageData,
+    data: TaskData,
     *,
     state_dir: Path,
     make_trainer: MakeTrainer,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from tasks.data.splits import ImageData
+from tasks.data.splits import gather_labeled_images
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it once, at the first matrix product on a GPU
 
@@ -52,4 +52,6 @@ def data():
     """Return 40 random images of bytes, which serve as train, validation and test images."""
     torch.manual_seed(0)
     images = TensorDataset(torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8), torch.randint(4, (40,)))
-    return ImageData(images, images, images, 4, 3, 16, ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    return gather_labeled_images(
+        images, images, images, num_classes=4, channels=3, image_size=16, colors=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    )

@@ -8,6 +8,7 @@ from torch.utils.data import TensorDataset
 from core.checkpoints.subset import flatten, resolve_subset
 from tasks.data.splits import ColorNormalizer
 from tasks.networks.build import build_classifier
+from tasks.objectives.classification import Classification
 from tasks.scoring import prefix_cache
 from tasks.scoring.scorer import Scorer, ScoringSpec
 
@@ -30,7 +31,7 @@ def score(name, device, precision="fp32", **options):
     images = TensorDataset(torch.randint(256, (22, 3, size, size), dtype=torch.uint8), torch.randint(5, (22,)))
     normalize = ColorNormalizer(((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     scoring = ScoringSpec(batch_size=BATCH, device=device, precision=precision, **options)
-    scorer = Scorer(model, subset, images, normalize=normalize, options=scoring)
+    scorer = Scorer(model, subset, images, objective=Classification(4), normalize=normalize, options=scoring)
     return scorer, scorer(vectors_MD), vectors_MD
 
 

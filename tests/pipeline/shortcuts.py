@@ -77,10 +77,12 @@ def hash_tensors(*modules: nn.Module) -> str:
 def remembering(split: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `split_network` that traces a network once per combination of weights, structure and shape of images."""
 
-    def remembered(model: nn.Module, names: tuple[str, ...], images_BCSS: Tensor) -> Any:
-        key = (repr(model), hash_tensors(model), model.training, names, images_BCSS.shape, images_BCSS.dtype)
+    def remembered(model: nn.Module, names: tuple[str, ...], images_BCSS: Any, *, any_size: bool = False) -> Any:
+        if isinstance(images_BCSS, list):  # networks for lists are not traced
+            return split(model, names, images_BCSS, any_size=any_size)
+        key = (repr(model), hash_tensors(model), model.training, names, images_BCSS.shape, images_BCSS.dtype, any_size)
         if key not in REMEMBERED:
-            found = split(model, names, images_BCSS)
+            found = split(model, names, images_BCSS, any_size=any_size)
             if not hasattr(
                 found, "prefix"
             ):  # a network without a frozen prefix is not traced, so there is nothing to save

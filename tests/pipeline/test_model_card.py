@@ -11,6 +11,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from torchvision.models import resnet50
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
@@ -23,7 +24,7 @@ from core.runtime.provenance import ROOT
 from core.runtime.run_directory import RunDirectory
 from tasks.data.splits import DataOptions
 from tasks.description import describe_network
-from tasks.networks.build import build_classifier
+from tasks.networks.build import build_network
 from tests.core.tiny import assert_same
 from tests.scripts import foreign
 
@@ -43,7 +44,7 @@ def task_config():
 
 def checkpoints_of(recipe, facts, **provenance):
     torch.manual_seed(0)
-    model = build_classifier(**recipe, **facts)
+    model = build_network(**recipe, **facts)
     subset = resolve_subset(model, "last_norms")
     vectors_KD = flatten(model, subset) + torch.randn(3, subset.num_params)
     settings = {
@@ -137,6 +138,27 @@ def test_the_code_of_the_card_gives_the_generated_network(tmp_path, monkeypatch,
         torch.testing.assert_close(from_folder(images), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"name": "fcn_small", "options": {"channels": [4, 4, 8, 8]}},
+        {"name": "fcn_resnet50", "options": {"aux_loss": True, "weights_backbone": "IMAGENET1K_V1"}},
+    ],
+    ids=lambda recipe: recipe["name"],
+)
+def test_the_code_of_the_card_gives_a_network_for_segmentation(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("tasks.networks.published.download", lambda *_: resnet50().state_dict())
+    model, checkpoints = checkpoints_of(recipe, {"num_classes": 5, "channels": 3, "image_size": 32})
+    monkeypatch.setattr("tasks.networks.published.download", None)  # the card needs no weights
+    folder, images = exported(checkpoints, tmp_path), torch.randn(1, 3, 32, 32)
+    expected = torch.func.functional_call(
+        model.eval(), unflatten(checkpoints.vectors_KD[0], checkpoints.subset), (images,)
+    )
+    outputs = pasted(folder, monkeypatch)(images)
+    assert torch.equal(outputs["out"] if recipe["name"] == "fcn_resnet50" else outputs, expected)
+    assert not (folder / "config.json").exists()
+
+
 @pytest.mark.parametrize("name", ["resnet18", "convnext_mini"])
 def test_the_lines_of_the_card_make_the_state_dict_of_any_model(tmp_path, monkeypatch, name):
     _, checkpoints = checkpoints_of({"name": name}, {"num_classes": 10, "channels": 1, "image_size": 16})
@@ -172,7 +194,8 @@ def test_the_front_matter_is_yaml_and_leaves_the_license_open(tmp_path):
     card = (exported(checkpoints, tmp_path) / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
     front = yaml.safe_load(head)
-    assert front["library_name"] == "timm" and front["datasets"] == ["digits"] and "license" not in front
+    assert front["library_name"] == "timm" and front["pipeline_tag"] == "image-classification"
+    assert front["datasets"] == ["digits"] and "license" not in front
     assert not rows_of(body), "a table of numbers that were never measured"
     assert all(word in body for word in ("`000.safetensors`", "models 0 to 2", "[0.3]", "[0.2]"))
 

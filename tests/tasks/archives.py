@@ -175,9 +175,9 @@ def write_imagefolder(
                 (folder / f"{number}.jpg").write_bytes(_photo(100 * label + number))
 
 
-def _photo(seed: int) -> bytes:
-    """Return a small JPEG that is wider than high."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+def _photo(seed: int, size: tuple[int, int] = (32, 24)) -> bytes:
+    """Return a small JPEG of a width and a height."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
     return file.getvalue()
@@ -190,3 +190,79 @@ def _tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
+
+
+COCO_SIZE = 60, 40  # width and height
+# Of each image, objects (category, box x, y, width, height, crowd). The categories are person, car, chair, toothbrush.
+COCO_OBJECTS = [
+    [(1, [4, 6, 30, 20], 0), (62, [20, 10, 35, 28], 0)],
+    [],
+    [(3, [0, 0, 59.5, 39.25], 0), (1, [40.5, 5, 15, 30], 1)],
+    [(90, [2, 2, 50, 36], 0)],
+]
+
+
+def write_coco(root: Path, train_images: int = 8, test_images: int = 4) -> None:
+    """Write `root`/{train2017,val2017}/*.jpg and `root`/annotations/instances_{train,val}2017.json.
+
+    The images have the objects of `COCO_OBJECTS` in turn. An object is a polygon around its box, and a crowd has run
+    lengths.
+    """
+    names = {1: "person", 3: "car", 62: "chair", 90: "toothbrush"}
+    (root / "annotations").mkdir(parents=True)
+    width, height = COCO_SIZE
+    for name, count, first in (("train2017", train_images, 1), ("val2017", test_images, 101)):
+        (root / name).mkdir()
+        images, annotations = [], []
+        for image_id in range(first, first + count):
+            (root / name / f"{image_id:012}.jpg").write_bytes(_photo(image_id, COCO_SIZE))
+            images.append({"id": image_id, "file_name": f"{image_id:012}.jpg", "width": width, "height": height})
+            for number, (category, box, crowd) in enumerate(COCO_OBJECTS[(image_id - first) % len(COCO_OBJECTS)]):
+                annotation = {"id": 10 * image_id + number, "image_id": image_id, "category_id": category, "bbox": box}
+                outline = _run_lengths(box) if crowd else [_corners(box)]
+                annotations.append({**annotation, "segmentation": outline, "area": box[2] * box[3], "iscrowd": crowd})
+        content = {
+            "info": {"year": 2017},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": number, "name": text, "supercategory": "thing"} for number, text in names.items()],
+        }
+        (root / f"annotations/instances_{name}.json").write_text(json.dumps(content))
+
+
+def write_voc(root: Path, train_images: int = 8, test_images: int = 4) -> None:
+    """Write `root`/VOCdevkit/VOC2012 with {train,val}.txt, JPEGImages and masks as palette PNGs.
+
+    Image number i shows a rectangle of class i % 21 with a void border. Its size depends on i.
+    """
+    folder = root / "VOCdevkit/VOC2012"
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    for image_set, count, first in (("train", train_images, 1), ("val", test_images, 101)):
+        numbers = range(first, first + count)
+        names = [f"2007_{number:06}" for number in numbers]
+        (folder / f"ImageSets/Segmentation/{image_set}.txt").write_text("".join(f"{name}\n" for name in names))
+        for number, name in zip(numbers, names, strict=True):
+            width, height = 40 + number % 3, 30 + number % 2
+            (folder / f"JPEGImages/{name}.jpg").write_bytes(_photo(number, (width, height)))
+            pixels = np.zeros((height, width), dtype=np.uint8)
+            pixels[5:20, 10:30] = 255
+            pixels[6:19, 11:29] = number % 21
+            mask = Image.fromarray(pixels)
+            mask.putpalette([index for index in range(256) for _ in range(3)])
+            mask.save(folder / f"SegmentationClass/{name}.png")
+
+
+def _corners(box: list[float]) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def _run_lengths(box: list[float]) -> dict:
+    """Return the runs of zeros and ones in turn, column by column, of the pixels of a box."""
+    (width, height), (x, y, box_width, box_height) = COCO_SIZE, map(round, box)
+    inside = np.zeros((height, width), dtype=np.uint8)
+    inside[y : y + box_height, x : x + box_width] = 1
+    flat = np.concatenate([[0], inside.ravel(order="F"), [2]])
+    ends = np.flatnonzero(np.diff(flat))
+    return {"size": [height, width], "counts": np.diff(ends, prepend=0).tolist()}

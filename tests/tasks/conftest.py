@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from tasks.data.splits import ImageData
+from tasks.data.splits import gather_labeled_images
 from tasks.networks.build import build_classifier
 from tests.tasks.tiny import CHANNELS, CLASSES
 
@@ -14,7 +14,7 @@ def data():
     """Return 40 random images, which serve as training, validation and test images."""
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(40, CHANNELS, 16, 16), torch.randint(CLASSES, (40,)))
-    return ImageData(images, images, images, CLASSES, CHANNELS, 16)
+    return gather_labeled_images(images, images, images, num_classes=CLASSES, channels=CHANNELS, image_size=16)
 
 
 @pytest.fixture

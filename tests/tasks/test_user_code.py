@@ -15,6 +15,9 @@ MODULE = """
 import torch
 from torch.utils.data import TensorDataset
 
+from core.evaluation.scores import Metric, Scores
+from tasks.objectives.objective import Objective, ScoreCounter
+
 def make_images(count, label=0):
     return TensorDataset(torch.zeros(count, 1, 4, 4), torch.full((count,), label))
 
@@ -63,6 +66,50 @@ def list_of_ood():
 def ood_named_test():
     return network, {**splits, "ood": {"test": make_images(7)}}
 
+class Regression(Objective):
+    metric = Metric("RMSE", "meters", higher_is_better=False)
+
+    def compute_loss(self, network, inputs, targets):
+        return (network(inputs)[:, 0] - targets).square().mean()
+
+    def count_scores(self, num_models, device, temperature_P=None):
+        return Counter(self.metric)
+
+class Counter(ScoreCounter):
+    def __init__(self, metric):
+        self.metric, self.errors = metric, []
+
+    def add(self, predictions, targets):
+        self.errors += [values[:, :, 0] - targets for _, values in predictions]
+
+    def finish(self):
+        mse_M = torch.cat(self.errors, dim=1).square().mean(dim=1).numpy()
+        return Scores(mse_M**0.5, mse_M, None, metric=self.metric)
+
+lengths = TensorDataset(torch.zeros(5, 2), torch.full((5,), 3.0))
+measured = {"train": lengths, "val": lengths, "test": lengths}
+
+def regression():
+    return torch.nn.Linear(2, 1), measured, Regression()
+
+def another_metric():
+    class Renamed(Regression):
+        def count_scores(self, num_models, device, temperature_P=None):
+            return Counter(Metric("MSE", "square meters", higher_is_better=False))
+    return torch.nn.Linear(2, 1), measured, Renamed()
+
+def no_objective():
+    return torch.nn.Linear(2, 1), measured, "regression"
+
+def no_pairs():
+    return torch.nn.Linear(2, 1), {**measured, "val": TensorDataset(torch.zeros(5, 2))}, Regression()
+
+def no_items():
+    return torch.nn.Linear(2, 1), {**measured, "test": 3}, Regression()
+
+def objective_of_other_items():
+    return torch.nn.Linear(3, 1), measured, Regression()
+
 def ood_of_another_shape():
     return network, {**splits, "ood": {"noise": TensorDataset(torch.zeros(2, 1, 5, 4), torch.zeros(2))}}
 """
@@ -110,6 +157,14 @@ def test_a_network_and_its_images_are_returned_with_their_facts():
     assert data.facts == {"num_classes": 3, "channels": 1, "image_size": 4}
 
 
+def test_a_task_with_its_own_objective_is_returned_without_facts_about_images():
+    _, data = call_user_task("users_module:regression")
+    assert data.objective.metric.name == "RMSE" and data.facts == {} and len(data.test) == 5
+    scores = data.objective.count_scores(2, torch.device("cpu"))
+    scores.add([(slice(0, 2), torch.tensor([[[3.0], [3.0]], [[5.0], [1.0]]]))], torch.tensor([3.0, 3.0]))
+    assert scores.finish().accuracy_M.tolist() == [0.0, 2.0]
+
+
 def test_sets_of_images_without_a_class_are_returned_with_the_label_0():
     _, data = call_user_task("users_module:with_ood")
     assert len(data.ood["noise"]) == 7 and data.ood["noise"][6][1] == 0
@@ -124,6 +179,11 @@ def test_sets_of_images_without_a_class_are_returned_with_the_label_0():
     ("return_list_of_splits", r"returned \(Sequential, list\), but"),
     ("without_test", r"split test is missing.*Return a dataset for each of train, val, test"),
     ("empty_train", r"the split train cannot give its first item \(IndexError"),
+    ("another_metric", "the scores have the metric MSE, but the objective has RMSE"),
+    ("no_objective", r"returned \(Linear, dict, str\), but .*Objective as third value"),
+    ("no_pairs", r"the items of the split val are no pairs"),
+    ("no_items", r"the split test cannot give its first item \(TypeError"),
+    ("objective_of_other_items", r"cannot score the first items of val \(RuntimeError"),
     ("misfit", r"cannot take the first image of val, of shape \(1, 4, 4\) \(RuntimeError"),
     ("return_pair", r"the network returned tuple for one image.*logits"),
     ("return_images", r"the network returned Tensor of shape \(1, 1, 4, 4\).*logits"),

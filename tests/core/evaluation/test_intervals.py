@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import norm, t
 
+from core.evaluation.decisions import find_least_p_of_accuracy
 from core.evaluation.intervals import (
     Bootstrap,
     control_false_discoveries,
@@ -15,7 +16,7 @@ from core.evaluation.intervals import (
 )
 from core.evaluation.margins import IOU, RELATIVE_KAPPA
 from core.evaluation.metrics import error_consistency, max_iou, pair_with_others
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.scores import ACCURACY, Metric, Scores, ScoreTable
 
 
 def table(source, wrong_MN, groups_N=None) -> ScoreTable:
@@ -439,3 +440,63 @@ def test_the_spread_of_block_means_is_that_of_all_circular_blocks(random):
     draws_R = Bootstrap(named(plain), block_lengths={"original": 10}).draw_accuracy("original")
     expected = np.std(blocks) / np.sqrt(20) / np.sqrt(1 - 10 / 200) * np.sqrt(19 / 17)
     assert draws_R.std() == pytest.approx(expected, rel=0.03)
+
+
+def with_influence(score_table, influence_MN=None, metric=ACCURACY) -> ScoreTable:
+    """Return a table without masks, whose influences are given; by default those of its accuracy."""
+    scores = score_table.scores["test"]
+    if influence_MN is None:
+        influence_MN = (~scores.wrong_MN).astype(np.float32)
+    accuracy_M = influence_MN.mean(axis=1, dtype=np.float64)
+    changed = replace(scores, accuracy_M=accuracy_M, wrong_MN=None, influence_MN=influence_MN, metric=metric)
+    return replace(score_table, scores={"test": changed})
+
+
+@pytest.mark.parametrize("groups_N", [None, np.arange(60) // 3])
+def test_the_influence_of_a_share_of_right_images_gives_the_intervals_of_accuracy(random, groups_N):
+    tables = named(
+        table("original", random.random((6, 60)) < 0.2, groups_N),
+        table("ensemble", random.random((1, 60)) < 0.3, groups_N),
+    )
+    plain = Bootstrap(tables, draws=500, block_lengths={"original": 2})
+    given = {source: with_influence(each) for source, each in tables.items()}
+    influenced = Bootstrap(given, draws=500, block_lengths={"original": 2})
+    assert not influenced.has_images and influenced.varies("ensemble") and not influenced.measure_similarity("ensemble")
+    for source in tables:
+        np.testing.assert_array_equal(influenced.draw_accuracy(source), plain.draw_accuracy(source))
+    one = [each["ensemble"].scores["test"] for each in (tables, given)]
+    other = [each["original"].scores["test"] for each in (tables, given)]
+    least = [find_least_p_of_accuracy(first, second) for first, second in zip(one, other, strict=True)]
+    assert least[0] == pytest.approx(least[1], rel=1e-6)
+
+
+def test_the_interval_of_an_rmse_covers_the_true_one():
+    random, hits = np.random.default_rng(3), 0
+    rmse = Metric("RMSE", "meters", higher_is_better=False)
+    for seed in range(300):
+        squares_N = random.normal(0, 2, 150) ** 2
+        value = squares_N.mean() ** 0.5
+        influence_MN = (value + (squares_N - value**2) / (2 * value))[None].astype(np.float32)
+        tables = named(with_influence(table("original", np.zeros((1, 150))), influence_MN, rmse))
+        low, high = percentile_interval(Bootstrap(tables, draws=400, seed=seed).draw_accuracy("original"))
+        hits += low <= 2 <= high
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_errors_that_do_not_add_up_to_the_metric_are_not_resampled_for_it():
+    scores = table("original", [np.arange(8) < 3]).scores["test"]
+    other = replace(scores, accuracy_M=np.array([5.0]), metric=Metric("AP", "share", higher_is_better=True))
+    assert scores.has_influence and not other.has_influence
+    bootstrap = Bootstrap({"original": replace(table("original", [[0]]), scores={"test": other})})
+    assert bootstrap.has_images and not bootstrap.varies("original")
+    assert set(bootstrap.draw_accuracy("original")) == {5.0}
+    with pytest.raises(ValueError, match="influence_MN"):
+        other.read_influence(np.arange(2))
+
+
+def test_only_some_influences_are_refused():
+    plain, given = table("original", np.arange(9) < 3), table("p_diff", np.arange(9) < 3)
+    influence_MN = np.ones((1, 9), np.float32)
+    given = replace(given, scores={"test": replace(given.scores["test"], influence_MN=influence_MN)})
+    with pytest.raises(ValueError, match="'original': None"):
+        Bootstrap(named(plain, given))

@@ -11,9 +11,9 @@ from core.checkpoints.subset import resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.settings import find_differences
 from core.runtime.trainer import count_devices
-from tasks.collecting.classifier import Classifier
 from tasks.collecting.collection import TrainedNetworks
 from tasks.collecting.independent import IndependentCollection
+from tasks.collecting.network_training import NetworkTraining
 from tasks.collecting.steps import StepsCollection, choose_interval
 from tasks.specification import TaskSpec, choose_collection
 from tasks.training.collect_checkpoints import record_machine
@@ -104,13 +104,13 @@ def test_collecting_leaves_the_network_as_it_was(model, collect):
 
 def test_only_the_subset_moves_and_statistics_stay(model, collect, monkeypatch):
     seen = {}
-    original = Classifier.configure_optimizers
+    original = NetworkTraining.configure_optimizers
 
     def remember(self):
         seen["module"] = self
         return original(self)
 
-    monkeypatch.setattr(Classifier, "configure_optimizers", remember)
+    monkeypatch.setattr(NetworkTraining, "configure_optimizers", remember)
     subset = resolve_subset(model, "last_norms")
     collect(steps_config(), model, subset)
     after, before = seen["module"].model.state_dict(), model.state_dict()

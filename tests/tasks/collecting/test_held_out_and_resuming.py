@@ -16,6 +16,7 @@ from core.runtime.progress import Stages
 from tasks.collecting.collection import TrainedNetworks
 from tasks.collecting.steps import SubsetTraining, find_owners_of_statistics
 from tasks.data.loaders import make_training_loader
+from tasks.objectives.classification import Classification
 from tasks.scoring.scorer import ScoringSpec
 from tasks.training.collect_checkpoints import collect_checkpoints
 from tests.core.tiny import StopAfter, assert_same
@@ -202,7 +203,7 @@ def test_the_mode_of_the_network_follows_its_subset(model):
     assert find_owners_of_statistics(model, resolve_subset(model, ["layer4.0.bn2.running_var"])) == owner
     assert find_owners_of_statistics(model, resolve_subset(model, "last_norms")) == []
     for train_only, expected in ((owner, owner), ([], []), (None, [name for name, _ in model.named_modules()])):
-        module = SubsetTraining(model, 4, make_optimizer=None, train_only=train_only).train()
+        module = SubsetTraining(model, Classification(4), make_optimizer=None, train_only=train_only).train()
         assert [name for name, part in model.named_modules() if part.training] == expected
         module.eval()
         assert not any(part.training for part in model.modules())

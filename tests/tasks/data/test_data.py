@@ -165,10 +165,13 @@ def test_images_are_normalized_as_asked(tmp_path, dataset):
         getattr(archives, f"write_{dataset}")(tmp_path)
     options = {"dataset": dataset, "root": str(tmp_path), "verify": False}
     plain = load_images(DataOptions(**options, mean=[0.0], std=[1.0]))
-    asked = load_images(DataOptions(**options, mean=[0.25] * plain.channels, std=[0.5]))
+    asked = load_images(DataOptions(**options, mean=[0.25] * plain.facts["channels"], std=[0.5]))
     image = asked.test[3][0]
     torch.testing.assert_close(asked.make_normalizer()(image), (plain.make_normalizer()(image) - 0.25) / 0.5)
-    assert asked.provenance["normalization"] == {"mean": [0.25] * plain.channels, "std": [0.5] * plain.channels}
+    assert asked.provenance["normalization"] == {
+        "mean": [0.25] * plain.facts["channels"],
+        "std": [0.5] * plain.facts["channels"],
+    }
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 5), (2, 3, 5, 5)])

@@ -11,7 +11,7 @@ from core.runtime.errors import UserError
 from tasks.data import other_datasets
 from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
-from tasks.data.splits import DataOptions, ImageData
+from tasks.data.splits import DataOptions, gather_labeled_images
 from tests.tasks import archives
 
 
@@ -104,6 +104,12 @@ def test_a_dataset_that_cannot_be_used_is_refused(folder, digit_images, monkeypa
         add_other_datasets(digit_images, options(folder), entries)
 
 
+def test_a_dataset_without_classes_is_refused(tmp_path, digit_images):
+    archives.write_voc(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation\.ood=voc_segmentation has no images with classes"):
+        add_other_datasets(digit_images, options("unused"), [f"voc_segmentation:{tmp_path}"])
+
+
 class UsersImages(Dataset):
     """Images of a user who normalizes them in a transform."""
 
@@ -119,7 +125,7 @@ class UsersImages(Dataset):
 
 def users_data(**images):
     split = UsersImages(**images)
-    return ImageData(split, split, split, 4, 3, 16)
+    return gather_labeled_images(split, split, split, num_classes=4, channels=3, image_size=16)
 
 
 def test_the_normalization_of_the_users_own_images_is_used(folder):

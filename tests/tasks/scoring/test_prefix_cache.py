@@ -33,14 +33,14 @@ def test_the_first_chunks_are_kept_if_memory_allows_and_the_others_are_recompute
     assert [number for labels in computed for number in labels] == list(range(10))
     computed.clear()
     for before, now in zip(first, cache, strict=True):
-        assert torch.equal(before.crossing[0], now.crossing[0]) and torch.equal(before.labels_B, now.labels_B)
+        assert torch.equal(before.crossing[0], now.crossing[0]) and torch.equal(before.targets, now.targets)
     assert computed == again and len(cache) == 3
 
 
 def test_a_smaller_last_chunk_leaves_no_gap():
     computed = []
     cache = make_cache(1.5 * CHUNK_BYTES, computed)  # the second chunk does not fit, but the last of two images would
-    assert [chunk.labels_B.tolist() for chunk in cache] == [chunk.labels_B.tolist() for chunk in cache]
+    assert [chunk.targets.tolist() for chunk in cache] == [chunk.targets.tolist() for chunk in cache]
     assert computed[3:] == [[4, 5, 6, 7], [8, 9]]
 
 

@@ -13,8 +13,8 @@ from core.evaluation.kinds import DEEP_ENSEMBLE, Kind, infer_kind
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
-from tasks.collecting.classifier import Classifier
 from tasks.collecting.collection import PlannedNetwork
+from tasks.collecting.network_training import NetworkTraining
 from tasks.networks.build import build_classifier
 from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
@@ -79,7 +79,7 @@ def test_the_networks_are_trained_as_a_classifier_of_another_seed(train, cfg, da
 
 
 def test_trained_networks_are_kept_after_an_interruption_and_for_a_larger_deep_ensemble(train, monkeypatch, tmp_path):
-    fitted, original = [], Classifier.on_train_start
+    fitted, original = [], NetworkTraining.on_train_start
 
     def start(self):
         fitted.append(self)
@@ -87,7 +87,7 @@ def test_trained_networks_are_kept_after_an_interruption_and_for_a_larger_deep_e
             raise RuntimeError("the machine went down")
         original(self)
 
-    monkeypatch.setattr(Classifier, "on_train_start", start)
+    monkeypatch.setattr(NetworkTraining, "on_train_start", start)
     with pytest.raises(RuntimeError, match="went down"):
         train(2)
     resumed_RW = train(2)

@@ -21,7 +21,7 @@ from core.evaluation.sources import SourceOptions, choose_checkpoints
 from core.runtime.seeding import derive_seed
 from tasks.collecting.collection import Factory, Optimization
 from tasks.data.loaders import make_training_loader
-from tasks.data.splits import ImageData
+from tasks.data.splits import gather_labeled_images
 from tasks.networks.build import build_classifier
 from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.task import Task
@@ -32,7 +32,7 @@ def make_task(subset="last_norms"):
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(24, 3, 16, 16), torch.randint(4, (24,)))
     model = build_classifier("test_resnet", num_classes=4, channels=3, image_size=16).eval()
-    data = ImageData(images, images, images, 4, 3, 16)
+    data = gather_labeled_images(images, images, images, num_classes=4, channels=3, image_size=16)
     return Task(data, model, resolve_subset(model, subset), scoring=ScoringSpec())
 
 
@@ -166,7 +166,12 @@ def collected():
         origin_K2=torch.tensor([(0, step) for step in range(131, 151)]),
         optimizer_state=copy_optimizer_state(optimizer, model.named_parameters()),
     )
-    return Task(ImageData(train, test, test, 10, 1, 8), model, subset, scoring=ScoringSpec()), checkpoints
+    return Task(
+        gather_labeled_images(train, test, test, num_classes=10, channels=1, image_size=8),
+        model,
+        subset,
+        scoring=ScoringSpec(),
+    ), checkpoints
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "accumulated"])
@@ -183,7 +188,7 @@ def test_a_few_steps_do_not_throw_a_checkpoint_back_as_a_fresh_optimizer_does(co
     assert 0.5 < (one - starts_MD).norm(dim=1).mean() / collecting < 2
     assert (fresh_one - starts_MD).norm(dim=1).mean() / collecting > 4
 
-    score = Scorer(task.model, task.subset, task.data.test)
+    score = Scorer(task.model, task.subset, task.data.test, objective=task.data.objective)
     originals, tuned, thrown_back = (score(vectors).loss_M.mean() for vectors in (starts_MD, few, fresh))
     assert tuned < originals < thrown_back
 
@@ -221,7 +226,12 @@ def test_independent_networks_use_their_own_moments_and_a_lower_rate():
         settings={},
         origin_K2=torch.tensor([(0, 40), (1, 40)]),
     )
-    task = Task(ImageData(images, images, images, 4, 1, 3), model, subset, scoring=ScoringSpec())
+    task = Task(
+        gather_labeled_images(images, images, images, num_classes=4, channels=1, image_size=3),
+        model,
+        subset,
+        scoring=ScoringSpec(),
+    )
     options = SourceOptions(num_finetuned=2, finetune_steps=3)
     [source] = list_finetuned(task, checkpoints, Optimization(FACTORY, 40), options, seed=3)  # a batch is all images
     assert source.gradient_evaluations == 3 + MOMENT_STEPS

@@ -15,7 +15,7 @@ from core.checkpoints.subset import flatten, resolve_subset, unflatten
 from core.checkpoints.vector_rows import VectorRows
 from core.evaluation.kinds import Kind
 from core.evaluation.sources import SourceOptions, UnavailableSource
-from tasks.data.splits import ImageData
+from tasks.data.splits import gather_labeled_images
 from tasks.scoring.scorer import ScoringSpec
 from tasks.task import Task
 from tasks.training import laplace
@@ -26,7 +26,7 @@ def make_task(subset, num_images=40):
     torch.manual_seed(0)
     images = TensorDataset(torch.randn(num_images, 1, 3, 3), torch.randint(4, (num_images,)))
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
-    data = ImageData(images, images, images, 4, 1, 3)
+    data = gather_labeled_images(images, images, images, num_classes=4, channels=1, image_size=3)
     return Task(data, model, resolve_subset(model, subset), scoring=ScoringSpec())
 
 

@@ -55,7 +55,9 @@ def test_collecting_by_steps_leaves_one_line_for_each_stage_in_a_terminal(data, 
 @pytest.mark.parametrize("batch_size", [40, 16])
 def test_a_scorer_counts_each_image_for_each_model(model, data, batch_size):
     subset, progress = resolve_subset(model, "last_norms", count=1), StageProgress()
-    scorer = Scorer(model, subset, data.val, options=ScoringSpec(batch_size=batch_size), progress=progress)
+    scorer = Scorer(
+        model, subset, data.val, objective=data.objective, options=ScoringSpec(batch_size=batch_size), progress=progress
+    )
     with progress.part(units=8 * len(data.val)):
         for num_models in (3, 1):
             scorer(torch.zeros(num_models, subset.num_params))

@@ -14,10 +14,11 @@ from core.checkpoints.subset import flatten, resolve_subset
 from core.runtime.errors import UserError
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import fit
-from tasks.collecting.classifier import Classifier, TrainingImages
+from tasks.collecting.network_training import NetworkTraining, TrainingItems
 from tasks.data.loaders import make_training_loader
 from tasks.data.splits import TransformedImages
 from tasks.networks.build import build_classifier
+from tasks.objectives.classification import Classification
 from tasks.training.train_networks import initialize_classifier, train_networks
 from tests.tasks.tiny import CHANNELS, CLASSES, independent_config, steps_config, task_config, task_spec
 
@@ -30,8 +31,8 @@ def test_leftover_images_are_skipped_unless_there_is_less_than_one_batch(data, b
 def test_training_history_starts_and_ends_with_the_networks_own_values(model, data):
     cfg, subset = steps_config("task.epochs=2"), resolve_subset(model, "last_norms")
     start_D = flatten(model, subset)
-    module = Classifier(
-        model, CLASSES, make_optimizer=instantiate(cfg.task.optimizer), history_subset=subset, num_epochs=2
+    module = NetworkTraining(
+        model, data.objective, make_optimizer=instantiate(cfg.task.optimizer), history_subset=subset, num_epochs=2
     )
     trainer = instantiate(cfg.trainer)(max_epochs=2, logger=False, enable_checkpointing=False)
     trainer.fit(module, torch.utils.data.DataLoader(data.train, 8))
@@ -58,9 +59,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_worke
     def train(folder, num_workers, *stops):
         torch.manual_seed(0)
         model = build_classifier("test_resnet", num_classes=CLASSES, channels=CHANNELS, image_size=16)
-        module = Classifier(
+        module = NetworkTraining(
             model,
-            CLASSES,
+            data.objective,
             make_optimizer=instantiate(cfg.task.optimizer),
             make_scheduler=instantiate(cfg.task.scheduler),
             warmup_steps=12,  # the interruption after 10 of 20 steps falls into the warm-up
@@ -69,7 +70,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_worke
         torch.manual_seed(len(stops))  # earlier draws must not change the training
         fit(
             module,
-            TrainingImages(images, 8, seed=3, num_workers=num_workers),
+            TrainingItems(images, 8, seed=3, num_workers=num_workers),
             name="classifier",
             state_dir=folder / "state",
             make_trainer=instantiate(cfg.trainer),
@@ -89,11 +90,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one_with_any_number_of_worke
 
 
 def test_every_process_and_epoch_has_its_own_seed(model, monkeypatch):
-    module, seeds = Classifier(model, CLASSES, make_optimizer=None, seed=3), set()
+    module, seeds = NetworkTraining(model, Classification(CLASSES), make_optimizer=None, seed=3), set()
     for rank in (0, 1):
-        monkeypatch.setattr(Classifier, "global_rank", rank)
+        monkeypatch.setattr(NetworkTraining, "global_rank", rank)
         for epoch in (0, 1):
-            monkeypatch.setattr(Classifier, "current_epoch", epoch)
+            monkeypatch.setattr(NetworkTraining, "current_epoch", epoch)
             module.on_train_epoch_start()
             seeds.add(torch.initial_seed())
     assert len(seeds) == 4
@@ -111,7 +112,7 @@ def test_the_warm_up_scales_the_rate_of_the_schedule_and_long_gradients_are_shor
 
     model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
     optimizer = instantiate(cfg.task.optimizer)(model.parameters())
-    loader, norms = TrainingImages(data, 8, seed=cfg.task.seed).train_dataloader(), []
+    loader, norms = TrainingItems(data, 8, seed=cfg.task.seed).train_dataloader(), []
     for step in range(15):
         if step % 5 == 0:
             loader.sampler.set_epoch(step // 5)
@@ -139,9 +140,9 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
     seed = derive_seed(cfg.task.seed, "independent", 2)
     torch.manual_seed(derive_seed(seed, "classifier/init"))
     model = build_classifier("test_resnet", num_classes=CLASSES, channels=CHANNELS, image_size=16)
-    module = Classifier(
+    module = NetworkTraining(
         model,
-        CLASSES,
+        data.objective,
         make_optimizer=instantiate(cfg.task.optimizer),
         make_scheduler=instantiate(cfg.task.scheduler),
         seed=seed,
@@ -153,7 +154,7 @@ def test_independent_checkpoints_are_the_last_weights_of_networks_from_different
 
 
 def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
-    cfg, fitted, original = independent_config("task.model.name=convnet_mini"), [], Classifier.on_train_start
+    cfg, fitted, original = independent_config("task.model.name=convnet_mini"), [], NetworkTraining.on_train_start
 
     def start(self):
         fitted.append(self)
@@ -161,7 +162,7 @@ def test_finished_networks_are_not_trained_again(tmp_path, data, monkeypatch):
             raise RuntimeError("the machine went down")
         original(self)
 
-    monkeypatch.setattr(Classifier, "on_train_start", start)
+    monkeypatch.setattr(NetworkTraining, "on_train_start", start)
     stops_at = None
     unbroken = train(cfg, data, tmp_path / "unbroken")
     fitted.clear()

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import nll_loss
 
-from tasks.scoring.votes import TEMPERATURES_T, VoteCounter, list_counts
+from tasks.objectives.votes import TEMPERATURES_T, VoteCounter, list_counts
 
 CPU = torch.device("cpu")
 NUM_MODELS, NUM_ITEMS, NUM_CLASSES, CHUNK = 23, 150, 6, 32

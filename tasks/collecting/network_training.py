@@ -1,10 +1,9 @@
-"""The classifier as a LightningModule, for training the whole network and for fine-tuning its parameter subset."""
+"""The training of a network on the objective of its data, of the whole network or of its parameter subset alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -12,30 +11,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
 from core.runtime.trainer import MakeOptimizer, ReportingModule
 from tasks.data.loaders import make_fixed_loader, make_training_loader
-from tasks.data.splits import ImageData
+from tasks.data.splits import TaskData
+from tasks.objectives.objective import Objective, ScoreCounter, add_model_axis
 
 
-class TrainingImages(LightningDataModule):
+class TrainingItems(LightningDataModule):
     """Training and validation loaders; each training process builds its own.
 
     Args:
-        data: The images.
-        batch_size: The number of images in one batch.
+        data: The items.
+        batch_size: The number of items in one batch.
         seed: The seed of the order and of the augmentations.
-        num_workers: The number of processes that read images, or "auto".
+        num_workers: The number of processes that read items, or "auto".
         num_steps: Yield this number of training batches in one pass, which may begin at any step when it is resumed.
             None yields one epoch in a pass.
     """
 
     def __init__(
         self,
-        data: ImageData,
+        data: TaskData,
         batch_size: int,
         *,
         seed: int,
@@ -56,15 +55,17 @@ class TrainingImages(LightningDataModule):
         assert self.trainer is not None
         return self.trainer.strategy.root_device
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Normalize a batch on the device; images are transferred there as bytes, a quarter of the size of float32."""
-        images_BCSS, labels_B = batch
-        return self.normalize(images_BCSS), labels_B
+    def on_after_batch_transfer(self, batch: tuple[Any, Any], dataloader_idx: int) -> tuple[Any, Any]:
+        """Prepare a batch on the device; images are transferred there as bytes, a quarter of the size of float32."""
+        inputs, targets = batch
+        return self.normalize(inputs), targets
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches, starting with the current epoch."""
         if self.trainer is None:  # `fit` asks for the number of batches before a Trainer exists
-            return make_training_loader(self.data.train, self.batch_size, self.seed, num_steps=self.num_steps)
+            return make_training_loader(
+                self.data.train, self.batch_size, self.seed, num_steps=self.num_steps, collate=self.data.collate
+            )
         return make_training_loader(
             self.data.train,
             self.batch_size,
@@ -75,25 +76,27 @@ class TrainingImages(LightningDataModule):
             epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             num_steps=self.num_steps,
             first_step=self.trainer.global_step,
+            collate=self.data.collate,
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Return every validation image, in order."""
+        """Return every validation item, in order."""
         return make_fixed_loader(
             self.data.val,
             self.batch_size,
             num_workers=self.num_workers,
             device=self._device,
             keep_workers=True,
+            collate=self.data.collate,
         )
 
 
-class Classifier(ReportingModule):
-    """Cross-entropy training of `model`.
+class NetworkTraining(ReportingModule):
+    """Training of `model` on an objective.
 
     Args:
         model: The network, trained in place.
-        num_classes: The number of classes in the data.
+        objective: What the network learns.
         make_optimizer: Builds the optimizer from the parameters that require gradients.
         make_scheduler: Builds the learning-rate scheduler, stepped once per epoch; None keeps the rate constant.
         warmup_steps: W, the optimizer steps in which the learning rate rises linearly from 0 to that of the schedule.
@@ -111,7 +114,7 @@ class Classifier(ReportingModule):
     def __init__(
         self,
         model: nn.Module,
-        num_classes: int,
+        objective: Objective,
         *,
         make_optimizer: MakeOptimizer,
         make_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -122,15 +125,15 @@ class Classifier(ReportingModule):
         num_epochs: int = 0,
     ):
         super().__init__()
-        self.model, self.train_only, self.seed = model, train_only, seed
+        self.model, self.objective, self.train_only, self.seed = model, objective, train_only, seed
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.warmup_steps = warmup_steps
         self.history_subset = history_subset
         if history_subset is not None:  # a buffer is saved with the training state, so a resumed fit keeps it
             self.register_buffer("history_ED", torch.zeros(num_epochs + 1, history_subset.num_params))
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.counter: ScoreCounter | None = None  # of the current pass over the validation items
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(self, mode: bool = True) -> "NetworkTraining":
         """Set the training mode; modules outside of `train_only` stay in eval mode even if the Trainer asks."""
         super().train(mode and self.train_only is None)
         for name in self.train_only or ():
@@ -151,18 +154,28 @@ class Classifier(ReportingModule):
         if self.history_subset is not None:
             self.get_buffer("history_ED")[epoch] = flatten(self.model, self.history_subset)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy of one batch."""
-        images_BCSS, labels_B = batch
-        loss = F.cross_entropy(self.model(images_BCSS), labels_B)
-        self.report("classifier/loss", loss)
+    def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        loss = self.objective.compute_loss(self.model, *batch)
+        self.report("task/loss", loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add one batch to the validation accuracy."""
-        images_BCSS, labels_B = batch
-        self.val_accuracy(self.model(images_BCSS), labels_B)
-        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+    def on_validation_epoch_start(self) -> None:
+        """Start a new count."""
+        self.counter = self.objective.count_scores(1, self.device)
+
+    def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
+        """Add one batch to the count."""
+        assert self.counter is not None
+        inputs, targets = batch
+        predictions = add_model_axis(self.objective.predict(self.model, inputs))
+        self.counter.add([(slice(0, 1), predictions)], targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the primary metric; of several processes, each of which has a part of the items, the mean."""
+        assert self.counter is not None
+        value = torch.tensor(self.counter.finish().accuracy_M[0], device=self.device, dtype=torch.float32)
+        self.log(f"val/{self.objective.metric.name}", value, prog_bar=True, sync_dist=True)
 
     def optimizer_step(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.evaluation.scores import Votes
 from core.runtime.seeding import generator_for
-from tasks.scoring.tally import Tally
+from tasks.objectives.tally import Tally
 
 TEMPERATURES_T = np.geomspace(0.2, 50, 41)
 # Smaller probabilities count as this one, because an infinite loss would hide the losses of all other items.
