@@ -11,6 +11,9 @@ import timm
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from tasks.data.datasets import DATASETS
+from tasks.networks.detectors import DETECTORS
+from tasks.networks.segmenters import SEGMENTERS
 from tests.pipeline.conftest import TINY
 from tests.tasks.archives import write_cifar100
 
@@ -82,10 +85,11 @@ def test_every_experiment_composes_and_resolves(experiment):
 def test_every_task_and_model_compose(task, model):
     cfg = composed(f"task={task}", f"task/model={model}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    name = OmegaConf.load(ROOT / f"configs/task/model/{model}.yaml").name
-    assert name in timm.list_models()
-    assert cfg.output_dir == f"outputs/{task}_{name}/ae_ddpm"
-    assert cfg.task.param.path == f"param_data/{task}_{name}/checkpoints.safetensors"
+    name, dataset = OmegaConf.load(ROOT / f"configs/task/model/{model}.yaml").name, cfg.task.data.dataset
+    assert name in {*timm.list_models(), *SEGMENTERS, *DETECTORS}
+    assert dataset in DATASETS and (dataset == task or task not in DATASETS)
+    assert cfg.output_dir == f"outputs/{dataset}_{name}/ae_ddpm"
+    assert cfg.task.param.path == f"param_data/{dataset}_{name}/checkpoints.safetensors"
 
 
 def test_the_dataset_alone_moves_all_paths():

@@ -1,6 +1,7 @@
 """Datasets: disjoint, stratified and fixed splits, read from archives in their published formats."""
 
 from dataclasses import replace
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -137,8 +138,20 @@ FACTS = {  # dataset: (classes, channels, size), (train and validation together,
 }
 
 
-def test_every_dataset_is_tested_here():
-    assert set(FACTS) | {"digits"} == set(DATASETS)
+SCENES = {  # datasets without classes of images, whose files these modules test
+    "coco_detection": "test_coco.py",
+    "coco_segmentation": "test_coco.py",
+    "voc_segmentation": "test_voc.py",
+    "digit_scenes_detection": "test_digit_scenes.py",
+    "digit_scenes_segmentation": "test_digit_scenes.py",
+}
+
+
+def test_every_dataset_is_tested_here_or_in_its_own_module():
+    assert {*FACTS, "digits", *SCENES} == set(DATASETS)
+    for dataset, module in SCENES.items():
+        function = getattr(DATASETS[dataset], "__name__", "")
+        assert f"{function}(" in (Path(__file__).parent / module).read_text()
 
 
 @pytest.mark.parametrize("dataset", FACTS)

@@ -131,7 +131,7 @@ def test_influences_have_the_spread_of_the_average_precision_of_resampled_images
     draws_RN = random.multinomial(num_images, np.full(num_images, 1 / num_images), size=200)
     exact_R = np.array([average_precision(matches, objects_NC, counts_N) for counts_N in draws_RN])
     linear_R = draws_RN @ change_N
-    record_property("ratio", linear_R.std() / exact_R.std())
+    record_property("ratio", float(linear_R.std() / exact_R.std()))
     assert linear_R.std() == pytest.approx(exact_R.std(), rel=0.15)
     assert np.corrcoef(linear_R, exact_R)[0, 1] > 0.95
 
