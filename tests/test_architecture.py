@@ -45,7 +45,7 @@ TASKS = {  # the table of tasks, in which a single file also counts as a room
     "task": {"data", "user_code", "networks", "scoring", "specification"},
     "training": {"objectives", "data", "networks", "scoring", "collecting", "specification", "task"},
     "importing": {"user_code", "networks", "scoring", "specification", "task", "training"},
-    "description": {"data", "networks", "importing"},
+    "description": {"objectives", "data", "networks", "importing"},
 }
 CORE_ROOMS_FOR_TASKS = {"runtime", "checkpoints", "evaluation"}
 ROOMS = [("core", CORE, room) for room in CORE] + [("tasks", TASKS, room) for room in TASKS]
