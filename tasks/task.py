@@ -1,13 +1,14 @@
 """The stored network of a checkpoints file together with its images, ready to score vectors."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
@@ -33,6 +34,7 @@ from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.user_code import call_user_task, digest_user_code
 
+log = logging.getLogger(__name__)
 # The source code that prepares the images and scores vectors, besides that of the network itself.
 SCORING_CODE = (
     "core/checkpoints/subset.py",
@@ -166,10 +168,18 @@ class Task:
         return self.scoring.device
 
     def find_symmetry(self) -> PermutationSymmetry:
-        """Return the groups of hidden units whose order does not change the network's outputs."""
-        parameter = next(self.model.parameters())
-        image_1CSS = self.data.make_normalizer()(self.data.val[0][0][None]).to(parameter.device)
-        return find_symmetry(self.model, self.subset, image_1CSS)
+        """Return the groups of hidden units whose order does not change the network's outputs.
+
+        Networks for lists of images, such as detectors, depend on the number and the sizes of the images. They are not
+        traced, so none of their units are matched, and the log says it.
+        """
+        inputs, _ = (self.data.collate or default_collate)([self.data.val[0]])
+        if not isinstance(inputs, Tensor):
+            kind = type(inputs).__name__
+            log.warning("Hidden units are not matched: only networks for one tensor are traced, and this takes a %s", kind)
+            return PermutationSymmetry.within(self.subset, ())
+        inputs = self.data.make_normalizer()(inputs)
+        return find_symmetry(self.model, self.subset, inputs.to(next(self.model.parameters()).device))
 
     def score_fns(self, num_train_images: int, progress: StageProgress | None = None) -> dict[str, Scorer]:
         """Return a `Scorer` for each split.

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from tasks.objectives.segmentation import PIXELS_PER_IMAGE, VOID, Segmentation, measure_mean_iou, sample_pixels
@@ -79,3 +81,45 @@ def test_an_image_that_is_void_everywhere_is_allowed():
     counter.add([(slice(0, 1), torch.zeros(1, 1, CLASSES, *SIZE))], torch.full((1, *SIZE), VOID))
     scores = counter.finish()
     assert scores.accuracy_M.tolist() == [0.0] and scores.loss_M.tolist() == [0.0] and scores.wrong_MN.all()
+
+
+def test_the_training_loss_and_its_gradients_are_those_of_the_mean_over_pixels():
+    torch.manual_seed(0)
+    masks = torch.randint(CLASSES, (3, *SIZE))
+    masks[:, :2] = VOID
+    logits, reference = (torch.randn(3, CLASSES, *SIZE, generator=torch.manual_seed(1)) for _ in range(2))
+    loss = Segmentation(CLASSES).compute_loss(lambda values: values, logits.requires_grad_(), masks)
+    expected = cross_entropy(reference.requires_grad_(), masks, ignore_index=VOID)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert torch.equal(logits.grad, reference.grad), "the order of sums must not change a training"
+
+
+def test_a_batch_that_is_void_everywhere_has_no_loss_and_no_gradient():
+    logits = torch.randn(1, CLASSES, *SIZE, requires_grad=True)
+    loss = Segmentation(CLASSES).compute_loss(lambda values: values, logits, torch.full((1, *SIZE), VOID))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+class Reductions(TorchDispatchMode):
+    """A mode that records how the losses of pixels are reduced."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.nll_loss2d_forward.default:
+            self.seen.append(args[3])
+        return function(*args, **(kwargs or {}))
+
+
+def test_only_losses_of_single_pixels_are_computed_because_a_gpu_has_no_deterministic_kernel_for_their_mean(scored):
+    logits_MNCHW, masks_NHW, _ = scored
+    objective = Segmentation(CLASSES)
+    with Reductions() as reductions:
+        objective.compute_loss(lambda values: {"out": values, "aux": values}, logits_MNCHW[0], masks_NHW)
+        objective.count_scores(3, torch.device("cpu")).add([(slice(0, 3), logits_MNCHW)], masks_NHW)
+    assert reductions.seen == [0] * 5
