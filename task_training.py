@@ -10,6 +10,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -24,7 +25,7 @@ from core.runtime.trainer import count_devices
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.task import open_images, require_images
+from tasks.task import check_own_task, open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def main(cfg: DictConfig) -> None:
         num_devices=num_devices,
         scoring_precision=cfg.scoring.precision,
     )
+    check_own_task(task, HydraConfig.get().overrides.task)
     task.collect.check(task.param.k, cfg.trainer.precision)
     if path.exists():
         stored = CheckpointSet.load(path)

@@ -41,7 +41,7 @@ from core.runtime.trainer import count_devices, limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
-from tasks.importing.adopt import open_checkpoints
+from tasks.importing.adopt import is_imported, open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task, digest_scoring_code, record_scoring
@@ -75,7 +75,7 @@ def main(cfg: DictConfig) -> None:
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
     system.check(checkpoints.subset.num_params)
-    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble, imported=is_imported(checkpoints))
     restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)

@@ -46,6 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.score_with):
         parser.error("network and images are missing or set twice. Set either --model and --dataset, or --score-with")
+    if arguments.score_with and (arguments.dataset or arguments.data):
+        parser.error("--score-with returns its own images. Remove --dataset and --data")
     if not arguments.score_with and not (arguments.dataset or arguments.task):
         parser.error("the images to score the checkpoints on are missing. Set --dataset or --task")
     return arguments

@@ -51,14 +51,15 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     Raises:
         UserError: The recorded network cannot be built.
     """
-    settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
+    imported, source = is_imported(checkpoints), str(checkpoints.path)
+    settings = checkpoints.settings["imported" if imported else "task"]
     recipe, score_with = settings["model"], settings.get("score_with")
     facts = checkpoints.provenance.get("facts")
     if facts is None:
         facts = load_images(replace(data, **settings["data"])).facts
     normalization = checkpoints.provenance.get("normalization")
     described = NetworkDescription(
-        network=recipe["name"],
+        network=score_with if score_with and not imported else recipe["name"],  # an import knows the name of the class
         code="",
         library="pytorch",
         config=None,

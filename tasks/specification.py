@@ -102,7 +102,8 @@ class TaskSpec:
     def record(self) -> dict[str, Any]:
         """Return the settings that decide the checkpoints' values, in the form that their file records."""
         settings = self.to_config()
-        settings.pop("score_with")  # the fingerprint of the images is recorded instead
+        if not self.score_with:
+            settings.pop("score_with")  # files of earlier versions lack it
         for section, names in NOT_RECORDED.items():
             settings[section] = {name: value for name, value in settings[section].items() if name not in names}
         settings["collect"] = self.collect.record()

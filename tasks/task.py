@@ -1,6 +1,7 @@
 """The stored network of a checkpoints file together with its images, ready to score vectors."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +60,49 @@ SCORING_CODE = (
 )
 
 
+OWN = "own"  # the dataset of task=own, which is what the user's function returns
+
+
+def check_own_task(task: TaskSpec, overrides: Sequence[str]) -> None:
+    """Check that one source of network and data is named: the user's function, or a network and a dataset.
+
+    Args:
+        task: The task of the configuration.
+        overrides: The overrides on the command line.
+
+    Raises:
+        UserError: `task=own` lacks the function, or the function stands beside another network or dataset.
+    """
+    if task.data.dataset == OWN and not task.score_with:
+        raise UserError(
+            "task=own needs your own network and data. Set task.score_with=my_task:task for the function task() in "
+            "my_task.py"
+        )
+    if not task.score_with:
+        return
+    if task.data.dataset != OWN:
+        raise UserError(
+            f"task.score_with={task.score_with} returns a network and its data, but task.data.dataset="
+            f"{task.data.dataset} names other data. Set task=own, or remove one of them"
+        )
+    refuse_without_effect(task.score_with, overrides)
+
+
+def refuse_without_effect(score_with: str, overrides: Sequence[str]) -> None:
+    """Check that no override of the network or the data stands beside the user's function, which decides both.
+
+    Raises:
+        UserError: An override would have no effect.
+    """
+    names = {word: word.partition("=")[0].lstrip("+").replace("/", ".") for word in overrides}
+    refused = [word for word, name in names.items() if re.match(r"task\.(model\b|data\.(?!num_workers))", name)]
+    if refused:
+        raise UserError(
+            f"task.score_with={score_with} returns a network and its data, so {refused[0]} would have no effect. "
+            f"Remove {refused[0]}"
+        )
+
+
 def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
@@ -67,12 +111,21 @@ def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     return build_from_spec(data.facts, task.model), data
 
 
+def build_network(task: TaskSpec, data: TaskData) -> nn.Module:
+    """Return a network with new weights for data that is already open."""
+    return call_user_task(task.score_with)[0] if task.score_with else build_from_spec(data.facts, task.model)
+
+
 def open_images(task: TaskSpec) -> TaskData:
-    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization.
+    """Return the data of `task.score_with` if set, else the images of `task.data`.
+
+    Pretrained weights of `task.model` decide the default normalization of images.
 
     Raises:
         UserError: The images are missing, or `task.model` is not a network for their task.
     """
+    if task.score_with:
+        return call_user_task(task.score_with)[1]
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
     data = load_images(replace(task.data, weights=weights))
     require_family(task.model.name, data.objective, task.data.dataset)

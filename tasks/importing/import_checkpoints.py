@@ -128,10 +128,8 @@ def build_fitting_network(
         model, recipe["small_stem"] = rebuild(recipe, facts, state=state, source=str(path))
     if misfit := describe_misfit(state, model.state_dict(), get_floating_entries(model)):
         options = f"--score-with {task.score_with}" if task.score_with else "--model, --model-option and --dataset"
-        raise UserError(
-            f"{path} does not fit the network {recipe['name']} for {facts['num_classes']} classes: it {misfit}. "
-            f"Check {options}"
-        )
+        classes = f" for {facts['num_classes']} classes" if facts else ""  # the user's own objective has no facts
+        raise UserError(f"{path} does not fit the network {recipe['name']}{classes}: it {misfit}. Check {options}")
     return model, recipe
 
 
