@@ -229,7 +229,9 @@ class Task:
         inputs, _ = (self.data.collate or default_collate)([self.data.val[0]])
         if not isinstance(inputs, Tensor):
             kind = type(inputs).__name__
-            log.warning("Hidden units are not matched: only networks for one tensor are traced, and this takes a %s", kind)
+            log.warning(
+                "Hidden units are not matched: only networks for one tensor are traced, and this takes a %s", kind
+            )
             return PermutationSymmetry.within(self.subset, ())
         inputs = self.data.make_normalizer()(inputs)
         return find_symmetry(self.model, self.subset, inputs.to(next(self.model.parameters()).device))
