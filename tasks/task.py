@@ -230,7 +230,7 @@ class Task:
         if not isinstance(inputs, Tensor):
             kind = type(inputs).__name__
             log.warning(
-                "Hidden units are not matched: only networks for one tensor are traced, and this takes a %s", kind
+                "Hidden units are not matched: this network takes a %s, and only those for one tensor are traced", kind
             )
             return PermutationSymmetry.within(self.subset, ())
         inputs = self.data.make_normalizer()(inputs)

@@ -48,8 +48,8 @@ def check_deep_ensemble(spec: TaskSpec, num_networks: int, *, imported: bool) ->
         raise UserError(f"{option} must be 0 or at least 2, because one network cannot vote. Set it to 5, for example")
     if num_networks and spec.score_with and imported:
         raise UserError(
-            f"{option} cannot be used with imported checkpoints of task.score_with={spec.score_with}, because the recipe that trains its "
-            "networks is unknown. Set evaluation.deep_ensemble=0"
+            f"{option} cannot be used with imported checkpoints of task.score_with={spec.score_with}, because the "
+            "recipe that trains its networks is unknown. Set evaluation.deep_ensemble=0"
         )
     if num_networks and spec.epochs == 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A task with the user's own network, data and objective through both entry points, and overrides that contradict it."""
+"""The user's own network, data and objective through both entry points, and overrides that contradict them."""
 
 import sys
 

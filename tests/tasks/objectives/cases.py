@@ -118,10 +118,8 @@ class MarkedDetector(nn.Module):
         if targets is None:
             return found
         centers = [(one["boxes"].mean(0) - given["boxes"].mean(0)) for one, given in zip(found, targets, strict=True)]
-        return {
-            "boxes": torch.cat(centers).square().nanmean(),
-            "scores": torch.cat([f["scores"] for f in found]).mean(),
-        }
+        scores_d = torch.cat([one["scores"] for one in found])
+        return {"boxes": torch.cat(centers).square().nanmean(), "scores": scores_d.mean()}
 
 
 def make_detection() -> Case:

@@ -1,4 +1,4 @@
-"""The contract of a task, passed by each case of `cases.py`: the loss, the scores, their parts, and their way to reports.
+"""The contract of a task, passed by each case of `cases.py`: the loss, the scores, and their way to reports.
 
 M models · N items · R draws of the items
 """
