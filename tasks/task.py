@@ -142,8 +142,8 @@ def require_images(spec: TaskSpec, data: TaskData, checkpoints: CheckpointSet) -
         return
     names = " and ".join(others) if len(others) < len(SPLITS) else ", ".join(others)
     if spec.score_with:
-        images = f"the {names} images that task.score_with={spec.score_with} returns"
-        fix = "Set task.score_with to a function that returns the checkpoints' images"
+        images = f"the {names} {data.noun} that task.score_with={spec.score_with} returns"
+        fix = f"Set task.score_with to a function that returns the checkpoints' {data.noun}"
     else:
         images = f"the {names} images of {spec.data.dataset} in task.data.root={spec.data.root}"
         fix = "Set task.data.root to the folder of the images that it was made with"
@@ -271,7 +271,7 @@ class Task:
             normalize=self.data.make_normalizer(),
             collate=self.data.collate,
             groups_N=groups_N,
-            label=f"{name} images",
+            label=f"{name} {self.data.noun}",
             options=self.scoring,
             progress=progress,
         )

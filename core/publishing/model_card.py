@@ -208,10 +208,11 @@ def describe_results(metrics: Mapping[str, Any], models: GeneratedModels) -> str
                 f"| {words.format(row['accuracy_best'])} | {iou} |"
             )
     introduction = (
-        f"The table shows {words.name} on test images, over the n models of each source that were scored with the run. "
+        f"The table shows {words.name} on test {words.items}, over the n models of each source that were scored with "
+        f"the run. "
         f"{describe_scored(scored, models)} "
         "Max IoU is the overlap of a model's errors with the errors of its most similar checkpoint: "
-        "images that both get wrong, divided by images that at least one gets wrong. "
+        f"{words.items} that both get wrong, divided by {words.items} that at least one gets wrong. "
         "A copy of a checkpoint has a max IoU of 1."
     )
     return "\n".join([introduction, "", *lines, "", f"> {metrics['verdict']['sentences'][0]}"])

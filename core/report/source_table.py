@@ -165,7 +165,6 @@ SIMILARITY: Measures = {
 }
 MEASURES = {**PERFORMANCE, **SIMILARITY}
 PRIMARY = "accuracy_"  # prefix of the measures of the primary metric
-SHARES_OF_ERRORS = ("kappa_mean", "kappa_relative_mean")  # explained by the accuracies of the two models
 SHORT: Mapping[str, str] = {  # the measures of the terminal beside n and mean ± std -> their headers
     "accuracy_interval": "95% interval",
     "max_iou_mean": "max IoU",
@@ -192,7 +191,7 @@ def choose_measures(metrics: Mapping[str, Any], measures: Measures) -> dict[str,
         if key.startswith(PRIMARY):
             show = words.format_interval if key == "accuracy_interval" else words.format
             column = words.adapt_column(column)
-        elif key in SHARES_OF_ERRORS:
+        elif key != "ece_mean":  # calibration compares with accuracy, whatever the primary metric is
             column = Column(column.label, words.adapt(column.explanation))
         chosen[key] = (column, show)
     return chosen

@@ -148,6 +148,11 @@ class TaskData:
         mean, std = map(list, colors)
         return {"facts": dict(self.facts), "normalization": {"mean": mean, "std": std}}
 
+    @property
+    def noun(self) -> str:
+        """What the splits consist of, for log lines; only images have facts."""
+        return "images" if self.facts else "items"
+
     def split(self, name: str) -> Dataset:
         """Return the split called "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
