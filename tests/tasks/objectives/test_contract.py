@@ -27,11 +27,11 @@ from core.report.tables import build_comparison_table
 from core.runtime.seeding import derive_seed
 from tasks.user_code import call_user_task
 from tests.tasks.objectives.cases import CASES, Case
+from tests.tasks.objectives.spread import assert_same_spread
 from tests.test_documentation import OWN_TASK
 
 NUM_MODELS, DRAWS = 4, 40
 PER_MODEL = ("accuracy_M", "loss_M", "wrong_MN", "ece_M", "loss_MN", "influence_MN")
-BELOW, ABOVE = 0.85, 1.15  # how far the spread of resampled influences may be from that of recomputed metrics
 
 
 @cache
@@ -176,14 +176,7 @@ def test_resampled_influences_spread_as_metrics_that_are_computed_anew(scored):
         sample = [predictions[index] for index in drawn], [items[index][1] for index in drawn]
         exact_R2.append(count(case, *sample).accuracy_M)
     linear_R2 = np.stack([bootstrap.draw_accuracy(source) for source in ("original", "p_diff")], axis=1)
-    for linear_R, exact_R in zip(add_difference(linear_R2), add_difference(np.array(exact_R2)), strict=True):
-        assert BELOW < linear_R.std() / exact_R.std() < ABOVE
-        assert np.corrcoef(linear_R, exact_R)[0, 1] > 0.95
-
-
-def add_difference(values_R2):
-    """Return the values of two models and their difference, three arrays (R,)."""
-    return [*values_R2.T, values_R2[:, 1] - values_R2[:, 0]]
+    assert_same_spread(linear_R2, np.array(exact_R2))
 
 
 def make_tables(scores, **rows):

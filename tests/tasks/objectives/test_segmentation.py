@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from tasks.objectives.segmentation import PIXELS_PER_IMAGE, VOID, Segmentation, measure_mean_iou, sample_pixels
+from tests.tasks.objectives.spread import assert_same_spread
 
 CLASSES, SIZE = 4, (5, 6)
 
@@ -54,6 +55,26 @@ def test_the_influence_of_an_image_is_the_derivative_to_its_weight(scored):
         weights_N1[image] += 1e-6
         moved_M = measure_mean_iou(intersection_MNC * weights_N1, union_MNC * weights_N1)[0]
         np.testing.assert_allclose((moved_M - mean_iou_M) / 1e-6, (influence_MN[:, image] - mean_iou_M) / 6, atol=1e-5)
+
+
+def test_influences_have_the_spread_of_the_mean_iou_of_resampled_images():
+    """Two models of different quality err on the same hard images. Some classes are on few images."""
+    random, num_images, num_classes = np.random.default_rng(0), 150, 8
+    pixels_NC = random.integers(20, 200, (num_images, num_classes)) * (
+        random.random((num_images, num_classes)) < np.linspace(0.1, 1, num_classes)
+    )
+    hard_N1, quality_M11 = random.uniform(0.3, 0.9, (num_images, 1)), np.array([0.9, 0.8])[:, None, None]
+    intersection_MNC = random.binomial(pixels_NC, np.broadcast_to(quality_M11 * hard_N1, (2, *pixels_NC.shape)))
+    union_MNC = pixels_NC + random.binomial(pixels_NC, 0.3, intersection_MNC.shape)
+    influence_MN = measure_mean_iou(intersection_MNC, union_MNC)[1]
+    draws_RN = random.multinomial(num_images, np.full(num_images, 1 / num_images), size=200)
+    exact_R2 = np.array(
+        [
+            measure_mean_iou(intersection_MNC * counts_N[:, None], union_MNC * counts_N[:, None])[0]
+            for counts_N in draws_RN
+        ]
+    )
+    assert_same_spread(draws_RN @ influence_MN.T / num_images, exact_R2)
 
 
 def test_errors_are_those_of_sampled_pixels_in_groups_of_images(scored):
