@@ -280,8 +280,8 @@ def write_method(verdict: Verdict) -> str:
     if verdict.draws is not None:
         sentences.append(
             f"The intervals come from {verdict.draws:,} bootstrap draws of models and {words.items}. All but that of "
-            f"the headline's {words.name} have a level of {format_level(verdict.interval_level)}, at which at most 5% of "
-            "the differences called measurable are expected to be chance."
+            f"the headline's {words.name} have a level of {format_level(verdict.interval_level)}, at which at most 5% "
+            "of the differences called measurable are expected to be chance."
         )
     blocks = [f"{length} ({source})" for source, length in verdict.block_lengths.items() if length > 1]
     if blocks:
