@@ -117,9 +117,10 @@ class MarkedDetector(nn.Module):
             found.append({"boxes": corners_d4 + self.shift, "labels": labels_d, "scores": scores_d})
         if targets is None:
             return found
-        centers = [(one["boxes"].mean(0) - given["boxes"].mean(0)) for one, given in zip(found, targets, strict=True)]
+        pairs = [(one, given) for one, given in zip(found, targets, strict=True) if len(given["boxes"])]
+        centers = [one["boxes"].mean(0) - given["boxes"].mean(0) for one, given in pairs]
         scores_d = torch.cat([one["scores"] for one in found])
-        return {"boxes": torch.cat(centers).square().nanmean(), "scores": scores_d.mean()}
+        return {"boxes": torch.cat(centers).square().mean(), "scores": scores_d.mean()}
 
 
 def make_detection() -> Case:
