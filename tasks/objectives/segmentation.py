@@ -20,6 +20,7 @@ AUXILIARY = 0.5  # weight of the auxiliary head, as in torchvision's reference r
 MOST_OUTPUTS = {"cpu": 2**24, "cuda": 2**28}  # logits of one model at once; 64 MB, or 1 GB on a GPU
 # The errors of all pixels would take P = H · W numbers for each model and image, and neighboring pixels err together.
 PIXELS_PER_IMAGE = 32
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,17 @@ def average_cross_entropy(logits_BCHW: Tensor, targets_BHW: Tensor) -> Tensor:
 
 
 def sample_pixels(targets_BHW: Tensor) -> Tensor:
-    """Return the indices of P pixels of each image that are not void (B, P), spread evenly over the image.
+    """Return the indices of P pixels of each image that are not void (B, P), spread evenly over both axes.
 
-    An image that is void everywhere gives its first pixel, whose prediction then counts as wrong for every model.
+    The golden ratio steps through the pixels in the order of rows. Equal steps would be a diagonal line if P divides
+    the number of rows. An image that is void everywhere gives its first pixel, whose prediction then counts as wrong
+    for every model.
     """
     rows = []
     for valid in (targets_BHW != VOID).flatten(1):
         indices = valid.nonzero()[:, 0] if valid.any() else torch.zeros(1, dtype=torch.int64, device=valid.device)
-        chosen = torch.linspace(0, len(indices) - 1, PIXELS_PER_IMAGE, device=valid.device).round().long()
+        steps = torch.arange(1, PIXELS_PER_IMAGE + 1, device=valid.device, dtype=torch.float64)
+        chosen = (steps * GOLDEN_RATIO % 1 * len(indices)).long()
         rows.append(indices[chosen])
     return torch.stack(rows)
 

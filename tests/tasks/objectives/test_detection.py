@@ -181,6 +181,14 @@ def test_errors_are_missed_objects_and_false_boxes():
     assert scores.accuracy_M[1] == 0.0 and scores.loss_M[1] == 1.0
 
 
+def test_a_model_that_is_less_sure_of_the_same_boxes_has_the_same_errors():
+    targets, found = make_images(20)
+    unsure = [{**image, "scores": 0.3 * image["scores"]} for image in found]
+    scores = count(targets, [found, unsure])
+    assert scores.accuracy_M[0] == scores.accuracy_M[1]
+    assert np.array_equal(scores.wrong_MN[0], scores.wrong_MN[1]) and 0 < scores.wrong_MN[0].mean() < 1
+
+
 def test_nan_scores_and_images_without_objects_are_allowed():
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     found = {"boxes": torch.ones(1, 4), "scores": torch.tensor([torch.nan]), "labels": torch.tensor([1])}
