@@ -34,7 +34,8 @@ def refuse(place: Workplace, script: str, *overrides: str) -> str:
 def test_an_own_task_goes_through_the_whole_pipeline(place):
     assert place.run("task_training.py", *TRAINING, tiny=False).error == 0
     stored = CheckpointSet.load(place.path / CHECKPOINTS)
-    assert stored.subset.names == ("1.weight", "1.bias") and stored.settings["task"]["score_with"] == "my_task:task"
+    every = tuple(f"{layer}.{kind}" for layer in (0, 1, 3) for kind in ("weight", "bias"))
+    assert stored.subset.names == every and stored.settings["task"]["score_with"] == "my_task:task"
     assert place.run("train_p_diff.py", *TRAINING, *FEW, tiny=False).error == 0
     tables = {path.stem: ScoreTable.load(path) for path in (place.path / RUN / "scores").glob("*.npz")}
     assert {"original", "p_diff", "continued", "finetuned_2", "deep_ensemble"} <= tables.keys()

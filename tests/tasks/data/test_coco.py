@@ -218,7 +218,7 @@ def test_a_damaged_image_and_one_of_another_size_are_named(root):
 @pytest.mark.parametrize("load", [coco.load_detection, coco.load_segmentation])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_without_any_object_is_refused(root, split, load):
-    indices = load(options(root)).val.indices if split == "val" else range(4)
+    indices = map(int, load(options(root)).val.indices) if split == "val" else range(4)
     ids = {index + (101 if split == "test" else 1) for index in indices}
 
     def clear(content):  # A crowd of toothbrushes is left, which are no class of VOC, as an empty list is refused.
