@@ -245,9 +245,15 @@ def test_an_image_without_objects_is_a_negative_image_of_training_and_of_scoring
     assert torch.isfinite(loss) and network.head.classification_head.cls_logits.weight.grad.any()
     counter = data.objective.count_scores(1, torch.device("cpu"))
     false = {"boxes": torch.tensor([[[1.0, 1, 9, 9]]]), "scores": torch.tensor([[0.9]]), "labels": torch.tensor([[3]])}
-    counter.add([(slice(0, 1), [false])], [target])
+    nothing = {
+        "boxes": torch.zeros(1, 0, 4),
+        "scores": torch.zeros(1, 0),
+        "labels": torch.zeros(1, 0, dtype=torch.int64),
+    }
+    one_object = {"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([5])}
+    counter.add([(slice(0, 1), [false, nothing])], [target, one_object])
     wrong_N = counter.finish().wrong_MN[0]
-    assert np.flatnonzero(wrong_N).tolist() == [2], "the only error is the false box of class 3"
+    assert np.flatnonzero(wrong_N).tolist() == [2, 90], "the false box of class 3, and the object of the other image"
 
 
 def test_a_missing_pycocotools_is_one_sentence(root, monkeypatch):
