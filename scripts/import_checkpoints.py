@@ -40,8 +40,8 @@ LAST_NORMS = "last_norms"
 WHOLE_NETWORK = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
 
 
-# A learning rate that suits adapters, for the baseline of fine-tuned checkpoints.
-ADAPTERS = ["task.collect.optimizer.lr=1e-3"]
+# Settings that suit adapters, for the same reasons.
+ADAPTERS = ["system/autoencoder=chunked", "task.collect.optimizer.lr=1e-3"]
 
 
 def parse_arguments() -> argparse.Namespace:

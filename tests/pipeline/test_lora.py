@@ -78,7 +78,7 @@ def test_adapters_go_through_the_whole_pipeline(empty, capfd):
     assert [update.weight for update in imported.subset.updates] == [
         update.weight for update in checkpoints.subset.updates
     ]
-    few = [word for word in FEW if not word.startswith(("task.", "output_dir"))]
+    few = [*FEW[1:], "system.autoencoder_steps=2", "system.diffusion_steps=2"]
     path = "task.param.path=param_data/adapters/checkpoints.safetensors"
     settings = [path, "task.param.k=2", "task.data.dataset=digits", "output_dir=imported", "trainer=cpu", "logger=none"]
     assert empty.run("train_p_diff.py", *settings, *few, tiny=False).error == 0
