@@ -67,6 +67,11 @@ class TaskSpec:
             UserError: The way to collect is unknown, or the subset and the adapters do not fit together.
         """
         model = ModelSpec.from_config(config["model"])
+        if model.lora and config["score_with"]:
+            raise UserError(
+                f"task.model.lora.rank={model.lora.rank} cannot be used with "
+                f"task.score_with={config['score_with']}, which returns its own network. Remove one of them"
+            )
         return cls(
             seed=config["seed"],
             epochs=config["epochs"],
