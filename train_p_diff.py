@@ -18,9 +18,11 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.low_rank import remove_updates
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
 from core.evaluation.audit import are_independent, audit, find_origins, make_bootstrap
 from core.evaluation.evaluate import Scoring, list_costs, score_run
+from core.evaluation.positions import locate_models
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
 from core.evaluation.worth import measure_worth
@@ -159,7 +161,7 @@ def gather(
     return GeneratedModels(
         vectors_MD=vectors_MD,
         subset=checkpoints.subset,
-        network=checkpoints.network,
+        network=remove_updates(checkpoints.network, checkpoints.subset.updates),
         seed=cfg.seed,
         generator=generator.fingerprint,
     )
@@ -194,11 +196,12 @@ def score_and_report(
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
         origins, costs = find_origins(checkpoints), list_costs(material, by_task)
-        bootstrap = make_bootstrap(tables, origins)
-        symmetry = task.find_symmetry() if are_independent(tables, origins) else None
-        verdict = audit(tables, bootstrap, origins, costs, symmetry)
+        located = locate_models(tables)
+        bootstrap = make_bootstrap(located, origins)
+        symmetry = task.find_symmetry() if are_independent(located, origins) else None
+        verdict = audit(located, bootstrap, origins, costs, symmetry)
         metrics = {
-            **summarize_tables(tables, bootstrap, closeness=verdict.closeness, costs=costs),
+            **summarize_tables(located, bootstrap, closeness=verdict.closeness, costs=costs),
             "worth": measure_worth(tables),
             "verdict": word_verdict(verdict),
             "scored": models.identity,

@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.low_rank import remove_updates
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
@@ -70,7 +71,8 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     check_recipe(recipe, source)
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
-    model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
+    state = remove_updates(checkpoints.network, checkpoints.subset.updates)
+    model, small_stem = rebuild(recipe, facts, state=state, source=source)
     if not is_of_timm(recipe["name"]):
         return replace(described, code=write_own_network(recipe, facts, small_stem=small_stem))
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"

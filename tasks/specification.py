@@ -9,6 +9,7 @@ from tasks.collecting.collection import Collection, Factory, Optimization
 from tasks.collecting.independent import IndependentCollection
 from tasks.collecting.steps import StepsCollection
 from tasks.data.splits import DataOptions
+from tasks.networks.adapters import choose_subset
 from tasks.networks.build import ModelSpec
 
 # These settings do not change the checkpoints' values: where files are, how many processes read images (augmentations
@@ -37,7 +38,7 @@ class ParamSpec:
 
     path: str
     k: int  # K, the number of checkpoints
-    subset: str | Sequence[str]  # "last_norms", "all" or patterns of parameter names
+    subset: str | Sequence[str]  # "last_norms", "all", "lora" or patterns of parameter names
     count: int  # the number of normalization layers in "last_norms"
 
 
@@ -63,8 +64,14 @@ class TaskSpec:
         """Build the specification from the plain values of the `task` section.
 
         Raises:
-            UserError: The way to collect is unknown.
+            UserError: The way to collect is unknown, or the subset and the adapters do not fit together.
         """
+        model = ModelSpec.from_config(config["model"])
+        if model.lora and config["score_with"]:
+            raise UserError(
+                f"task.model.lora.rank={model.lora.rank} cannot be used with "
+                f"task.score_with={config['score_with']}, which returns its own network. Remove one of them"
+            )
         return cls(
             seed=config["seed"],
             epochs=config["epochs"],
@@ -75,8 +82,8 @@ class TaskSpec:
             gradient_clip=config.get("gradient_clip"),
             score_with=config["score_with"],
             data=DataOptions(**config["data"]),
-            model=ModelSpec(**config["model"]),
-            param=ParamSpec(**config["param"]),
+            model=model,
+            param=ParamSpec(**{**config["param"], "subset": choose_subset(config["param"]["subset"], model.lora)}),
             collect=choose_collection(config["collect"]),
         )
 

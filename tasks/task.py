@@ -23,6 +23,7 @@ from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
+from tasks.networks.adapters import add_adapters
 from tasks.networks.build import (
     build_from_spec,
     find_builder,
@@ -178,7 +179,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
-    network = [locate(find_builder(spec.model.name))]
+    network = [locate(find_builder(spec.model.name)), *([locate(add_adapters)] if spec.model.lora else [])]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))
     return digest_code([*SCORING_CODE, *network])
@@ -220,12 +221,15 @@ class Task:
         """The device that scores and fine-tunes."""
         return self.scoring.device
 
-    def find_symmetry(self) -> PermutationSymmetry:
+    def find_symmetry(self) -> PermutationSymmetry | None:
         """Return the groups of hidden units whose order does not change the network's outputs.
 
         Networks for lists of images, such as detectors, depend on the number and the sizes of the images. They are not
-        traced, so none of their units are matched, and the log says it.
+        traced, so none of their units are matched, and the log says it. Return None for low-rank updates, because
+        distances between products do not depend on the order of the factors' units.
         """
+        if self.subset.updates:
+            return None
         inputs, _ = (self.data.collate or default_collate)([self.data.val[0]])
         if not isinstance(inputs, Tensor):
             kind = type(inputs).__name__

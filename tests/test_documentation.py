@@ -259,7 +259,7 @@ def test_the_page_on_the_report_explains_all_that_is_in_it():
 def run_example(page, module, tmp_path, monkeypatch, capsys) -> tuple[CheckpointSet, str]:
     """Run the code of a page and its import; check the printed next command and return checkpoints and output."""
     (code,) = blocks(page, "python")
-    run_it, imported, then = commands(page)[2:]
+    run_it, imported, then = commands(page)[2:5]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / f"{module}.py").write_text(code)

@@ -100,6 +100,7 @@ def open_store(material: Material, scoring: Scoring, run: RunDirectory) -> Score
         Identity(common=common, generator=generator, code={**scoring.code, **digest_code([locate(score_source)])}),
         encode=material.generator.encode,
         checkpoints=material.checkpoints.path,
+        subset=material.checkpoints.subset,
         reuse=scoring.reuse,
     )
 

@@ -74,7 +74,8 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequen
         )
     if not task.score_with and ":" in recipe["name"]:
         recipe["name"] = require_code(task, recipe["name"], source)
-    model = ModelSpec(**{key: recipe[key] for key in ("name", "pretrained", "small_stem", "options") if key in recipe})
+    parts = ("name", "pretrained", "small_stem", "options", "lora")
+    model = ModelSpec.from_config({part: recipe[part] for part in parts if part in recipe})
     adopted = replace(task, model=model, param=replace(task.param, **param))
     check_overrides(overrides, adopted, task, source=source)
     if task.score_with:

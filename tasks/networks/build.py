@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from tasks.networks.adapters import LoraSpec, add_adapters
 from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.networks.segmenters import SEGMENTERS, build_segmenter
@@ -29,6 +30,12 @@ class ModelSpec:
     pretrained: bool = False
     small_stem: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    lora: LoraSpec | None = None  # adapters, which only `build_from_spec` adds; older files lack them
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "ModelSpec":
+        """Build the specification from the plain values of the `task.model` section."""
+        return cls(**{**config, "lora": LoraSpec.from_config(config.get("lora"))})
 
 
 # The networks for each objective but classification, whose networks are those of timm.
@@ -191,7 +198,7 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int])
 
 def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
     """Return the network of a specification for the images that `facts` (from `TaskData.facts`) describes."""
-    return build_network(
+    network = build_network(
         model.name,
         num_classes=facts["num_classes"],
         channels=facts["channels"],
@@ -200,6 +207,7 @@ def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
         small_stem=model.small_stem,
         options=model.options,
     )
+    return add_adapters(network, model.lora) if model.lora else network
 
 
 def get_pretrained_colors(name: str) -> tuple[list[float], list[float]] | None:

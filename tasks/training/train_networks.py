@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from core.checkpoints.shards import VectorFiles
-from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
+from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
@@ -20,6 +20,7 @@ from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
 from tasks.collecting.network_training import NetworkTraining, TrainingItems
 from tasks.data.loaders import count_images
 from tasks.data.splits import TaskData
+from tasks.networks.adapters import resolve_parameters
 from tasks.specification import TaskSpec
 from tasks.task import build_network
 
@@ -126,9 +127,11 @@ def train_networks(
     """
     plan = task.collect.plan_networks(task.seed)
     first = initialize_classifier(task, data, plan[0].seed)
-    subset = resolve_subset(first, task.param.subset, task.param.count)
+    subset = resolve_parameters(first, task.param.subset, task.param.count)
     task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
     num_held_out = sum(planned.held_out for planned in plan)
+    # Adapters do not change while the network itself is trained.
+    has_history = subset.num_params <= MAX_HISTORY_PARAMS and not subset.updates
     files = VectorFiles(state_dir, len(plan) - num_held_out, num_held_out, subset.num_params) if plan[1:] else None
     if files is not None and not files.continued:
         files.create()
@@ -144,7 +147,7 @@ def train_networks(
             task,
             data,
             planned=planned,
-            history_subset=subset if is_first and subset.num_params <= MAX_HISTORY_PARAMS else None,
+            history_subset=subset if is_first and has_history else None,
             state_dir=state_dir,
             make_trainer=make_trainer,
             loggers=loggers if is_first else (),
