@@ -158,8 +158,8 @@ def load_inception() -> FeatureNetwork:
     except Exception as error:  # a missing package and a failed download raise different errors
         reason = " ".join(str(error).split())
         raise UserError(
-            f"task.data.diffusion.features=inception could not be loaded ({reason}). Run pip install torch-fidelity with "
-            "a connection to the internet, or set task.data.diffusion.features=classifier, whose FID is not comparable "
-            "with published ones"
+            f"task.data.diffusion.features=inception could not be loaded ({reason}). Run pip install torch-fidelity "
+            "with a connection to the internet, or set task.data.diffusion.features=classifier, whose FID is not "
+            "comparable with published ones"
         ) from error
     return FeatureNetwork(InceptionFeatures(network), "Inception-v3", "inception-v3-compat")

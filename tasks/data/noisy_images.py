@@ -82,9 +82,7 @@ class NoisyImages(Dataset):
             noise from torch's global generator.
     """
 
-    def __init__(
-        self, images: Dataset, num_timesteps: int, draw: Callable[[int], torch.Generator] | None = None
-    ):
+    def __init__(self, images: Dataset, num_timesteps: int, draw: Callable[[int], torch.Generator] | None = None):
         self.images, self.num_timesteps, self.draw = images, num_timesteps, draw
         self.transform = getattr(images, "transform", None)
 

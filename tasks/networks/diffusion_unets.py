@@ -6,7 +6,7 @@ B images in one batch · C color channels · S image size in pixels.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError
@@ -28,7 +28,7 @@ class DenoisingUNet(UNet2DModel):
         for name in LAST_MODULES:
             self._modules[name] = self._modules.pop(name)
 
-    def forward(self, noisy_BCSS: Tensor, timesteps_B: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, noisy_BCSS: Tensor, timesteps_B: Tensor) -> Tensor:
         """Return the predicted noise (B, C, S, S)."""
         (noise_BCSS,) = super().forward(noisy_BCSS, timesteps_B, return_dict=False)
         return noise_BCSS
@@ -98,7 +98,7 @@ def make_ddpm_unet(
     dropout: float = 0.1,
     groups: int = 32,
 ) -> nn.Module:
-    """Return the network of Ho et al. 2020 for CIFAR-10, with 35.7 million parameters; `make_unet` explains the rest."""
+    """Return the network of Ho et al. 2020 for CIFAR-10, with 35.7 million parameters; see `make_unet`."""
     shape: dict[str, Any] = {"widths": widths, "layers": layers, "attention": attention}
     return make_unet(channels, image_size, pretrained, **shape, dropout=dropout, groups=groups)
 

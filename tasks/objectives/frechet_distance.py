@@ -68,10 +68,10 @@ def take_roots(values_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def measure_distance(real: Gaussian, generated: Gaussian) -> tuple[float, np.ndarray]:
     """Return the Fréchet distance, and the influence (N,) of each pair of a real item and a generated one on it.
 
-    The distance is |μ − ν|² + tr(Σ + Γ − 2 (ΣΓ)^½) (Heusel et al. 2017, Eq. 6), with mean μ and covariance Σ of the real
-    features, and ν and Γ of the generated ones. The map A = Σ^½ (Σ^½ Γ Σ^½)^−½ Σ^½ carries Γ to Σ, and the derivatives
-    of the distance are I − A with respect to Γ, and I − A⁻¹ with respect to Σ. `Scores.influence_MN` explains the
-    influence; its mean is the distance.
+    The distance is |μ − ν|² + tr(Σ + Γ − 2 (ΣΓ)^½) (Heusel et al. 2017, Eq. 6), with mean μ and covariance Σ of the
+    real features, and ν and Γ of the generated ones. The map A = Σ^½ (Σ^½ Γ Σ^½)^−½ Σ^½ carries Γ to Σ, and the
+    derivatives of the distance are I − A with respect to Γ, and I − A⁻¹ with respect to Σ. `Scores.influence_MN`
+    explains the influence; its mean is the distance.
     """
     offset_F = generated.mean_F - real.mean_F
     root_FF, inverse_FF = real.roots_FF

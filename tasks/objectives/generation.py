@@ -19,7 +19,10 @@ from tasks.objectives.objective import MOST_ITEMS, Network, Objective, ScoreCoun
 
 SCHEDULE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}  # Ho et al. 2020, §4
 PLANES = ("image", "noise", "timestep", "start")
-MOST_NUMBERS = {"cpu": 2**18, "cuda": 2**21}  # numbers in the images at once, each of which becomes hundreds of features
+MOST_NUMBERS = {
+    "cpu": 2**18,
+    "cuda": 2**21,
+}  # numbers in the images at once, each of which becomes hundreds of features
 
 
 def stack_planes(image_CSS: Tensor, num_timesteps: int, generator: torch.Generator | None = None) -> Tensor:
@@ -41,8 +44,8 @@ def stack_planes(image_CSS: Tensor, num_timesteps: int, generator: torch.Generat
 class Generation(Objective):
     """Networks predict the noise in images, and generate images by removing noise step by step.
 
-    Networks take noisy images (B, C, S, S) and their timesteps (B,), and return the predicted noise. Inputs are those of
-    `stack_planes`, and targets are the real images (B, C, S, S).
+    Networks take noisy images (B, C, S, S) and their timesteps (B,), and return the predicted noise. Inputs are those
+    of `stack_planes`, and targets are the real images (B, C, S, S).
 
     Args:
         features: The network whose features compare generated with real images. It returns features (B, F) of images
@@ -64,9 +67,10 @@ class Generation(Objective):
     ):
         self.features, self.metric = features.eval().requires_grad_(False), metric
         self.recorded = {**recorded, "num_timesteps": num_timesteps, "sampling_steps": sampling_steps}
-        self.noising = DDPMScheduler(num_timesteps, **SCHEDULE)
+        # diffusers declares no types for its schedulers.
+        self.noising: Any = DDPMScheduler(num_timesteps, **SCHEDULE)
         # "trailing" starts at the last timestep, whose images are pure noise, however few the steps are.
-        self.sampling = DDIMScheduler(num_timesteps, **SCHEDULE, timestep_spacing="trailing")
+        self.sampling: Any = DDIMScheduler(num_timesteps, **SCHEDULE, timestep_spacing="trailing")
         self.sampling.set_timesteps(sampling_steps)
 
     def compute_loss(self, network: Network, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class Generation(Objective):
         """Return the mean squared error of the noise predicted in each image (B,)."""
         image_BCSS, noise_BCSS, timestep_BCSS, _ = planes_B4CSS.unbind(dim=1)
         timestep_B = timestep_BCSS[:, 0, 0, 0].long()
-        noisy_BCSS = self.noising.add_noise(image_BCSS, noise_BCSS, timestep_B)  # type: ignore[arg-type]
+        noisy_BCSS = self.noising.add_noise(image_BCSS, noise_BCSS, timestep_B)
         return (network(noisy_BCSS, timestep_B).float() - noise_BCSS).square().flatten(1).mean(dim=1)
 
     def sample(self, network: Network, start_BCSS: Tensor) -> Tensor:
@@ -120,8 +124,8 @@ class Generation(Objective):
 class GenerationCounter(ScoreCounter):
     """The features of M models' samples and of the real images, from which FID and its influences follow.
 
-    The features lie in temporary files, of which the system keeps in memory what fits: 200 models have 16 GB of features
-    if there are 10,000 samples of each with 2,048 features.
+    The features lie in temporary files, of which the system keeps in memory what fits: 200 models with 10,000 samples
+    each have 16 GB of Inception's 2,048 features.
 
     Args:
         num_models: M.
@@ -137,7 +141,7 @@ class GenerationCounter(ScoreCounter):
 
     @torch.no_grad()
     def add(self, predictions: Iterable[tuple[slice, Mapping[str, Tensor]]], targets: Tensor) -> None:
-        """Add the losses (models, B) and samples (models, B, C, S, S) of all models, and the real images (B, C, S, S)."""
+        """Add the losses (models, B) and samples (models, B, C, S, S), and the real images (B, C, S, S)."""
         real_BF = self.features(targets).float().cpu().numpy()
         shape = self.num_models, *real_BF.shape
         with tempfile.TemporaryFile() as file:

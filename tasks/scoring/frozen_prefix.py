@@ -88,7 +88,9 @@ def split_network(
         log.info("Scoring with full forward passes: the generated parameters are in the backbone of a detector")
         return WholeNetwork(model)
     if takes_more(model):
-        log.info("Scoring with full forward passes: the network takes more than one argument, which the objective makes")
+        log.info(
+            "Scoring with full forward passes: the network takes more than one argument, which the objective makes"
+        )
         return WholeNetwork(model)
     sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if any_size else None
     try:
