@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 KIND = "features"  # of the artifact
 NUM_FEATURES = 32
 TRAINING: dict[str, Any] = {"version": 1, "steps": 500, "batch_size": 64, "lr": 2e-3}
-FEATURES = ("classifier", "inception")
+INCEPTION_FEATURES = 2048
+FEATURES = {"classifier": NUM_FEATURES, "inception": INCEPTION_FEATURES}  # name: F
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class InceptionFeatures(nn.Module):
         network: torchmetrics' network, which takes images of bytes.
     """
 
-    num_features = 2048
+    num_features = INCEPTION_FEATURES
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -89,6 +90,20 @@ class InceptionFeatures(nn.Module):
         """Return the features; images of one channel become gray ones."""
         bytes_BCSS = ((images_BCSS + 1) * 127.5).round().clamp(0, 255).byte()
         return self.network(bytes_BCSS.expand(-1, 3, -1, -1))
+
+
+def count_features(name: str) -> int:
+    """Return F, the number of features of the feature network with this name.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    if name not in FEATURES:
+        raise UserError(
+            f"task.data.diffusion.features={name} is unknown. Set task.data.diffusion.features=NAME to a known feature "
+            f"network ({suggest_names(name, FEATURES)})"
+        )
+    return FEATURES[name]
 
 
 def find_feature_network(
@@ -106,13 +121,8 @@ def find_feature_network(
         seed: The seed of the classifier.
 
     Raises:
-        UserError: The name is unknown, Inception's weights cannot be loaded, or the classifier cannot be stored.
+        UserError: Inception's weights cannot be loaded, or the classifier cannot be stored.
     """
-    if name not in FEATURES:
-        raise UserError(
-            f"task.data.diffusion.features={name} is unknown. Set task.data.diffusion.features=NAME to a known feature "
-            f"network ({suggest_names(name, FEATURES)})"
-        )
     if name == "inception":
         return load_inception()
     settings = {**TRAINING, "features": NUM_FEATURES, "facts": dict(facts), "images": digest, "seed": seed}
@@ -154,7 +164,7 @@ def load_inception() -> FeatureNetwork:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
-        network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
+        network = NoTrainInceptionV3(name="inception-v3-compat", features_list=[str(INCEPTION_FEATURES)])
     except Exception as error:  # a missing package and a failed download raise different errors
         reason = " ".join(str(error).split())
         raise UserError(

@@ -22,7 +22,7 @@ from core.runtime.errors import UserError, suggest_names
 from core.runtime.seeding import generator_for
 from tasks.data import digits
 from tasks.data.digests import Originals, digest_originals, read_labels
-from tasks.data.feature_networks import find_feature_network
+from tasks.data.feature_networks import count_features, find_feature_network
 from tasks.data.loaders import count_images
 from tasks.data.splits import DataOptions, TaskData, TransformedImages, carve_validation
 from tasks.data.torchvision_sets import HOW_TO_GET, open_or_explain
@@ -175,6 +175,9 @@ def gather_noisy_images(
     facts = {"num_classes": NUM_CLASSES, "channels": channels, "image_size": image_size}
     if not count_images(images["train"]):
         raise UserError(f"task.data.dataset={options.dataset} has no training images. Set task.data.root=FOLDER")
+    num_features = count_features(diffusion.features)
+    for name in ("val", "test"):
+        require_enough(count_images(images[name]), num_features, f"the {name} split of {options.dataset}")
     features = find_feature_network(
         diffusion.features,
         images["train"],
@@ -184,9 +187,6 @@ def gather_noisy_images(
         digest=digest_originals(originals)["train"],
         seed=options.split_seed,
     )
-    num_features = int(features.network.num_features)  # type: ignore[arg-type]
-    for name in ("val", "test"):
-        require_enough(count_images(images[name]), num_features, f"the {name} split of {options.dataset}")
     num_test = count_images(images["test"])
     unit = f"on {num_features} features of {features.label}, with {num_test} test images and as many samples"
     objective = Generation(

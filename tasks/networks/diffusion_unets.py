@@ -28,7 +28,7 @@ class DenoisingUNet(UNet2DModel):
         for name in LAST_MODULES:
             self._modules[name] = self._modules.pop(name)
 
-    def forward(self, noisy_BCSS: Tensor, timesteps_B: Tensor) -> Tensor:
+    def forward(self, noisy_BCSS: Tensor, timesteps_B: Tensor) -> Tensor:  # type: ignore[override]
         """Return the predicted noise (B, C, S, S)."""
         (noise_BCSS,) = super().forward(noisy_BCSS, timesteps_B, return_dict=False)
         return noise_BCSS
