@@ -134,7 +134,7 @@ def find_feature_network(
         save_artifact(path, KIND, network.state_dict(), metadata=settings)
     artifact = open_artifact(path, KIND)
     network.load_state_dict(artifact.tensors)
-    label = "a classifier of the training images, not comparable with published FID"
+    label = "a classifier of these images, not comparable with published FID"
     return FeatureNetwork(network, label, hash_json(dict(artifact.hashes)))
 
 

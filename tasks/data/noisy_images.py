@@ -188,7 +188,7 @@ def gather_noisy_images(
         seed=options.split_seed,
     )
     num_test = count_images(images["test"])
-    unit = f"on {num_features} features of {features.label}, with {num_test} test images and as many samples"
+    unit = f"squared units of {num_features} features ({features.label}; {num_test} test images and as many samples)"
     objective = Generation(
         features.network,
         Metric("FID", unit, higher_is_better=False),

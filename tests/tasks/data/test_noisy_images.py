@@ -5,8 +5,7 @@ import torch
 
 from core.runtime.errors import UserError
 from core.runtime.seeding import reseed
-from tasks.data import feature_networks
-from tasks.data.datasets import load_images
+from tasks.data import feature_networks, noisy_images
 from tasks.data.splits import DataOptions
 from tests.pipeline.conftest import assert_names
 from tests.tasks.archives import write_cifar10
@@ -17,8 +16,12 @@ def short_training(monkeypatch):
     monkeypatch.setitem(feature_networks.TRAINING, "steps", 2)
 
 
-def load(root, dataset="digits_generation", **options):
-    return load_images(DataOptions(dataset, root=str(root), verify=False, **options))
+def load(root, **options):
+    return noisy_images.load_digit_images(DataOptions("digits_generation", root=str(root), **options))
+
+
+def load_cifar10(root):
+    return noisy_images.load_cifar10(DataOptions("cifar10_generation", root=str(root), verify=False))
 
 
 def test_digits_have_their_own_pixels_and_the_splits_of_the_dataset_digits(tmp_path):
@@ -71,7 +74,7 @@ def test_a_changed_feature_network_is_refused(tmp_path):
 
 def test_cifar10_is_read_in_its_own_format(tmp_path):
     write_cifar10(tmp_path)
-    data = load(tmp_path, "cifar10_generation")
+    data = load_cifar10(tmp_path)
     planes, image = data.train[0]
     assert planes.shape == (4, 3, 32, 32) and image.min() >= -1 and image.max() <= 1
     assert data.facts == {"num_classes": 10, "channels": 3, "image_size": 32}
@@ -101,5 +104,5 @@ def test_too_few_images_are_refused_before_any_training(tmp_path, monkeypatch):
     write_cifar10(tmp_path, per_class=2)
     monkeypatch.delattr(feature_networks, "fit_classifier")
     with pytest.raises(UserError) as refused:
-        load(tmp_path, "cifar10_generation")
+        load_cifar10(tmp_path)
     assert_names(str(refused.value), "val", 10, 33)
