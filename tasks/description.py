@@ -17,6 +17,7 @@ from tasks.networks.build import find_builder, find_family
 from tasks.networks.recipes import check_recipe, get_shaping_options, rebuild
 from tasks.objectives.classification import Classification
 from tasks.objectives.detection import Detection
+from tasks.objectives.generation import Generation
 from tasks.objectives.objective import Objective
 from tasks.objectives.segmentation import Segmentation
 
@@ -24,6 +25,7 @@ PIPELINES: dict[type[Objective], str] = {  # the Hub's names
     Classification: "image-classification",
     Segmentation: "image-segmentation",
     Detection: "object-detection",
+    Generation: "unconditional-image-generation",
 }
 
 

@@ -37,7 +37,12 @@ DETECTION = {  # task -> dataset, network, classes, image size, D of its subset
     "coco_fasterrcnn": ("coco_detection", "fasterrcnn_resnet50_fpn", 91, 800, 5120),
     "coco_fcos": ("coco_detection", "fcos_resnet50_fpn", 91, 800, 1024),
 }
+GENERATION = {  # task -> dataset, network, channels, image size, D of its subset
+    "digits_generation": ("digits_generation", "ddpm_unet_small", 1, 8, 128),
+    "cifar10_ddpm": ("cifar10_generation", "ddpm_unet", 3, 32, 512),
+}
 UNPUBLISHED = {
+    "digits_generation",
     "digits_detection",
     "digits_lora",
     "digits_segmentation",
@@ -68,8 +73,10 @@ def resolve_configured(network, cfg):
 
 
 def test_every_dataset_has_a_task_file_and_facts_here():
-    assert set(DATASETS) == set(FACTS) | {dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values())}
-    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION))
+    assert set(DATASETS) == set(FACTS) | {
+        dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values(), *GENERATION.values())
+    }
+    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION, *GENERATION))
     assert set(PAPER_MODELS) <= set(MODELS)
 
 
@@ -132,6 +139,16 @@ def test_every_detection_task_has_a_detector_and_its_subset(task):
     with torch.device("meta"):
         network = build_network(**list_arguments(cfg), num_classes=num_classes, channels=3, image_size=size)
     assert resolve_configured(network, cfg).num_params == num_params
+
+
+@pytest.mark.parametrize("task", GENERATION)
+def test_every_task_of_generation_has_a_unet_and_its_subset(task):
+    cfg = compose_config(f"task={task}")
+    dataset, name, channels, size, num_params = GENERATION[task]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    with torch.device("meta"):
+        network = build_network(**cfg.task.model, num_classes=10, channels=channels, image_size=size)
+    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 
 SMALL = {"resnet18": 512, "resnet50": 640, "vit_tiny": 192, "vit_base": 384, "convnext_tiny": 512, "convnext_base": 768}

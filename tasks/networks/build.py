@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from core.runtime.errors import UserError, suggest_names
 from tasks.networks.adapters import LoraSpec, add_adapters
 from tasks.networks.detectors import DETECTORS, build_detector
+from tasks.networks.diffusion_unets import UNETS, build_unet
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.networks.segmenters import SEGMENTERS, build_segmenter
 from tasks.objectives.classification import Classification
 from tasks.objectives.detection import Detection
+from tasks.objectives.generation import Generation
 from tasks.objectives.objective import Objective
 from tasks.objectives.segmentation import Segmentation
 from tasks.user_code import call_user_code
@@ -39,7 +41,11 @@ class ModelSpec:
 
 
 # The networks for each objective but classification, whose networks are those of timm.
-FAMILIES: dict[type[Objective], Collection[str]] = {Segmentation: SEGMENTERS, Detection: DETECTORS}
+FAMILIES: dict[type[Objective], Collection[str]] = {
+    Segmentation: SEGMENTERS,
+    Detection: DETECTORS,
+    Generation: UNETS,
+}
 
 
 def build_network(
@@ -61,6 +67,8 @@ def build_network(
     arguments: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
     if name in DETECTORS:
         return build_detector(name, **arguments, options=options)
+    if name in UNETS:
+        return build_unet(name, channels=channels, image_size=image_size, pretrained=pretrained, options=options)
     return build_classifier(name, **arguments, channels=channels, small_stem=small_stem, options=options)
 
 
@@ -74,6 +82,7 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
     builders: dict[type[Objective], Callable[..., nn.Module]] = {
         Segmentation: build_segmenter,
         Detection: build_detector,
+        Generation: build_unet,
     }
     return builders.get(find_family(name), build_classifier)
 
