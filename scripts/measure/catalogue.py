@@ -92,7 +92,8 @@ def digits_task(task: str) -> Measurement:
             *PIPELINE,
             "configs/task/digits*.yaml",
             "configs/task/model/*_small.yaml",
-            "configs/task/model/vit_mini.yaml",
+            "configs/task/model/vit_tiny.yaml",
+            "configs/experiment/small_architectures.yaml",
             f"configs/experiment/digits_{task}.yaml",
         ),
     )
