@@ -190,14 +190,16 @@ def show_variance_kept(results: Sequence[Result], *conditions: str) -> str:
 
 def show_outcomes(results: Sequence[Result], *conditions: str) -> str:
     """Return a sentence that counts the answers and the novelties of several verdicts."""
-    verdicts = [run.files.metrics["verdict"] for run in open_runs(results, *conditions)]
+    runs = open_runs(results, *conditions)
+    verdicts, words = [run.files.metrics["verdict"] for run in runs], read_words(runs)
     answers = Counter(Decision(verdict["answer"]) for verdict in verdicts)
     novelties = Counter(Novelty(verdict["novelty"]) for verdict in verdicts if "novelty" in verdict)
     named = list_words([f"{novelty} in {count}" for novelty, count in novelties.most_common()])
+    said = f"The verdict calls its models {named}." if novelties else "It was not measured whether they are new."
     return (
-        f"In {len(verdicts)} trainings, p_diff was measurably more accurate than every free source in "
-        f"{answers[Decision.BETTER]}, measurably less accurate than one of them in {answers[Decision.WORSE]}, and "
-        f"neither in {answers[Decision.UNDECIDED]}. The verdict calls its models {named}."
+        f"In {len(verdicts)} trainings, p_diff was measurably {words.better} than every free source in "
+        f"{answers[Decision.BETTER]}, measurably {words.worse} than one of them in {answers[Decision.WORSE]}, and "
+        f"neither in {answers[Decision.UNDECIDED]}. {said}"
     )
 
 
