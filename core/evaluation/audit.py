@@ -7,7 +7,7 @@ import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.symmetry import PermutationSymmetry
-from core.evaluation.copying import Closeness, measure_closeness
+from core.evaluation.copying import Closeness, keep_finite, measure_closeness
 from core.evaluation.decisions import (
     Measured,
     are_copies,
@@ -171,8 +171,12 @@ def measure_copying(
 
     Networks of independent trainings number their hidden units differently, although the order changes no output. With
     a `symmetry`, all vectors are therefore put into a common order, and matched again to their nearest originals.
+
+    Models with weights that are not finite are left out and counted, and so is a source that has no other models.
     """
-    tables = {source: table for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    sizes = {source: len(table.vectors_MD) for source, table in tables.items()}
+    tables = {source: keep_finite(table) for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    tables = {source: table for source, table in tables.items() if len(table.vectors_MD)}
     if symmetry is not None:
         center_D = find_center(symmetry, tables[ORIGINAL].vectors_MD)
         tables = {
@@ -181,16 +185,21 @@ def measure_copying(
         }
     original = tables[ORIGINAL]
     held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
+    if held_out is not None and len(held_out.vectors_MD) < sizes[held_out.source]:
+        held_out = None  # Its rows are no longer those of the origins, and a training that broke down is not honest.
     yardstick = measure_yardstick(original, held_out, origins, lag=partners.lag, symmetry=symmetry)
     if yardstick is None:
         return None, {}
     return yardstick, {
-        source: measure_closeness(
-            table,
-            original,
-            yardstick,
-            apart_MK=partners.apart_KK if source == ORIGINAL else None,
-            symmetry=symmetry,
+        source: replace(
+            measure_closeness(
+                table,
+                original,
+                yardstick,
+                apart_MK=partners.apart_KK if source == ORIGINAL else None,
+                symmetry=symmetry,
+            ),
+            left_out=sizes[source] - len(table.vectors_MD),
         )
         for source, table in tables.items()
     }

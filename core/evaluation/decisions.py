@@ -38,19 +38,24 @@ class Measured:
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value of no difference; None if nothing can be resampled."""
-        return None if self.draws_R is None else max(two_sided_p_value(self.draws_R), self.least_p)
+        """The two-sided p-value of no difference; None if nothing can be resampled, or if draws are not finite."""
+        if self.draws_R is None or not np.isfinite(self.draws_R).all():
+            return None
+        return max(two_sided_p_value(self.draws_R), self.least_p)
 
 
 def decide_difference(measured: Measured, level: float) -> Difference:
     """Decide a difference by its interval: it is better or worse if the interval excludes 0, else undecided.
 
     A difference whose p-value is above 1 − level stays undecided, and its interval is extended to 0 if `least_p`
-    alone prevents the decision. Without draws, or with too few draws for the level, there is no interval.
+    alone prevents the decision. Without draws, with draws that are not finite (a NaN compares as neither sign), or with
+    too few draws for the level, there is no interval.
     """
     p = measured.p
-    low, high = (-np.inf, np.inf) if measured.draws_R is None else percentile_interval(measured.draws_R, level)
-    if p is None or isinf(low) or isinf(high):
+    if p is None or measured.draws_R is None:
+        return Difference(measured.value, None, Decision.UNDECIDED, p, level)
+    low, high = percentile_interval(measured.draws_R, level)
+    if isinf(low) or isinf(high):
         return Difference(measured.value, None, Decision.UNDECIDED, p, level)
     if measured.least_p > 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)

@@ -1,6 +1,7 @@
 """The verdict on planted models whose quality and novelty are known, and the rules by which it is decided."""
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -551,6 +552,37 @@ def test_there_is_no_interval_without_draws_or_with_too_few_for_the_level():
     for draws_R in (None, np.linspace(4, 6, 99)):
         found = decide_difference(Measured(5, draws_R, ACCURACY), 0.999)
         assert (found.decision, found.interval) == (UNDECIDED, None)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS])
+def test_draws_that_are_no_numbers_decide_nothing(metric):
+    for broken in (np.nan, np.inf):
+        found = decide_difference(Measured(broken, np.full(9999, broken), metric), 0.95)
+        assert (found.decision, found.interval, found.p) == (UNDECIDED, None, None)
+
+
+def test_models_whose_weights_are_no_numbers_are_left_out_of_distances_and_counted():
+    world = World(num_images=60)
+    tables = world.tables(world.sample(8), others={"finetuned_5": world.copy(4, 0.2), "gaussian": world.sample(2)})
+    expected = judge(tables).closeness["finetuned_5"]
+    clean_MD = tables["finetuned_5"].vectors_MD
+    broken_MD = np.concatenate([clean_MD, np.full_like(clean_MD[:1], np.nan)])
+    others = {"finetuned_5": broken_MD, "gaussian": np.full_like(broken_MD, np.inf)}
+    broken = {name: repeat_scores(tables[name], vectors_MD) for name, vectors_MD in others.items()}
+    verdict = judge(tables | broken)
+    near = verdict.closeness["finetuned_5"]
+    assert near == replace(expected, left_out=1) and "gaussian" not in verdict.closeness
+    json.dumps(verdict.to_json(), allow_nan=False)
+
+
+def repeat_scores(table, vectors_MD):
+    """Return a table of these vectors, whose scores are those of the table's first models and then of the first one."""
+    rows = [index if index < len(table.vectors_MD) else 0 for index in range(len(vectors_MD))]
+    scores = {
+        split: replace(each, accuracy_M=each.accuracy_M[rows], loss_M=each.loss_M[rows], wrong_MN=each.wrong_MN[rows])
+        for split, each in table.scores.items()
+    }
+    return replace(table, vectors_MD=vectors_MD, scores=scores)
 
 
 @pytest.mark.parametrize(
