@@ -7,7 +7,7 @@ import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.symmetry import PermutationSymmetry
-from core.evaluation.copying import Closeness, keep_finite, measure_closeness
+from core.evaluation.copying import Closeness, select_finite, measure_closeness
 from core.evaluation.decisions import (
     Measured,
     are_copies,
@@ -175,7 +175,7 @@ def measure_copying(
     Models with weights that are not finite are left out and counted, and so is a source that has no other models.
     """
     sizes = {source: len(table.vectors_MD) for source, table in tables.items()}
-    tables = {source: keep_finite(table) for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    tables = {source: select_finite(table) for source, table in tables.items() if source != DEEP_ENSEMBLE}
     tables = {source: table for source, table in tables.items() if len(table.vectors_MD)}
     if symmetry is not None:
         center_D = find_center(symmetry, tables[ORIGINAL].vectors_MD)

@@ -45,7 +45,7 @@ class Closeness:
     left_out: int = 0  # number of models whose weights are not finite, for which nothing of this is measured
 
 
-def keep_finite(table: ScoreTable) -> ScoreTable:
+def select_finite(table: ScoreTable) -> ScoreTable:
     """Return a table of the models whose weights are all finite, because a NaN has no distance to anything.
 
     Only what distances are measured on is kept: the vectors, and the errors of each split.
