@@ -518,6 +518,20 @@ def test_images_that_both_sources_treat_alike_are_no_evidence_although_they_have
     assert find_least_p_of_accuracy(ours, theirs) == pytest.approx(2 / 2**4, rel=0.05)
 
 
+def test_the_difference_of_two_metrics_on_every_item_is_no_evidence():
+    """A class on 20 of 100 images, on 4 of which two models differ: an exact sign test gives 0.125."""
+    changes_N = np.zeros(100)
+    changes_N[:20], changes_N[:4] = -0.04 * 5, 0.16 * 5
+    influence_1N = (0.04 + changes_N)[None]
+    ours, theirs = (
+        Scores(part.mean(axis=1), np.zeros(1), None, metric=Metric("mean IoU", "share", True), influence_MN=part)
+        for part in (0.5 + influence_1N, np.full((1, 100), 0.5))
+    )
+    assert find_least_p_of_accuracy(ours, theirs) > 0.05
+    constant = replace(theirs, influence_MN=theirs.influence_MN.astype(np.float32) + np.float32(0.0796))
+    assert find_least_p_of_accuracy(constant, theirs) == 1.0
+
+
 def test_few_models_cannot_show_much_without_masks():
     few, many = (Scores(np.zeros(size), np.zeros(size), None) for size in (2, 20))
     assert find_least_p_of_accuracy(few, few) == pytest.approx(2 / 6)
