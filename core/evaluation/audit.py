@@ -14,6 +14,7 @@ from core.evaluation.decisions import (
     decide_answer,
     decide_difference,
     decide_novelty,
+    find_contender,
     find_doubt,
     find_least_p_of_accuracy,
     find_least_p_of_similarity,
@@ -27,7 +28,7 @@ from core.evaluation.margins import IOU, RELATIVE_KAPPA, Similarity
 from core.evaluation.matched_distances import align_all, find_center
 from core.evaluation.metrics import variance_kept
 from core.evaluation.scores import ScoreTable
-from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Standing, Verdict
+from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Novelty, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
 from core.evaluation.yardstick import Origins, Partners, Yardstick, measure_yardstick, pair_originals
 
@@ -117,7 +118,8 @@ def audit(
     copiers = {source for source, near in closeness.items() if are_copies(near)}
     comparisons = comparer.compare_with(baselines, copiers)
     free = [row for row in comparisons if groups[row.baseline.source] in FREE]
-    rival = find_rival(free, reference)
+    rival, contender = find_rival(free, reference), find_contender(free)
+    novelty = decide_novelty(free[0], rival, closeness.get(GENERATED), contender)
     kept = None
     if RECONSTRUCTED in tables:
         kept = variance_kept(tables[RECONSTRUCTED].vectors_MD, tables[ORIGINAL].vectors_MD)
@@ -126,9 +128,9 @@ def audit(
         comparisons=comparisons,
         reference=reference,
         answer=decide_answer(free),
-        novelty=decide_novelty(free[0], rival, closeness.get(GENERATED)),
+        novelty=novelty,
         chosen_on=chosen_on,
-        rival=rival,
+        rival=contender if novelty is Novelty.CONTESTED else rival,
         groups=groups,
         costs={source: cost for source, cost in (costs or {}).items() if cost is not None},
         yardstick=yardstick,

@@ -200,6 +200,24 @@ def find_rival(free: Sequence[Comparison], reference: str) -> str | None:
     return reference if reference in rivals else max(rivals, key=rivals.__getitem__, default=None)
 
 
+def find_contender(free: Sequence[Comparison]) -> str | None:
+    """Return a free source that may be newer than p_diff, because only its accuracy is too uncertain; None without any.
+
+    Its max IoU and relative κ are measurably lower, and it is not measurably less accurate. p_diff has to prove that its
+    accuracy is not inferior, and a free source is not given less doubt than p_diff is.
+    """
+    rows = [
+        row
+        for row in free
+        if row.doubt is Doubt.UNCERTAIN
+        and row.max_iou is not None
+        and row.max_iou.decision is Decision.WORSE
+        and row.kappa_relative is not None
+        and row.kappa_relative.decision is Decision.WORSE
+    ]
+    return max(rows, key=lambda row: row.max_iou.value).baseline.source if rows else None
+
+
 def are_copies(closeness: Closeness) -> bool:
     """Return whether most models are copies, whatever else they are, such as copies of one original.
 
@@ -216,7 +234,9 @@ def are_copies(closeness: Closeness) -> bool:
     return closeness.weights < NEARER_THAN_AVERAGES * sqrt((1 - squared) / (1 + squared))
 
 
-def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness | None) -> Novelty | None:
+def decide_novelty(
+    against: Comparison, rival: str | None, closeness: Closeness | None, contender: str | None = None
+) -> Novelty | None:
     """Decide whether p_diff is new, which takes weights, errors and accuracy into account.
 
     Args:
@@ -224,6 +244,7 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
         rival: The source that `find_rival` returned.
         closeness: Closeness of p_diff to the originals. Nothing is called newer if it is unknown (None), because copies
             cannot be ruled out.
+        contender: The source that `find_contender` returned.
 
     Returns:
         The novelty, or None if it was not measured.
@@ -241,4 +262,6 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
     if closeness is None:
         return None
     is_honest = closeness.behavior is Behavior.SAMPLES and closeness.copies <= HONEST_COPIES
-    return Novelty.NEWER if is_honest else Novelty.NO_SAMPLES
+    if not is_honest:
+        return Novelty.NO_SAMPLES
+    return Novelty.NEWER if contender is None else Novelty.CONTESTED

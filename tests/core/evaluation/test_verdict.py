@@ -16,6 +16,7 @@ from core.evaluation.decisions import (
     decide_answer,
     decide_difference,
     decide_novelty,
+    find_contender,
     find_doubt,
     find_least_p,
     find_least_p_of_accuracy,
@@ -454,6 +455,16 @@ def test_a_rival_is_a_free_source_whose_fewer_repeated_errors_count():
     assert find_rival([comparison(iou=BETTER), doubtful, gaussian], "average_8") == "gaussian"
     assert find_rival([gaussian, comparison(accuracy=BETTER, iou=WORSE)], "average_8") == "average_8"
     assert find_rival([comparison(iou=None)], "average_8") is None
+
+
+def test_a_free_source_gets_the_same_doubt_as_p_diff():
+    lower = Difference(0.05, (0.01, 0.09), WORSE)
+    row = replace(comparison("noised", iou=WORSE, doubt=Doubt.UNCERTAIN), max_iou=lower, kappa_relative=lower)
+    assert find_rival([row], "average_8") is None and find_contender([row]) == "noised"
+    assert find_contender([replace(row, doubt=Doubt.ACCURACY)]) is None, "it is measurably less accurate"
+    assert find_contender([replace(row, kappa_relative=None)]) is None
+    assert decide_novelty(NEWER_ROW, None, closeness(), "noised") is Novelty.CONTESTED
+    assert decide_novelty(NEWER_ROW, None, closeness(copies=0.5), "noised") is Novelty.NO_SAMPLES
 
 
 def closeness(behavior=Behavior.SAMPLES, copies=0.0, deviation=1.0, weights=0.7):
