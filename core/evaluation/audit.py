@@ -7,7 +7,7 @@ import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.symmetry import PermutationSymmetry
-from core.evaluation.copying import Closeness, select_finite, measure_closeness
+from core.evaluation.copying import Closeness, measure_closeness, select_finite
 from core.evaluation.decisions import (
     Measured,
     are_copies,

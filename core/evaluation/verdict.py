@@ -186,7 +186,7 @@ class Verdict:
     answer: Decision  # whether p_diff is measurably more accurate than every free source
     novelty: Novelty | None = None  # None if it was not measured
     chosen_on: str = "test"
-    # A free source that repeats fewer errors of the originals, at no inferior accuracy, or for `CONTESTED` perhaps at one.
+    # A free source that repeats fewer errors of the originals at no inferior accuracy, or perhaps at one (`CONTESTED`)
     rival: str | None = None
     groups: Mapping[str, Group] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)  # gradient evaluations per model, where they are known

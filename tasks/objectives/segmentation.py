@@ -169,8 +169,8 @@ def measure_mean_iou(
     Classes without a pixel in any mask do not count for any model, although torchmetrics gives them an IoU of 0 for a
     model that predicts them. One stray pixel would then change the number of classes for this model alone.
 
-    `Scores.influence_MN` explains the influence. To first order in the weights v of the images, Σ v i / Σ v u changes by
-    (i − IoU · u) / Σ u. `place_rare_classes` is added for classes on few images.
+    `Scores.influence_MN` explains the influence. To first order in the weights v of the images, Σ v i / Σ v u changes
+    by (i − IoU · u) / Σ u. `place_rare_classes` is added for classes on few images.
 
     Args:
         intersection_MNC: Pixels that are of a class in both mask and prediction.

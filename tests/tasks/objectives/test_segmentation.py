@@ -88,7 +88,7 @@ def test_influences_have_the_spread_of_the_mean_iou_of_resampled_images():
 
 
 def compare_few_images(images, rival_iou):
-    """Return the decision between two models of IoU 0.9 that differ on one class, which is on the first images alone."""
+    """Return the decision between two models that differ on one class, which only the first images carry."""
     pixels_NC = np.full((100, 3), 100)
     pixels_NC[images:, 2] = 0
     random = np.random.default_rng(0)
