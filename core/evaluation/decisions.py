@@ -203,8 +203,8 @@ def find_rival(free: Sequence[Comparison], reference: str) -> str | None:
 def find_contender(free: Sequence[Comparison]) -> str | None:
     """Return a free source that may be newer than p_diff, because only its accuracy is too uncertain; None without any.
 
-    Its max IoU and relative κ are measurably lower, and it is not measurably less accurate. p_diff has to prove that its
-    accuracy is not inferior, and a free source is not given less doubt than p_diff is.
+    Its max IoU and relative κ are measurably lower, and it is not measurably less accurate. p_diff has to prove that
+    its accuracy is not inferior, and a free source is not given less doubt than p_diff is.
     """
     rows = [
         row
