@@ -91,6 +91,8 @@ class TaskSpec:
         """Return the section that `from_config` builds this specification from."""
         data = asdict(self.data)
         data.pop("weights")  # the model decides them
+        if not data["diffusion"]:
+            del data["diffusion"]  # older files, none of which is of a task of generation, lack it
         return {
             "seed": self.seed,
             "epochs": self.epochs,

@@ -25,6 +25,7 @@ class Metric:
     unit: str
     higher_is_better: bool
     in_percent: bool = False  # whether values are shares in [0, 1] that are shown in percent
+    note: str = ""  # how it is measured, for the legends of tables
 
     @property
     def sign(self) -> int:

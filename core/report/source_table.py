@@ -236,8 +236,9 @@ def format_source_table(metrics: Mapping[str, Any]) -> str:
 
 def format_legend(metrics: Mapping[str, Any]) -> str:
     """Return one line for each word of the short table that is not plain."""
-    table = format_source_table(metrics)
-    return "\n".join(f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in table)
+    table, metric = format_source_table(metrics), MetricWords.read(metrics).metric
+    lines = [f"{metric.name}: {metric.note}"] if metric.note else []
+    return "\n".join([*lines, *(f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in table)])
 
 
 def build_source_table(metrics: Mapping[str, Any]) -> Table:
@@ -245,7 +246,8 @@ def build_source_table(metrics: Mapping[str, Any]) -> Table:
     rows = list_rows(metrics)
     words = MetricWords.read(metrics)
     terms = {source: words.adapt(text) for source, text in explain_sources(row["source"] for row in rows).items()}
-    return build_table(metrics, rows, PERFORMANCE, terms)
+    noted = {words.metric.name: words.metric.note} if words.metric.note else {}
+    return build_table(metrics, rows, PERFORMANCE, noted | terms)
 
 
 def build_similarity_table(metrics: Mapping[str, Any]) -> Table | None:

@@ -215,6 +215,15 @@ def show_seconds(results: Sequence[Result], *conditions: str) -> str:
     return markdown(["stage", "seconds", "share %"], [*rows, ["all stages", f"{total:.1f}", format_percent(1.0)]])
 
 
+def show_stages(results: Sequence[Result]) -> str:
+    """Return the mean seconds of each stage over the trainings of each result, with one column per result."""
+    runs = [[run.files.metrics["seconds"] for run in open_runs([result])] for result in results]
+    columns = [[mean(seconds.get(stage, 0.0) for seconds in trainings) for stage in STAGES] for trainings in runs]
+    rows = [[label, *(f"{column[index]:.0f}" for column in columns)] for index, label in enumerate(STAGES.values())]
+    rows.append(["all stages", *(f"{sum(column):.0f}" for column in columns)])
+    return markdown(["seconds", *(result.name for result in results)], rows)
+
+
 def show_minutes(results: Sequence[Result]) -> str:
     """Return the whole minutes that one run took on average, rounded up; for a benchmark, those of the whole."""
     runs = sum(len(result.data) if isinstance(result.data, list) else 1 for result in results)
@@ -273,6 +282,7 @@ VIEWS: dict[str, Callable[..., str]] = {
     "variance_kept": show_variance_kept,
     "outcomes": show_outcomes,
     "seconds": show_seconds,
+    "stages": show_stages,
     "minutes": show_minutes,
     "cores": show_cores,
     "origin": show_origin,

@@ -34,7 +34,7 @@ class FeatureNetwork:
 
     Args:
         network: The network, with the number F as `num_features`.
-        label: The network in the unit of FID.
+        label: The network in words, for the note of FID.
         content_hash: The hash of its weights.
     """
 

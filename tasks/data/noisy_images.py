@@ -30,6 +30,7 @@ from tasks.objectives.generation import Generation, require_enough, stack_planes
 
 NATIVE_DIGITS, NATIVE_CIFAR = 8, 32  # S, in pixels
 NUM_CLASSES = 10  # of both datasets
+DIGIT_VISITS = 10  # Validation after each pass over 900 digits would take longer than the pass itself.
 SCALE = v2.Normalize([0.5], [0.5])  # from [0, 1] to [−1, 1], where the noise schedule expects images
 PREFIX = "task.data.diffusion"
 
@@ -80,17 +81,25 @@ class NoisyImages(Dataset):
         num_timesteps: The number of timesteps of the noise schedule.
         draw: Returns the generator of an item's noise, so that the item is the same at every visit; None draws new
             noise from torch's global generator.
+        visits: How often an epoch visits each image, with other noise each time.
     """
 
-    def __init__(self, images: Dataset, num_timesteps: int, draw: Callable[[int], torch.Generator] | None = None):
-        self.images, self.num_timesteps, self.draw = images, num_timesteps, draw
+    def __init__(
+        self,
+        images: Dataset,
+        num_timesteps: int,
+        draw: Callable[[int], torch.Generator] | None = None,
+        *,
+        visits: int = 1,
+    ):
+        self.images, self.num_timesteps, self.draw, self.visits = images, num_timesteps, draw, visits
         self.transform = getattr(images, "transform", None)
 
     def __len__(self) -> int:
-        return count_images(self.images)
+        return self.visits * count_images(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image_CSS, _ = self.images[index]
+        image_CSS, _ = self.images[index % count_images(self.images)]
         return stack_planes(image_CSS, self.num_timesteps, self.draw(index) if self.draw else None), image_CSS
 
 
@@ -117,6 +126,7 @@ def load_digit_images(options: DataOptions) -> TaskData:
         options,
         channels=1,
         image_size=size,
+        visits=DIGIT_VISITS,
     )
 
 
@@ -152,7 +162,13 @@ def load_cifar10(options: DataOptions) -> TaskData:
 
 
 def gather_noisy_images(
-    images: Mapping[str, Dataset], originals: Originals, options: DataOptions, *, channels: int, image_size: int
+    images: Mapping[str, Dataset],
+    originals: Originals,
+    options: DataOptions,
+    *,
+    channels: int,
+    image_size: int,
+    visits: int = 1,
 ) -> TaskData:
     """Return the data of a task of generation.
 
@@ -162,6 +178,7 @@ def gather_noisy_images(
         options: The `task.data` section.
         channels: C.
         image_size: S.
+        visits: How often an epoch of training visits each image.
 
     Raises:
         UserError: An option is invalid, there are too few images, or the feature network cannot be loaded.
@@ -187,11 +204,13 @@ def gather_noisy_images(
         digest=digest_originals(originals)["train"],
         seed=options.split_seed,
     )
-    num_test = count_images(images["test"])
-    unit = f"squared units of {num_features} features ({features.label}; {num_test} test images and as many samples)"
+    note = (
+        f"Fréchet distance between the features of {count_images(images['test'])} test images and those of as many "
+        f"samples, which start from the same noise for all models; {num_features} features of {features.label}"
+    )
     objective = Generation(
         features.network,
-        Metric("FID", unit, higher_is_better=False),
+        Metric("FID", unit="", higher_is_better=False, note=note),
         num_timesteps=diffusion.num_timesteps,
         sampling_steps=diffusion.sampling_steps,
         recorded={"features": diffusion.features, "features_hash": features.content_hash},
@@ -201,6 +220,7 @@ def gather_noisy_images(
             images[name],
             diffusion.num_timesteps,
             None if name == "train" else partial(generator_for, options.split_seed, f"noise/{name}"),
+            visits=visits if name == "train" else 1,
         )
         for name in ("train", "val", "test")
     )

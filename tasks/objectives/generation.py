@@ -51,7 +51,7 @@ class Generation(Objective):
     Args:
         features: The network whose features compare generated with real images. It returns features (B, F) of images
             in [−1, 1], and has the number F as `num_features`.
-        metric: FID, with a unit that names the features.
+        metric: FID, with a note that names the features.
         num_timesteps: The number of timesteps of the noise schedule.
         sampling_steps: The steps of DDIM (Song et al. 2021) in which an image is sampled.
         recorded: Settings that decide the scores, such as a hash of the feature network.

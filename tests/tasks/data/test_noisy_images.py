@@ -26,14 +26,14 @@ def load_cifar10(root):
 
 def test_digits_have_their_own_pixels_and_the_splits_of_the_dataset_digits(tmp_path):
     data = load(tmp_path)
-    assert [len(data.split(name)) for name in ("train", "val", "test")] == [900, 300, 597]
+    assert [len(data.split(name)) for name in ("train", "val", "test")] == [9000, 300, 597]
     planes, image = data.val[3]
     assert planes.shape == (4, 1, 8, 8) and torch.equal(planes[0], image)
     assert image.min() >= -1 and image.max() <= 1 and ((image + 1) * 8).frac().abs().max() == 0  # 17 shades
     assert planes[2].unique().numel() == 1 and 0 <= planes[2].max() < 1000
     assert data.objective.metric.name == "FID" and not data.objective.metric.higher_is_better
     for word in ("32 features", "not comparable with published FID", "597"):
-        assert word in data.objective.metric.unit
+        assert word in data.objective.metric.note
 
 
 def test_the_noise_of_validation_is_fixed_and_that_of_training_is_new(tmp_path):
