@@ -7,13 +7,14 @@ import numpy as np
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.symmetry import PermutationSymmetry
-from core.evaluation.copying import Closeness, measure_closeness
+from core.evaluation.copying import Closeness, measure_closeness, select_finite
 from core.evaluation.decisions import (
     Measured,
     are_copies,
     decide_answer,
     decide_difference,
     decide_novelty,
+    find_contender,
     find_doubt,
     find_least_p_of_accuracy,
     find_least_p_of_similarity,
@@ -27,7 +28,7 @@ from core.evaluation.margins import IOU, RELATIVE_KAPPA, Similarity
 from core.evaluation.matched_distances import align_all, find_center
 from core.evaluation.metrics import variance_kept
 from core.evaluation.scores import ScoreTable
-from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Standing, Verdict
+from core.evaluation.verdict import SIMILARITIES, UNADJUSTED, Comparison, Novelty, Standing, Verdict
 from core.evaluation.walk import choose_block_length, is_walk
 from core.evaluation.yardstick import Origins, Partners, Yardstick, measure_yardstick, pair_originals
 
@@ -117,7 +118,8 @@ def audit(
     copiers = {source for source, near in closeness.items() if are_copies(near)}
     comparisons = comparer.compare_with(baselines, copiers)
     free = [row for row in comparisons if groups[row.baseline.source] in FREE]
-    rival = find_rival(free, reference)
+    rival, contender = find_rival(free, reference), find_contender(free)
+    novelty = decide_novelty(free[0], rival, closeness.get(GENERATED), contender)
     kept = None
     if RECONSTRUCTED in tables:
         kept = variance_kept(tables[RECONSTRUCTED].vectors_MD, tables[ORIGINAL].vectors_MD)
@@ -126,9 +128,9 @@ def audit(
         comparisons=comparisons,
         reference=reference,
         answer=decide_answer(free),
-        novelty=decide_novelty(free[0], rival, closeness.get(GENERATED)),
+        novelty=novelty,
         chosen_on=chosen_on,
-        rival=rival,
+        rival=contender if novelty is Novelty.CONTESTED else rival,
         groups=groups,
         costs={source: cost for source, cost in (costs or {}).items() if cost is not None},
         yardstick=yardstick,
@@ -171,8 +173,12 @@ def measure_copying(
 
     Networks of independent trainings number their hidden units differently, although the order changes no output. With
     a `symmetry`, all vectors are therefore put into a common order, and matched again to their nearest originals.
+
+    Models with weights that are not finite are left out and counted, and so is a source that has no other models.
     """
-    tables = {source: table for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    sizes = {source: len(table.vectors_MD) for source, table in tables.items()}
+    tables = {source: select_finite(table) for source, table in tables.items() if source != DEEP_ENSEMBLE}
+    tables = {source: table for source, table in tables.items() if len(table.vectors_MD)}
     if symmetry is not None:
         center_D = find_center(symmetry, tables[ORIGINAL].vectors_MD)
         tables = {
@@ -181,16 +187,21 @@ def measure_copying(
         }
     original = tables[ORIGINAL]
     held_out = tables.get(CONTINUED) or tables.get(HELD_OUT)
+    if held_out is not None and len(held_out.vectors_MD) < sizes[held_out.source]:
+        held_out = None  # Its rows are no longer those of the origins, and a training that broke down is not honest.
     yardstick = measure_yardstick(original, held_out, origins, lag=partners.lag, symmetry=symmetry)
     if yardstick is None:
         return None, {}
     return yardstick, {
-        source: measure_closeness(
-            table,
-            original,
-            yardstick,
-            apart_MK=partners.apart_KK if source == ORIGINAL else None,
-            symmetry=symmetry,
+        source: replace(
+            measure_closeness(
+                table,
+                original,
+                yardstick,
+                apart_MK=partners.apart_KK if source == ORIGINAL else None,
+                symmetry=symmetry,
+            ),
+            left_out=sizes[source] - len(table.vectors_MD),
         )
         for source, table in tables.items()
     }

@@ -3,14 +3,14 @@
 M models · K originals · D numbers in one vector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
 from core.checkpoints.symmetry import PermutationSymmetry
 from core.evaluation.metrics import Spacing, l2_matrix, min_l2, multiply_deviations
-from core.evaluation.scores import ScoreTable
+from core.evaluation.scores import Scores, ScoreTable
 from core.evaluation.yardstick import Yardstick, measure_ratios
 
 MOST = 0.5  # share of models above which a source copies
@@ -42,6 +42,27 @@ class Closeness:
     spread: float | None  # mean distance between two models, relative to that of two originals; None for one model
     outside_span: float | None  # see `measure_outside_span`
     behavior: Behavior
+    left_out: int = 0  # number of models whose weights are not finite, for which nothing of this is measured
+
+
+def select_finite(table: ScoreTable) -> ScoreTable:
+    """Return a table of the models whose weights are all finite, because a NaN has no distance to anything.
+
+    Only what distances are measured on is kept: the vectors, and the errors of each split.
+    """
+    finite_M = np.isfinite(table.vectors_MD).all(axis=1)
+    if finite_M.all():
+        return table
+    scores = {
+        split: Scores(
+            each.accuracy_M[finite_M],
+            each.loss_M[finite_M],
+            None if each.wrong_MN is None else each.wrong_MN[finite_M],
+            metric=each.metric,
+        )
+        for split, each in table.scores.items()
+    }
+    return replace(table, vectors_MD=table.vectors_MD[finite_M], scores=scores)
 
 
 def measure_closeness(

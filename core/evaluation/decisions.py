@@ -20,6 +20,7 @@ from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Differe
 MARGIN = 0.005  # A source is not inferior if it is worse by less than this in a metric in percent.
 # An average of pairs, at 0.58 of the median distance, must pass; a copy shrunk by 30%, at 0.25, must not.
 NEARER_THAN_AVERAGES = 0.75
+ROUNDING = 1e-6  # relative error of influences, which are stored as float32
 DOUBTFUL = {  # p_diff that copies is memorized, whatever its max IoU is.
     Doubt.ACCURACY: Novelty.WORSE,
     Doubt.UNCERTAIN: Novelty.UNCLEAR,
@@ -38,19 +39,24 @@ class Measured:
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value of no difference; None if nothing can be resampled."""
-        return None if self.draws_R is None else max(two_sided_p_value(self.draws_R), self.least_p)
+        """The two-sided p-value of no difference; None if nothing can be resampled, or if draws are not finite."""
+        if self.draws_R is None or not np.isfinite(self.draws_R).all():
+            return None
+        return max(two_sided_p_value(self.draws_R), self.least_p)
 
 
 def decide_difference(measured: Measured, level: float) -> Difference:
     """Decide a difference by its interval: it is better or worse if the interval excludes 0, else undecided.
 
     A difference whose p-value is above 1 − level stays undecided, and its interval is extended to 0 if `least_p`
-    alone prevents the decision. Without draws, or with too few draws for the level, there is no interval.
+    alone prevents the decision. Without draws, with draws that are not finite (a NaN compares as neither sign), or with
+    too few draws for the level, there is no interval.
     """
     p = measured.p
-    low, high = (-np.inf, np.inf) if measured.draws_R is None else percentile_interval(measured.draws_R, level)
-    if p is None or isinf(low) or isinf(high):
+    if p is None or measured.draws_R is None:
+        return Difference(measured.value, None, Decision.UNDECIDED, p, level)
+    low, high = percentile_interval(measured.draws_R, level)
+    if isinf(low) or isinf(high):
         return Difference(measured.value, None, Decision.UNDECIDED, p, level)
     if measured.least_p > 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -80,17 +86,18 @@ def count_differing(weights_G: np.ndarray) -> float:
 
 
 def count_influential(weights_G: np.ndarray) -> float:
-    """Return the effective number of images that make up a difference, (Σw²)² / Σw⁴.
+    """Return the effective number of images that make up a difference, (Σ|w|³)² / Σw⁶.
 
     The influences of all images add up to a constant, so every image has a small one, even if both sources treat it
-    alike. Such weights hardly contribute to this number (the degrees of freedom of Satterthwaite 1946). It is n as well
-    if n images matter equally.
+    alike. Such weights hardly contribute to this number. It is n as well if n images matter equally. Squares in place
+    of cubes give the degrees of freedom of Satterthwaite (1946), to which small weights still contribute too much: if 4
+    of the 20 images of a class differ, they give 6.2, and cubes 4.5.
 
     Args:
         weights_G: Difference of the influences of each image, or group of images, on two sources.
     """
-    fourth = float((weights_G**4).sum())
-    return float((weights_G**2).sum()) ** 2 / fourth if fourth else 0.0
+    sixth = float((weights_G**6).sum())
+    return float((np.abs(weights_G) ** 3).sum()) ** 2 / sixth if sixth else 0.0
 
 
 def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
@@ -106,8 +113,19 @@ def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
     if ours.influence_MN is None or theirs.influence_MN is None:
         weights_N = theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0)
         return find_least_p(count_differing(sum_groups(weights_N, ours.groups_N)))
-    weights_N = ours.influence_MN.mean(axis=0, dtype=np.float64) - theirs.influence_MN.mean(axis=0, dtype=np.float64)
+    weights_N = center_influences(*(each.influence_MN.mean(axis=0, dtype=np.float64) for each in (ours, theirs)))
     return find_least_p(count_influential(sum_groups(weights_N, ours.groups_N)))
+
+
+def center_influences(ours_N: np.ndarray, theirs_N: np.ndarray) -> np.ndarray:
+    """Return the difference of the influences of each item on two sources, less its mean, which is evidence of nothing.
+
+    The influences of a source average to its metric, so the difference of two metrics is part of the difference on
+    every item, whichever items make it up. Differences as small as the rounding of stored influences are 0.
+    """
+    weights_N = ours_N - theirs_N
+    weights_N -= weights_N.mean()
+    return np.where(np.abs(weights_N) > ROUNDING * (np.abs(ours_N) + np.abs(theirs_N)), weights_N, 0)
 
 
 def sum_groups(weights_N: np.ndarray, groups_N: np.ndarray | None) -> np.ndarray:
@@ -182,6 +200,24 @@ def find_rival(free: Sequence[Comparison], reference: str) -> str | None:
     return reference if reference in rivals else max(rivals, key=rivals.__getitem__, default=None)
 
 
+def find_contender(free: Sequence[Comparison]) -> str | None:
+    """Return a free source that may be newer than p_diff, because only its accuracy is too uncertain; None without any.
+
+    Its max IoU and relative κ are measurably lower, and it is not measurably less accurate. p_diff has to prove that
+    its accuracy is not inferior, and a free source is not given less doubt than p_diff is.
+    """
+    rows = [
+        row
+        for row in free
+        if row.doubt is Doubt.UNCERTAIN
+        and row.max_iou is not None
+        and row.max_iou.decision is Decision.WORSE
+        and row.kappa_relative is not None
+        and row.kappa_relative.decision is Decision.WORSE
+    ]
+    return max(rows, key=lambda row: row.max_iou.value).baseline.source if rows else None
+
+
 def are_copies(closeness: Closeness) -> bool:
     """Return whether most models are copies, whatever else they are, such as copies of one original.
 
@@ -198,7 +234,9 @@ def are_copies(closeness: Closeness) -> bool:
     return closeness.weights < NEARER_THAN_AVERAGES * sqrt((1 - squared) / (1 + squared))
 
 
-def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness | None) -> Novelty | None:
+def decide_novelty(
+    against: Comparison, rival: str | None, closeness: Closeness | None, contender: str | None = None
+) -> Novelty | None:
     """Decide whether p_diff is new, which takes weights, errors and accuracy into account.
 
     Args:
@@ -206,6 +244,7 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
         rival: The source that `find_rival` returned.
         closeness: Closeness of p_diff to the originals. Nothing is called newer if it is unknown (None), because copies
             cannot be ruled out.
+        contender: The source that `find_contender` returned.
 
     Returns:
         The novelty, or None if it was not measured.
@@ -223,4 +262,6 @@ def decide_novelty(against: Comparison, rival: str | None, closeness: Closeness 
     if closeness is None:
         return None
     is_honest = closeness.behavior is Behavior.SAMPLES and closeness.copies <= HONEST_COPIES
-    return Novelty.NEWER if is_honest else Novelty.NO_SAMPLES
+    if not is_honest:
+        return Novelty.NO_SAMPLES
+    return Novelty.NEWER if contender is None else Novelty.CONTESTED

@@ -46,6 +46,7 @@ class Novelty(StrEnum):
     WORSE = "different because worse"
     UNCLEAR = "different, perhaps because worse"
     CONSISTENT = "different, but as consistent with a checkpoint"
+    CONTESTED = "newer than the reference, perhaps not than another free source"
     NO_SAMPLES = "different, but copies, averages or one model repeated"
     NEWER = "newer"
 
@@ -185,7 +186,8 @@ class Verdict:
     answer: Decision  # whether p_diff is measurably more accurate than every free source
     novelty: Novelty | None = None  # None if it was not measured
     chosen_on: str = "test"
-    rival: str | None = None  # a free source of no inferior accuracy that repeats fewer errors of the originals
+    # A free source that repeats fewer errors of the originals at no inferior accuracy, or perhaps at one (`CONTESTED`)
+    rival: str | None = None
     groups: Mapping[str, Group] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)  # gradient evaluations per model, where they are known
     yardstick: Yardstick | None = None  # None for fewer than 3 originals

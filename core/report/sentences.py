@@ -40,6 +40,8 @@ NOVELTY = {  # The first {} stands for the source with which p_diff is compared.
     "checkpoint, but perhaps only because they are less accurate than {}.",
     Novelty.CONSISTENT: "They are not measurably newer than {}: they share a smaller part of their errors with a "
     "checkpoint, but not measurably of the errors that they could share at their accuracy.",
+    Novelty.CONTESTED: "It cannot be told whether they are new: {} repeats the errors of a checkpoint less, and is not "
+    "measurably less accurate.",
     Novelty.NO_SAMPLES: "They do not count as new, although they repeat the errors of a checkpoint less than {} does.",
     Novelty.NEWER: "They are newer than {}: they repeat the errors of a checkpoint less{}.",
     None: "It was not measured whether they are new.",
@@ -140,7 +142,8 @@ def write_behavior(verdict: Verdict) -> str:
 
 def write_novelty(verdict: Verdict) -> str:
     """Say whether generated models are new, with the maximum IoUs that show it."""
-    compared = verdict.rival if verdict.novelty is Novelty.CLOSER and verdict.rival else verdict.reference
+    by_rival = verdict.novelty in (Novelty.CLOSER, Novelty.CONTESTED)
+    compared = verdict.rival if by_rival and verdict.rival else verdict.reference
     row, words = verdict.get_comparison(compared), MetricWords(verdict.metric)
     level = (NEWER_AT if words.is_accuracy else NEWER_WITH)[row.accuracy.decision].format(words.name)
     # Earlier versions called models newer at any accuracy.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.objectives.box_matching import THRESHOLDS_T, Matches, unpack_bits
+from tasks.objectives.rare_classes import place_rare_classes
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO averages the precision
 
@@ -89,14 +90,17 @@ def measure_change(matches: Matches, objects_NC: np.ndarray) -> np.ndarray:
 
         dAP/dv_n = Σ_{k on n} E_k / G − AP g_n / G + Σ_k (v_k / G) (r_nj − E_k s_nj) / S_j.
 
-    AP depends on the ratios of the weights alone, so the changes sum to 0.
+    AP depends on the ratios of the weights alone, so the changes sum to 0. `place_rare_classes` is added for classes on
+    few images.
     """
     num_images = len(objects_NC)
+    area_C = np.zeros(objects_NC.shape[1])
     change_N, num_classes = np.zeros(num_images), 0
     for index, curve in trace_curves(matches, objects_NC, np.ones(num_images)):
         num_classes += 1
         gain_Td = curve.hit_Td * curve.envelope_Td / curve.total
-        change_N -= gain_Td.sum() / curve.total * objects_NC[:, index]
+        area_C[index] = gain_Td.sum()
+        change_N -= area_C[index] / curve.total * objects_NC[:, index]
         if not len(curve.image_d):
             continue
         counts_Td = np.stack(
@@ -113,4 +117,5 @@ def measure_change(matches: Matches, objects_NC: np.ndarray) -> np.ndarray:
         )
         of_detection_d = (curve.hit_Td * of_right_Td - curve.false_Td * of_false_Td + gain_Td).sum(axis=0)
         change_N += np.bincount(curve.image_d, of_detection_d, minlength=num_images)
+    change_N += place_rare_classes(area_C[None], objects_NC > 0)[0]
     return change_N / (max(num_classes, 1) * len(THRESHOLDS_T))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.evaluation.scores import Metric, Scores
 from tasks.objectives.objective import MOST_ITEMS, Network, Objective, ScoreCounter
+from tasks.objectives.rare_classes import place_rare_classes
 
 VOID = 255  # the class of pixels that neither the loss nor the score counts
 MEAN_IOU = Metric("mean IoU", "mean over classes of intersection over union", higher_is_better=True, in_percent=True)
@@ -63,10 +64,12 @@ class SegmentationCounter(ScoreCounter):
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self.batches: list[dict[str, np.ndarray]] = []
+        self.carries: list[np.ndarray] = []  # whether each image has pixels of each class
 
     def add(self, predictions: Iterable[tuple[slice, Tensor]], targets: Tensor) -> None:
         """Add the logits (models, B, C, H, W), and the masks (B, H, W)."""
         batch = TargetBatch.describe(targets, self.num_classes)
+        self.carries.append(batch.is_class_BCHW.any(dim=(2, 3)).cpu().numpy())
         groups = [batch.compare(logits_BCHW) for _, group in predictions for logits_BCHW in group]
         # Results stay on the device until those of all models are copied at once, because every copy waits for it.
         self.batches.append({name: torch.stack([one[name] for one in groups]).cpu().numpy() for name in groups[0]})
@@ -74,7 +77,9 @@ class SegmentationCounter(ScoreCounter):
     def finish(self) -> Scores:
         """Return the scores, in which each item is one sampled pixel, and the pixels of an image are a group."""
         totals = {name: np.concatenate([batch[name] for batch in self.batches], axis=1) for name in self.batches[0]}
-        mean_iou_M, influence_MN = measure_mean_iou(totals["intersection"], totals["union"])
+        mean_iou_M, influence_MN = measure_mean_iou(
+            totals["intersection"], totals["union"], np.concatenate(self.carries)
+        )
         loss_M = totals["loss"].sum(axis=1) / np.maximum(totals["pixels"].sum(axis=1), 1)
         wrong_MNP = totals["wrong"]
         num_images, num_pixels = wrong_MNP.shape[1:]
@@ -155,18 +160,28 @@ def sample_pixels(targets_BHW: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def measure_mean_iou(intersection_MNC: np.ndarray, union_MNC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def measure_mean_iou(
+    intersection_MNC: np.ndarray, union_MNC: np.ndarray, carries_NC: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean IoU of each model (M,), and the influence of each image on it (M, N).
 
     The IoU of a class divides its intersection over all images by its union over all images, as torchvision and VOC do.
-    Classes that occur neither in a mask nor in a prediction of a model do not count for it. `Scores.influence_MN`
-    explains the influence. To first order in the weights v of the images, Σ v i / Σ v u changes by (i − IoU · u) / Σ u.
+    Classes without a pixel in any mask do not count for any model, although torchmetrics gives them an IoU of 0 for a
+    model that predicts them. One stray pixel would then change the number of classes for this model alone.
+
+    `Scores.influence_MN` explains the influence. To first order in the weights v of the images, Σ v i / Σ v u changes
+    by (i − IoU · u) / Σ u. `place_rare_classes` is added for classes on few images.
+
+    Args:
+        intersection_MNC: Pixels that are of a class in both mask and prediction.
+        union_MNC: Pixels that are of a class in mask or prediction.
+        carries_NC: Whether the mask of an image has pixels of a class.
     """
-    unions_MC = union_MNC.sum(axis=1).astype(np.float64)
-    occurs_MC = unions_MC > 0
-    iou_MC = intersection_MNC.sum(axis=1) / np.where(occurs_MC, unions_MC, 1)
-    share_MC = occurs_MC / np.maximum(occurs_MC.sum(axis=1, keepdims=True), 1)
-    mean_iou_M = (share_MC * iou_MC).sum(axis=1)
-    weight_MC = share_MC / np.where(occurs_MC, unions_MC, 1)
-    change_MN = np.einsum("mnc,mc->mn", intersection_MNC - iou_MC[:, None] * union_MNC, weight_MC)
+    occurs_C = carries_NC.any(axis=0)
+    share_C = occurs_C / max(occurs_C.sum(), 1)
+    unions_MC = np.where(occurs_C, union_MNC.sum(axis=1), 1).astype(np.float64)
+    iou_MC = intersection_MNC.sum(axis=1) / unions_MC
+    change_MN = np.einsum("mnc,mc->mn", intersection_MNC - iou_MC[:, None] * union_MNC, share_C / unions_MC)
+    change_MN += place_rare_classes(share_C * iou_MC, carries_NC)
+    mean_iou_M = (share_C * iou_MC).sum(axis=1)
     return mean_iou_M, mean_iou_M[:, None] + change_MN.shape[1] * change_MN

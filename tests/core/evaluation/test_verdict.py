@@ -1,6 +1,7 @@
 """The verdict on planted models whose quality and novelty are known, and the rules by which it is decided."""
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.evaluation.decisions import (
     decide_answer,
     decide_difference,
     decide_novelty,
+    find_contender,
     find_doubt,
     find_least_p,
     find_least_p_of_accuracy,
@@ -455,6 +457,16 @@ def test_a_rival_is_a_free_source_whose_fewer_repeated_errors_count():
     assert find_rival([comparison(iou=None)], "average_8") is None
 
 
+def test_a_free_source_gets_the_same_doubt_as_p_diff():
+    lower = Difference(0.05, (0.01, 0.09), WORSE)
+    row = replace(comparison("noised", iou=WORSE, doubt=Doubt.UNCERTAIN), max_iou=lower, kappa_relative=lower)
+    assert find_rival([row], "average_8") is None and find_contender([row]) == "noised"
+    assert find_contender([replace(row, doubt=Doubt.ACCURACY)]) is None, "it is measurably less accurate"
+    assert find_contender([replace(row, kappa_relative=None)]) is None
+    assert decide_novelty(NEWER_ROW, None, closeness(), "noised") is Novelty.CONTESTED
+    assert decide_novelty(NEWER_ROW, None, closeness(copies=0.5), "noised") is Novelty.NO_SAMPLES
+
+
 def closeness(behavior=Behavior.SAMPLES, copies=0.0, deviation=1.0, weights=0.7):
     return Closeness("p_diff", weights, 0.7, copies, deviation, 1.0, None, behavior)
 
@@ -517,6 +529,20 @@ def test_images_that_both_sources_treat_alike_are_no_evidence_although_they_have
     assert find_least_p_of_accuracy(ours, theirs) == pytest.approx(2 / 2**4, rel=0.05)
 
 
+def test_the_difference_of_two_metrics_on_every_item_is_no_evidence():
+    """A class on 20 of 100 images, on 4 of which two models differ: an exact sign test gives 0.125."""
+    changes_N = np.zeros(100)
+    changes_N[:20], changes_N[:4] = -0.04 * 5, 0.16 * 5
+    influence_1N = (0.04 + changes_N)[None]
+    ours, theirs = (
+        Scores(part.mean(axis=1), np.zeros(1), None, metric=Metric("mean IoU", "share", True), influence_MN=part)
+        for part in (0.5 + influence_1N, np.full((1, 100), 0.5))
+    )
+    assert find_least_p_of_accuracy(ours, theirs) > 0.05
+    constant = replace(theirs, influence_MN=theirs.influence_MN.astype(np.float32) + np.float32(0.0796))
+    assert find_least_p_of_accuracy(constant, theirs) == 1.0
+
+
 def test_few_models_cannot_show_much_without_masks():
     few, many = (Scores(np.zeros(size), np.zeros(size), None) for size in (2, 20))
     assert find_least_p_of_accuracy(few, few) == pytest.approx(2 / 6)
@@ -551,6 +577,37 @@ def test_there_is_no_interval_without_draws_or_with_too_few_for_the_level():
     for draws_R in (None, np.linspace(4, 6, 99)):
         found = decide_difference(Measured(5, draws_R, ACCURACY), 0.999)
         assert (found.decision, found.interval) == (UNDECIDED, None)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS])
+def test_draws_that_are_no_numbers_decide_nothing(metric):
+    for broken in (np.nan, np.inf):
+        found = decide_difference(Measured(broken, np.full(9999, broken), metric), 0.95)
+        assert (found.decision, found.interval, found.p) == (UNDECIDED, None, None)
+
+
+def test_models_whose_weights_are_no_numbers_are_left_out_of_distances_and_counted():
+    world = World(num_images=60)
+    tables = world.tables(world.sample(8), others={"finetuned_5": world.copy(4, 0.2), "gaussian": world.sample(2)})
+    expected = judge(tables).closeness["finetuned_5"]
+    clean_MD = tables["finetuned_5"].vectors_MD
+    broken_MD = np.concatenate([clean_MD, np.full_like(clean_MD[:1], np.nan)])
+    others = {"finetuned_5": broken_MD, "gaussian": np.full_like(broken_MD, np.inf)}
+    broken = {name: repeat_scores(tables[name], vectors_MD) for name, vectors_MD in others.items()}
+    verdict = judge(tables | broken)
+    near = verdict.closeness["finetuned_5"]
+    assert near == replace(expected, left_out=1) and "gaussian" not in verdict.closeness
+    json.dumps(verdict.to_json(), allow_nan=False)
+
+
+def repeat_scores(table, vectors_MD):
+    """Return a table of these vectors, whose scores are those of the table's first models and then of the first one."""
+    rows = [index if index < len(table.vectors_MD) else 0 for index in range(len(vectors_MD))]
+    scores = {
+        split: replace(each, accuracy_M=each.accuracy_M[rows], loss_M=each.loss_M[rows], wrong_MN=each.wrong_MN[rows])
+        for split, each in table.scores.items()
+    }
+    return replace(table, vectors_MD=vectors_MD, scores=scores)
 
 
 @pytest.mark.parametrize(

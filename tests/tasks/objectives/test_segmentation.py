@@ -7,7 +7,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from tasks.objectives.segmentation import PIXELS_PER_IMAGE, VOID, Segmentation, measure_mean_iou, sample_pixels
+from core.evaluation.decisions import Measured, decide_difference, find_least_p_of_accuracy
+from core.evaluation.intervals import Bootstrap
+from core.evaluation.scores import Scores, ScoreTable
+from tasks.objectives.segmentation import (
+    MEAN_IOU,
+    PIXELS_PER_IMAGE,
+    VOID,
+    Segmentation,
+    measure_mean_iou,
+    sample_pixels,
+)
 from tests.tasks.objectives.spread import assert_same_spread
 
 CLASSES, SIZE = 4, (5, 6)
@@ -30,9 +40,9 @@ def scored():
 def test_the_mean_iou_equals_its_definition(scored):
     logits_MNCHW, masks_NHW, scores = scored
     expected = [
-        multiclass_jaccard_index(logits, masks_NHW, CLASSES, average="macro", ignore_index=VOID).item()
+        multiclass_jaccard_index(logits, masks_NHW, CLASSES, average="none", ignore_index=VOID)[:-1].mean().item()
         for logits in logits_MNCHW
-    ]
+    ]  # without the last class, which no mask has
     np.testing.assert_allclose(scores.accuracy_M, expected, rtol=1e-6)
 
 
@@ -47,13 +57,13 @@ def test_the_influence_of_an_image_is_the_derivative_to_its_weight(scored):
     random = np.random.default_rng(0)
     union_MNC = random.integers(0, 20, (2, 6, 3))
     union_MNC[:, :, 2] = 0  # a class that does not occur
-    intersection_MNC = random.integers(0, union_MNC + 1)
-    mean_iou_M, influence_MN = measure_mean_iou(intersection_MNC, union_MNC)
+    intersection_MNC, carries_NC = random.integers(0, union_MNC + 1), np.full((6, 3), [True, True, False])
+    mean_iou_M, influence_MN = measure_mean_iou(intersection_MNC, union_MNC, carries_NC)
     np.testing.assert_allclose(influence_MN.mean(axis=1), mean_iou_M)
     for image in range(6):
         weights_N1 = np.ones((6, 1))
         weights_N1[image] += 1e-6
-        moved_M = measure_mean_iou(intersection_MNC * weights_N1, union_MNC * weights_N1)[0]
+        moved_M = measure_mean_iou(intersection_MNC * weights_N1, union_MNC * weights_N1, carries_NC)[0]
         np.testing.assert_allclose((moved_M - mean_iou_M) / 1e-6, (influence_MN[:, image] - mean_iou_M) / 6, atol=1e-5)
 
 
@@ -66,15 +76,53 @@ def test_influences_have_the_spread_of_the_mean_iou_of_resampled_images():
     hard_N1, quality_M11 = random.uniform(0.3, 0.9, (num_images, 1)), np.array([0.9, 0.8])[:, None, None]
     intersection_MNC = random.binomial(pixels_NC, np.broadcast_to(quality_M11 * hard_N1, (2, *pixels_NC.shape)))
     union_MNC = pixels_NC + random.binomial(pixels_NC, 0.3, intersection_MNC.shape)
-    influence_MN = measure_mean_iou(intersection_MNC, union_MNC)[1]
+    influence_MN = measure_mean_iou(intersection_MNC, union_MNC, pixels_NC > 0)[1]
     draws_RN = random.multinomial(num_images, np.full(num_images, 1 / num_images), size=200)
     exact_R2 = np.array(
         [
-            measure_mean_iou(intersection_MNC * counts_N[:, None], union_MNC * counts_N[:, None])[0]
+            measure_mean_iou(intersection_MNC * counts_N[:, None], union_MNC * counts_N[:, None], pixels_NC > 0)[0]
             for counts_N in draws_RN
         ]
     )
     assert_same_spread(draws_RN @ influence_MN.T / num_images, exact_R2)
+
+
+def compare_few_images(images, rival_iou):
+    """Return the decision between two models that differ on one class, which only the first images carry."""
+    pixels_NC = np.full((100, 3), 100)
+    pixels_NC[images:, 2] = 0
+    random = np.random.default_rng(0)
+    intersection_MNC = np.stack([pixels_NC - random.integers(8, 13, pixels_NC.shape) * (pixels_NC > 0)] * 2)
+    intersection_MNC[1, :images, 2] = 100 * rival_iou
+    ious_M, influence_MN = measure_mean_iou(intersection_MNC, np.stack([pixels_NC] * 2), pixels_NC > 0)
+    scores = [
+        Scores(ious_M[[m]], np.zeros(1), None, metric=MEAN_IOU, influence_MN=influence_MN[[m]].astype(np.float32))
+        for m in range(2)
+    ]
+    tables = {
+        source: ScoreTable(source, np.zeros((1, 2)), {"test": each}, "", 0.0)
+        for source, each in zip(("original", "p_diff"), scores, strict=True)
+    }
+    bootstrap = Bootstrap(tables)
+    draws_R = bootstrap.draw_accuracy("original") - bootstrap.draw_accuracy("p_diff")
+    measured = Measured(ious_M[0] - ious_M[1], draws_R, MEAN_IOU, find_least_p_of_accuracy(*scores))
+    return decide_difference(measured, 0.95).decision
+
+
+@pytest.mark.parametrize("images, decision", [(1, "undecided"), (3, "undecided"), (5, "undecided"), (20, "better")])
+def test_a_class_on_few_images_decides_nothing_however_large_its_difference_is(images, decision):
+    assert compare_few_images(images, 0.5).value == decision
+
+
+def test_a_class_that_no_mask_has_counts_for_no_model():
+    """One stray pixel of such a class used to cost 1/10 of the mean IoU, with certainty."""
+    carries_NC = np.tile(np.arange(10) < 9, (50, 1))
+    union_MNC = np.tile(np.where(carries_NC, 100, 0), (2, 1, 1))
+    intersection_MNC = np.minimum(union_MNC, 80)
+    union_MNC[1, 0, 9] = 1
+    ious_M, influence_MN = measure_mean_iou(intersection_MNC, union_MNC, carries_NC)
+    assert ious_M == pytest.approx([0.8, 0.8])
+    np.testing.assert_allclose(influence_MN[0], influence_MN[1])
 
 
 def test_errors_are_those_of_sampled_pixels_in_groups_of_images(scored):
