@@ -69,7 +69,8 @@ def main(cfg: DictConfig) -> None:
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     if cfg.mode == "generate":
-        generate(cfg, task, system, run=run, stages=stages)
+        with run.hold(cfg.mode):
+            generate(cfg, task, system, run=run, stages=stages)
         return
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
@@ -81,22 +82,23 @@ def main(cfg: DictConfig) -> None:
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
-    run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
-    if cfg.mode == "train":
-        train(cfg, system, checkpoints, run=run, stages=stages, loggers=loggers)
-    generator = open_generator(cfg, system, checkpoints, run)
-    vectors_MD = sample(cfg, generator, stages)
-    score_and_report(
-        cfg,
-        task,
-        restored,
-        system=system,
-        generator=generator,
-        vectors_MD=vectors_MD,
-        checkpoints=checkpoints,
-        run=run,
-        stages=stages,
-    )
+    with run.hold(cfg.mode):
+        run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
+        if cfg.mode == "train":
+            train(cfg, system, checkpoints, run=run, stages=stages, loggers=loggers)
+        generator = open_generator(cfg, system, checkpoints, run)
+        vectors_MD = sample(cfg, generator, stages)
+        score_and_report(
+            cfg,
+            task,
+            restored,
+            system=system,
+            generator=generator,
+            vectors_MD=vectors_MD,
+            checkpoints=checkpoints,
+            run=run,
+            stages=stages,
+        )
 
 
 def train(
