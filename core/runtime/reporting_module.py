@@ -19,6 +19,8 @@ class ReportingModule(LightningModule):
     Every reading waits for the device, and Lightning's own progress bar would read the loss after every step.
     """
 
+    stage = ""  # the name of the stage in messages; empty for the name of the fit
+
     def __init__(self) -> None:
         super().__init__()
         self.last_loss: float | None = None  # shown by the progress of the stage
@@ -63,10 +65,10 @@ class ReportingModule(LightningModule):
 
     def _describe_divergence(self, problem: str) -> str:
         """Return the problem with the step, the last training state, and what to set."""
-        saver = self.trainer.checkpoint_callback
-        stage, kept = "training", "No earlier state was saved"
+        saver = self._trainer.checkpoint_callback if self._trainer else None
+        stage, kept = self.stage, "No earlier state was saved"
         if isinstance(saver, ModelCheckpoint) and saver.dirpath:
-            stage, state = str(saver.filename), Path(saver.dirpath) / f"{saver.filename}.ckpt"
+            stage, state = stage or str(saver.filename), Path(saver.dirpath) / f"{saver.filename}.ckpt"
             if (step := read_saved_step(state)) is not None:
                 kept = f"The state of step {step}, in {state}, is intact"
         return (
