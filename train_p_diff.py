@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -75,6 +76,7 @@ def main(cfg: DictConfig) -> None:
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
+    checkpoints.require_distinct()
     system.check(checkpoints.subset.num_params)
     check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
     restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
@@ -138,12 +140,25 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
     """Generate the parameter vectors of M models, shape (M, D)."""
     with stages.stage("generate", f"{cfg.generation.num_models} models") as progress:
         num_steps = generator.recipes["sampler"]["num_steps"] if generator.has_steps else 1
-        return generator.sample(
+        vectors_MD = generator.sample(
             cfg.seed,
             range(cfg.generation.num_models),
             batch_size=cfg.generation.batch_size,
             progress=lambda batches: progress.track(batches, work=len),
             on_step=lambda timestep, x_BL: progress.advance(len(x_BL) / num_steps),
+        )
+    require_finite(vectors_MD)
+    return vectors_MD
+
+
+def require_finite(vectors_MD: Tensor) -> None:
+    """Raise `UserError` if a generated vector holds NaN or infinity, which no measure could compare."""
+    broken = (~torch.isfinite(vectors_MD).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(vectors_MD)} generated models hold NaN or infinity (the first is model "
+            f"{broken[0]}). Set a larger system.sampler.num_steps, or train again with a smaller learning rate "
+            "(system.autoencoder_optimizer.lr, system.denoiser_optimizer.lr)"
         )
 
 
