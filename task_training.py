@@ -24,12 +24,15 @@ from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import hash_settings
 from core.runtime.trainer import count_devices
+from core.training.system import SystemSpec
+from tasks.data.other_datasets import read_entries
 from tasks.data.splits import TaskData
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
+from tasks.training.deep_ensemble import check_deep_ensemble
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ def main(cfg: DictConfig) -> None:
         scoring_precision=cfg.scoring.precision,
     )
     task.collect.check(task.param.k, cfg.trainer.precision)
+    task.check_training()
+    check_next_command(cfg, task)
     if path.exists():
         require_reusable(task, settings)
         return
@@ -58,6 +63,14 @@ def main(cfg: DictConfig) -> None:
             require_reusable(task, settings)
         else:
             collect(cfg, task, data, settings=settings, scoring=scoring, num_devices=num_devices)
+
+
+def check_next_command(cfg: DictConfig, task: TaskSpec) -> None:
+    """Check the settings of train_p_diff.py, so that a mistake in them is found before anything is trained."""
+    SystemSpec.from_config(to_plain(cfg.system)).check()
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
+    if entries := to_plain(cfg.evaluation)["ood"]:
+        list(read_entries(entries, task.data))
 
 
 def require_reusable(task: TaskSpec, settings: Mapping[str, Any]) -> None:

@@ -61,8 +61,6 @@ STAGES = {
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
-    if cfg.mode not in STAGES:
-        raise UserError(f"mode={cfg.mode} is invalid: expected one of {', '.join(STAGES)}. Set mode=train")
     run = RunDirectory(Path(cfg.output_dir) / format_sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     task, system = TaskSpec.from_config(to_plain(cfg.task)), SystemSpec.from_config(to_plain(cfg.system))

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.runtime.errors import UserError
+from core.runtime.optimizers import try_optimizer
+from core.runtime.settings import build_section
 from tasks.collecting.collection import Collection, Factory, Optimization
 from tasks.collecting.independent import IndependentCollection
 from tasks.collecting.steps import StepsCollection
@@ -63,7 +65,7 @@ class TaskSpec:
         """Build the specification from the plain values of the `task` section.
 
         Raises:
-            UserError: The way to collect is unknown.
+            UserError: The way to collect or a setting is unknown.
         """
         return cls(
             seed=config["seed"],
@@ -74,11 +76,15 @@ class TaskSpec:
             warmup_steps=config.get("warmup_steps"),  # older files lack it
             gradient_clip=config.get("gradient_clip"),
             score_with=config["score_with"],
-            data=DataOptions(**config["data"]),
-            model=ModelSpec(**config["model"]),
-            param=ParamSpec(**config["param"]),
+            data=build_section(DataOptions, "task.data", config["data"]),
+            model=build_section(ModelSpec, "task.model", config["model"]),
+            param=build_section(ParamSpec, "task.param", config["param"]),
             collect=choose_collection(config["collect"]),
         )
+
+    def check_training(self) -> None:
+        """Try the optimizer and the schedule of the classifier; raises `UserError` if their settings cannot work."""
+        try_optimizer("task.optimizer", self.make_optimizer, self.make_scheduler, num_steps=self.epochs)
 
     def to_config(self) -> dict[str, Any]:
         """Return the section that `from_config` builds this specification from."""

@@ -21,6 +21,7 @@ class Range:
     least: float = -math.inf
     most: float = math.inf
     whole: bool = True
+    infinite: bool = False  # whether infinity is allowed
     open: bool = False  # whether both ends are excluded
     listed: bool = False  # whether the value is a list of numbers in the range
     single: bool = False  # whether one number is allowed in place of the list
@@ -36,7 +37,7 @@ class Range:
         return (self.single or not self.listed) and self._admits_one(value)
 
     def _admits_one(self, value: Any) -> bool:
-        if type(value) not in ((int,) if self.whole else (int, float)):
+        if type(value) not in ((int,) if self.whole else (int, float)) or (math.isinf(value) and not self.infinite):
             return False
         return self.least < value < self.most if self.open else self.least <= value <= self.most
 
@@ -70,7 +71,7 @@ RANGES: Mapping[str, Range] = {
     "evaluation.num_trajectories": COUNT,
     "evaluation.deep_ensemble": Range(0),
     "scoring.batch_size": Range(1, words=("auto",)),
-    "scoring.cache_bytes": Range(0, whole=False, words=("auto",)),
+    "scoring.cache_bytes": Range(0, whole=False, infinite=True, words=("auto",)),
     "system.batch_size": Range(2),
     "system.autoencoder_steps": COUNT,
     "system.autoencoder_optimizer.lr": NOT_NEGATIVE,

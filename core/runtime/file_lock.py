@@ -7,7 +7,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def hold_lock(guarded: Path, *, advice: str, wait: bool = False) -> Iterator[Non
     """
     lock_file, record = (guarded.with_name(f".{guarded.name}.{suffix}") for suffix in ("lock", "holder.json"))
     lock = FileLock(lock_file)
+    new_folders = [folder for folder in guarded.parents if not folder.exists()]
     try:
         guarded.parent.mkdir(parents=True, exist_ok=True)
         acquire(lock, guarded, record, advice=advice, wait=wait)
@@ -62,6 +63,9 @@ def hold_lock(guarded: Path, *, advice: str, wait: bool = False) -> Iterator[Non
         # A process that opened this file before, and locks it after, notices that it was deleted and opens a new one.
         lock_file.unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # A folder that now holds files stays.
+            for folder in new_folders:
+                folder.rmdir()
 
 
 def acquire(lock: FileLock, guarded: Path, record: Path, *, advice: str, wait: bool) -> None:
