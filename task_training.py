@@ -40,10 +40,7 @@ log = logging.getLogger(__name__)
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the stages images -> network -> K checkpoints, and write the checkpoints to one file."""
-    task = TaskSpec.from_config(to_plain(cfg.task))
-    scoring = ScoringSpec.from_config(
-        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
-    )
+    task, scoring = check_settings(cfg)
     path = Path(task.param.path)
     num_devices = count_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     settings = task.record() | record_machine(
@@ -51,9 +48,6 @@ def main(cfg: DictConfig) -> None:
         num_devices=num_devices,
         scoring_precision=cfg.scoring.precision,
     )
-    task.collect.check(task.param.k, cfg.trainer.precision)
-    task.check_training()
-    check_next_command(cfg, task)
     if path.exists():
         require_reusable(task, settings)
         return
@@ -65,12 +59,25 @@ def main(cfg: DictConfig) -> None:
             collect(cfg, task, data, settings=settings, scoring=scoring, num_devices=num_devices)
 
 
-def check_next_command(cfg: DictConfig, task: TaskSpec) -> None:
-    """Check the settings of train_p_diff.py, so that a mistake in them is found before anything is trained."""
+def check_settings(cfg: DictConfig) -> tuple[TaskSpec, ScoringSpec]:
+    """Return the task and the scoring, after checking the settings of both commands.
+
+    A mistake in the settings of train_p_diff.py is found here as well, before anything is trained.
+
+    Raises:
+        UserError: A setting is invalid, or contradicts another one.
+    """
+    task = TaskSpec.from_config(to_plain(cfg.task))
+    scoring = ScoringSpec.from_config(
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+    )
+    task.collect.check(task.param.k, cfg.trainer.precision)
+    task.check_training()
     SystemSpec.from_config(to_plain(cfg.system)).check()
     check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
     if entries := to_plain(cfg.evaluation)["ood"]:
         list(read_entries(entries, task.data))
+    return task, scoring
 
 
 def require_reusable(task: TaskSpec, settings: Mapping[str, Any]) -> None:
