@@ -23,14 +23,20 @@ def choose_collection(config: Mapping[str, Any]) -> Collection:
     """Return the way to collect that a `task.collect` section chooses by its `kind`.
 
     Raises:
-        UserError: The kind is unknown.
+        UserError: The kind is unknown, or one of its settings is missing.
     """
     if config.get("kind") not in KINDS:
         raise UserError(
             f"task.collect.kind={config.get('kind')} is invalid: expected one of {', '.join(KINDS)}. "
             "Set task.collect.kind=steps"
         )
-    return KINDS[config["kind"]].from_config(config)
+    try:
+        return KINDS[config["kind"]].from_config(config)
+    except KeyError as error:
+        raise UserError(
+            f"task.collect.kind={config['kind']} needs task.collect.{error.args[0]}. "
+            f"Set task.collect={config['kind']}, which brings all its settings"
+        ) from error
 
 
 @dataclass(frozen=True)

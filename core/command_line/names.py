@@ -26,6 +26,7 @@ LISTED_IN: Mapping[str, Sequence[tuple[str, str]]] = {
 # Settings that the choice of a group adds to a section.
 CHOSEN = {"": ("task", "system", "trainer", "logger"), "task": ("model", "collect")}
 TEXTS = ("output_dir", "task.data.dataset", "task.data.root", "task.model.name", "task.param.path", "system.name")
+OPTIONAL_TEXTS = ("task.score_with",)
 PATTERNS = ("task.param.subset", "evaluation.ood")  # a text, or a list of texts
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "mode": ("train", "test", "generate"),
@@ -40,10 +41,13 @@ SECTIONS = (
     "evaluation",
     "scoring",
     "trainer",
+    "system",
     "system.autoencoder",
     "system.autoencoder_optimizer",
     "system.denoiser_optimizer",
+    "system.sampler.scheduler",
     "system.schedule",
+    "task",
     "task.data",
     "task.model",
     "task.optimizer",
@@ -84,11 +88,13 @@ def check_kinds(cfg: DictConfig) -> None:
         missing = given is None and (name in OPTIONAL_SECTIONS or not is_set(cfg, name))
         if not missing and not isinstance(given, DictConfig):
             raise UserError(f"{name}={show(given)} is invalid: expected settings. Set {name}.NAME=VALUE")
-    for name in filter(lambda name: is_set(cfg, name), (*TEXTS, *PATTERNS, *CHOICES)):
+    for name in filter(lambda name: is_set(cfg, name), (*TEXTS, *OPTIONAL_TEXTS, *PATTERNS, *CHOICES)):
         given = OmegaConf.select(cfg, name)
         if name in PATTERNS and not all(isinstance(word, str) for word in as_list(given)):
             raise UserError(f"{name}={show(given)} is invalid: expected a text or a list of texts. Set {name}=[TEXT]")
-        if name in TEXTS and (not isinstance(given, str) or not given):
+        if name in OPTIONAL_TEXTS and given is None:
+            continue
+        if name in (*TEXTS, *OPTIONAL_TEXTS) and not (isinstance(given, str) and given and given.isprintable()):
             raise UserError(f"{name}={show(given)} is invalid: expected a text. Set {name}=TEXT")
         if name in CHOICES and given not in CHOICES[name]:
             choices = list(map(show, CHOICES[name]))

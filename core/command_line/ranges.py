@@ -55,6 +55,7 @@ class Range:
 
 ABSENT = object()
 WHOLE, COUNT, NOT_NEGATIVE = Range(), Range(1), Range(0, whole=False)
+STEPS = Range(1, 100_000)  # the timesteps of a noise schedule, which holds an array of them
 
 RANGES: Mapping[str, Range] = {
     "seed": WHOLE,
@@ -80,8 +81,8 @@ RANGES: Mapping[str, Range] = {
     "system.denoiser_optimizer.lr": NOT_NEGATIVE,
     "system.denoiser_optimizer.weight_decay": NOT_NEGATIVE,
     "system.ema_decay": Range(0, 1, whole=False, optional=True),
-    "system.schedule.num_timesteps": COUNT,
-    "system.sampler.num_steps": COUNT,
+    "system.schedule.num_timesteps": STEPS,
+    "system.sampler.num_steps": STEPS,
     "task.seed": WHOLE,
     "task.epochs": Range(0),
     "task.batch_size": COUNT,
@@ -90,7 +91,9 @@ RANGES: Mapping[str, Range] = {
     "task.warmup_steps": Range(1, optional=True),
     "task.gradient_clip": Range(0, whole=False, open=True, optional=True),
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
-    "task.data.split_seed": Range(0),
+    "task.data.split_seed": Range(0, 2**31),  # the largest seed of scikit-learn is above
+    "task.data.mean": Range(whole=False, listed=True, single=True, optional=True),
+    "task.data.std": Range(0, whole=False, open=True, listed=True, single=True, optional=True),
     "task.data.image_size": Range(1, optional=True),
     "task.data.num_workers": Range(0, 256, words=("auto",)),
     "task.collect.batch_size": COUNT,

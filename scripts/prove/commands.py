@@ -40,7 +40,7 @@ REPORT = ("-m", "scripts.make_report", RUN)
 COMMANDS = {"task": TASK, "p_diff": P_DIFF, "generate": GENERATE, "export": EXPORT, "import": IMPORT, "report": REPORT}
 LABEL = re.compile(r"^\[\d+/\d+\] ([a-z ]+?)(?::|$)", re.MULTILINE)  # the line with which a stage begins
 START = "start"  # the time before the first stage
-POLL_SECONDS = 0.002
+POLL_SECONDS = 0.01
 
 
 @dataclass
