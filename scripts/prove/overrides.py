@@ -12,7 +12,7 @@ from typing import Any
 import hypothesis
 from hydra import compose, initialize_config_dir
 from hypothesis import strategies as st
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from core.checkpoints.subset import resolve_subset
 from core.command_line.entry_point import entry_point
@@ -48,13 +48,12 @@ VALUES = st.one_of(
 
 def list_names(cfg: DictConfig, section: str = "") -> Iterator[str]:
     """Yield the dotted names of all sections and settings of a configuration, without the classes that it names."""
-    for key in cfg:
-        name = f"{section}{key}"
+    for key in map(str, cfg):
         if key not in ("_target_", "_partial_"):
-            yield name
-        value = OmegaConf.select(cfg, str(key))
-        if isinstance(value, DictConfig) and not isinstance(value, ListConfig):
-            yield from list_names(value, f"{name}.")
+            yield f"{section}{key}"
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, DictConfig):
+            yield from list_names(value, f"{section}{key}.")
 
 
 def check(cfg: DictConfig) -> None:

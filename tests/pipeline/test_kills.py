@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -41,28 +43,32 @@ def run_and_die(place, script: str, plan: Callable[[], None]) -> None:
             os.chdir(place.path)
             sys.argv = [script, *TINY]
             ENTRY_POINTS[script]()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-KILLS = [
-    ("task_training.py", Snapshots, "on_train_batch_end", 5),  # while checkpoints are collected
-    ("train_p_diff.py", SteppedModule, "training_step", 4),  # while the autoencoder is trained
-    ("train_p_diff.py", ScoreStore, "put", 6),  # while sources are scored
-]
+KILLS = {  # a method of which a call is the moment of a kill, and the number of this call
+    "task_training.py": [(Snapshots, "on_train_batch_end", 5)],  # while checkpoints are collected
+    "train_p_diff.py": [
+        (SteppedModule, "training_step", 4),  # while the autoencoder is trained
+        (ScoreStore, "put", 6),  # while sources are scored
+    ],
+}
 
 
 def test_a_run_that_is_killed_three_times_equals_an_unbroken_one(finished, empty):
-    for script, owner, name, number in KILLS:
-        run_and_die(empty, script, lambda owner=owner, name=name, number=number: die_in_call(owner, name, number))
-    for script in ENTRY_POINTS:
+    for script, moments in KILLS.items():
+        for moment in moments:
+            run_and_die(empty, script, partial(die_in_call, *moment))
         assert empty.run(script).error == 0
-    shutil.rmtree(empty.path / "outputs/digits_test_resnet/ae_ddpm/report")  # its figures are blank here
-    expected = empty.path / "expected"
-    shutil.copytree(finished, expected, ignore=shutil.ignore_patterns("report"))
-    found = empty.path / "found"
-    for part in ("outputs", "param_data"):
-        (empty.path / part).rename(found / part) if found.mkdir(exist_ok=True) is None else None
+    expected, found = empty.path / "expected", empty.path / "found"
+    ignore = shutil.ignore_patterns("report")  # its figures are blank here
+    for folder, source in ((expected, finished), (found, empty.path)):
+        for part in ("outputs", "param_data"):
+            shutil.copytree(source / part, folder / part, ignore=ignore)
     compared = compare_folders(expected, found)
     assert not compared.differences and compared.files > 30 and compared.numbers > 10_000
