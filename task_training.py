@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, to_plain
+from core.command_line.entry_point import entry_point, list_typed_overrides, to_plain
 from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
 from core.runtime.file_lock import hold_lock
@@ -30,7 +30,7 @@ from tasks.data.splits import TaskData
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
-from tasks.task import open_images, require_images
+from tasks.task import check_own_task, open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
 from tasks.training.deep_ensemble import check_deep_ensemble
 
@@ -48,6 +48,7 @@ def main(cfg: DictConfig) -> None:
         num_devices=num_devices,
         scoring_precision=cfg.scoring.precision,
     )
+    check_own_task(task, list_typed_overrides())
     if path.exists():
         require_reusable(task, settings)
         return

@@ -19,9 +19,11 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.low_rank import remove_updates
 from core.command_line.entry_point import entry_point, format_sweep_suffix, to_plain
 from core.evaluation.audit import are_independent, audit, find_origins, make_bootstrap
 from core.evaluation.evaluate import Scoring, list_costs, score_run
+from core.evaluation.positions import locate_models
 from core.evaluation.sources import Material, SourceOptions
 from core.evaluation.summary import summarize_tables
 from core.evaluation.worth import measure_worth
@@ -42,7 +44,7 @@ from core.runtime.trainer import count_devices, limit_to_one_device, pick_device
 from core.training.fit_generator import fit_generator
 from core.training.system import SystemSpec, select_training_settings
 from tasks.description import describe_network
-from tasks.importing.adopt import open_checkpoints
+from tasks.importing.adopt import is_imported, open_checkpoints
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import Task, digest_scoring_code, record_scoring
@@ -76,7 +78,7 @@ def main(cfg: DictConfig) -> None:
     checkpoints = checkpoints.first(task.param.k)
     checkpoints.require_distinct()
     system.check(checkpoints.subset.num_params)
-    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble, imported=is_imported(checkpoints))
     restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
     loggers = make_loggers(cfg.logger if cfg.mode == "train" else None, run.path)
     settings = select_training_settings(system, checkpoints, cfg.seed)
@@ -174,7 +176,7 @@ def gather(
     return GeneratedModels(
         vectors_MD=vectors_MD,
         subset=checkpoints.subset,
-        network=checkpoints.network,
+        network=remove_updates(checkpoints.network, checkpoints.subset.updates),
         seed=cfg.seed,
         generator=generator.fingerprint,
     )
@@ -209,11 +211,12 @@ def score_and_report(
     models = gather(cfg, generator, vectors_MD, checkpoints)
     with stages.stage("report"):
         origins, costs = find_origins(checkpoints), list_costs(material, by_task)
-        bootstrap = make_bootstrap(tables, origins)
-        symmetry = task.find_symmetry() if are_independent(tables, origins) else None
-        verdict = audit(tables, bootstrap, origins, costs, symmetry)
+        located = locate_models(tables)
+        bootstrap = make_bootstrap(located, origins)
+        symmetry = task.find_symmetry() if are_independent(located, origins) else None
+        verdict = audit(located, bootstrap, origins, costs, symmetry)
         metrics = {
-            **summarize_tables(tables, bootstrap, closeness=verdict.closeness, costs=costs),
+            **summarize_tables(located, bootstrap, closeness=verdict.closeness, costs=costs),
             "worth": measure_worth(tables),
             "verdict": word_verdict(verdict),
             "scored": models.identity,

@@ -2,12 +2,14 @@
 
 python -m scripts.export outputs/digits_resnet18/ae_ddpm --model 17
 python -m scripts.export outputs/digits_resnet18/ae_ddpm --model 17 18 19 --out chosen_models
+python -m scripts.export outputs/digits_vit_tiny_patch16_224/ae_ddpm --model 17 --peft
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.command_line.run_command import run_command
+from core.publishing.adapter_folder import save_adapter
 from core.publishing.generated_models import NETWORK_NAME, VECTORS_NAME, GeneratedModels
 from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
@@ -15,7 +17,7 @@ from scripts.console import make_parser, print_line
 
 
 def main() -> None:
-    """Write one safetensors file per chosen model and print its path."""
+    """Write one safetensors file, or one folder of an adapter, per chosen model and print its path."""
     parser = make_parser("python -m scripts.export", __doc__)
     parser.add_argument("folder", type=Path, help="output_dir of a run of train_p_diff.py, or its folder generated/")
     parser.add_argument(
@@ -24,17 +26,39 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="folder to write into (default: the folder generated/ of the run)"
     )
+    parser.add_argument(
+        "--peft",
+        action="store_true",
+        help="write generated adapters as folders that peft loads (default: full state dicts, with adapters merged)",
+    )
     arguments = parser.parse_args()
     folder = find_generated(arguments.folder)
     models = GeneratedModels.load(folder)
     check_numbers(models, arguments.model, folder)
     out = arguments.out or folder
+    if arguments.peft:
+        export_adapters(models, arguments.model, out)
+        return
     paths = {number: out / models.name_file(number) for number in arguments.model}
     missing = find_missing(models, paths)
     for number, path in paths.items():
         if number in missing:
             models.save_state_dict(number, path)
         print_line(f"{'wrote' if number in missing else 'already there:'} {path}")
+
+
+def export_adapters(models: GeneratedModels, numbers: Sequence[int], out: Path) -> None:
+    """Write the adapter of each of these models into a folder of its own, and print the path.
+
+    Raises:
+        UserError: The models have no adapters, or a folder already exists.
+    """
+    folders = {number: out / f"{Path(models.name_file(number)).stem}_adapter" for number in numbers}
+    if existing := [folder for folder in folders.values() if folder.exists()]:
+        raise UserError(f"{existing[0]} already exists. Remove it, or set --out to another folder")
+    for number, folder in folders.items():
+        save_adapter(models, number, folder)
+        print_line(f"wrote {folder}")
 
 
 def find_generated(folder: Path) -> Path:

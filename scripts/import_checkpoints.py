@@ -2,6 +2,7 @@
 
 python -m scripts.import_checkpoints --model resnet18 --dir runs/epochs --dataset cifar10
 python -m scripts.import_checkpoints --score-with my_code:task --dir runs/epochs --subset "head.*"
+python -m scripts.import_checkpoints --peft runs/step* --base vit.safetensors --model vit_tiny_patch16_224 --task pets
 """
 
 import argparse
@@ -26,15 +27,22 @@ from core.runtime.errors import UserError
 from core.runtime.file_lock import hold_lock
 from core.runtime.provenance import ROOT
 from scripts.console import make_parser
+from tasks.importing.adapter_folders import read_adapter, read_common_adapters, sort_folders
 from tasks.importing.import_checkpoints import import_checkpoints
-from tasks.importing.state_files import list_state_files
+from tasks.importing.state_files import list_state_files, read_state
+from tasks.networks.adapters import LORA
 from tasks.networks.build import ModelSpec
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 
 # Settings of experiment=whole_network that do not follow from the checkpoints file: an autoencoder for large D, and a
 # learning rate that suits whole networks for the baseline of fine-tuned checkpoints.
+LAST_NORMS = "last_norms"
 WHOLE_NETWORK = ["system/autoencoder=chunked", "system.autoencoder_steps=1500", "task.collect.optimizer.lr=5e-4"]
+
+
+# Settings that suit adapters, for the same reasons.
+ADAPTERS = ["system/autoencoder=chunked", "task.collect.optimizer.lr=1e-3"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,6 +55,13 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.score_with):
         parser.error("network and images are missing or set twice. Set either --model and --dataset, or --score-with")
+    if arguments.score_with and (arguments.dataset or arguments.data):
+        parser.error("--score-with returns its own images. Remove --dataset and --data")
+    if arguments.peft and (not arguments.base or arguments.score_with or arguments.subset != [LAST_NORMS]):
+        parser.error(
+            "--peft reads adapters, which are the generated parameters of a network that --base holds. Set --model and "
+            "--base FILE to this network, and remove --score-with and --subset"
+        )
     if not arguments.score_with and not (arguments.dataset or arguments.task):
         parser.error("the images to score the checkpoints on are missing. Set --dataset or --task")
     return arguments
@@ -54,12 +69,19 @@ def parse_arguments() -> argparse.Namespace:
 
 def add_file_options(group: argparse._ArgumentGroup) -> None:
     """Add the options for the files that are read and written."""
-    group.add_argument(
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--dir",
         type=Path,
-        required=True,
         metavar="FOLDER",
-        help="folder of the state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin (required)",
+        help="folder of the state dicts: .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin (required, or --peft)",
+    )
+    source.add_argument(
+        "--peft",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="folders of LoRA adapters, each as peft's save_pretrained writes it; needs --base (no default)",
     )
     group.add_argument(
         "--files",
@@ -71,7 +93,7 @@ def add_file_options(group: argparse._ArgumentGroup) -> None:
         "--base",
         type=Path,
         metavar="FILE",
-        help="state dict of the whole network, for files that hold the generated parameters alone "
+        help="state dict of the whole network, for adapters and for files that hold the generated parameters alone "
         "(default: the first file that holds the whole network)",
     )
     group.add_argument(
@@ -84,7 +106,8 @@ def add_file_options(group: argparse._ArgumentGroup) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="checkpoints file to write (default: param_data/<name of the folder>/checkpoints.safetensors)",
+        help="checkpoints file to write (default: param_data/<name of the folder>/checkpoints.safetensors, where the "
+        "folder is --dir or the one that holds the folders of --peft)",
     )
 
 
@@ -116,7 +139,7 @@ def add_subset_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--subset",
         nargs="+",
-        default=["last_norms"],
+        default=[LAST_NORMS],
         metavar="NAMES",
         help="last_norms, all, or patterns of parameter names such as 'head.*' (default: last_norms)",
     )
@@ -200,11 +223,14 @@ def specify_task(config: Mapping[str, Any], arguments: argparse.Namespace) -> Ta
     """Return the task that the `task` section describes, with the network and the subset of the command line."""
     words = [f"{key}={value}" for key, value in split_pairs(arguments.model_option, "--model-option")]
     options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(words))
-    subset = arguments.subset[0] if arguments.subset in (["last_norms"], ["all"]) else arguments.subset
+    subset = arguments.subset[0] if arguments.subset in ([LAST_NORMS], ["all"]) else arguments.subset
+    lora = None
+    if arguments.peft:
+        subset, lora = LORA, read_common_adapters(sort_folders(arguments.peft))
     task = TaskSpec.from_config(config)
     return replace(
         task,
-        model=ModelSpec(arguments.model or "", options=options),
+        model=ModelSpec(arguments.model or "", options=options, lora=lora),
         param=replace(task.param, subset=subset, count=arguments.count),
     )
 
@@ -231,14 +257,14 @@ def require_absent(out: Path) -> None:
 def main() -> None:
     """Write the checkpoints file and print a summary that ends with the train_p_diff.py command to run next."""
     arguments = parse_arguments()
-    folder = arguments.dir.resolve().name
+    folder = (arguments.dir or arguments.peft[0].parent).resolve().name
     out = arguments.out or Path("param_data") / folder / "checkpoints.safetensors"
     require_absent(out)
     overrides = list_overrides(arguments)
     cfg = compose_configuration(overrides)
     config: Any = OmegaConf.to_container(cfg.task, resolve=True)
     task = specify_task(config, arguments)
-    files = list_state_files(arguments.dir, arguments.files)
+    files = sort_folders(arguments.peft) if arguments.peft else list_state_files(arguments.dir, arguments.files)
     with hold_lock(out, advice="Set --out to a file in a writable folder", wait=True):
         require_absent(out)  # another command may have written it in the meantime
         checkpoints = import_checkpoints(
@@ -246,14 +272,15 @@ def main() -> None:
             files,
             base=arguments.base,
             allow_different_rest=arguments.allow_different_rest,
+            read=read_adapter if arguments.peft else read_state,
             scoring=ScoringSpec.from_config(cfg.scoring, num_workers=task.data.num_workers, accelerator="auto"),
         )
         checkpoints.save(out)
 
-    whole = WHOLE_NETWORK if arguments.subset == ["all"] else []
+    suited = WHOLE_NETWORK if arguments.subset == ["all"] else ADAPTERS if arguments.peft else []
     paths = [f"task.param.path={quote(out)}", f"task.param.k={len(checkpoints)}"]
     output_dir = f"output_dir={quote(f'outputs/{folder}')}"
-    next_command = ["python", "train_p_diff.py", *paths, *overrides, *whole, output_dir]
+    next_command = ["python", "train_p_diff.py", *paths, *overrides, *suited, output_dir]
     sys.stdout.write(summarize(checkpoints, out, next_command))
 
 

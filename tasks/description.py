@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.low_rank import remove_updates
 from tasks.data.datasets import load_images
 from tasks.data.splits import DataOptions
 from tasks.importing.adopt import is_imported
@@ -16,6 +17,7 @@ from tasks.networks.build import find_builder, find_family
 from tasks.networks.recipes import check_recipe, get_shaping_options, rebuild
 from tasks.objectives.classification import Classification
 from tasks.objectives.detection import Detection
+from tasks.objectives.generation import Generation
 from tasks.objectives.objective import Objective
 from tasks.objectives.segmentation import Segmentation
 
@@ -23,6 +25,7 @@ PIPELINES: dict[type[Objective], str] = {  # the Hub's names
     Classification: "image-classification",
     Segmentation: "image-segmentation",
     Detection: "object-detection",
+    Generation: "unconditional-image-generation",
 }
 
 
@@ -51,14 +54,15 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     Raises:
         UserError: The recorded network cannot be built.
     """
-    settings, source = checkpoints.settings["imported" if is_imported(checkpoints) else "task"], str(checkpoints.path)
+    imported, source = is_imported(checkpoints), str(checkpoints.path)
+    settings = checkpoints.settings["imported" if imported else "task"]
     recipe, score_with = settings["model"], settings.get("score_with")
     facts = checkpoints.provenance.get("facts")
     if facts is None:
         facts = load_images(replace(data, **settings["data"])).facts
     normalization = checkpoints.provenance.get("normalization")
     described = NetworkDescription(
-        network=recipe["name"],
+        network=score_with if score_with and not imported else recipe["name"],  # an import knows the name of the class
         code="",
         library="pytorch",
         config=None,
@@ -69,7 +73,8 @@ def describe_network(checkpoints: CheckpointSet, data: DataOptions) -> NetworkDe
     check_recipe(recipe, source)
     if score_with or ":" in recipe["name"]:
         return replace(described, code=write_users_code(recipe, score_with))
-    model, small_stem = rebuild(recipe, facts, state=checkpoints.network, source=source)
+    state = remove_updates(checkpoints.network, checkpoints.subset.updates)
+    model, small_stem = rebuild(recipe, facts, state=state, source=source)
     if not is_of_timm(recipe["name"]):
         return replace(described, code=write_own_network(recipe, facts, small_stem=small_stem))
     code = f"import timm\n\nmodel = {write_call('timm.create_model', recipe['name'], **get_arguments(model))}"

@@ -11,6 +11,7 @@ from tasks.collecting.collection import Collection, Factory, Optimization
 from tasks.collecting.independent import IndependentCollection
 from tasks.collecting.steps import StepsCollection
 from tasks.data.splits import DataOptions
+from tasks.networks.adapters import choose_subset
 from tasks.networks.build import ModelSpec
 
 # These settings do not change the checkpoints' values: where files are, how many processes read images (augmentations
@@ -45,7 +46,7 @@ class ParamSpec:
 
     path: str
     k: int  # K, the number of checkpoints
-    subset: str | Sequence[str]  # "last_norms", "all" or patterns of parameter names
+    subset: str | Sequence[str]  # "last_norms", "all", "lora" or patterns of parameter names
     count: int  # the number of normalization layers in "last_norms"
 
 
@@ -71,8 +72,14 @@ class TaskSpec:
         """Build the specification from the plain values of the `task` section.
 
         Raises:
-            UserError: The way to collect or a setting is unknown.
+            UserError: The way to collect or a setting is unknown, or the subset and the adapters do not fit together.
         """
+        model = ModelSpec.from_config(config["model"])
+        if model.lora and config["score_with"]:
+            raise UserError(
+                f"task.model.lora.rank={model.lora.rank} cannot be used with "
+                f"task.score_with={config['score_with']}, which returns its own network. Remove one of them"
+            )
         return cls(
             seed=config["seed"],
             epochs=config["epochs"],
@@ -83,8 +90,12 @@ class TaskSpec:
             gradient_clip=config.get("gradient_clip"),
             score_with=config["score_with"],
             data=build_section(DataOptions, "task.data", config["data"]),
-            model=build_section(ModelSpec, "task.model", config["model"]),
-            param=build_section(ParamSpec, "task.param", config["param"]),
+            model=model,
+            param=build_section(
+                ParamSpec,
+                "task.param",
+                {**config["param"], "subset": choose_subset(config["param"]["subset"], model.lora)},
+            ),
             collect=choose_collection(config["collect"]),
         )
 
@@ -96,6 +107,8 @@ class TaskSpec:
         """Return the section that `from_config` builds this specification from."""
         data = asdict(self.data)
         data.pop("weights")  # the model decides them
+        if not data["diffusion"]:
+            del data["diffusion"]  # older files, none of which is of a task of generation, lack it
         return {
             "seed": self.seed,
             "epochs": self.epochs,
@@ -114,7 +127,8 @@ class TaskSpec:
     def record(self) -> dict[str, Any]:
         """Return the settings that decide the checkpoints' values, in the form that their file records."""
         settings = self.to_config()
-        settings.pop("score_with")  # the fingerprint of the images is recorded instead
+        if not self.score_with:
+            settings.pop("score_with")  # files of earlier versions lack it
         for section, names in NOT_RECORDED.items():
             settings[section] = {name: value for name, value in settings[section].items() if name not in names}
         settings["collect"] = self.collect.record()

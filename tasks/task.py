@@ -1,13 +1,15 @@
 """The stored network of a checkpoints file together with its images, ready to score vectors."""
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.checkpoints.subset import ParameterSubset
@@ -21,6 +23,7 @@ from tasks.data.datasets import load_images
 from tasks.data.other_datasets import add_other_datasets
 from tasks.data.splits import SPLITS, TaskData, draw_fixed_sample
 from tasks.networks import mini_networks
+from tasks.networks.adapters import add_adapters
 from tasks.networks.build import (
     build_from_spec,
     find_builder,
@@ -33,6 +36,7 @@ from tasks.scoring.scorer import Scorer, ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.user_code import call_user_task, digest_user_code
 
+log = logging.getLogger(__name__)
 # The source code that prepares the images and scores vectors, besides that of the network itself.
 SCORING_CODE = (
     "core/checkpoints/subset.py",
@@ -43,8 +47,10 @@ SCORING_CODE = (
     "tasks/data/coco_annotations.py",
     "tasks/data/digit_scenes.py",
     "tasks/data/digits.py",
+    "tasks/data/feature_networks.py",
     "tasks/data/image_folder.py",
     "tasks/data/loaders.py",
+    "tasks/data/noisy_images.py",
     "tasks/data/other_datasets.py",
     "tasks/data/out_of_distribution.py",
     "tasks/data/scene_drawing.py",
@@ -57,6 +63,49 @@ SCORING_CODE = (
 )
 
 
+OWN = "own"  # the dataset of task=own, which is what the user's function returns
+
+
+def check_own_task(task: TaskSpec, overrides: Sequence[str]) -> None:
+    """Check that one source of network and data is named: the user's function, or a network and a dataset.
+
+    Args:
+        task: The task of the configuration.
+        overrides: The overrides on the command line.
+
+    Raises:
+        UserError: `task=own` lacks the function, or the function stands beside another network or dataset.
+    """
+    if task.data.dataset == OWN and not task.score_with:
+        raise UserError(
+            "task=own needs your own network and data. Set task.score_with=my_task:task for the function task() in "
+            "my_task.py"
+        )
+    if not task.score_with:
+        return
+    if task.data.dataset != OWN:
+        raise UserError(
+            f"task.score_with={task.score_with} returns a network and its data, but task.data.dataset="
+            f"{task.data.dataset} names other data. Set task=own, or remove one of them"
+        )
+    refuse_without_effect(task.score_with, overrides)
+
+
+def refuse_without_effect(score_with: str, overrides: Sequence[str]) -> None:
+    """Check that no override of the network or the data stands beside the user's function, which decides both.
+
+    Raises:
+        UserError: An override would have no effect.
+    """
+    names = {word: word.partition("=")[0].lstrip("+").replace("/", ".") for word in overrides}
+    refused = [word for word, name in names.items() if re.match(r"task\.(model\b|data\.(?!num_workers))", name)]
+    if refused:
+        raise UserError(
+            f"task.score_with={score_with} returns a network and its data, so {refused[0]} would have no effect. "
+            f"Remove {refused[0]}"
+        )
+
+
 def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     """Return a network with new weights, and the images: from `task.score_with` if set, else from model and data."""
     if task.score_with:
@@ -65,12 +114,21 @@ def open_network_and_images(task: TaskSpec) -> tuple[nn.Module, TaskData]:
     return build_from_spec(data.facts, task.model), data
 
 
+def build_network(task: TaskSpec, data: TaskData) -> nn.Module:
+    """Return a network with new weights for data that is already open."""
+    return call_user_task(task.score_with)[0] if task.score_with else build_from_spec(data.facts, task.model)
+
+
 def open_images(task: TaskSpec) -> TaskData:
-    """Return the images of `task.data`; pretrained weights of `task.model` decide their default normalization.
+    """Return the data of `task.score_with` if set, else the images of `task.data`.
+
+    Pretrained weights of `task.model` decide the default normalization of images.
 
     Raises:
         UserError: The images are missing, or `task.model` is not a network for their task.
     """
+    if task.score_with:
+        return call_user_task(task.score_with)[1]
     weights = get_pretrained_colors(task.model.name) if task.model.pretrained else None
     data = load_images(replace(task.data, weights=weights))
     require_family(task.model.name, data.objective, task.data.dataset)
@@ -87,8 +145,8 @@ def require_images(spec: TaskSpec, data: TaskData, checkpoints: CheckpointSet) -
         return
     names = " and ".join(others) if len(others) < len(SPLITS) else ", ".join(others)
     if spec.score_with:
-        images = f"the {names} images that task.score_with={spec.score_with} returns"
-        fix = "Set task.score_with to a function that returns the checkpoints' images"
+        images = f"the {names} {data.noun} that task.score_with={spec.score_with} returns"
+        fix = f"Set task.score_with to a function that returns the checkpoints' {data.noun}"
     else:
         images = f"the {names} images of {spec.data.dataset} in task.data.root={spec.data.root}"
         fix = "Set task.data.root to the folder of the images that it was made with"
@@ -123,7 +181,7 @@ def digest_scoring_code(spec: TaskSpec) -> dict[str, str]:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.score_with)}
     if ":" in spec.model.name:
         return {**digest_code(SCORING_CODE), **digest_user_code(spec.model.name)}
-    network = [locate(find_builder(spec.model.name))]
+    network = [locate(find_builder(spec.model.name)), *([locate(add_adapters)] if spec.model.lora else [])]
     if own := getattr(mini_networks, spec.model.name, None):
         network.append(locate(own))
     return digest_code([*SCORING_CODE, *network])
@@ -165,11 +223,24 @@ class Task:
         """The device that scores and fine-tunes."""
         return self.scoring.device
 
-    def find_symmetry(self) -> PermutationSymmetry:
-        """Return the groups of hidden units whose order does not change the network's outputs."""
-        parameter = next(self.model.parameters())
-        image_1CSS = self.data.make_normalizer()(self.data.val[0][0][None]).to(parameter.device)
-        return find_symmetry(self.model, self.subset, image_1CSS)
+    def find_symmetry(self) -> PermutationSymmetry | None:
+        """Return the groups of hidden units whose order does not change the network's outputs.
+
+        Networks for lists of images, such as detectors, depend on the number and the sizes of the images. They are not
+        traced, so none of their units are matched, and the log says it. Return None for low-rank updates, because
+        distances between products do not depend on the order of the factors' units.
+        """
+        if self.subset.updates:
+            return None
+        inputs, _ = (self.data.collate or default_collate)([self.data.val[0]])
+        if not isinstance(inputs, Tensor):
+            kind = type(inputs).__name__
+            log.warning(
+                "Hidden units are not matched: this network takes a %s, and only those for one tensor are traced", kind
+            )
+            return PermutationSymmetry.within(self.subset, ())
+        inputs = self.data.make_normalizer()(inputs)
+        return find_symmetry(self.model, self.subset, inputs.to(next(self.model.parameters()).device))
 
     def score_fns(self, num_train_images: int, progress: StageProgress | None = None) -> dict[str, Scorer]:
         """Return a `Scorer` for each split.
@@ -206,7 +277,7 @@ class Task:
             normalize=self.data.make_normalizer(),
             collate=self.data.collate,
             groups_N=groups_N,
-            label=f"{name} images",
+            label=f"{name} {self.data.noun}",
             options=self.scoring,
             progress=progress,
         )

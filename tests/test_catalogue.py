@@ -37,8 +37,14 @@ DETECTION = {  # task -> dataset, network, classes, image size, D of its subset
     "coco_fasterrcnn": ("coco_detection", "fasterrcnn_resnet50_fpn", 91, 800, 5120),
     "coco_fcos": ("coco_detection", "fcos_resnet50_fpn", 91, 800, 1024),
 }
+GENERATION = {  # task -> dataset, network, channels, image size, D of its subset
+    "digits_generation": ("digits_generation", "ddpm_unet_small", 1, 8, 128),
+    "cifar10_ddpm": ("cifar10_generation", "ddpm_unet", 3, 32, 512),
+}
 UNPUBLISHED = {
+    "digits_generation",
     "digits_detection",
+    "digits_lora",
     "digits_segmentation",
     "paper",
     "cifar100_resnet18_k200",
@@ -56,9 +62,21 @@ def compose_config(*overrides):
     return cfg
 
 
+def list_arguments(cfg):
+    """Return the arguments of the builder for the network of a configuration, without its adapters and weights."""
+    return {name: value for name, value in cfg.task.model.items() if name != "lora"} | {"pretrained": False}
+
+
+def resolve_configured(network, cfg):
+    param = TaskSpec.from_config(OmegaConf.to_container(cfg.task)).param
+    return resolve_subset(network, param.subset, param.count)
+
+
 def test_every_dataset_has_a_task_file_and_facts_here():
-    assert set(DATASETS) == set(FACTS) | {dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values())}
-    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION))
+    assert set(DATASETS) == set(FACTS) | {
+        dataset for dataset, *_ in (*SEGMENTATION.values(), *DETECTION.values(), *GENERATION.values())
+    }
+    assert all((CONFIGS / f"task/{name}.yaml").is_file() for name in (*FACTS, *SEGMENTATION, *DETECTION, *GENERATION))
     assert set(PAPER_MODELS) <= set(MODELS)
 
 
@@ -74,7 +92,7 @@ def test_a_task_of_segmentation_composes_and_builds(task):
     with torch.device("meta"):
         network = build_from_spec({"num_classes": num_classes, "channels": 3, "image_size": image_size}, spec.model)
         assert network.eval()(torch.empty(1, 3, 64, 64)).shape == (1, num_classes, 64, 64)
-    subset = resolve_subset(network, cfg.task.param.subset, cfg.task.param.count)
+    subset = resolve_configured(network, cfg)
     assert subset.num_params == num_params and subset.names[-1] == "classifier.1.bias"
     scheduler = vars(spec.make_scheduler(spec.make_optimizer(network.parameters())))
     assert spec.epochs == 2 in (scheduler.get("T_max"), scheduler.get("total_iters"))
@@ -96,10 +114,10 @@ def test_every_dataset_of_classes_works_with_every_architecture(dataset, model):
     num_classes, channels, size = FACTS[dataset]
     with torch.device("meta"):
         network = build_classifier(
-            **{**cfg.task.model, "pretrained": False}, num_classes=num_classes, channels=channels, image_size=size
+            **list_arguments(cfg), num_classes=num_classes, channels=channels, image_size=size
         ).eval()
         assert network(torch.empty(1, channels, size, size)).shape == (1, num_classes)
-    subset = resolve_subset(network, cfg.task.param.subset, cfg.task.param.count)
+    subset = resolve_configured(network, cfg)
     assert (
         subset.num_params
         == {
@@ -118,9 +136,18 @@ def test_every_detection_task_has_a_detector_and_its_subset(task):
     cfg = compose_config(f"task={task}")
     dataset, name, num_classes, size, num_params = DETECTION[task]
     assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
-    model = {**cfg.task.model, "pretrained": False}
     with torch.device("meta"):
-        network = build_network(**model, num_classes=num_classes, channels=3, image_size=size)
+        network = build_network(**list_arguments(cfg), num_classes=num_classes, channels=3, image_size=size)
+    assert resolve_configured(network, cfg).num_params == num_params
+
+
+@pytest.mark.parametrize("task", GENERATION)
+def test_every_task_of_generation_has_a_unet_and_its_subset(task):
+    cfg = compose_config(f"task={task}")
+    dataset, name, channels, size, num_params = GENERATION[task]
+    assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
+    with torch.device("meta"):
+        network = build_network(**cfg.task.model, num_classes=10, channels=channels, image_size=size)
     assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 
@@ -132,8 +159,8 @@ def test_the_small_version_of_an_architecture_has_its_name_and_fewer_parameters_
     cfg, full = compose_config(f"experiment=digits_{model}"), compose_config(f"task/model={model}")
     assert cfg.task.model.name == full.task.model.name and cfg.task.scheduler.T_max == cfg.task.epochs
     with torch.device("meta"):
-        network = build_classifier(**OmegaConf.to_container(cfg.task.model), num_classes=10, channels=1, image_size=16)
-    assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == SMALL[model]
+        network = build_classifier(**list_arguments(cfg), num_classes=10, channels=1, image_size=16)
+    assert resolve_configured(network, cfg).num_params == SMALL[model]
 
 
 @pytest.mark.parametrize("dataset", FACTS)

@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+import task_training
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.command_line.entry_point import CONFIGS, convert_group_override, to_plain
 from core.command_line.ranges import check_ranges
@@ -258,7 +259,7 @@ def test_the_page_on_the_report_explains_all_that_is_in_it():
 def run_example(page, module, tmp_path, monkeypatch, capsys) -> tuple[CheckpointSet, str]:
     """Run the code of a page and its import; check the printed next command and return checkpoints and output."""
     (code,) = blocks(page, "python")
-    run_it, imported, then = commands(page)[2:]
+    run_it, imported, then = commands(page)[2:5]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / f"{module}.py").write_text(code)
@@ -280,17 +281,30 @@ def test_the_example_of_own_checkpoints_runs_as_the_page_says(tmp_path, monkeypa
     assert checkpoints.accuracy_K.min() > 0.7 and len(checkpoints.accuracy_K.unique()) > 3
 
 
-def test_the_example_of_an_own_task_runs_as_the_page_says(tmp_path, monkeypatch, capsys):
-    page = "docs/own_task.md"
-    assert len(blocks(page, "python")[0].splitlines()) < 80
-    checkpoints, printed = run_example(page, "my_task", tmp_path, monkeypatch, capsys)
+OWN_TASK = blocks("docs/own_task.md", "python")[0]  # tests of the contract of a task use this example, too
+
+
+def test_the_example_of_an_own_task_trains_and_collects_as_the_page_says(tmp_path, monkeypatch, capsys):
+    assert len(OWN_TASK.splitlines()) < 80
+    (tmp_path / "my_task.py").write_text(OWN_TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    train_it, generate = (words for words in commands("docs/own_task.md") if "task.param.k=100" in words)
+    assert generate[2:-2] == train_it[2:], "both commands have the same overrides of the task"
+    monkeypatch.setattr(sys, "argv", [*train_it[1:], "trainer=cpu", "logger=none"])
+    try:
+        task_training.main()
+    finally:
+        sys.modules.pop("my_task", None)
+    checkpoints = CheckpointSet.load(Path("param_data/own_network/checkpoints.safetensors"))
     assert len(checkpoints) == 100 and checkpoints.provenance["metric"]["name"] == "RMSE"
-    (shown,) = re.findall(r"^RMSE: +(.+)$", printed, re.MULTILINE)
-    assert 50 < checkpoints.accuracy_K.min() < checkpoints.accuracy_K.max() < 70 and shown.endswith(" on validation")
+    assert len(checkpoints.subset.names) == 6 and len(torch.unique(checkpoints.vectors_KD, dim=0)) == 100
+    assert 50 < checkpoints.accuracy_K.min() < checkpoints.accuracy_K.max() < 65
+    assert re.search(r"validation RMSE 5\d\.\d\d–\d\d\.\d\d$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_the_influence_of_the_example_has_the_metric_as_its_mean(tmp_path, monkeypatch):
-    (tmp_path / "my_task.py").write_text(blocks("docs/own_task.md", "python")[0])
+def test_the_influence_of_the_example_has_the_metric_as_its_mean(tmp_path):
+    (tmp_path / "my_task.py").write_text(OWN_TASK)
     example = runpy.run_path(str(tmp_path / "my_task.py"))
     counter = example["Regression"]().count_scores(2, torch.device("cpu"))
     predicted_MB, targets_B = torch.tensor([[1.0, 2.0], [0.0, 7.0]]), torch.tensor([0.0, 4.0])

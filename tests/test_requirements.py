@@ -15,6 +15,7 @@ SOURCES = [
     *ROOT.glob("*.py"),
     *(path for folder in ("core", "tasks", "scripts") for path in (ROOT / folder).rglob("*.py")),
 ]
+LISTS = ("requirements.txt", "requirements-extras.txt")
 OWN_PACKAGES = {"core", "tasks", "scripts", "task_training", "train_p_diff"}
 
 
@@ -27,7 +28,7 @@ def parse_requirements(lines: list[str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def requirements() -> dict[str, str]:
-    return parse_requirements((ROOT / "requirements.txt").read_text().splitlines())
+    return parse_requirements([line for name in LISTS for line in (ROOT / name).read_text().splitlines()])
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,18 @@ def read_yaml(name: str) -> dict:
 
 def test_conda_and_pip_read_the_same_list(project):
     *conda, pip = read_yaml("environment.yml")["dependencies"]
-    assert pip == {"pip": ["-r requirements.txt"]} and set(parse_requirements(conda)) == {"python", "pip"}
+    assert pip == {"pip": ["-r requirements.txt", "-r requirements-extras.txt"]} and set(parse_requirements(conda)) == {
+        "python",
+        "pip",
+    }
     assert "dependencies" in project["project"]["dynamic"] and "dependencies" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_the_extras_are_those_of_the_project_and_the_scripts_install_them(project):
+    extras = [entry for listed in project["project"]["optional-dependencies"].values() for entry in listed]
+    assert parse_requirements(extras) == parse_requirements((ROOT / LISTS[1]).read_text().splitlines())
+    assert f"lists=({' '.join(LISTS)})" in (ROOT / "scripts/setup.sh").read_text()
 
 
 def test_every_file_requires_the_same_python_version(project):
@@ -103,5 +113,5 @@ def test_every_imported_package_is_listed(requirements):
             for package in {module.split(".")[0] for module in modules} - OWN_PACKAGES - set(sys.stdlib_module_names):
                 names = {name.lower() for name in distributions.get(package, [package])}
                 assert names & requirements.keys(), (
-                    f"{path.relative_to(ROOT)} imports {package}, which requirements.txt does not list"
+                    f"{path.relative_to(ROOT)} imports {package}, which {' and '.join(LISTS)} do not list"
                 )

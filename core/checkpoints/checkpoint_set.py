@@ -107,6 +107,8 @@ class CheckpointSet:
         once, so the tensors of a set must never be changed in place.
         """
         digest = hashlib.sha256(repr(self.subset).encode())
+        if self.subset.updates:
+            digest.update(repr(self.subset.updates).encode())
         if self.version == FIRST_VERSION:
             for block_BD in self.rows.split(ROWS_AT_ONCE):
                 digest.update(block_BD.contiguous().numpy().data)

@@ -6,12 +6,13 @@ K checkpoints · D numbers in one flattened subset.
 import fnmatch
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.checkpoints.low_rank import LowRankUpdate
 from core.runtime.errors import UserError, suggest_names
 
 NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -26,6 +27,9 @@ class ParameterSubset:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    # The entries that act on the network only through products. They are not part of `repr`, because the fingerprints
+    # of older files are hashes of it.
+    updates: tuple[LowRankUpdate, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_model(cls, model: nn.Module, names: Collection[str]) -> "ParameterSubset":
@@ -47,11 +51,13 @@ class ParameterSubset:
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "ParameterSubset":
         """Return the subset that `to_metadata` described."""
-        return cls(tuple(metadata["names"]), tuple(tuple(shape) for shape in metadata["shapes"]))
+        updates = tuple(LowRankUpdate(**update) for update in metadata.get("updates", ()))  # older files lack them
+        return cls(tuple(metadata["names"]), tuple(tuple(shape) for shape in metadata["shapes"]), updates)
 
     def to_metadata(self) -> dict[str, Any]:
-        """Return names and shapes as values that fit into JSON, for artifact headers."""
-        return asdict(self)
+        """Return names, shapes and, if there are any, updates as values that fit into JSON, for artifact headers."""
+        metadata = asdict(self)
+        return metadata if self.updates else {name: metadata[name] for name in ("names", "shapes")}
 
     @property
     def sizes(self) -> list[int]:

@@ -92,6 +92,11 @@ def to_plain(section: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
 
 
+def list_typed_overrides() -> list[str]:
+    """Return the overrides on the command line; an empty list for a command that was called with a configuration."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def format_sweep_suffix() -> str:
     """Return the swept overrides of this job of a multirun (-m) as a folder name; an empty string for a single run."""
     hydra_config = HydraConfig.get()

@@ -90,7 +90,7 @@ def check_kinds(cfg: DictConfig) -> None:
             raise UserError(f"{name}={show(given)} is invalid: expected settings. Set {name}.NAME=VALUE")
     for name in filter(lambda name: is_set(cfg, name), (*TEXTS, *OPTIONAL_TEXTS, *PATTERNS, *CHOICES)):
         given = OmegaConf.select(cfg, name)
-        if name in PATTERNS and not all(isinstance(word, str) for word in as_list(given)):
+        if name in PATTERNS and given is not None and not all(isinstance(word, str) for word in as_list(given)):
             raise UserError(f"{name}={show(given)} is invalid: expected a text or a list of texts. Set {name}=[TEXT]")
         if name in OPTIONAL_TEXTS and given is None:
             continue

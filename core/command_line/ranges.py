@@ -90,6 +90,8 @@ RANGES: Mapping[str, Range] = {
     "task.optimizer.weight_decay": NOT_NEGATIVE,
     "task.warmup_steps": Range(1, optional=True),
     "task.gradient_clip": Range(0, whole=False, open=True, optional=True),
+    "task.model.lora.rank": Range(1, optional=True),
+    "task.model.lora.alpha": Range(0, whole=False, open=True, optional=True),
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
     "task.data.split_seed": Range(0, 2**31),  # the largest seed of scikit-learn is above
     "task.data.mean": Range(whole=False, listed=True, single=True, optional=True),

@@ -13,6 +13,7 @@ from core.evaluation.copying import AVERAGED, MOST, Behavior, Closeness
 from core.evaluation.intervals import percentile_interval, two_sided_p_value
 from core.evaluation.kinds import GENERATED
 from core.evaluation.margins import Margins
+from core.evaluation.resampling import Groups
 from core.evaluation.scores import Metric, Scores
 from core.evaluation.verdict import HONEST_COPIES, Comparison, Decision, Difference, Doubt, Novelty
 
@@ -59,50 +60,67 @@ def decide_difference(measured: Measured, level: float) -> Difference:
     return Difference(measured.value, (low, high), Decision.BETTER if better else Decision.WORSE, p, level)
 
 
-def find_least_p(weights_N: np.ndarray, groups_N: np.ndarray | None) -> float:
-    """Return the smallest two-sided p-value that an exact sign test can show on the images that matter.
+def find_least_p(effective: float) -> float:
+    """Return the smallest two-sided p-value that an exact sign test can show on an effective number of images.
 
     A bootstrap of few images is too sure of itself: if four images differ, all in favor of one source, its interval
-    excludes 0, although four coins land on one side with a probability of 2 / 2⁴. The images that matter are counted by
-    their effective number (Σ|w|)² / Σw², which is n if n images matter equally.
+    excludes 0, although four coins land on one side with a probability of 2 / 2⁴.
+    """
+    return min(1.0, 2.0 ** (1 - effective))
+
+
+def count_differing(weights_G: np.ndarray) -> float:
+    """Return the effective number of images that differ, (Σ|w|)² / Σw², which is n if n images matter equally.
 
     Args:
-        weights_N: Contribution of each image to the difference.
-        groups_N: Group of each image, whose contributions are added; None if every image is its own group.
+        weights_G: Contribution of each image, or group of images, to a difference. Most are exactly 0.
     """
-    if groups_N is not None:
-        weights_N = np.bincount(np.unique(groups_N, return_inverse=True)[1], weights_N)
-    squares = float((weights_N**2).sum())
-    effective = float(np.abs(weights_N).sum()) ** 2 / squares if squares else 0.0
-    return min(1.0, 2.0 ** (1 - effective))
+    squares = float((weights_G**2).sum())
+    return float(np.abs(weights_G).sum()) ** 2 / squares if squares else 0.0
+
+
+def count_influential(weights_G: np.ndarray) -> float:
+    """Return the effective number of images that make up a difference, (Σw²)² / Σw⁴.
+
+    The influences of all images add up to a constant, so every image has a small one, even if both sources treat it
+    alike. Such weights hardly contribute to this number (the degrees of freedom of Satterthwaite 1946). It is n as well
+    if n images matter equally.
+
+    Args:
+        weights_G: Difference of the influences of each image, or group of images, on two sources.
+    """
+    fourth = float((weights_G**4).sum())
+    return float((weights_G**2).sum()) ** 2 / fourth if fourth else 0.0
 
 
 def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
     """Return the smallest p-value that a difference of the primary metrics of two sources can show.
 
-    An image contributes the difference of its two mean influences, which is that of the rates of errors for accuracy.
-    If these are unknown, only the models are, and an exact permutation test of both sources is the limit.
+    An image contributes the difference of its two rates of errors to a difference of accuracies, and the difference of
+    its two mean influences to that of any other metric. If these are unknown, only the models are, and an exact
+    permutation test of both sources is the limit.
     """
     if not (ours.has_influence and theirs.has_influence):
         m, n = len(ours.accuracy_M), len(theirs.accuracy_M)
         return min(1.0, 2 / comb(m + n, m))
     if ours.influence_MN is None or theirs.influence_MN is None:
-        return find_least_p(theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0), ours.groups_N)
-    difference_N = ours.influence_MN.mean(axis=0) - theirs.influence_MN.mean(axis=0)
-    return find_least_p(difference_N.astype(np.float64), ours.groups_N)
+        weights_N = theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0)
+        return find_least_p(count_differing(sum_groups(weights_N, ours.groups_N)))
+    weights_N = ours.influence_MN.mean(axis=0, dtype=np.float64) - theirs.influence_MN.mean(axis=0, dtype=np.float64)
+    return find_least_p(count_influential(sum_groups(weights_N, ours.groups_N)))
+
+
+def sum_groups(weights_N: np.ndarray, groups_N: np.ndarray | None) -> np.ndarray:
+    """Return the sum of the weights over each group (G,); without groups, every image is a group of its own."""
+    return Groups.index(len(weights_N), groups_N).sum(weights_N[None])[0]
 
 
 def find_least_p_of_similarity(ours: Margins, theirs: Margins) -> float:
     """Return the smallest p-value that a difference of largest similarities can show on the images that make it up.
 
-    The images are weighed as in `find_least_p`, by the difference of the two influences that an image has on the mean
-    largest similarity of a source. All influences add up to 0, so every image with errors has a small one, even if both
-    sources treat it alike. Their effective number is therefore (Σw²)² / Σw⁴, to which small weights hardly contribute
-    (the degrees of freedom of Satterthwaite 1946). It is n as well if n images matter equally.
+    An image is weighed by the difference of the two influences that it has on the mean largest similarity of a source.
     """
-    squares_G = (ours.groups_G - theirs.groups_G) ** 2
-    fourth = float((squares_G**2).sum())
-    return min(1.0, 2.0 ** (1 - float(squares_G.sum()) ** 2 / fourth)) if fourth else 1.0
+    return find_least_p(count_influential(ours.groups_G - theirs.groups_G))
 
 
 def is_not_inferior(difference: Difference, metric: Metric) -> bool:

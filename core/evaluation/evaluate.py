@@ -15,6 +15,7 @@ from core.evaluation.soup import list_soups
 from core.evaluation.sources import Material, Source, UnavailableSource, list_sources
 from core.evaluation.store import Identity, ScoreStore
 from core.evaluation.trajectories import RECORDED_STEPS, record_trajectories
+from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from core.runtime.source_code import digest_code, locate
 from core.runtime.stage_progress import StageProgress
@@ -99,6 +100,7 @@ def open_store(material: Material, scoring: Scoring, run: RunDirectory) -> Score
         Identity(common=common, generator=generator, code={**scoring.code, **digest_code([locate(score_source)])}),
         encode=material.generator.encode,
         checkpoints=material.checkpoints.path,
+        subset=material.checkpoints.subset,
         reuse=scoring.reuse,
     )
 
@@ -135,7 +137,7 @@ def evaluate(
             log.info("%s is left out: %s", source.name, reason)
             continue
         for split, scores in table.scores.items():
-            warn_of_nan(source.name, split, scores)
+            check_for_nan(source.name, split, scores)
         tables[source.name] = store.put(source, table)
     return {source.name: tables[source.name] for source in every if source.name in tables}
 
@@ -184,18 +186,29 @@ def score_source(
     return ScoreTable(source.name, kept_MD.numpy(), scores, "", time.perf_counter() - start, ood=ood)
 
 
-def warn_of_nan(source: str, split: str, scores: Scores) -> None:
-    """Log which models give NaN instead of probabilities on a split."""
+def check_for_nan(source: str, split: str, scores: Scores) -> None:
+    """Check that every model has a primary metric, and log which models give NaN instead of predictions on a split.
+
+    Raises:
+        UserError: The primary metric of a model is not finite, so means over the models are undefined.
+    """
     broken = np.flatnonzero(np.isnan(scores.loss_M))
+    if len(undefined := np.flatnonzero(~np.isfinite(scores.accuracy_M))):
+        name = scores.metric.name
+        raise UserError(
+            f"{source}: {name} on {split} is not finite for {len(undefined)} of {len(scores.accuracy_M)} models "
+            f"({format_numbers(undefined)}), so no mean is defined. Let the scores of the task give the worst possible "
+            f"{name} to a model whose predictions are NaN"
+        )
     if len(broken):
         log.warning(
-            "%s: %d of %d models give NaN on %s images (%s). These predictions count as wrong, "
-            "and the soft vote leaves them out",
+            "%s: %d of %d models give NaN on %s (%s). These predictions count as wrong%s",
             source,
             len(broken),
             len(scores.loss_M),
             split,
             format_numbers(broken),
+            ", and the soft vote leaves them out" if scores.votes is not None else "",
         )
 
 

@@ -3,6 +3,7 @@
 M models · N items · P numbers of models that vote · D numbers in one flattened subset.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from core.checkpoints.subset import ParameterSubset
 from core.evaluation.kinds import Kind, infer_kind
 from core.runtime.arrays import open_arrays, save_arrays
 
@@ -23,6 +25,7 @@ class Metric:
     unit: str
     higher_is_better: bool
     in_percent: bool = False  # whether values are shares in [0, 1] that are shown in percent
+    note: str = ""  # how it is measured, for the legends of tables
 
     @property
     def sign(self) -> int:
@@ -156,6 +159,8 @@ class ScoreTable:
     stored_kind: Kind | None = None  # None in tables of earlier versions, which did not store it
     # For each set of images that belong to no class, the confidence of the votes (P, N) at validation's temperatures.
     ood: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # The meaning of the numbers of a vector, if they act only through products; None for plain parameters.
+    subset: ParameterSubset | None = None
 
     @property
     def kind(self) -> Kind:
@@ -175,6 +180,8 @@ class ScoreTable:
             arrays["latents"] = self.latents_ML
         if self.stored_kind is not None:
             arrays["kind"] = np.array(self.stored_kind.value)
+        if self.subset is not None:
+            arrays["subset"] = np.array(json.dumps(self.subset.to_metadata()))
         for split, scores in self.scores.items():
             arrays |= {f"{split}/accuracy": scores.accuracy_M, f"{split}/loss": scores.loss_M}
             if scores.wrong_MN is not None:
@@ -213,6 +220,7 @@ class ScoreTable:
                 file.get("latents"),
                 Kind(str(file["kind"])) if "kind" in file else None,
                 select_prefix(file, OOD),
+                ParameterSubset.from_metadata(json.loads(str(file["subset"]))) if "subset" in file else None,
             )
 
     @staticmethod

@@ -127,7 +127,12 @@ def sum_by_group(scores: Scores, groups: Groups, models: slice = slice(None)) ->
     """Return the number of right items and the sum of losses, for each model and group, two arrays (M, G).
 
     A loss that is not finite counts as the largest number of its type, so that it cannot hide other losses.
+
+    Raises:
+        ValueError: The primary metric is not the share of right items, or errors or losses per item are unknown.
     """
+    if not is_itemized(scores):
+        raise ValueError(f"{scores.metric.name} is no mean over items with known errors and losses, as accuracy is")
     wrong_MN, loss_MN = scores.require_wrong()[models], np.asarray(scores.loss_MN)[models]
     largest = np.finfo(loss_MN.dtype).max
     return groups.sum(~wrong_MN), groups.sum(np.nan_to_num(loss_MN, nan=largest, posinf=largest))

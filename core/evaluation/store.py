@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.checkpoints.subset import ParameterSubset
 from core.evaluation.scores import ScoreTable
 from core.evaluation.sources import Source
 from core.runtime.errors import UserError
@@ -62,6 +63,7 @@ class ScoreStore:
         identity: The settings and digests that a stored table must have to be reused.
         encode: Maps vectors (M, D) to standardized latents (M, L) of the generator; shared tables have no latents.
         checkpoints: Checkpoints file, next to which shared tables are stored; None turns sharing off.
+        subset: The meaning of the vectors, which tables keep if there are updates; None keeps nothing.
         reuse: Whether `find` reads stored tables; if False, it finds none.
     """
 
@@ -72,10 +74,12 @@ class ScoreStore:
         *,
         encode: Callable[[Tensor], Tensor],
         checkpoints: Path | None = None,
+        subset: ParameterSubset | None = None,
         reuse: bool = True,
     ):
         self.run, self.identity, self.encode = run, identity, encode
         self.checkpoints, self.reuse = checkpoints, reuse
+        self.subset = subset if subset is not None and subset.updates else None
 
     def find(self, sources: Iterable[Source]) -> dict[str, ScoreTable]:
         """Return the stored and shared tables of all sources that need not be scored again, by source.
@@ -98,7 +102,7 @@ class ScoreStore:
 
     def put(self, source: Source, table: ScoreTable) -> ScoreTable:
         """Save a newly scored table and return it with its identity, kind and latents."""
-        saved = self._save_to_run(source, replace(table, stored_kind=source.kind))
+        saved = self._save_to_run(source, replace(table, stored_kind=source.kind, subset=self.subset))
         if shared := self._shared_path(source):
             identity = json.dumps(self.identity.describe_shared(source))
             replace(saved, identity=identity, latents_ML=None).save(shared)

@@ -19,7 +19,7 @@ from core.runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 # Files that an export writes, and may therefore replace.
-OWN_NAMES = re.compile(r"(\d{3,}|model|network|vectors)\.safetensors|config\.json|README\.md")
+OWN_NAMES = re.compile(r"(\d{3,}|model|network|vectors)\.safetensors|\d{3,}_adapter|config\.json|README\.md")
 HUB_NAME = "model.safetensors"  # the file name that timm and the Hugging Face Hub expect
 
 

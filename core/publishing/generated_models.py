@@ -4,7 +4,7 @@ M generated models · D numbers in one flattened subset.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.checkpoints.low_rank import LowRankUpdate, add_updates
 from core.checkpoints.subset import ParameterSubset, unflatten
 from core.runtime.artifacts import load_artifact, replace_atomically, save_artifact
 from core.runtime.errors import UserError
@@ -33,13 +34,17 @@ class GeneratedModels:
 
     vectors_MD: Tensor  # row i belongs to model i of the seed
     subset: ParameterSubset
-    network: Mapping[str, Tensor]  # the whole state dict of the checkpoints' network
+    network: Mapping[str, Tensor]  # the whole state dict of the checkpoints' network, without adapters
     seed: int
     generator: str  # the fingerprint of the generator, which covers its weights and its sampler
 
     def __post_init__(self) -> None:
-        shapes = tuple(tuple(self.network[name].shape) for name in self.subset.names if name in self.network)
-        if self.vectors_MD.shape[1:] != (self.subset.num_params,) or shapes != self.subset.shapes:
+        shapes = dict(zip(self.subset.names, self.subset.shapes, strict=True))
+        fits = self.vectors_MD.shape[1:] == (self.subset.num_params,)
+        for update in self.subset.updates:
+            outputs, inputs = shapes.pop(update.b, ())[:1], shapes.pop(update.a, ())[1:]
+            shapes[update.weight] = outputs + inputs
+        if not fits or any(name not in self.network or self.network[name].shape != shapes[name] for name in shapes):
             raise UserError(
                 f"vectors of shape {tuple(self.vectors_MD.shape)} for {len(self.subset.names)} tensors do not fit the "
                 f"network. {WRITE_AGAIN}"
@@ -58,8 +63,13 @@ class GeneratedModels:
         return f"{number:0{max(3, len(str(len(self) - 1)))}}.safetensors"
 
     def state_dict(self, number: int) -> dict[str, Tensor]:
-        """Return the full state dict of one model; its tensors share memory with the vectors and the network."""
-        return {**self.network, **unflatten(self.vectors_MD[number], self.subset)}
+        """Return the full state dict of one model; its tensors share memory with the vectors and the network.
+
+        Low-rank updates are added to their weights, so the network needs no adapters.
+        """
+        values = unflatten(self.vectors_MD[number], self.subset)
+        factors = {name: values.pop(name) for update in self.subset.updates for name in (update.a, update.b)}
+        return {**add_updates(self.network, factors, self.subset.updates), **values}
 
     def save(self, folder: Path) -> None:
         """Write the network and the vectors into an existing folder, as two files.
@@ -70,12 +80,14 @@ class GeneratedModels:
         save_artifact(folder / NETWORK_NAME, NETWORK_KIND, self.network, metadata={})
         stops = list(accumulate(self.subset.sizes))
         places = zip(self.subset.names, self.subset.shapes, [0, *stops], stops, strict=False)
-        metadata = {
+        metadata: dict[str, Any] = {
             "seed": self.seed,
             "generator": self.generator,
             "indices": list(range(len(self))),
             "tensors": [dict(zip(("name", "shape", "start", "stop"), place, strict=True)) for place in places],
         }
+        if self.subset.updates:
+            metadata["updates"] = [asdict(update) for update in self.subset.updates]
         save_artifact(folder / VECTORS_NAME, VECTORS_KIND, {"vectors": self.vectors_MD}, metadata=metadata)
 
     @classmethod
@@ -91,9 +103,10 @@ class GeneratedModels:
         network, _ = load_artifact(folder / NETWORK_NAME, NETWORK_KIND, WRITE_AGAIN)
         try:
             shapes = tuple(tuple(tensor["shape"]) for tensor in metadata["tensors"])
+            updates = tuple(LowRankUpdate(**update) for update in metadata.get("updates", ()))
             return cls(
                 vectors_MD=tensors["vectors"],
-                subset=ParameterSubset(tuple(tensor["name"] for tensor in metadata["tensors"]), shapes),
+                subset=ParameterSubset(tuple(tensor["name"] for tensor in metadata["tensors"]), shapes, updates),
                 network=network,
                 seed=metadata["seed"],
                 generator=metadata["generator"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from core.checkpoints.checkpoint_set import CheckpointSet
+from core.checkpoints.subset import ParameterSubset
 from core.publishing.generated_models import NETWORK_NAME, VECTORS_NAME, GeneratedModels
 from core.report.metric_words import MetricWords
 
@@ -27,6 +28,26 @@ with safe_open("{VECTORS_NAME}", framework="pt") as file:
     tensors = json.loads(file.metadata()["metadata"])["tensors"]
 for tensor in tensors:
     state_dict[tensor["name"]] = vector[tensor["start"] : tensor["stop"]].reshape(tensor["shape"])"""
+
+# The same lines for generated factors of low-rank updates, whose product is added to the weights of the network.
+MERGED_STATE_DICT_CODE = f"""\
+import json
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+number = 0  # the model to load
+state_dict = load_file("{NETWORK_NAME}")
+with safe_open("{VECTORS_NAME}", framework="pt") as file:
+    vector = file.get_slice("vectors")[number]
+    metadata = json.loads(file.metadata()["metadata"])
+factors = {{
+    tensor["name"]: vector[tensor["start"] : tensor["stop"]].double().reshape(tensor["shape"]).flatten(1)
+    for tensor in metadata["tensors"]
+}}
+for update in metadata["updates"]:
+    weight = state_dict[update["weight"]]
+    product = update["scale"] * factors[update["b"]] @ factors[update["a"]]
+    state_dict[update["weight"]] = (weight.double() + product.reshape(weight.shape)).to(weight.dtype)"""
 
 
 class Description(Protocol):
@@ -117,8 +138,19 @@ def describe_origin(checkpoints: CheckpointSet, network: Description, seed: int)
         f"These are weights of {network.network}{trained_for}. They were generated with seed {seed} by p-diff (Neural "
         f"Network Diffusion, arXiv 2402.13144), a latent diffusion model trained on {len(checkpoints)} checkpoints of "
         f"the network. It generated {subset.num_params:,} values of each model, which fill {len(subset.names)} tensors "
-        f"(`{subset.names[0]}` … `{subset.names[-1]}`). All other values are the "
+        f"(`{subset.names[0]}` … `{subset.names[-1]}`). {describe_updates(subset)}All other values are the "
         "same in every model and come from the network of the checkpoints."
+    )
+
+
+def describe_updates(subset: ParameterSubset) -> str:
+    """Return how generated factors act on the network, as sentences; empty if there are none."""
+    if not subset.updates:
+        return ""
+    return (
+        "These tensors are the factors A and B of low-rank adapters (LoRA, arXiv 2106.09685). In full state dicts the "
+        f"product scale · B A is already added to its weight, for {len(subset.updates)} weights "
+        f"(`{subset.updates[0].weight}` … `{subset.updates[-1].weight}`), so they load without the package peft. "
     )
 
 
@@ -151,7 +183,7 @@ def describe_loading(models: GeneratedModels, network: Description, num_exported
     ready = f'`{models.name_file(0)}` already holds this state dict for model 0: `load_file("{models.name_file(0)}")`. '
     return (
         f"These lines make the full state dict of one model. This folder holds {numbers}.\n\n"
-        f"```python\n{STATE_DICT_CODE}\n```\n\n"
+        f"```python\n{MERGED_STATE_DICT_CODE if models.subset.updates else STATE_DICT_CODE}\n```\n\n"
         f"{ready if num_exported else ''}In the folder of p-diff, `python -m scripts.export FOLDER --model {last}` "
         "writes the state dict of any model as a file.\n\n"
         "These lines load the state dict into the network:\n\n"
@@ -208,10 +240,11 @@ def describe_results(metrics: Mapping[str, Any], models: GeneratedModels) -> str
                 f"| {words.format(row['accuracy_best'])} | {iou} |"
             )
     introduction = (
-        f"The table shows {words.name} on test images, over the n models of each source that were scored with the run. "
+        f"The table shows {words.name} on test {words.items}, over the n models of each source that were scored with "
+        f"the run. "
         f"{describe_scored(scored, models)} "
         "Max IoU is the overlap of a model's errors with the errors of its most similar checkpoint: "
-        "images that both get wrong, divided by images that at least one gets wrong. "
+        f"{words.items} that both get wrong, divided by {words.items} that at least one gets wrong. "
         "A copy of a checkpoint has a max IoU of 1."
     )
     return "\n".join([introduction, "", *lines, "", f"> {metrics['verdict']['sentences'][0]}"])

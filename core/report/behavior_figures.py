@@ -164,7 +164,7 @@ def draw_iou_matrix(iou_SS: np.ndarray, sources: Sequence[str], sizes: Sequence[
     axes.set_yticks(centers, sources)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    drawn.colorbar(shown, ax=axes, label="IoU of wrong test images (bright: alike)", fraction=0.05, extend="both")
+    drawn.colorbar(shown, ax=axes, label="IoU of errors on test (bright: alike)", fraction=0.05, extend="both")
     return drawn
 
 

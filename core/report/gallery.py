@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from core.evaluation.kinds import GENERATED, ORIGINAL, Kind
 from core.evaluation.metrics import iou_matrix, l2_matrix, max_iou
+from core.evaluation.positions import locate_models
 from core.evaluation.yardstick import pair_originals
 from core.report import behavior_figures, weight_figures
 from core.report.captions import Caption, write_caption
@@ -67,17 +68,18 @@ def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
     """Yield the figures in the order of the page; the first one stands beside the verdict."""
     if (verdict := run.verdict) is not None and verdict.comparisons:
         yield "differences", lambda: draw_differences(verdict.comparisons, MetricWords(verdict.metric))
+    positions = {source: table.vectors_MD for source, table in locate_models(run.tables).items()}
     if ORIGINAL in run.tables:
         if any(table.scores["test"].wrong_MN is not None for table in run.tables.values()):
-            yield from plan_similarity_figures(run)
-        yield from plan_distance_figures(run)
+            yield from plan_similarity_figures(run, positions)
+        yield from plan_distance_figures(run, positions)
     elif run.tables:
         run.note(
             "the scores of original are missing, and with them most figures, because they compare models with the "
             "originals"
         )
     if run.tables:
-        yield from plan_maps(run)
+        yield from plan_maps(run, positions)
     yield from plan_history_figures(run)
     if worth := run.metrics.get("worth"):
         groups = find_groups(run.metrics)
@@ -85,14 +87,14 @@ def plan_figures(run: RunFiles) -> Iterator[PlannedFigure]:
         yield WORTH_FIGURES[1], lambda: draw_worth_measures(worth, groups)
 
 
-def plan_similarity_figures(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield the figures of the errors that models make."""
+def plan_similarity_figures(run: RunFiles, positions: Mapping[str, np.ndarray]) -> Iterator[PlannedFigure]:
+    """Yield the figures of the errors that models make; `positions` are those of the models in weights, by source."""
     wrong = {source: table.scores["test"].require_wrong() for source, table in run.tables.items()}
     originals = wrong[ORIGINAL]
     if len(originals) < 2:  # A single original cannot be compared with another one.
         del wrong[ORIGINAL]
     # The origins of the checkpoints are not among the files of a run. Rows in the order of their steps show the same.
-    apart = {ORIGINAL: pair_originals(run.tables[ORIGINAL].vectors_MD, None).apart_KK}
+    apart = {ORIGINAL: pair_originals(positions[ORIGINAL], None).apart_KK}
     iou = {source: max_iou(wrong_MN, originals, apart.get(source)) for source, wrong_MN in wrong.items()}
     accuracy = {source: run.tables[source].scores["test"].accuracy_M for source in wrong}
     words = MetricWords.read(run.metrics)
@@ -111,12 +113,11 @@ def draw_matrix(wrong: dict[str, np.ndarray]) -> Figure:
     )
 
 
-def plan_distance_figures(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield the figures of how far the weights lie from those of the originals."""
-    originals_KD = run.tables[ORIGINAL].vectors_MD
-    if len(originals_KD) < 2:
+def plan_distance_figures(run: RunFiles, positions: Mapping[str, np.ndarray]) -> Iterator[PlannedFigure]:
+    """Yield the figures of how far the weights lie from those of the originals, given all positions by source."""
+    if len(positions[ORIGINAL]) < 2:
         return
-    distances = {source: l2_matrix(table.vectors_MD, originals_KD) for source, table in run.tables.items()}
+    distances = {source: l2_matrix(models, positions[ORIGINAL]) for source, models in positions.items()}
     np.fill_diagonal(distances[ORIGINAL], np.inf)
     smallest = float(distances[ORIGINAL].min())
     yield (
@@ -181,12 +182,12 @@ def plan_densities(run: RunFiles) -> Iterator[PlannedFigure]:
         )
 
 
-def plan_maps(run: RunFiles) -> Iterator[PlannedFigure]:
-    """Yield the PCA and t-SNE maps of weights and of latents."""
+def plan_maps(run: RunFiles, positions: Mapping[str, np.ndarray]) -> Iterator[PlannedFigure]:
+    """Yield the PCA and t-SNE maps of weights, given their positions by source, and of latents."""
     # A greedy soup is one more mean of the models that the maps show already.
     mapped = {source: table for source, table in run.tables.items() if table.kind is not Kind.SOUP}
     latents = {source: table.latents_ML for source, table in mapped.items() if table.latents_ML is not None}
-    yield from plan_maps_of("weights", {source: table.vectors_MD for source, table in mapped.items()})
+    yield from plan_maps_of("weights", {source: positions[source] for source in mapped})
     yield from plan_maps_of("latents", latents)
 
 

@@ -55,6 +55,11 @@ class MetricWords:
         return "the most accurate" if self.is_accuracy else f"the best in {self.name}"
 
     @property
+    def items(self) -> str:
+        """What a split consists of, in the plural."""
+        return self.adapt("images")
+
+    @property
     def scale(self) -> int:
         """The factor from stored values to shown ones."""
         return 100 if self.metric.in_percent else 1
@@ -157,6 +162,10 @@ class MetricWords:
             "at their accuracies": "at their shares of errors",
             "these accuracies": "these shares of errors",
             "two accuracies": "two shares of errors",
+            # Items need not be images, and errors need not be those of whole images.
+            "images": "items",
+            "image": "item",
+            "negative log-likelihood on test in nats": "loss on test",
             "accuracies": f"values of {self.name}",
             "Accuracies": f"Values of {self.name}",
             "accuracy": self.name,

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from core.evaluation.kinds import GENERATED, ORIGINAL
+from core.evaluation.scores import Scores
 from core.evaluation.verdict import HONEST_COPIES, Decision, Difference, Doubt, Novelty, Verdict
 from core.report.cells import format_number, format_signed
 from core.report.glossary import explain_sources
@@ -81,11 +82,20 @@ def describe_generation(run: RunFiles, count: int | None) -> str:
 
 def describe_measurement(run: RunFiles, others: int) -> str:
     """Describe what the models were measured with."""
-    original = run.tables.get(ORIGINAL)
-    num_items = original.scores["test"].num_items if original is not None else None
-    images = "test images" if num_items is None else f"{num_items:,} test images"
-    metric = MetricWords.read(run.metrics).name
-    return f"{metric} and novelty on {images}, against {others} other sources of weights (baselines)."
+    words, original = MetricWords.read(run.metrics), run.tables.get(ORIGINAL)
+    count = count_items(original.scores["test"], words) if original is not None else None
+    items = f"test {words.items}" if count is None else f"{count:,} test {words.items}"
+    return f"{words.name} and novelty on {items}, against {others} other sources of weights (baselines)."
+
+
+def count_items(scores: Scores, words: MetricWords) -> int | None:
+    """Return the number of test items, where a group of errors, such as the pixels of an image, is one item.
+
+    Versions of one image, however, count one by one, because each of them is classified.
+    """
+    if scores.groups_N is not None and not words.is_accuracy:
+        return len(set(scores.groups_N.tolist()))
+    return scores.num_items
 
 
 def choose_key_numbers(verdict: Verdict | None) -> list[KeyNumber]:

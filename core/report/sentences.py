@@ -122,8 +122,8 @@ def find_objection(verdict: Verdict) -> Comparison:
 
 
 def name_split(verdict: Verdict) -> str:
-    """Return the images on which the best free source was chosen."""
-    return "validation images" if verdict.chosen_on == "val" else "test images"
+    """Return the items on which the best free source was chosen."""
+    return f"{'validation' if verdict.chosen_on == 'val' else 'test'} {MetricWords(verdict.metric).items}"
 
 
 def write_behavior(verdict: Verdict) -> str:
@@ -286,9 +286,9 @@ def write_method(verdict: Verdict) -> str:
     ]
     if verdict.draws is not None:
         sentences.append(
-            f"The intervals come from {verdict.draws:,} bootstrap draws of models and images. All but that of the "
-            f"headline's {words.name} have a level of {format_level(verdict.interval_level)}, at which at most 5% of "
-            "the differences called measurable are expected to be chance."
+            f"The intervals come from {verdict.draws:,} bootstrap draws of models and {words.items}. All but that of "
+            f"the headline's {words.name} have a level of {format_level(verdict.interval_level)}, at which at most 5% "
+            "of the differences called measurable are expected to be chance."
         )
     blocks = [f"{length} ({source})" for source, length in verdict.block_lengths.items() if length > 1]
     if blocks:

@@ -165,7 +165,6 @@ SIMILARITY: Measures = {
 }
 MEASURES = {**PERFORMANCE, **SIMILARITY}
 PRIMARY = "accuracy_"  # prefix of the measures of the primary metric
-SHARES_OF_ERRORS = ("kappa_mean", "kappa_relative_mean")  # explained by the accuracies of the two models
 SHORT: Mapping[str, str] = {  # the measures of the terminal beside n and mean ± std -> their headers
     "accuracy_interval": "95% interval",
     "max_iou_mean": "max IoU",
@@ -192,7 +191,7 @@ def choose_measures(metrics: Mapping[str, Any], measures: Measures) -> dict[str,
         if key.startswith(PRIMARY):
             show = words.format_interval if key == "accuracy_interval" else words.format
             column = words.adapt_column(column)
-        elif key in SHARES_OF_ERRORS:
+        elif key != "ece_mean":  # calibration compares with accuracy, whatever the primary metric is
             column = Column(column.label, words.adapt(column.explanation))
         chosen[key] = (column, show)
     return chosen
@@ -237,8 +236,9 @@ def format_source_table(metrics: Mapping[str, Any]) -> str:
 
 def format_legend(metrics: Mapping[str, Any]) -> str:
     """Return one line for each word of the short table that is not plain."""
-    table = format_source_table(metrics)
-    return "\n".join(f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in table)
+    table, metric = format_source_table(metrics), MetricWords.read(metrics).metric
+    lines = [f"{metric.name}: {metric.note}"] if metric.note else []
+    return "\n".join([*lines, *(f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in table)])
 
 
 def build_source_table(metrics: Mapping[str, Any]) -> Table:
@@ -246,7 +246,8 @@ def build_source_table(metrics: Mapping[str, Any]) -> Table:
     rows = list_rows(metrics)
     words = MetricWords.read(metrics)
     terms = {source: words.adapt(text) for source, text in explain_sources(row["source"] for row in rows).items()}
-    return build_table(metrics, rows, PERFORMANCE, terms)
+    noted = {words.metric.name: words.metric.note} if words.metric.note else {}
+    return build_table(metrics, rows, PERFORMANCE, noted | terms)
 
 
 def build_similarity_table(metrics: Mapping[str, Any]) -> Table | None:

@@ -227,7 +227,9 @@ def build_selection_table(metrics: Mapping[str, Any]) -> Table | None:
             Column("test accuracy %", "test accuracy of the chosen model, which is one pick and depends on luck")
         ),
         *(map(words.adapt_column, EXPECTATION_COLUMNS) if is_expected else []),
-        Column("test images chose", "yes means that the number is optimistic, because test images chose the model"),
+        words.adapt_column(
+            Column("test images chose", "yes means that the number is optimistic, because test images chose the model")
+        ),
     ]
     rules = dict.fromkeys(row["chosen_by"] for row in selected)
     terms = {
@@ -247,6 +249,7 @@ def expectation_cells(row: Mapping[str, Any], words: MetricWords) -> list[Cell]:
 def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return the accuracy of several models used together, beside that of one model."""
     combined, words = metrics.get("combination", []), MetricWords.read(metrics)
+    is_calibrated = any("ece" in row for row in combined)
     # A task that defines no votes has no temperatures either.
     temperature = " at the temperature fitted on validation" if metrics.get("worth") else ""
     rows = [
@@ -256,7 +259,7 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
             Cell(str(row.get("n_models", ABSENT)), row.get("n_models")),
             Cell(words.format(row.get("accuracy")), row.get("accuracy")),
             Cell(format_number(row.get("loss"), 4), row.get("loss")),
-            Cell(format_percent(row.get("ece")), row.get("ece")),
+            *([Cell(format_percent(row.get("ece")), row.get("ece"))] if is_calibrated else []),
         ]
         for row in combined
     ]
@@ -265,13 +268,11 @@ def build_combination_table(metrics: Mapping[str, Any]) -> Table | None:
         Column("method"),
         Column("models", "number of models used; it is not recorded for a greedy soup"),
         words.adapt_column(Column("accuracy %", "test accuracy, higher is better")),
-        Column("loss", f"negative log-likelihood on test in nats{temperature}; lower is better"),
-        Column(
-            "ECE %",
-            f"expected calibration error on test{temperature}, the difference between confidence and accuracy; lower "
-            "is better",
-        ),
+        Column("loss", words.adapt(f"negative log-likelihood on test in nats{temperature}; lower is better")),
     ]
+    if is_calibrated:
+        meaning = "the difference between confidence and accuracy; lower is better"
+        columns.append(Column("ECE %", f"expected calibration error on test{temperature}, {meaning}"))
     methods = dict.fromkeys(row["method"] for row in combined)
     terms = {name: words.adapt(METHODS[name]) for name in methods if name in METHODS}
     return Table(columns, rows, terms) if rows else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # The checks of a GPU machine do not use these packages.
-NOT_NEEDED = ("pytest-xdist", "selenium", "pycocotools", "ruff", "mypy", "codespell", "pre-commit")
+NOT_NEEDED = ("pytest-xdist", "selenium", "ruff", "mypy", "codespell", "pre-commit")
 ANTLR = "antlr4-python3-runtime==4.9.3"  # the series that hydra-core and omegaconf require
 
 

@@ -83,6 +83,22 @@ def architecture(model: str) -> Measurement:
     )
 
 
+def digits_task(task: str) -> Measurement:
+    """Return the measurement of another task than classification, or of adapters, on digits with three seeds."""
+    return Measurement(
+        title=f"experiment=digits_{task}, three trainings",
+        steps=[sweep(f"experiment=digits_{task} seed=1,2,3 'task.data.split_seed=${{seed}}'", f"{task}_${{seed}}")],
+        code=(
+            *PIPELINE,
+            "configs/task/digits*.yaml",
+            "configs/task/model/*_small.yaml",
+            "configs/task/model/vit_tiny.yaml",
+            "configs/experiment/small_architectures.yaml",
+            f"configs/experiment/digits_{task}.yaml",
+        ),
+    )
+
+
 def whole_network(model: str) -> Measurement:
     """Return the measurement of a small network whose every parameter is generated, with three seeds."""
     return Measurement(
@@ -169,6 +185,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         f"small_{model}": architecture(model)
         for model in ("resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny", "convnext_base")
     },
+    **{task: digits_task(task) for task in ("segmentation", "detection", "generation", "lora")},
     **{f"whole_{model}": whole_network(model) for model in ("convnet_mini", "mlp_mini")},
     "ablation_seed": ablation("p-diff's own seed", "task.seed=42 seed=0,1,2,3"),
     "ablation_k": ablation("How many checkpoints (K)", "task.param.k=10,50,100,200"),

@@ -5,10 +5,11 @@ from typing import Any
 
 from core.report.cells import ABSENT, format_signed
 from core.report.compared_runs import ComparedRun
+from core.report.metric_words import ACCURACY_WORDS, MetricWords
 from core.report.repetitions import Estimate
 from core.runtime.errors import UserError
 
-# Measures whose names start like this are shown in percent.
+# Measures whose names start like this are shown in percent. "accuracy" stands for any primary metric.
 IN_PERCENT = ("accuracy", "ece", "near_copies", "copies", "outside_span")
 
 
@@ -19,8 +20,16 @@ def read_measure(run: ComparedRun, source: str, key: str) -> float:
     return float(run.rows[source][key])
 
 
-def choose_format(key: str) -> tuple[float, int]:
-    """Return the scale and the number of decimals in which a measure is shown."""
+def choose_format(key: str, words: MetricWords = ACCURACY_WORDS, *values: float) -> tuple[float, int]:
+    """Return the scale and the number of decimals in which a measure is shown.
+
+    Args:
+        key: The measure.
+        words: The words of the primary metric.
+        values: Values that are shown side by side, which decide the decimals of a metric that is not in percent.
+    """
+    if key.startswith("accuracy"):
+        return words.scale, words.choose_decimals(*values)
     return (100, 2) if key.startswith(IN_PERCENT) else (1, 3)
 
 
@@ -32,10 +41,12 @@ def estimate_trainings(values: Sequence[float]) -> Estimate:
     return estimate
 
 
-def format_estimate(values: Sequence[float], key: str, *, sign: bool = False) -> str:
+def format_estimate(
+    values: Sequence[float], key: str, words: MetricWords = ACCURACY_WORDS, *, sign: bool = False
+) -> str:
     """Return one value, or the mean ± half-width of the 95% t-interval of several."""
-    scale, decimals = choose_format(key)
     estimate = Estimate.from_trainings(values)
+    scale, decimals = choose_format(key, words, *(values if estimate is None else estimate))
     if estimate is not None:
         return estimate.format(scale, decimals, sign=sign)
     return format_signed(values[0], scale, decimals) if sign else f"{scale * values[0]:.{decimals}f}"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from core.evaluation.groups import Group
 from core.evaluation.kinds import ENSEMBLE, GENERATED, ORIGINAL
+from core.evaluation.scores import Metric
 from core.report.cells import ABSENT, format_signed, markdown
 from core.report.compared_runs import CLASS, ComparedRun, swept_settings
 from core.report.comparison_table import setting_cell
@@ -146,9 +147,13 @@ def read_lead(run: ComparedRun, source: str) -> dict[str, Any]:
 
 
 def list_ahead(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return the free sources whose mean accuracy over all trainings exceeds that of p_diff, the best one first."""
+    """Return the free sources whose primary metric is better than that of p_diff, as the mean over all trainings.
+
+    The best one comes first.
+    """
+    sign = Metric.read(runs[0].files.metrics).sign
     means = {
-        source: sum(run.rows[source]["accuracy_mean"] for run in runs) / len(runs)
+        source: sign * sum(run.rows[source]["accuracy_mean"] for run in runs) / len(runs)
         for source in runs[0].rows
         if all(source in run.rows for run in runs)
     }

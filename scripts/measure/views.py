@@ -10,7 +10,7 @@ from statistics import mean
 
 from core.evaluation.verdict import Decision, Novelty
 from core.report.cells import format_percent, format_signed, markdown
-from core.report.comparison_table import build_table
+from core.report.comparison_table import build_table, read_words
 from core.report.repetitions import build_repeated_source_table, build_repetition_table
 from core.report.source_table import format_source_table
 from core.report.tables import format_protocol_table, read_sentences
@@ -98,15 +98,15 @@ def show_chosen_sources(results: Sequence[Result], sources: str, *conditions: st
 
 def show_mean(results: Sequence[Result], source: str, key: str, *conditions: str) -> str:
     """Return one measure of one source: its value, or mean ± half-width of the 95% interval over several trainings."""
-    values = [read_measure(run, source, key) for run in open_runs(results, *conditions)]
-    return format_estimate(values, key)
+    runs = open_runs(results, *conditions)
+    return format_estimate([read_measure(run, source, key) for run in runs], key, read_words(runs))
 
 
 def show_difference(results: Sequence[Result], source: str, other: str, key: str, *conditions: str) -> str:
     """Return a measure of one source minus that of another source of the same run, with its sign, like `show_mean`."""
     runs = open_runs(results, *conditions)
     values = [read_measure(run, source, key) - read_measure(run, other, key) for run in runs]
-    return format_estimate(values, key, sign=True)
+    return format_estimate(values, key, read_words(runs), sign=True)
 
 
 def show_value(results: Sequence[Result], source: str, key: str, *conditions: str) -> str:

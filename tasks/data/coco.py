@@ -32,7 +32,7 @@ from tasks.data.scenes import (
     make_segmentation_transforms,
     name_damaged_file,
 )
-from tasks.data.splits import Colors, DataOptions, TaskData
+from tasks.data.splits import SPLITS, Colors, DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS
 from tasks.objectives.detection import Detection
 from tasks.objectives.segmentation import VOID, Segmentation
@@ -113,6 +113,14 @@ class CocoScenes(CocoDetection):
             )
         return image
 
+    def has_objects(self, indices: Iterable[int]) -> bool:
+        """Return whether any of these images shows an object that scores count."""
+        return any(self.is_scored(annotation) for index in indices for annotation in self.list_annotations(index))
+
+    def is_scored(self, annotation: Mapping[str, Any]) -> bool:
+        """Return whether scores count an annotation that is used."""
+        return True
+
     def find_path(self, index: int) -> str:
         """Return the path of an image."""
         return str(Path(self.root) / self.coco.imgs[self.ids[index]]["file_name"])
@@ -138,6 +146,10 @@ class DetectionScenes(CocoScenes):
     def find_unusable(self) -> frozenset[int]:
         """Return the ids of annotations without a usable box."""
         return find_unusable_boxes(self.path, self.coco.dataset)
+
+    def is_scored(self, annotation: Mapping[str, Any]) -> bool:
+        """Return whether an annotation is no crowd, whose boxes count neither as right nor as false."""
+        return not annotation.get("iscrowd", 0)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
         image, annotations = self.read_image(index), self.list_annotations(index)
@@ -208,6 +220,25 @@ def open_splits(kind: type[Scenes], root: Path, folders: Mapping[str, str]) -> d
     return scenes
 
 
+def require_objects(data: TaskData, folder: Path) -> TaskData:
+    """Return the data after checking that each split shows objects, without which no score is defined.
+
+    Single images may be without objects: every box that is found on one is false, in training and in scoring.
+
+    Raises:
+        UserError: A split shows no object.
+    """
+    for name in SPLITS:
+        images: Any = getattr(data, name)
+        if not images.scenes.has_objects(map(int, images.indices)):
+            raise UserError(
+                f"{folder}: none of the {len(images)} images of the split {name} shows an object of the dataset's "
+                "classes, so nothing can be scored on them. Add images with objects, set task.data.split_seed to "
+                "another number, or set task.data.root=FOLDER to another folder"
+            )
+    return data
+
+
 def load_detection(options: DataOptions) -> TaskData:
     """Return the splits of COCO 2017 for detection: 91 classes, of which 0 is the background.
 
@@ -236,7 +267,7 @@ def load_detection_from(
     """
     scenes = open_splits(DetectionScenes, root, folders)
     num_classes = max(scenes["train"].coco.cats) + 1
-    return make_scene_data(
+    data = make_scene_data(
         scenes,
         options,
         folder=root,
@@ -247,6 +278,7 @@ def load_detection_from(
         image_size=options.image_size or image_size,
         colors=DETECTION_COLORS,
     )
+    return require_objects(data, root)
 
 
 def load_segmentation(options: DataOptions) -> TaskData:
@@ -260,7 +292,7 @@ def load_segmentation(options: DataOptions) -> TaskData:
     """
     root, crop = Path(options.root).expanduser(), options.image_size or CROP_SIZE
     scenes = open_splits(SegmentationScenes, root, FOLDERS)
-    return make_scene_data(
+    data = make_scene_data(
         scenes,
         options,
         folder=root,
@@ -272,3 +304,4 @@ def load_segmentation(options: DataOptions) -> TaskData:
         colors=IMAGENET_COLORS,
         keep=scenes["train"].find_large(),
     )
+    return require_objects(data, root)

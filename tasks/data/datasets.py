@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision import datasets
 
 from core.runtime.errors import UserError, suggest_names
-from tasks.data import coco, digit_scenes, digits, image_folder, voc
+from tasks.data import coco, digit_scenes, digits, image_folder, noisy_images, voc
 from tasks.data.splits import DataOptions, TaskData
 from tasks.data.torchvision_sets import IMAGENET_COLORS, Load, Open, make_load
 
@@ -82,6 +82,8 @@ DATASETS: dict[str, Load] = {
     "coco_detection": coco.load_detection,
     "digit_scenes_segmentation": digit_scenes.load_segmentation,
     "digit_scenes_detection": digit_scenes.load_detection,
+    "digits_generation": noisy_images.load_digit_images,
+    "cifar10_generation": noisy_images.load_cifar10,
 }
 
 

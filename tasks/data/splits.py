@@ -48,6 +48,8 @@ class DataOptions:
         mean: The mean of each channel, or one number for all; None for the mean of `weights`, or else of the dataset.
         std: The standard deviation of each channel, in the same form as `mean`.
         num_workers: The number of processes that read images, or "auto".
+        diffusion: The noise schedule, the sampling and the features of a task of generation
+            (`tasks.data.noisy_images.DiffusionOptions`); other tasks ignore it.
         weights: The mean and std that the pretrained weights were trained with; not part of the configuration.
     """
 
@@ -60,6 +62,7 @@ class DataOptions:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     num_workers: int | str = "auto"
+    diffusion: Mapping[str, Any] = field(default_factory=dict)
     weights: Colors | None = None
 
     def choose_colors(self, dataset_colors: Colors) -> Colors:
@@ -148,6 +151,11 @@ class TaskData:
         mean, std = map(list, colors)
         return {"facts": dict(self.facts), "normalization": {"mean": mean, "std": std}}
 
+    @property
+    def noun(self) -> str:
+        """What the splits consist of, for log lines; only images have facts."""
+        return "images" if self.facts else "items"
+
     def split(self, name: str) -> Dataset:
         """Return the split called "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
@@ -169,12 +177,13 @@ class TaskData:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """The facts, the normalization and the transforms, which together decide what a network sees of the inputs."""
+        """What decides what a network sees of the inputs, and what the objective records."""
         transforms = {name: getattr(self.split(name), "transform", None) for name in SPLITS if self.originals}
         return {
             "facts": dict(self.facts),
             "colors": self.colors and [list(values) for values in self.colors],
             "transforms": {name: repr(transform) for name, transform in transforms.items() if transform},
+            "objective": self.objective.record(),
         }
 
     def fingerprint(self) -> str:

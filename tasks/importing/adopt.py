@@ -11,6 +11,7 @@ from core.runtime.settings import MISSING, describe_differences, find_difference
 from tasks.networks.build import ModelSpec
 from tasks.networks.recipes import check_recipe
 from tasks.specification import TaskSpec
+from tasks.task import check_own_task, refuse_without_effect
 from tasks.user_code import find_user_code
 
 IMPORT_AGAIN = "Import the state dicts again with python -m scripts.import_checkpoints"
@@ -38,8 +39,9 @@ def open_checkpoints(task: TaskSpec, typed: Sequence[str] = ()) -> tuple[TaskSpe
     checkpoints = CheckpointSet.load(Path(task.param.path))
     if is_imported(checkpoints):
         return adopt_imported(task, checkpoints, typed), checkpoints
+    check_own_task(task, typed)
     checkpoints.require_settings(task.record())
-    return task, checkpoints
+    return (name_users_data(task) if task.score_with else task), checkpoints
 
 
 def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequence[str]) -> TaskSpec:
@@ -72,11 +74,13 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequen
         )
     if not task.score_with and ":" in recipe["name"]:
         recipe["name"] = require_code(task, recipe["name"], source)
-    model = ModelSpec(**{key: recipe[key] for key in ("name", "pretrained", "small_stem", "options") if key in recipe})
+    parts = ("name", "pretrained", "small_stem", "options", "lora")
+    model = ModelSpec.from_config({part: recipe[part] for part in parts if part in recipe})
     adopted = replace(task, model=model, param=replace(task.param, **param))
     check_overrides(overrides, adopted, task, source=source)
     if task.score_with:
-        return replace(adopted, data=replace(task.data, dataset=task.score_with))
+        refuse_without_effect(task.score_with, overrides)
+        return name_users_data(adopted)
     configured = task.record()["task"]["data"]
     if differing := find_differences({"task": {"data": data}}, {"task": {"data": configured}}):
         raise UserError(
@@ -84,6 +88,11 @@ def adopt_imported(task: TaskSpec, checkpoints: CheckpointSet, overrides: Sequen
             f"Set {write_overrides(differing)}"
         )
     return adopted
+
+
+def name_users_data(task: TaskSpec) -> TaskSpec:
+    """Return `task` with the user's function as the name of its data, which reports show."""
+    return replace(task, data=replace(task.data, dataset=str(task.score_with)))
 
 
 def require_code(task: TaskSpec, recorded: str, source: str) -> str:

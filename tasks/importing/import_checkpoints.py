@@ -6,8 +6,8 @@ K checkpoints · D numbers in one flattened subset.
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.checkpoints.subset import ParameterSubset, get_floating_entries, resolve_subset
+from core.checkpoints.subset import ParameterSubset, get_floating_entries
 from core.checkpoints.vector_rows import VectorRows
 from core.runtime.errors import UserError
 from core.runtime.progress import Stages
 from core.runtime.stage_progress import StageProgress
 from tasks.importing.state_files import read_state, rename_entries
+from tasks.networks.adapters import add_adapters, resolve_parameters
 from tasks.networks.build import load_network
 from tasks.networks.recipes import rebuild
 from tasks.scoring.scorer import ScoringSpec
@@ -48,32 +49,43 @@ def import_checkpoints(
     *,
     base: Path | None = None,
     allow_different_rest: bool = False,
+    read: Callable[[Path], Mapping[str, Tensor]] = read_state,
     scoring: ScoringSpec | None = None,
 ) -> CheckpointSet:
     """Read the subset of each file, in the given order, and score it on validation inside the network of `base`.
 
     Args:
         task: Only `model`, `param.subset`, `param.count` and `data` or `score_with` are used.
-        files: The state dicts.
+        files: The state dicts, or the folders of adapters.
         base: A full state dict, which provides all parameters outside the subset; None for the first full one of
             `files`.
         allow_different_rest: Accept files that differ from the base outside the subset.
+        read: Reads one of `files`.
         scoring: How to score the checkpoints; None for the defaults.
 
     Raises:
         UserError: Files do not fit the network or each other. The error names these files with their differences.
     """
     start = time.perf_counter()
-    model, data = open_network_and_images(task)
+    lora = task.model.lora
+    model, data = open_network_and_images(replace(task, model=replace(task.model, lora=None)))
     path, state = read_base(files, base, model)
     model, recipe = build_fitting_network(task, data.facts, model, state=state, path=path)
-    subset = resolve_subset(model, task.param.subset, task.param.count)
     in_float32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     load_network(model, {**model.state_dict(), **in_float32}, str(path))
+    if lora:
+        model, recipe["lora"] = add_adapters(model, lora), asdict(lora)
+    subset = resolve_parameters(model, task.param.subset, task.param.count)
     stages = Stages(["read", "score"])
     with stages.stage("read", f"{len(files)} files") as progress:
         vectors_KD = gather_vectors(
-            files, model, subset, base=path.name, allow_different_rest=allow_different_rest, progress=progress
+            files,
+            model,
+            subset,
+            base=path.name,
+            allow_different_rest=allow_different_rest,
+            read=read,
+            progress=progress,
         )
     rows = VectorRows([vectors_KD])
     with stages.stage("score", f"{len(rows)} checkpoints") as progress:
@@ -128,10 +140,8 @@ def build_fitting_network(
         model, recipe["small_stem"] = rebuild(recipe, facts, state=state, source=str(path))
     if misfit := describe_misfit(state, model.state_dict(), get_floating_entries(model)):
         options = f"--score-with {task.score_with}" if task.score_with else "--model, --model-option and --dataset"
-        raise UserError(
-            f"{path} does not fit the network {recipe['name']} for {facts['num_classes']} classes: it {misfit}. "
-            f"Check {options}"
-        )
+        classes = f" for {facts['num_classes']} classes" if facts else ""  # the user's own objective has no facts
+        raise UserError(f"{path} does not fit the network {recipe['name']}{classes}: it {misfit}. Check {options}")
     return model, recipe
 
 
@@ -167,6 +177,7 @@ def gather_vectors(
     *,
     base: str,
     allow_different_rest: bool,
+    read: Callable[[Path], Mapping[str, Tensor]] = read_state,
     progress: StageProgress | None = None,
 ) -> Tensor:
     """Return the subset of each file (K, D), read one file at a time.
@@ -177,6 +188,7 @@ def gather_vectors(
         subset: The parameters to read.
         base: The file name of the base, shown in the error.
         allow_different_rest: Accept files that differ from `model` outside the subset.
+        read: Reads one file.
         progress: The progress of the stage that reads the files; None shows nothing.
 
     Raises:
@@ -184,7 +196,7 @@ def gather_vectors(
     """
     expected, found = model.state_dict(), Findings()
     for path in (progress or StageProgress()).track(files):
-        state = rename_entries(read_state(path), expected.keys(), path)
+        state = rename_entries(read(path), expected.keys(), path)
         if misfit := describe_misfit(state, expected, subset.names):
             found.misfits.append(f"{path.name} {misfit}")
             continue

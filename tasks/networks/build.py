@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from core.runtime.settings import build_section
+from tasks.networks.adapters import LoraSpec, add_adapters
 from tasks.networks.detectors import DETECTORS, build_detector
+from tasks.networks.diffusion_unets import UNETS, build_unet
 from tasks.networks.mini_networks import choose_patch_size
 from tasks.networks.segmenters import SEGMENTERS, build_segmenter
 from tasks.objectives.classification import Classification
 from tasks.objectives.detection import Detection
+from tasks.objectives.generation import Generation
 from tasks.objectives.objective import Objective
 from tasks.objectives.segmentation import Segmentation
 from tasks.user_code import call_user_code
@@ -29,10 +33,20 @@ class ModelSpec:
     pretrained: bool = False
     small_stem: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    lora: LoraSpec | None = None  # adapters, which only `build_from_spec` adds; older files lack them
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "ModelSpec":
+        """Build the specification from the plain values of the `task.model` section."""
+        return build_section(cls, "task.model", {**config, "lora": LoraSpec.from_config(config.get("lora"))})
 
 
 # The networks for each objective but classification, whose networks are those of timm.
-FAMILIES: dict[type[Objective], Collection[str]] = {Segmentation: SEGMENTERS, Detection: DETECTORS}
+FAMILIES: dict[type[Objective], Collection[str]] = {
+    Segmentation: SEGMENTERS,
+    Detection: DETECTORS,
+    Generation: UNETS,
+}
 
 
 def build_network(
@@ -54,6 +68,8 @@ def build_network(
     arguments: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
     if name in DETECTORS:
         return build_detector(name, **arguments, options=options)
+    if name in UNETS:
+        return build_unet(name, channels=channels, image_size=image_size, pretrained=pretrained, options=options)
     return build_classifier(name, **arguments, channels=channels, small_stem=small_stem, options=options)
 
 
@@ -67,6 +83,7 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
     builders: dict[type[Objective], Callable[..., nn.Module]] = {
         Segmentation: build_segmenter,
         Detection: build_detector,
+        Generation: build_unet,
     }
     return builders.get(find_family(name), build_classifier)
 
@@ -191,7 +208,7 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int])
 
 def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
     """Return the network of a specification for the images that `facts` (from `TaskData.facts`) describes."""
-    return build_network(
+    network = build_network(
         model.name,
         num_classes=facts["num_classes"],
         channels=facts["channels"],
@@ -200,6 +217,7 @@ def build_from_spec(facts: Mapping[str, int], model: ModelSpec) -> nn.Module:
         small_stem=model.small_stem,
         options=model.options,
     )
+    return add_adapters(network, model.lora) if model.lora else network
 
 
 def get_pretrained_colors(name: str) -> tuple[list[float], list[float]] | None:

@@ -27,6 +27,9 @@ def check_recipe(recipe: Mapping[str, Any], source: str) -> None:
     options = recipe.get("options") or {}
     if not isinstance(recipe.get("name"), str) or not isinstance(options, Mapping):
         raise UserError(f"{source} does not name its network. Collect or import its checkpoints again")
+    lora = recipe.get("lora") or {}
+    if not isinstance(lora, Mapping) or not all(map(is_plain, lora.values())):
+        raise UserError(f"{source} describes the adapters of its network as {lora!r}. Import its checkpoints again")
     for key, value in options.items():
         if not str(key).isidentifier() or str(key).startswith(REFUSED) or not is_plain(value):
             raise UserError(
@@ -50,7 +53,7 @@ def is_plain(value: Any) -> bool:
 def rebuild(
     recipe: Mapping[str, Any], facts: Mapping[str, int], *, state: Mapping[str, Tensor], source: str
 ) -> tuple[nn.Module, bool]:
-    """Return the network of a recipe with new weights, and whether it has the small stem.
+    """Return the network of a recipe with new weights, without adapters, and whether it has the small stem.
 
     No weights are downloaded. If the recipe does not name the stem, choose the stem whose shapes differ from `state` in
     fewer entries.

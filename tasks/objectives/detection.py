@@ -20,7 +20,7 @@ from tasks.objectives.objective import Network, Objective, ScoreCounter
 AVERAGE_PRECISION = Metric("AP", "mean average precision at IoU 0.50:0.95", higher_is_better=True, in_percent=True)
 MOST_NUMBERS = 8 * 3 * 480 * 640  # numbers in the images at once, which detectors enlarge and pad
 AP50 = slice(1)  # the first of the ten thresholds
-SURE = 0.5  # the score from which a box counts as found or as false in the errors on single objects
+SURE = 0.5  # the score from which a box counts when two precisions are compared
 
 Boxes = Mapping[str, Any]  # the detections or the objects of one image
 
@@ -64,9 +64,10 @@ class Detection(Objective):
 class DetectionCounter(ScoreCounter):
     """The matches of M detectors, from which the scores of any sample of the images follow.
 
-    A detection takes 14 bytes. The errors of an image are one for each object, which is wrong if no box of its class
-    with a score of at least 0.5 finds it at IoU 0.5, and one for each class, which is wrong if there is a false box of
-    this class with such a score. Crowds are no objects.
+    A detection takes 14 bytes. For the errors, the best boxes of a model count, as many as there are objects. Like the
+    AP, they depend only on the order of the scores, so a model that is less sure of the same boxes has the same errors.
+    The errors of an image are one for each object, which is wrong if no box that counts finds it at IoU 0.5, and one
+    for each class, which is wrong if a box of this class that counts is false. Crowds are no objects.
 
     Args:
         num_models: M.
@@ -76,7 +77,9 @@ class DetectionCounter(ScoreCounter):
     def __init__(self, num_models: int, num_classes: int):
         self.num_classes = num_classes
         self.matches: list[list[Matches]] = [[] for _ in range(num_models)]
-        self.wrong: list[list[np.ndarray]] = [[] for _ in range(num_models)]
+        # For each image, the score with which each object is found, and the highest score of a false box of each class.
+        self.found: list[list[np.ndarray]] = [[] for _ in range(num_models)]
+        self.false: list[list[np.ndarray]] = [[] for _ in range(num_models)]
         self.objects: list[np.ndarray] = []  # for each image, the number of objects of each class (C,)
 
     def add(self, predictions: Iterable[tuple[slice, Sequence[Boxes]]], targets: Sequence[Boxes]) -> None:
@@ -94,11 +97,12 @@ class DetectionCounter(ScoreCounter):
     def _add_image(self, model: int, prediction: Boxes, target: Boxes, *, index: int) -> None:
         """Add the detections of one model on one image."""
         matches, found_g = match_boxes(prediction, target, index)
-        missed_g = (found_g < SURE)[~get_crowds(target)]
-        is_false_d = ~unpack_bits(matches.hit_d | matches.ignored_d)[0] & (matches.score_d >= SURE)
-        false_C = np.bincount(matches.class_d[is_false_d], minlength=self.num_classes) > 0
+        is_false_d = ~unpack_bits(matches.hit_d | matches.ignored_d)[0]
+        false_C = np.zeros(self.num_classes, dtype=np.float32)
+        np.maximum.at(false_C, matches.class_d[is_false_d], matches.score_d[is_false_d])
         self.matches[model].append(matches)
-        self.wrong[model].append(np.concatenate([missed_g, false_C[1:]]))
+        self.found[model].append(found_g[~get_crowds(target)])
+        self.false[model].append(false_C[1:])
 
     def finish(self) -> Scores:
         """Return the scores, in which the loss is 1 − AP50, because detectors compute losses while they train only."""
@@ -116,10 +120,26 @@ class DetectionCounter(ScoreCounter):
         return Scores(
             metric_M,
             1 - ap50_M,
-            np.stack([np.concatenate(images) for images in self.wrong]),
+            np.stack(
+                [self._find_errors(model, matches, int(objects_NC.sum())) for model, matches in enumerate(joined)]
+            ),
             metric=AVERAGE_PRECISION,
             groups_N=np.repeat(np.arange(len(items_N)), items_N),
             influence_MN=np.repeat(influence_MN, items_N, axis=1).astype(np.float32),
+        )
+
+    def _find_errors(self, model: int, matches: Matches, num_objects: int) -> np.ndarray:
+        """Return the errors of a model (I,), from as many of its best boxes as there are objects."""
+        scores_d = np.sort(matches.score_d[~unpack_bits(matches.ignored_d)[0]])[::-1]
+        counted = min(num_objects, len(scores_d))
+        # Objects that are not found have the score 0, which the threshold must not admit.
+        threshold = max(scores_d[counted - 1], np.finfo(np.float32).tiny) if counted else np.inf
+        return np.concatenate(
+            [
+                part
+                for found_g, false_C in zip(self.found[model], self.false[model], strict=True)
+                for part in (found_g < threshold, false_C >= threshold)
+            ]
         )
 
 

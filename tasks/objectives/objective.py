@@ -90,6 +90,10 @@ class Objective(ABC):
         """
         return network(*inputs)
 
+    def record(self) -> dict[str, Any]:
+        """Return what decides the scores besides the options, the items and the source code, as plain values."""
+        return {}
+
     def measure_agreement(self, predictions: Any, exact: Any) -> float:
         """Return the share of predictions in a lower precision that are the same as in fp32."""
         return torch.isclose(predictions, exact, rtol=1e-2, atol=1e-6).double().mean().item()

@@ -20,6 +20,7 @@ AUXILIARY = 0.5  # weight of the auxiliary head, as in torchvision's reference r
 MOST_OUTPUTS = {"cpu": 2**24, "cuda": 2**28}  # logits of one model at once; 64 MB, or 1 GB on a GPU
 # The errors of all pixels would take P = H · W numbers for each model and image, and neighboring pixels err together.
 PIXELS_PER_IMAGE = 32
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Segmentation(Objective):
         """Return the mean cross-entropy of the pixels that are not void."""
         outputs = network(inputs)
         heads = outputs if isinstance(outputs, Mapping) else {"out": outputs}
-        losses = {name: F.cross_entropy(logits, targets, ignore_index=VOID) for name, logits in heads.items()}
+        losses = {name: average_cross_entropy(logits, targets) for name, logits in heads.items()}
         return losses["out"] + (AUXILIARY * losses["aux"] if "aux" in losses else 0)
 
     def count_scores(
@@ -65,39 +66,10 @@ class SegmentationCounter(ScoreCounter):
 
     def add(self, predictions: Iterable[tuple[slice, Tensor]], targets: Tensor) -> None:
         """Add the logits (models, B, C, H, W), and the masks (B, H, W)."""
-        sampled_BP = sample_pixels(targets)
-        groups = [self._compare(logits_BCHW, targets, sampled_BP) for _, group in predictions for logits_BCHW in group]
-        self.batches.append({name: np.stack([one[name] for one in groups]) for name in groups[0]})
-
-    def _compare(self, logits_BCHW: Tensor, targets_BHW: Tensor, sampled_BP: Tensor) -> dict[str, np.ndarray]:
-        """Return what the scores need of one model on one batch. A NaN predicts no class, so it counts as wrong."""
-        predicted_BHW = logits_BCHW.argmax(dim=1).masked_fill(logits_BCHW.isnan().any(dim=1), self.num_classes)
-        valid_BHW = targets_BHW != VOID
-        of_target_BC, of_predicted_BC, common_BC = (
-            self._count_classes(classes_BHW, counted_BHW)
-            for classes_BHW, counted_BHW in (
-                (targets_BHW, valid_BHW),
-                (predicted_BHW, valid_BHW),
-                (targets_BHW, valid_BHW & (predicted_BHW == targets_BHW)),
-            )
-        )
-        loss_BHW = F.cross_entropy(logits_BCHW, targets_BHW, ignore_index=VOID, reduction="none")
-        wrong_BHW = predicted_BHW != targets_BHW
-        parts = {
-            "intersection": common_BC,
-            "union": of_target_BC + of_predicted_BC - common_BC,
-            "loss": loss_BHW.double().sum(dim=(1, 2)),
-            "pixels": valid_BHW.sum(dim=(1, 2)),
-            "wrong": wrong_BHW.flatten(1).gather(1, sampled_BP),
-        }
-        return {name: part.cpu().numpy() for name, part in parts.items()}
-
-    def _count_classes(self, classes_BHW: Tensor, counted_BHW: Tensor) -> Tensor:
-        """Return the number of counted pixels of each class on each image (B, C)."""
-        bins = self.num_classes + 1  # the last one is for pixels that are predicted as no class
-        image_BHW = torch.arange(len(classes_BHW), device=classes_BHW.device)[:, None, None].expand_as(classes_BHW)
-        index = (bins * image_BHW + classes_BHW)[counted_BHW]
-        return torch.bincount(index, minlength=bins * len(classes_BHW)).view(-1, bins)[:, :-1]
+        batch = TargetBatch.describe(targets, self.num_classes)
+        groups = [batch.compare(logits_BCHW) for _, group in predictions for logits_BCHW in group]
+        # Results stay on the device until those of all models are copied at once, because every copy waits for it.
+        self.batches.append({name: torch.stack([one[name] for one in groups]).cpu().numpy() for name in groups[0]})
 
     def finish(self) -> Scores:
         """Return the scores, in which each item is one sampled pixel, and the pixels of an image are a group."""
@@ -116,15 +88,69 @@ class SegmentationCounter(ScoreCounter):
         )
 
 
-def sample_pixels(targets_BHW: Tensor) -> Tensor:
-    """Return the indices of P pixels of each image that are not void (B, P), spread evenly over the image.
+@dataclass(frozen=True)
+class TargetBatch:
+    """The masks of one batch, and all that does not depend on the models.
 
-    An image that is void everywhere gives its first pixel, whose prediction then counts as wrong for every model.
+    Pixels of each class are counted by comparing them with every class. `torch.bincount` would need fewer numbers, but
+    on a GPU it waits for the device.
+    """
+
+    targets_BHW: Tensor
+    is_valid_BHW: Tensor
+    is_class_BCHW: Tensor
+    sampled_BP: Tensor  # indices of the pixels whose errors are kept
+
+    @classmethod
+    def describe(cls, targets_BHW: Tensor, num_classes: int) -> "TargetBatch":
+        """Describe the masks of one batch."""
+        is_class_BCHW = compare_with_classes(targets_BHW, num_classes)
+        return cls(targets_BHW, targets_BHW != VOID, is_class_BCHW, sample_pixels(targets_BHW))
+
+    def compare(self, logits_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return what the scores need of one model. A NaN predicts no class, so it counts as wrong."""
+        num_classes = logits_BCHW.shape[1]
+        predicted_BHW = logits_BCHW.argmax(dim=1).masked_fill(logits_BCHW.isnan().any(dim=1), num_classes)
+        counted_BHW = predicted_BHW.masked_fill(~self.is_valid_BHW, num_classes)
+        is_predicted_BCHW = compare_with_classes(counted_BHW, num_classes)
+        loss_BHW = F.cross_entropy(logits_BCHW, self.targets_BHW, ignore_index=VOID, reduction="none")
+        wrong_BHW = predicted_BHW != self.targets_BHW
+        return {
+            "intersection": (self.is_class_BCHW & is_predicted_BCHW).sum(dim=(2, 3)),
+            "union": (self.is_class_BCHW | is_predicted_BCHW).sum(dim=(2, 3)),
+            "loss": loss_BHW.double().sum(dim=(1, 2)),
+            "pixels": self.is_valid_BHW.sum(dim=(1, 2)),
+            "wrong": wrong_BHW.flatten(1).gather(1, self.sampled_BP),
+        }
+
+
+def compare_with_classes(classes_BHW: Tensor, num_classes: int) -> Tensor:
+    """Return whether each pixel is of each class (B, C, H, W); `VOID` and larger numbers are of none."""
+    return classes_BHW[:, None] == torch.arange(num_classes, device=classes_BHW.device)[:, None, None]
+
+
+def average_cross_entropy(logits_BCHW: Tensor, targets_BHW: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the pixels that are not void, and 0 if all are.
+
+    It equals that of `F.cross_entropy`. On a GPU, however, torch has no deterministic kernel for a mean over pixels,
+    so trainer.deterministic=true would refuse it. The losses of single pixels have one.
+    """
+    loss_BHW = F.cross_entropy(logits_BCHW, targets_BHW, ignore_index=VOID, reduction="none")
+    return loss_BHW.sum() / (targets_BHW != VOID).sum().clamp(min=1)
+
+
+def sample_pixels(targets_BHW: Tensor) -> Tensor:
+    """Return the indices of P pixels of each image that are not void (B, P), spread evenly over both axes.
+
+    The golden ratio steps through the pixels in the order of rows. Equal steps would be a diagonal line if P divides
+    the number of rows. An image that is void everywhere gives its first pixel, whose prediction then counts as wrong
+    for every model.
     """
     rows = []
     for valid in (targets_BHW != VOID).flatten(1):
         indices = valid.nonzero()[:, 0] if valid.any() else torch.zeros(1, dtype=torch.int64, device=valid.device)
-        chosen = torch.linspace(0, len(indices) - 1, PIXELS_PER_IMAGE, device=valid.device).round().long()
+        steps = torch.arange(1, PIXELS_PER_IMAGE + 1, device=valid.device, dtype=torch.float64)
+        chosen = (steps * GOLDEN_RATIO % 1 * len(indices)).long()
         rows.append(indices[chosen])
     return torch.stack(rows)
 

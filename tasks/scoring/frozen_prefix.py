@@ -3,6 +3,7 @@
 B items in one chunk.
 """
 
+import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ def split_network(
             return FrozenBackbone(model)
         log.info("Scoring with full forward passes: the generated parameters are in the backbone of a detector")
         return WholeNetwork(model)
+    if takes_more(model):
+        log.info(
+            "Scoring with full forward passes: the network takes more than one argument, which the objective makes"
+        )
+        return WholeNetwork(model)
     sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if any_size else None
     try:
         with torch.no_grad():
@@ -99,6 +105,13 @@ def split_network(
         reason = str(error).split("\n")[0]
         log.info("Scoring with full forward passes: the network cannot be split (%s: %s)", type(error).__name__, reason)
         return WholeNetwork(model)
+
+
+def takes_more(model: nn.Module) -> bool:
+    """Return whether a network needs further arguments besides the inputs, such as the timesteps of noisy images."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in positional and one.default is one.empty for one in parameters) > 1
 
 
 def _is_in_place(node: fx.Node) -> bool:

@@ -111,11 +111,11 @@ class PrefixCache:
         where = " and ".join(f"{size / 1e6:,.0f} MB of {memory} memory" for memory, size in used.items() if size)
         num_images = count_images(self.images)
         num_kept = min(len(self._kept or ()) * self.batch_size, num_images)
-        summary = f"the output of the frozen layers is cached for {num_kept} of {num_images} images"
+        summary = f"the output of the frozen layers is cached for {num_kept} of {num_images}"
         summary += f" in {where}" if where else ""
         if num_kept == num_images:
             return summary
-        return f"{summary} and recomputed for the other images (set scoring.cache_bytes to cache more)"
+        return f"{summary} and recomputed for the others (set scoring.cache_bytes to cache more)"
 
     def _limit_bytes(self) -> dict[str, float]:
         """Return the largest number of bytes to use in each kind of memory, in the order in which they are filled."""

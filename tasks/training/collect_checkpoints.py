@@ -123,7 +123,7 @@ def measure_accuracy(
         progress: The progress of the stage that scores.
     """
     items, normalize = data.split(ACCURACY_SPLIT), data.make_normalizer()
-    label = f"{ACCURACY_SPLIT} images"
+    label = f"{ACCURACY_SPLIT} {data.noun}"
     score = Scorer(
         model,
         subset,

@@ -32,8 +32,13 @@ from tasks.training.train_networks import count_steps, initialize_classifier, tr
 SETTINGS = ("epochs", "batch_size", "optimizer", "scheduler", "warmup_steps", "gradient_clip", "data", "model")
 
 
-def check_deep_ensemble(spec: TaskSpec, num_networks: int) -> None:
+def check_deep_ensemble(spec: TaskSpec, num_networks: int, *, imported: bool) -> None:
     """Check that the networks of the deep ensemble can be trained, before any other work.
+
+    Args:
+        spec: The network and its training.
+        num_networks: The number of networks.
+        imported: Whether another program trained the checkpoints.
 
     Raises:
         UserError: There is only one network, or the task does not say how a network is trained.
@@ -41,10 +46,10 @@ def check_deep_ensemble(spec: TaskSpec, num_networks: int) -> None:
     option = f"evaluation.deep_ensemble={num_networks}"
     if num_networks == 1:
         raise UserError(f"{option} must be 0 or at least 2, because one network cannot vote. Set it to 5, for example")
-    if num_networks and spec.score_with:
+    if num_networks and spec.score_with and imported:
         raise UserError(
-            f"{option} cannot be used with task.score_with={spec.score_with}, because the recipe that trains its "
-            "networks is unknown. Set evaluation.deep_ensemble=0"
+            f"{option} cannot be used with imported checkpoints of task.score_with={spec.score_with}, because the "
+            "recipe that trains its networks is unknown. Set evaluation.deep_ensemble=0"
         )
     if num_networks and spec.epochs == 0:
         raise UserError(
@@ -143,7 +148,7 @@ def train_deep_ensemble(
     with progress.part(num_networks * (1 + BACKWARD) * spec.epochs * count_images(data.train)):
         for index, planned in enumerate(progress.track(plan)):
             progress.show(f"network {index + 1}/{num_networks}")
-            model = initialize_classifier(spec.model, data, planned.seed)
+            model = initialize_classifier(spec, data, planned.seed)
             train_classifier(
                 model,
                 spec,

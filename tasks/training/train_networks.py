@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from core.checkpoints.shards import VectorFiles
-from core.checkpoints.subset import ParameterSubset, flatten, resolve_subset
+from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.seeding import derive_seed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit
@@ -20,17 +20,18 @@ from tasks.collecting.collection import PlannedNetwork, TrainedNetworks
 from tasks.collecting.network_training import NetworkTraining, TrainingItems
 from tasks.data.loaders import count_images
 from tasks.data.splits import TaskData
-from tasks.networks.build import ModelSpec, build_from_spec
+from tasks.networks.adapters import resolve_parameters
 from tasks.specification import TaskSpec
+from tasks.task import build_network
 
 # The history of larger subsets is not recorded: it only serves a figure, and each epoch adds a copy of the subset.
 MAX_HISTORY_PARAMS = 100_000
 
 
-def initialize_classifier(model: ModelSpec, data: TaskData, seed: int) -> nn.Module:
-    """Return the network of `task.model` with the initial weights of `seed`."""
+def initialize_classifier(task: TaskSpec, data: TaskData, seed: int) -> nn.Module:
+    """Return the network of the task with the initial weights of `seed`."""
     torch.manual_seed(derive_seed(seed, "classifier/init"))
-    return build_from_spec(data.facts, model)
+    return build_network(task, data)
 
 
 def train_classifier(
@@ -125,10 +126,12 @@ def train_networks(
         UserError: The network does not have the subset, or the subset cannot be collected in this way.
     """
     plan = task.collect.plan_networks(task.seed)
-    first = initialize_classifier(task.model, data, plan[0].seed)
-    subset = resolve_subset(first, task.param.subset, task.param.count)
+    first = initialize_classifier(task, data, plan[0].seed)
+    subset = resolve_parameters(first, task.param.subset, task.param.count)
     task.collect.check_subset(subset, task.param.subset, first)  # before any network is trained
     num_held_out = sum(planned.held_out for planned in plan)
+    # Adapters do not change while the network itself is trained.
+    has_history = subset.num_params <= MAX_HISTORY_PARAMS and not subset.updates
     files = VectorFiles(state_dir, len(plan) - num_held_out, num_held_out, subset.num_params) if plan[1:] else None
     if files is not None and not files.continued:
         files.create()
@@ -138,13 +141,13 @@ def train_networks(
         if len(plan) > 1:
             progress.show(f"network {index + 1}/{len(plan)}")
         is_first = index == 0
-        model = first if is_first else initialize_classifier(task.model, data, planned.seed)
+        model = first if is_first else initialize_classifier(task, data, planned.seed)
         seconds_of_one, history_ED = train_classifier(
             model,
             task,
             data,
             planned=planned,
-            history_subset=subset if is_first and subset.num_params <= MAX_HISTORY_PARAMS else None,
+            history_subset=subset if is_first and has_history else None,
             state_dir=state_dir,
             make_trainer=make_trainer,
             loggers=loggers if is_first else (),

@@ -18,7 +18,8 @@ from tests.pipeline.conftest import TINY
 from tests.tasks.archives import write_cifar100
 
 ROOT = Path(__file__).parents[2]
-BASES = ("common", "photographs", "paper")  # configurations to build on; they name no dataset
+# Configurations to build on, and the one whose dataset and network are functions of the user, name no dataset.
+BASES = ("common", "photographs", "paper", "own")
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml") if path.stem not in BASES)
 EXPERIMENTS = [
     name

@@ -76,6 +76,15 @@ def test_a_restored_task_has_the_images_of_other_datasets(model, data, tmp_path,
     assert [len(images) for images in restored.data.ood.values()] == [20]
 
 
+def test_units_are_matched_for_networks_of_one_tensor_and_the_log_says_where_they_are_not(model, data, caplog):
+    subset = resolve_subset(model, "all")
+    assert Task(data, model, subset, ScoringSpec()).find_symmetry().groups
+    assert not [record for record in caplog.records if record.name.startswith("tasks")]
+    lists = replace(data, collate=lambda items: ([image for image, _ in items], None))
+    assert Task(lists, model, subset, ScoringSpec()).find_symmetry().groups == ()
+    assert "Hidden units are not matched" in caplog.text and "takes a list" in caplog.text
+
+
 def test_files_of_earlier_versions_are_compared_by_their_fingerprint(data):
     spec, model = task_spec(steps_config()), torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3))
     require_images(spec, data, make_checkpoints(model, data_fingerprint=data.fingerprint()))

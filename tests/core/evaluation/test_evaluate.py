@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.evaluate import evaluate, score_source, warn_of_nan
+from core.evaluation.evaluate import check_for_nan, evaluate, score_source
 from core.evaluation.kinds import Kind, infer_kind
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.scores import Metric, Scores, ScoreTable
 from core.evaluation.sources import EVERY_SPLIT, Source, UnavailableSource
 from core.evaluation.store import Identity, ScoreStore, explain
+from core.runtime.errors import UserError
 from core.runtime.run_directory import RunDirectory
 from tests.core.evaluation.tables import votes
 from tests.core.tiny import change_array, damaged_copies
@@ -258,8 +259,16 @@ def test_models_that_give_nan_are_named_with_their_source_and_split(caplog):
     vectors_MD = torch.ones(9, 2)
     vectors_MD[1:8, 0] = torch.nan
     with caplog.at_level(logging.WARNING):
-        warn_of_nan("p_diff", "test", score_fn(vectors_MD))
+        check_for_nan("p_diff", "test", score_fn(vectors_MD))
     assert "p_diff: 7 of 9" in caplog.text and "test" in caplog.text and "1, 2, 3, 4, 5 and 2 more" in caplog.text
+    assert "soft vote" not in caplog.text, "the task defines no votes"
+
+
+def test_a_metric_that_is_no_number_is_one_sentence_that_names_the_models():
+    rmse = Metric("RMSE", "meters", higher_is_better=False)
+    scores = Scores(np.array([1.0, np.nan, 2.0, np.inf]), np.ones(4), None, metric=rmse)
+    with pytest.raises(UserError, match=r"p_diff: RMSE on val is not finite for 2 of 4 models \(models 1, 3\)"):
+        check_for_nan("p_diff", "val", scores)
 
 
 class Voter:

@@ -467,7 +467,7 @@ def test_the_influence_of_a_share_of_right_images_gives_the_intervals_of_accurac
     one = [each["ensemble"].scores["test"] for each in (tables, given)]
     other = [each["original"].scores["test"] for each in (tables, given)]
     least = [find_least_p_of_accuracy(first, second) for first, second in zip(one, other, strict=True)]
-    assert least[0] == pytest.approx(least[1], rel=1e-6)
+    assert least[1] >= least[0] > 0, "influences may be small where sources are alike, which must not count as evidence"
 
 
 def test_the_interval_of_an_rmse_covers_the_true_one():

@@ -1,10 +1,12 @@
 """Rules for choosing a model, compared on random splits of the held-out items."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from core.evaluation.resplitting import NO_CHOICE, compare_on_splits, measure_on_splits
-from core.evaluation.scores import Scores, ScoreTable
+from core.evaluation.scores import Metric, Scores, ScoreTable
 
 
 def itemized(wrong_MN, loss_MN, groups_N=None) -> Scores:
@@ -77,3 +79,12 @@ def test_runs_share_their_splits_and_the_rules_that_all_of_them_have(random):
     for accuracy_PQ in compared.values():
         assert accuracy_PQ.shape == (2, 30)
         np.testing.assert_array_equal(accuracy_PQ[0], accuracy_PQ[1])
+
+
+def test_another_metric_is_refused_instead_of_compared_by_its_share_of_right_items(random):
+    wrong_MN = random.random((4, 30)) < 0.4
+    made = make(wrong_MN, wrong_MN, 10)
+    rmse = Metric("RMSE", "meters", higher_is_better=False)
+    scores = {split: replace(each, metric=rmse) for split, each in made.scores.items()}
+    with pytest.raises(ValueError, match="RMSE is no mean over items"):
+        measure_on_splits(replace(made, scores=scores), 5)

@@ -10,6 +10,8 @@ from core.evaluation.audit import audit, choose_reference, make_bootstrap
 from core.evaluation.copying import Behavior, Closeness
 from core.evaluation.decisions import (
     Measured,
+    count_differing,
+    count_influential,
     decide_answer,
     decide_difference,
     decide_novelty,
@@ -18,6 +20,7 @@ from core.evaluation.decisions import (
     find_least_p_of_accuracy,
     find_rival,
     is_not_inferior,
+    sum_groups,
 )
 from core.evaluation.groups import Group
 from core.evaluation.intervals import Bootstrap
@@ -487,6 +490,7 @@ def test_novelty_takes_weights_errors_and_accuracy_into_account(row, rival, near
     assert decide_novelty(row, rival, near) is novelty
 
 
+@pytest.mark.parametrize("count", [count_differing, count_influential])
 @pytest.mark.parametrize(
     "weights, groups, least",
     [
@@ -497,8 +501,20 @@ def test_novelty_takes_weights_errors_and_accuracy_into_account(row, rival, near
         ([2.0] * 10 + [0.0] * 90, None, 2 / 2**10),
     ],
 )
-def test_few_images_cannot_show_much(weights, groups, least):
-    assert find_least_p(np.array(weights, float), None if groups is None else np.array(groups)) == pytest.approx(least)
+def test_few_images_cannot_show_much(weights, groups, least, count):
+    weights_G = sum_groups(np.array(weights, float), None if groups is None else np.array(groups))
+    assert find_least_p(count(weights_G)) == pytest.approx(least)
+
+
+def test_images_that_both_sources_treat_alike_are_no_evidence_although_they_have_an_influence():
+    """Of 300 images, 4 differ. The influences of the others are small and cancel."""
+    alike, metric = np.where(np.arange(296) % 2, 0.1, -0.1), Metric("mean IoU", "share", higher_is_better=True)
+    influence_1N = np.concatenate([np.full(4, 9.0), alike])[None]
+    ours, theirs = (
+        Scores(part.mean(axis=1), np.zeros(1), None, metric=metric, influence_MN=part)
+        for part in (influence_1N, np.zeros((1, 300)))
+    )
+    assert find_least_p_of_accuracy(ours, theirs) == pytest.approx(2 / 2**4, rel=0.05)
 
 
 def test_few_models_cannot_show_much_without_masks():

@@ -1,6 +1,7 @@
 """The words and numbers of a metric other than accuracy, of which lower is better, in every part of a report."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ MEAN_IOU = Metric("mean IoU", "share of pixels", higher_is_better=True, in_perce
 WORDS = MetricWords(RMSE)
 BETTER, WORSE, UNDECIDED = Decision.BETTER, Decision.WORSE, Decision.UNDECIDED
 AVERAGE = (
-    "average_8 (the mean of 8 random checkpoints), the best on validation images of the sources that need no further "
+    "average_8 (the mean of 8 random checkpoints), the best on validation items of the sources that need no further "
     "training"
 )
 SHOWN = "−4.190 meters (95% interval −8.250 to −0.130)"
@@ -102,7 +103,8 @@ def test_texts_of_accuracy_are_adapted_and_those_for_accuracy_stay():
     assert MetricWords(MEAN_IOU).adapt_column(column).label == "best %"
     for name, caption in CAPTIONS.items():
         assert write_caption(name, ACCURACY_WORDS) == caption
-        assert not any("accura" in text.lower() for text in write_caption(name, WORDS) if name != "worth")
+        said = " ".join(write_caption(name, WORDS)).lower()
+        assert "image" not in said and ("accura" not in said or name == "worth")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_no_sentence_of_another_metric_speaks_of_accuracy():
     )
     assert sentences.write_outcomes(verdict).startswith("Compared in RMSE with the 2 sources")
     assert sentences.write_outcomes(verdict).endswith("if it is measurably better in RMSE.")
-    assert "average_8 is the best in RMSE on validation images." in sentences.write_method(verdict)
+    assert "average_8 is the best in RMSE on validation items." in sentences.write_method(verdict)
     assert "All but that of the headline's RMSE have" in sentences.write_method(verdict)
 
 
@@ -176,6 +178,8 @@ def rmse_run(reported: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(reported, tmp_path / "rmse", ignore=shutil.ignore_patterns("report")))
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics |= {"metric": asdict(RMSE), "worth": []}
+    for row in [*metrics["table"], *metrics["combination"]]:
+        row.pop("ece", None)  # a calibration is defined for classes alone
     metrics["verdict"]["metric"] = asdict(RMSE)
     metrics["verdict"]["sentences"] = ["No, the generated models are not measurably better in RMSE."]
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -202,7 +206,7 @@ def test_tables_show_the_metric_as_it_is(rmse_run):
     assert compared.rows[0][3].text == WORDS.format_difference(first.value, *first.interval)
     assert choose_key_numbers(verdict)[0].label.startswith("RMSE against ")
     card = describe_results({**metrics, "scored": None}, models=())
-    assert "| source | n | mean RMSE | best | max IoU |" in card and "shows RMSE on test images" in card
+    assert "| source | n | mean RMSE | best | max IoU |" in card and "shows RMSE on test items" in card
     runs, _ = read_runs([rmse_run])
     assert "| p_diff mean |" in describe_comparison(runs)
 
@@ -216,4 +220,9 @@ def test_the_page_of_another_metric_speaks_of_accuracy_nowhere(rmse_run, fast_fi
     html = write_page(RunDirectory(rmse_run)).read_text()
     assert "Test RMSE of one chosen model" in html and 'id="problems"' not in html
     said = html[html.index("</style>") :]
-    assert "RMSE against" in said and "test accuracy" not in said and "more accurate" not in said
+    said = re.sub(r'<img src="[^"]*"|<details>.*</details>', "", said[: said.index("<script")], flags=re.DOTALL)
+    assert "RMSE against" in said and "test items" in said
+    found = re.findall(r".{40}(?:image|accura|log-likelihood|ECE|calibration).{20}", said, flags=re.IGNORECASE)
+    assert not found, "a report on another task speaks of images, accuracy or calibration"
+    table = (rmse_run / "report/table.md").read_text()
+    assert not re.search("image|accura|log-likelihood|ECE|calibration", table, flags=re.IGNORECASE)

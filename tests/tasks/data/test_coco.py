@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 from core.runtime.errors import UserError
 from tasks.data import coco, coco_annotations
 from tasks.data.splits import DataOptions
+from tasks.networks.detectors import build_detector
 from tests.tasks.archives import COCO_SIZE, write_coco
 
 pytest.importorskip("pycocotools")
@@ -212,6 +213,47 @@ def test_a_damaged_image_and_one_of_another_size_are_named(root):
         data.test[0]
     with pytest.raises(UserError, match=f"{second} has 10×10 pixels, but .*instances_val2017.json says 60×40"):
         data.test[1]
+
+
+@pytest.mark.parametrize("load", [coco.load_detection, coco.load_segmentation])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_any_object_is_refused(root, split, load):
+    indices = map(int, load(options(root)).val.indices) if split == "val" else range(4)
+    ids = {index + (101 if split == "test" else 1) for index in indices}
+
+    def clear(content):  # A crowd of toothbrushes is left, which are no class of VOC, as an empty list is refused.
+        kept = [entry for entry in content["annotations"] if entry["image_id"] not in ids]
+        crowd = {**content["annotations"][0], "image_id": min(ids), "category_id": 90, "iscrowd": 1, "id": 9999}
+        content["annotations"] = [*kept, crowd]
+
+    edit(root, clear, "val2017" if split == "test" else "train2017")
+    with pytest.raises(
+        UserError, match=rf"{root}: none of the \d images of the split {split} shows an object"
+    ) as error:
+        load(options(root))
+    assert "\n" not in str(error.value) and "task.data.root=FOLDER" in str(error.value)
+
+
+def test_an_image_without_objects_is_a_negative_image_of_training_and_of_scoring(root):
+    data = coco.load_detection(options(root))
+    index = next(position for position, image in enumerate(data.train.indices) if image % 4 == 1)
+    image, target = data.train[index]
+    assert len(target["boxes"]) == 0
+    network = build_detector("fcos_small", num_classes=91, image_size=32, options={"channels": [8, 8, 8, 8]})
+    loss = data.objective.compute_loss(network, [image / 255.0], [target])
+    loss.backward()
+    assert torch.isfinite(loss) and network.head.classification_head.cls_logits.weight.grad.any()
+    counter = data.objective.count_scores(1, torch.device("cpu"))
+    false = {"boxes": torch.tensor([[[1.0, 1, 9, 9]]]), "scores": torch.tensor([[0.9]]), "labels": torch.tensor([[3]])}
+    nothing = {
+        "boxes": torch.zeros(1, 0, 4),
+        "scores": torch.zeros(1, 0),
+        "labels": torch.zeros(1, 0, dtype=torch.int64),
+    }
+    one_object = {"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([5])}
+    counter.add([(slice(0, 1), [false, nothing])], [target, one_object])
+    wrong_N = counter.finish().wrong_MN[0]
+    assert np.flatnonzero(wrong_N).tolist() == [2, 90], "the false box of class 3, and the object of the other image"
 
 
 def test_a_missing_pycocotools_is_one_sentence(root, monkeypatch):

@@ -143,6 +143,8 @@ SCENES = {  # datasets without classes of images, whose files these modules test
     "coco_segmentation": "test_coco.py",
     "voc_segmentation": "test_voc.py",
     "digit_scenes_detection": "test_digit_scenes.py",
+    "digits_generation": "test_noisy_images.py",
+    "cifar10_generation": "test_noisy_images.py",
     "digit_scenes_segmentation": "test_digit_scenes.py",
 }
 

@@ -51,7 +51,12 @@ def test_code_in_the_file_only_runs_if_the_command_line_names_it(task):
     checkpoints = imported(task, score_with="my_code:task")
     with pytest.raises(UserError, match=r"imported\.safetensors.*Set task\.score_with=my_code:task"):
         adopt_imported(task, checkpoints, [])
-    assert adopt_imported(replace(task, score_with="my:own"), checkpoints, []).data.dataset == "my:own"
+    own = replace(task, score_with="my:own")
+    assert adopt_imported(own, checkpoints, ["task.data.num_workers=0"]).data.dataset == "my:own"
+    with pytest.raises(
+        UserError, match=r"task\.score_with=my:own returns .* so task\.data\.dataset=svhn would have no eff"
+    ):
+        adopt_imported(own, checkpoints, ["task.data.dataset=svhn"])
 
     checkpoints = imported(task, model={**RECIPE, "name": "my_code:Net"})
     with pytest.raises(UserError, match=r"imported\.safetensors.*Set task\.model\.name=my_code:Net"):

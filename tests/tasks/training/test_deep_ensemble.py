@@ -62,7 +62,7 @@ def train(cfg, data, tmp_path):
 def test_the_networks_are_trained_as_a_classifier_of_another_seed(train, cfg, data, tmp_path):
     whole_RW = train(2, seed=3)
     spec, seed = task_spec(cfg), derive_seed(derive_seed(3, "deep_ensemble"), "independent", 1)
-    model = initialize_classifier(spec.model, data, seed)
+    model = initialize_classifier(spec, data, seed)
     train_classifier(
         model,
         spec,
@@ -127,7 +127,8 @@ def test_whole_networks_are_scored_and_only_their_subset_is_kept(cfg, task, data
 def test_no_deep_ensemble_is_made_unless_it_is_asked_for(cfg, task, tmp_path):
     options = {"num_train_images": 8, "seed": 0, "folder": tmp_path, "make_trainer": None, "machine": MACHINE}
     assert list_deep_ensemble(task_spec(cfg), task, num_networks=0, progress=StageProgress(), **options) == []
-    check_deep_ensemble(replace(task_spec(cfg), score_with="mine:score", epochs=0), 0)
+    check_deep_ensemble(replace(task_spec(cfg), score_with="mine:score", epochs=0), 0, imported=True)
+    check_deep_ensemble(replace(task_spec(cfg), score_with="mine:score"), 5, imported=False)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_no_deep_ensemble_is_made_unless_it_is_asked_for(cfg, task, tmp_path):
 )
 def test_a_deep_ensemble_that_cannot_be_trained_is_refused(cfg, num_networks, change, words):
     with pytest.raises(UserError, match=words):
-        check_deep_ensemble(replace(task_spec(cfg), **change), num_networks)
+        check_deep_ensemble(replace(task_spec(cfg), **change), num_networks, imported=True)
 
 
 def test_columns_find_the_numbers_of_a_subset_in_a_whole_network(model):

@@ -110,7 +110,7 @@ def test_the_warm_up_scales_the_rate_of_the_schedule_and_long_gradients_are_shor
     cfg = task_config(*options, *optimizer, "task.warmup_steps=8", "task.gradient_clip=0.3")
     trained = train(cfg, data, tmp_path / "state")
 
-    model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
+    model = initialize_classifier(task_spec(cfg), data, cfg.task.seed).train()
     optimizer = instantiate(cfg.task.optimizer)(model.parameters())
     loader, norms = TrainingItems(data, 8, seed=cfg.task.seed).train_dataloader(), []
     for step in range(15):
@@ -199,7 +199,7 @@ def test_two_processes_train_as_one_whose_batches_are_twice_as_large(tmp_path, d
     cfg = task_config("task.param.subset=all", *options)  # BatchNorm would keep statistics of one process only
     trained = train(cfg, data, tmp_path / "state")
 
-    model = initialize_classifier(task_spec(cfg).model, data, cfg.task.seed).train()
+    model = initialize_classifier(task_spec(cfg), data, cfg.task.seed).train()
     optimizer = instantiate(cfg.task.optimizer)(model.parameters())
     scheduler = instantiate(cfg.task.scheduler)(optimizer)
     images, labels = data.train.tensors
