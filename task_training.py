@@ -8,25 +8,31 @@ explain the options. Re-run an interrupted command to resume it.
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from core.checkpoints.checkpoint_set import CheckpointSet
-from core.command_line.entry_point import entry_point, to_plain
+from core.command_line.entry_point import entry_point, list_typed_overrides, to_plain
 from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
+from core.runtime.file_lock import hold_lock
 from core.runtime.loggers import make_loggers
 from core.runtime.progress import Stages
 from core.runtime.settings import hash_settings
 from core.runtime.trainer import count_devices
+from core.training.system import SystemSpec
+from tasks.data.other_datasets import read_entries
+from tasks.data.splits import TaskData
 from tasks.importing.adopt import is_imported
 from tasks.scoring.scorer import ScoringSpec
 from tasks.specification import TaskSpec
 from tasks.task import check_own_task, open_images, require_images
 from tasks.training.collect_checkpoints import collect_checkpoints, record_machine
+from tasks.training.deep_ensemble import check_deep_ensemble
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +40,7 @@ log = logging.getLogger(__name__)
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the stages images -> network -> K checkpoints, and write the checkpoints to one file."""
-    task = TaskSpec.from_config(to_plain(cfg.task))
-    scoring = ScoringSpec.from_config(
-        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
-    )
+    task, scoring = check_settings(cfg)
     path = Path(task.param.path)
     num_devices = count_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     settings = task.record() | record_machine(
@@ -45,28 +48,77 @@ def main(cfg: DictConfig) -> None:
         num_devices=num_devices,
         scoring_precision=cfg.scoring.precision,
     )
-    check_own_task(task, HydraConfig.get().overrides.task)
-    task.collect.check(task.param.k, cfg.trainer.precision)
+    check_own_task(task, list_typed_overrides())
     if path.exists():
-        stored = CheckpointSet.load(path)
-        if is_imported(stored):
-            raise UserError(
-                f"{path} already holds imported checkpoints. Run train_p_diff.py on them, "
-                "or set task.param.path=FILE to another file to train a classifier"
-            )
-        stored.require_settings(settings)
-        compare_images(task, stored)
-        log.info(
-            "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d), and %d held-out "
-            "ones",
-            path,
-            len(stored),
-            len(stored.first(task.param.k)),
-            stored.num_held_out,
-        )
+        require_reusable(task, settings)
         return
+    data = open_images(task)  # missing images are found before anything is written
+    with hold_lock(path, advice="Set task.param.path=FILE to a file in a writable folder", wait=True):
+        if path.exists():  # another command has collected into this file in the meantime
+            require_reusable(task, settings)
+        else:
+            collect(cfg, task, data, settings=settings, scoring=scoring, num_devices=num_devices)
 
-    state_dir, data = path.parent / f"training_state_{hash_settings(settings)}", open_images(task)
+
+def check_settings(cfg: DictConfig) -> tuple[TaskSpec, ScoringSpec]:
+    """Return the task and the scoring, after checking the settings of both commands.
+
+    A mistake in the settings of train_p_diff.py is found here as well, before anything is trained.
+
+    Raises:
+        UserError: A setting is invalid, or contradicts another one.
+    """
+    task = TaskSpec.from_config(to_plain(cfg.task))
+    scoring = ScoringSpec.from_config(
+        to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
+    )
+    task.collect.check(task.param.k, cfg.trainer.precision)
+    task.check_training()
+    SystemSpec.from_config(to_plain(cfg.system)).check()
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
+    if entries := to_plain(cfg.evaluation)["ood"]:
+        list(read_entries(entries, task.data))
+    return task, scoring
+
+
+def require_reusable(task: TaskSpec, settings: Mapping[str, Any]) -> None:
+    """Check that the existing checkpoints file was made with these settings and images, and say that it is kept.
+
+    Raises:
+        UserError: The file was imported, is damaged, or was made with other settings or images.
+    """
+    path = Path(task.param.path)
+    stored = CheckpointSet.load(path)
+    if is_imported(stored):
+        raise UserError(
+            f"{path} already holds imported checkpoints. Run train_p_diff.py on them, "
+            "or set task.param.path=FILE to another file to train a classifier"
+        )
+    stored.require_settings(settings)
+    compare_images(task, stored)
+    log.info(
+        "Skipping training: %s already holds %d checkpoints with these settings (task.param.k=%d), and %d held-out "
+        "ones",
+        path,
+        len(stored),
+        len(stored.first(task.param.k)),
+        stored.num_held_out,
+    )
+
+
+def collect(
+    cfg: DictConfig,
+    task: TaskSpec,
+    data: TaskData,
+    *,
+    settings: Mapping[str, Any],
+    scoring: ScoringSpec,
+    num_devices: int,
+) -> None:
+    """Train the network, collect its checkpoints and write them to their file."""
+    path = Path(task.param.path)
+    # The file and the images decide the name of the folder, too, so that no command resumes the training of another.
+    state_dir = path.parent / f"training_state_{hash_settings({**settings, 'file': path.name, 'images': data.digests})}"
     checkpoints = collect_checkpoints(
         task,
         data,

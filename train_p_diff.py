@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -62,8 +63,6 @@ STAGES = {
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the stages of `cfg.mode`: checkpoints -> autoencoder -> latent DDPM -> new models -> scores -> report."""
-    if cfg.mode not in STAGES:
-        raise UserError(f"mode={cfg.mode} is invalid: expected one of {', '.join(STAGES)}. Set mode=train")
     run = RunDirectory(Path(cfg.output_dir) / format_sweep_suffix())
     stages = Stages([name for name in STAGES[cfg.mode] if name != "diffusion" or cfg.system.denoiser])
     task, system = TaskSpec.from_config(to_plain(cfg.task)), SystemSpec.from_config(to_plain(cfg.system))
@@ -71,11 +70,13 @@ def main(cfg: DictConfig) -> None:
         to_plain(cfg.scoring), num_workers=task.data.num_workers, accelerator=cfg.trainer.accelerator
     )
     if cfg.mode == "generate":
-        generate(cfg, task, system, run=run, stages=stages)
+        with run.hold(cfg.mode):
+            generate(cfg, task, system, run=run, stages=stages)
         return
 
     task, checkpoints = open_checkpoints(task, typed=HydraConfig.get().overrides.task)
     checkpoints = checkpoints.first(task.param.k)
+    checkpoints.require_distinct()
     system.check(checkpoints.subset.num_params)
     check_deep_ensemble(task, cfg.evaluation.deep_ensemble, imported=is_imported(checkpoints))
     restored = Task.restore(task, scoring, checkpoints, to_plain(cfg.evaluation)["ood"])  # before any training
@@ -83,22 +84,23 @@ def main(cfg: DictConfig) -> None:
     settings = select_training_settings(system, checkpoints, cfg.seed)
     if cfg.mode == "train":  # only training records it, because a run may be tested on another machine
         settings["trainer"] = {"precision": cfg.trainer.precision}
-    run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
-    if cfg.mode == "train":
-        train(cfg, system, checkpoints, run=run, stages=stages, loggers=loggers)
-    generator = open_generator(cfg, system, checkpoints, run)
-    vectors_MD = sample(cfg, generator, stages)
-    score_and_report(
-        cfg,
-        task,
-        restored,
-        system=system,
-        generator=generator,
-        vectors_MD=vectors_MD,
-        checkpoints=checkpoints,
-        run=run,
-        stages=stages,
-    )
+    with run.hold(cfg.mode):
+        run.begin({**to_plain(cfg), "task": task.to_config()}, settings, cfg.mode)
+        if cfg.mode == "train":
+            train(cfg, system, checkpoints, run=run, stages=stages, loggers=loggers)
+        generator = open_generator(cfg, system, checkpoints, run)
+        vectors_MD = sample(cfg, generator, stages)
+        score_and_report(
+            cfg,
+            task,
+            restored,
+            system=system,
+            generator=generator,
+            vectors_MD=vectors_MD,
+            checkpoints=checkpoints,
+            run=run,
+            stages=stages,
+        )
 
 
 def train(
@@ -138,12 +140,25 @@ def sample(cfg: DictConfig, generator: WeightGenerator, stages: Stages) -> Tenso
     """Generate the parameter vectors of M models, shape (M, D)."""
     with stages.stage("generate", f"{cfg.generation.num_models} models") as progress:
         num_steps = generator.recipes["sampler"]["num_steps"] if generator.has_steps else 1
-        return generator.sample(
+        vectors_MD = generator.sample(
             cfg.seed,
             range(cfg.generation.num_models),
             batch_size=cfg.generation.batch_size,
             progress=lambda batches: progress.track(batches, work=len),
             on_step=lambda timestep, x_BL: progress.advance(len(x_BL) / num_steps),
+        )
+    require_finite(vectors_MD)
+    return vectors_MD
+
+
+def require_finite(vectors_MD: Tensor) -> None:
+    """Raise `UserError` if a generated vector holds NaN or infinity, which no measure could compare."""
+    broken = (~torch.isfinite(vectors_MD).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(vectors_MD)} generated models hold NaN or infinity (the first is model "
+            f"{broken[0]}). Set a larger system.sampler.num_steps, or train again with a smaller learning rate "
+            "(system.autoencoder_optimizer.lr, system.denoiser_optimizer.lr)"
         )
 
 

@@ -24,6 +24,7 @@ from core.command_line.ranges import check_ranges
 from core.command_line.run_command import run_command
 from core.report.metric_words import MetricWords
 from core.runtime.errors import UserError
+from core.runtime.file_lock import hold_lock
 from core.runtime.provenance import ROOT
 from scripts.console import make_parser
 from tasks.importing.adapter_folders import read_adapter, read_common_adapters, sort_folders
@@ -247,26 +248,34 @@ def summarize(checkpoints: CheckpointSet, out: Path, next_command: Sequence[str]
     return "".join(f"{f'{name}:':<13}{text}\n" for name, text in lines.items())
 
 
+def require_absent(out: Path) -> None:
+    """Raise `UserError` if the checkpoints file exists, because an import never overwrites a file."""
+    if out.exists():
+        raise UserError(f"{out} already exists. Delete it, or set --out to another file")
+
+
 def main() -> None:
     """Write the checkpoints file and print a summary that ends with the train_p_diff.py command to run next."""
     arguments = parse_arguments()
     folder = (arguments.dir or arguments.peft[0].parent).resolve().name
     out = arguments.out or Path("param_data") / folder / "checkpoints.safetensors"
-    if out.exists():
-        raise UserError(f"{out} already exists. Delete it, or set --out to another file")
+    require_absent(out)
     overrides = list_overrides(arguments)
     cfg = compose_configuration(overrides)
     config: Any = OmegaConf.to_container(cfg.task, resolve=True)
     task = specify_task(config, arguments)
-    checkpoints = import_checkpoints(
-        task,
-        sort_folders(arguments.peft) if arguments.peft else list_state_files(arguments.dir, arguments.files),
-        base=arguments.base,
-        allow_different_rest=arguments.allow_different_rest,
-        read=read_adapter if arguments.peft else read_state,
-        scoring=ScoringSpec.from_config(cfg.scoring, num_workers=task.data.num_workers, accelerator="auto"),
-    )
-    checkpoints.save(out)
+    files = sort_folders(arguments.peft) if arguments.peft else list_state_files(arguments.dir, arguments.files)
+    with hold_lock(out, advice="Set --out to a file in a writable folder", wait=True):
+        require_absent(out)  # another command may have written it in the meantime
+        checkpoints = import_checkpoints(
+            task,
+            files,
+            base=arguments.base,
+            allow_different_rest=arguments.allow_different_rest,
+            read=read_adapter if arguments.peft else read_state,
+            scoring=ScoringSpec.from_config(cfg.scoring, num_workers=task.data.num_workers, accelerator="auto"),
+        )
+        checkpoints.save(out)
 
     suited = WHOLE_NETWORK if arguments.subset == ["all"] else ADAPTERS if arguments.peft else []
     paths = [f"task.param.path={quote(out)}", f"task.param.k={len(checkpoints)}"]

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.runtime.errors import UserError
+from core.runtime.optimizers import try_optimizer
+from core.runtime.settings import build_section
 from tasks.collecting.collection import Collection, Factory, Optimization
 from tasks.collecting.independent import IndependentCollection
 from tasks.collecting.steps import StepsCollection
@@ -22,14 +24,20 @@ def choose_collection(config: Mapping[str, Any]) -> Collection:
     """Return the way to collect that a `task.collect` section chooses by its `kind`.
 
     Raises:
-        UserError: The kind is unknown.
+        UserError: The kind is unknown, or one of its settings is missing.
     """
     if config.get("kind") not in KINDS:
         raise UserError(
             f"task.collect.kind={config.get('kind')} is invalid: expected one of {', '.join(KINDS)}. "
             "Set task.collect.kind=steps"
         )
-    return KINDS[config["kind"]].from_config(config)
+    try:
+        return KINDS[config["kind"]].from_config(config)
+    except KeyError as error:
+        raise UserError(
+            f"task.collect.kind={config['kind']} needs task.collect.{error.args[0]}. "
+            f"Set task.collect={config['kind']}, which brings all its settings"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class TaskSpec:
         """Build the specification from the plain values of the `task` section.
 
         Raises:
-            UserError: The way to collect is unknown, or the subset and the adapters do not fit together.
+            UserError: The way to collect or a setting is unknown, or the subset and the adapters do not fit together.
         """
         model = ModelSpec.from_config(config["model"])
         if model.lora and config["score_with"]:
@@ -81,11 +89,19 @@ class TaskSpec:
             warmup_steps=config.get("warmup_steps"),  # older files lack it
             gradient_clip=config.get("gradient_clip"),
             score_with=config["score_with"],
-            data=DataOptions(**config["data"]),
+            data=build_section(DataOptions, "task.data", config["data"]),
             model=model,
-            param=ParamSpec(**{**config["param"], "subset": choose_subset(config["param"]["subset"], model.lora)}),
+            param=build_section(
+                ParamSpec,
+                "task.param",
+                {**config["param"], "subset": choose_subset(config["param"]["subset"], model.lora)},
+            ),
             collect=choose_collection(config["collect"]),
         )
+
+    def check_training(self) -> None:
+        """Try the optimizer and the schedule of the classifier; raises `UserError` if their settings cannot work."""
+        try_optimizer("task.optimizer", self.make_optimizer, self.make_scheduler, num_steps=self.epochs)
 
     def to_config(self) -> dict[str, Any]:
         """Return the section that `from_config` builds this specification from."""

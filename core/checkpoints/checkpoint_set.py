@@ -157,6 +157,19 @@ class CheckpointSet:
         accuracy_K = self.accuracy_K[:k]
         return replace(self, rows=self.rows.first(k), accuracy_K=accuracy_K, origin_K2=origin_K2, optimizer_state=None)
 
+    def require_distinct(self) -> None:
+        """Check that two checkpoints differ, reading rows only until one differs from the first.
+
+        Raises:
+            UserError: All checkpoints are equal.
+        """
+        first_1D = self.rows.take(torch.zeros(1, dtype=torch.int64))
+        if all(bool((block_BD == first_1D).all()) for block_BD in self.rows.split(ROWS_AT_ONCE)):
+            raise UserError(
+                f"all {len(self)} checkpoints in {self.path or 'the set'} are equal, so there is no distribution to "
+                "learn. Collect them again with a larger learning rate (task.collect.optimizer.lr)"
+            )
+
     def require_settings(self, settings: Mapping[str, Any]) -> None:
         """Check that the set was collected with these settings.
 

@@ -1,5 +1,6 @@
 """One-line explanations of Hydra's errors about command-line overrides and configuration files."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -67,10 +68,11 @@ def _unknown_name(error: OmegaConfBaseException, overrides: Sequence[str]) -> st
     if parent is None or not known:
         return f"{override} is unknown, because {section} is a single value. Set {section}=VALUE"
     target = parent.get("_target_")
-    names = ", ".join(key for key in known if key not in ("hydra", "_target_", "_partial_"))
-    return f"{override} is unknown. Use one of the settings {f'of {section}: ' if section else ''}{names}" + (
-        f". Use +{override} for another argument of {target}" if target else ""
-    )
+    names = [key for key in known if key not in ("hydra", "_target_", "_partial_")]
+    line = f"{override} is unknown. Use one of the settings {f'of {section}: ' if section else ''}{', '.join(names)}"
+    if nearest := difflib.get_close_matches(name.rpartition(".")[2], names, n=1):
+        line += f". The nearest name is {section}.{nearest[0]}".replace(" .", " ")
+    return line + (f". Use +{override} for another argument of {target}" if target else "")
 
 
 def _group_choices(overrides: Sequence[str]) -> Iterable[tuple[str, object]]:

@@ -1,6 +1,7 @@
 """The start of both entry points: composing and checking the configuration, and choosing the device."""
 
 import functools
+import inspect
 import logging
 import os
 import re
@@ -17,14 +18,17 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from core.command_line.composition_error import CONFIGS, explain_composition_error, is_group
+from core.command_line.names import check_kinds, check_names
 from core.command_line.ranges import check_ranges
 from core.command_line.run_command import exit_on_mistake
 from core.runtime.errors import UserError
 from core.runtime.quiet import quiet_lightning
-from core.runtime.trainer import PRECISIONS, TF32, pick_device
+from core.runtime.settings import require_known
+from core.runtime.trainer import PRECISIONS, TF32, make_trainer, pick_device
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
         quiet_lightning()
         with exit_on_mistake(OmegaConfBaseException, InstantiationException, MisconfigurationException):
             OmegaConf.resolve(cfg)
+            check_kinds(cfg)
+            check_names(cfg)
             check_ranges(cfg)
             configure_machine(cfg.trainer)
             main(cfg)
@@ -86,6 +92,11 @@ def to_plain(section: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
 
 
+def list_typed_overrides() -> list[str]:
+    """Return the overrides on the command line; an empty list for a command that was called with a configuration."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def format_sweep_suffix() -> str:
     """Return the swept overrides of this job of a multirun (-m) as a folder name; an empty string for a single run."""
     hydra_config = HydraConfig.get()
@@ -105,6 +116,9 @@ def configure_machine(trainer: DictConfig) -> None:
     Raises:
         UserError: A value is invalid, a GPU is needed but not found, or several devices are set without trainer=ddp.
     """
+    if trainer.get("_target_") == f"{make_trainer.__module__}.{make_trainer.__qualname__}":
+        known = ("_target_", "_partial_", *inspect.signature(Trainer.__init__).parameters)
+        require_known("trainer", map(str, trainer), known)
     accelerator, devices, precision = trainer.accelerator, trainer.get("devices", 1), trainer.get("precision", TF32)
     if precision not in PRECISIONS:  # other modes of Lightning cast the network permanently, which scoring cannot undo
         raise UserError(

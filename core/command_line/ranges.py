@@ -21,6 +21,7 @@ class Range:
     least: float = -math.inf
     most: float = math.inf
     whole: bool = True
+    infinite: bool = False  # whether infinity is allowed
     open: bool = False  # whether both ends are excluded
     listed: bool = False  # whether the value is a list of numbers in the range
     single: bool = False  # whether one number is allowed in place of the list
@@ -36,7 +37,7 @@ class Range:
         return (self.single or not self.listed) and self._admits_one(value)
 
     def _admits_one(self, value: Any) -> bool:
-        if type(value) not in ((int,) if self.whole else (int, float)):
+        if type(value) not in ((int,) if self.whole else (int, float)) or (math.isinf(value) and not self.infinite):
             return False
         return self.least < value < self.most if self.open else self.least <= value <= self.most
 
@@ -54,6 +55,7 @@ class Range:
 
 ABSENT = object()
 WHOLE, COUNT, NOT_NEGATIVE = Range(), Range(1), Range(0, whole=False)
+STEPS = Range(1, 100_000)  # the timesteps of a noise schedule, which holds an array of them
 
 RANGES: Mapping[str, Range] = {
     "seed": WHOLE,
@@ -70,7 +72,7 @@ RANGES: Mapping[str, Range] = {
     "evaluation.num_trajectories": COUNT,
     "evaluation.deep_ensemble": Range(0),
     "scoring.batch_size": Range(1, words=("auto",)),
-    "scoring.cache_bytes": Range(0, whole=False, words=("auto",)),
+    "scoring.cache_bytes": Range(0, whole=False, infinite=True, words=("auto",)),
     "system.batch_size": Range(2),
     "system.autoencoder_steps": COUNT,
     "system.autoencoder_optimizer.lr": NOT_NEGATIVE,
@@ -79,8 +81,8 @@ RANGES: Mapping[str, Range] = {
     "system.denoiser_optimizer.lr": NOT_NEGATIVE,
     "system.denoiser_optimizer.weight_decay": NOT_NEGATIVE,
     "system.ema_decay": Range(0, 1, whole=False, optional=True),
-    "system.schedule.num_timesteps": COUNT,
-    "system.sampler.num_steps": COUNT,
+    "system.schedule.num_timesteps": STEPS,
+    "system.sampler.num_steps": STEPS,
     "task.seed": WHOLE,
     "task.epochs": Range(0),
     "task.batch_size": COUNT,
@@ -91,7 +93,9 @@ RANGES: Mapping[str, Range] = {
     "task.model.lora.rank": Range(1, optional=True),
     "task.model.lora.alpha": Range(0, whole=False, open=True, optional=True),
     "task.data.val_fraction": Range(0, 1, whole=False, open=True),
-    "task.data.split_seed": Range(0),
+    "task.data.split_seed": Range(0, 2**31),  # the largest seed of scikit-learn is above
+    "task.data.mean": Range(whole=False, listed=True, single=True, optional=True),
+    "task.data.std": Range(0, whole=False, open=True, listed=True, single=True, optional=True),
     "task.data.image_size": Range(1, optional=True),
     "task.data.num_workers": Range(0, 256, words=("auto",)),
     "task.collect.batch_size": COUNT,

@@ -1,44 +1,53 @@
 """The handling of errors in every command, and the start of commands without Hydra."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from core.runtime.errors import UserError, format_error
+from core.runtime.interruption import Interrupted, end_on_signals
 from core.runtime.quiet import quiet_lightning
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
 def exit_on_mistake(*library_errors: type[Exception]) -> Iterator[None]:
-    """Exit with one line on stderr and status 1 after a user's mistake, and with status 130 after Ctrl-C.
+    """Exit with one line on stderr and status 1 after a user's mistake, and with status 128 + n after signal n.
 
-    All other errors are bugs and keep their traceback.
+    Status 130 is that of Ctrl-C. All other errors are bugs and keep their traceback.
 
     Args:
         *library_errors: Errors of libraries that also count as a user's mistake, besides `UserError`.
     """
     mistakes: tuple[type[Exception], ...] = (UserError, *library_errors)
     try:
-        yield
+        with end_on_signals():
+            yield
     except mistakes as error:
         sys.exit(f"error: {format_error(error)}")
     except (KeyboardInterrupt, SystemExit, Exception) as error:
-        if not was_interrupted(error):
+        if (interruption := find_interruption(error)) is None:
             raise
-        log.info("\nInterrupted. Run the same command again to resume from the last saved state.")
-        sys.exit(130)
+        sys.stderr.write(
+            f"\nInterrupted by {interruption.signal_name}. "
+            "Run the same command again to resume from the last saved state.\n"
+        )
+        sys.exit(interruption.code)
 
 
-def was_interrupted(error: BaseException | None) -> bool:
-    """Return whether Ctrl-C caused the error; Lightning turns it into SystemExit(1) or fails during its clean-up."""
+def find_interruption(error: BaseException | None) -> Interrupted | None:
+    """Return the signal that caused the error, because libraries may fail in other ways while they end; None for none.
+
+    Lightning turns Ctrl-C into SystemExit(1), or fails during its clean-up.
+    """
     while error is not None:
+        if isinstance(error, Interrupted):
+            return error
         if isinstance(error, KeyboardInterrupt):
-            return True
+            return Interrupted(signal.SIGINT)
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def run_command(main: Callable[[], int | None]) -> None:

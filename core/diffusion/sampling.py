@@ -68,7 +68,7 @@ class Sampler:
         try:
             scheduler = self.make_scheduler(**options)
             scheduler.set_timesteps(self.num_steps)
-        except (TypeError, ValueError, ImportError, NotImplementedError) as error:
+        except Exception as error:  # schedulers of diffusers fail in many ways
             raise self._refuse(error) from error
         return scheduler
 
@@ -132,7 +132,9 @@ class Sampler:
         point_L = torch.linspace(-0.5, 0.5, 4)
         try:
             first, second = (self._sample_point(point_L) for _ in range(2))
-        except (TypeError, ValueError, IndexError, RuntimeError, NotImplementedError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # schedulers of diffusers fail in many ways
             raise self._refuse(error) from error
         distance = float((first - point_L).abs().max())
         if not distance <= TOLERANCE:

@@ -90,10 +90,18 @@ class MLPDenoiser(nn.Module):
         hidden_dim: H.
         num_blocks: The number of residual blocks.
         residual: Whether x_t is added to the output. False is meant for measuring the effect of this sum.
+
+    Raises:
+        UserError: `hidden_dim` is not an even number of at least 4, or `num_blocks` is negative.
     """
 
     def __init__(self, latent_dim: int, hidden_dim: int = 512, num_blocks: int = 3, *, residual: bool = True):
         super().__init__()
+        if hidden_dim < 4 or hidden_dim % 2 or num_blocks < 0:
+            raise UserError(
+                f"MLPDenoiser with hidden_dim={hidden_dim}, num_blocks={num_blocks} is invalid: expected an even "
+                "hidden_dim of at least 4 and at least 0 blocks. Set them under system.denoiser"
+            )
         self.latent_dim, self.hidden_dim, self.residual = latent_dim, hidden_dim, residual
         self.embed_time = make_time_mlp(hidden_dim, hidden_dim)
         self.project_in = nn.Linear(latent_dim, hidden_dim)

@@ -50,6 +50,7 @@ BEHAVIORS = {  # what generated models are, if they are not plain samples; copie
     Behavior.COLLAPSED: "They are one model repeated.",
     Behavior.AVERAGES: "They are averages: they lie much nearer to the mean of the checkpoints than checkpoints do.",
 }
+LEAST_FAR = 5  # Checkpoints lie once as far from their mean, so models at more than this are outside of their range.
 LEAST_TOLD = 0.005  # smaller shares of the variance round to 0%
 LEAST_KEPT = 0.5  # If the autoencoder keeps a smaller share of the checkpoints' variance, little is left to learn.
 
@@ -128,10 +129,16 @@ def name_split(verdict: Verdict) -> str:
 
 
 def write_behavior(verdict: Verdict) -> str:
-    """Say what generated models are if they are averages, one model repeated, or in part copies; else an empty text."""
+    """Say what generated models are if they are averages, one model repeated, far away, or in part copies."""
     closeness = verdict.closeness.get(GENERATED)
     if closeness is None:
         return ""
+    if closeness.deviation > LEAST_FAR:
+        sentence = (
+            f"They lie {closeness.deviation:.3g} times as far from the mean of the checkpoints as checkpoints do, "
+        )
+        collapsed = closeness.behavior is Behavior.COLLAPSED
+        return f"{sentence}far outside of their range." + (f" {BEHAVIORS[Behavior.COLLAPSED]}" if collapsed else "")
     if verdict.novelty is Novelty.MEMORIZED:  # Copies that lie near the mean, too, are no averages.
         return BEHAVIORS[Behavior.COLLAPSED] if closeness.behavior is Behavior.COLLAPSED else ""
     sentences = [BEHAVIORS[closeness.behavior]] if closeness.behavior in BEHAVIORS else []

@@ -7,6 +7,7 @@ hashes of its content, so a file that was changed or damaged later is refused.
 import json
 import os
 import shutil
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,14 +30,16 @@ RESTORE = "Restore the file, or delete it and create it again"
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
 
-    The content reaches the disk before the rename, so `path` is whole even after a power failure.
+    The content reaches the disk before the rename, so `path` is whole even after a power failure. The temporary name
+    holds host and process, so that what a killed process left of `path` is found and deleted.
 
     Raises:
         UserError: The folder cannot be created or written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{name_temporary_files(path)}{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(path)
         try:
             yield temporary
             temporary.chmod(0o666 & ~read_umask())  # safetensors gives files to their owner alone
@@ -49,6 +52,31 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path} ({reason}). Free disk space or choose another folder") from error
+
+
+def name_temporary_files(path: Path) -> str:
+    """Return the start of the names of the temporary files of `path`, which end in the number of the process."""
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def delete_leftovers(path: Path) -> None:
+    """Delete the temporary files of `path` that processes of this host left when they were killed."""
+    start = name_temporary_files(path)
+    for file in path.parent.iterdir():
+        process = file.name.removeprefix(start).removesuffix(".tmp")
+        if file.name == f"{start}{process}.tmp" and process.isdecimal() and not is_running(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this host runs; one of another user counts as running."""
+    try:
+        os.kill(process, 0)  # signal 0 is not sent, but checked
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def read_umask() -> int:

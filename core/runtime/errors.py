@@ -32,6 +32,9 @@ def format_error(error: Exception) -> str:
     # A DataLoader puts the traceback of its worker process into the message; the last line holds the error.
     if in_worker := re.search(r"^\S*UserError: (.*)\Z", text, re.MULTILINE | re.DOTALL):
         text = in_worker[1]
+    elif target := re.match(r"Error locating target '(.*)', set env var .*full_key: (\S*)", text, re.DOTALL):
+        name = f"{target[2]}._target_"
+        text = f"{name}={target[1]} cannot be imported. Set {name} to a class or function that exists"
     elif isinstance(original, OmegaConfBaseException):
         text = text.partition("\n")[0]  # the other lines are internals of OmegaConf
     return " ".join(text.split())

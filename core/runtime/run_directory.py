@@ -1,7 +1,8 @@
 """The folder of one run: its paths, and how an existing folder is resumed, moved aside or refused."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from core.runtime.artifacts import find_free_name, read_json, replace_atomically, write_json
 from core.runtime.errors import UserError
+from core.runtime.file_lock import hold_lock
 from core.runtime.provenance import collect_provenance
 from core.runtime.settings import describe_differences, find_differences
 
@@ -47,6 +49,21 @@ class RunDirectory:
             source: The name of a source of weights that needs no generator.
         """
         return checkpoints.parent / SCORES / identity / f"{source}.npz"
+
+    @contextmanager
+    def hold(self, mode: str) -> Iterator[None]:
+        """Keep other commands from writing into this folder during the block.
+
+        A folder that no run can begin in is not locked, so that a refused command leaves no file.
+
+        Raises:
+            UserError: Another process writes into this folder, or the folder around it is not writable.
+        """
+        with ExitStack() as stack:
+            if self.path.is_dir() or (mode == "train" and not self.path.exists()):
+                advice = "Wait until it has ended, or set output_dir=FOLDER to another folder"
+                stack.enter_context(hold_lock(self.path, advice=advice))
+            yield
 
     def begin(self, config: Mapping[str, Any], settings: Mapping[str, Any], mode: str) -> None:
         """Prepare the folder for a run with these training settings, and record the command.

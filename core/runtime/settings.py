@@ -1,12 +1,41 @@
 """Comparison of the settings stored in an artifact with the current settings."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from core.runtime.content_hash import hash_json
+from core.runtime.errors import UserError, suggest_names
+
+Specification = TypeVar("Specification")
 
 MISSING = "(absent)"
 MACHINE_SECTIONS = ("trainer", "scoring")
+
+
+def require_known(section: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UserError`, with the nearest known names, if a section of the configuration has an unknown setting."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            prefix = f"{section}." if section else ""
+            suggested = suggest_names(name, (word for word in known if not word.startswith("_")))  # Hydra's own words
+            raise UserError(f"{prefix}{name} is unknown ({suggested}). Remove it, or correct its name")
+
+
+def build_section(make: type[Specification], section: str, config: Mapping[str, Any]) -> Specification:
+    """Return the dataclass `make` with the settings of a section of the configuration.
+
+    Raises:
+        UserError: A setting is unknown or missing, or `make` refuses a value.
+    """
+    settings = {field.name: field for field in fields(make) if field.init}  # type: ignore[arg-type]  # a dataclass
+    require_known(section, config, settings)
+    for name, setting in settings.items():
+        if name not in config and setting.default is NO_DEFAULT and setting.default_factory is NO_DEFAULT:
+            raise UserError(f"{section}.{name} is missing. Set {section}.{name}=VALUE")
+    return make(**config)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,8 @@
 """Lightning's Trainer as the project uses it: precision, loggers, and fits that are resumed or skipped."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence, Sized
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,12 @@ from torch.optim import Optimizer
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from core.runtime.fit_progress import LOSS, FitProgress
+from core.runtime.interruption import defer_signals
 from core.runtime.loggers import JsonLinesLogger
 from core.runtime.precision import set_float32_precision
 from core.runtime.quiet import quiet_lightning
 from core.runtime.stage_progress import StageProgress
-from core.runtime.training_state import TrainingStateIO
+from core.runtime.training_state import SaveAtSignal, TrainingStateIO, read_saved_step
 
 log = logging.getLogger(__name__)
 MakeTrainer = Callable[..., Trainer]
@@ -65,40 +65,6 @@ def make_trainer(*, precision: str = TF32, callbacks: Sequence[Callback] = (), *
     settings = ProcessSettings(tf32=precision != "32-true")
     options["precision"] = "32-true" if precision == TF32 else precision
     return Trainer(callbacks=[*callbacks, settings], **options)
-
-
-class ReportingModule(LightningModule):
-    """A LightningModule whose loss is read from the device a limited number of times.
-
-    Every reading waits for the device, and Lightning's own progress bar would read the loss after every step.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last_loss: float | None = None  # shown by the progress of the stage
-
-    @property
-    def reads_loss(self) -> bool:
-        """Whether the loss of this step is read, which holds only for the steps whose metrics the loggers write."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's logger connector sets it
-        return bool((self.global_step + 1) % every == 0)
-
-    def report(self, name: str, loss: Tensor) -> None:
-        """Read, check and log the loss if `reads_loss` holds.
-
-        Raises:
-            UserError: The loss is not a finite number.
-        """
-        if not self.reads_loss:
-            return
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name.partition('/')[0]}: the loss is {value} at step {self.global_step}. "
-                "Set a smaller learning rate (lr of the optimizer of this stage)"
-            )
-        self.last_loss = value
-        self.log(name, loss.detach())
 
 
 class Stopwatch(Timer):
@@ -153,7 +119,8 @@ def fit(
 ) -> float:
     """Fit `module` in place and return the seconds of training, summed over all sessions.
 
-    An interrupted fit is resumed from its last training state. A finished fit is loaded instead of repeated.
+    An interrupted fit is resumed from its last training state. A finished fit is loaded instead of repeated. A fit by
+    steps saves its state when a signal asks it to end (see `core.runtime.interruption`).
 
     Args:
         module: The module, on the CPU before and after.
@@ -169,6 +136,7 @@ def fit(
 
     Raises:
         UserError: The folder is not writable, an option of the Trainer is invalid, or there is no batch to train on.
+        Interrupted: A signal asked for the end.
     """
     progress = progress or StageProgress(name)
     finished, resumable = state_dir / f"{name}.safetensors", state_dir / f"{name}.ckpt"
@@ -195,8 +163,11 @@ def fit(
             log.info("%s: resuming from step %d, saved in %s", progress.label, step, resumable)
         if trainer.num_devices > 1:
             progress.clear()  # a process of trainer=ddp shows the progress instead
+        # A fit by epochs cannot be resumed inside an epoch, and other processes train with trainer=ddp.
+        saves_at_signals = max_epochs is None and trainer.num_devices == 1
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=None if step is None else resumable, weights_only=True)
+            with defer_signals() if saves_at_signals else nullcontext():
+                trainer.fit(module, datamodule=data, ckpt_path=None if step is None else resumable, weights_only=True)
         except ProcessRaisedException as error:  # trainer=ddp puts the traceback of its process into the text
             if UserError.__name__ in str(error):
                 raise UserError(str(error)) from error
@@ -245,7 +216,13 @@ def make_fit_trainer(
         make_trainer,
         max_epochs=max_epochs or 1,
         logger=[*loggers, JsonLinesLogger(state_dir.parent / "metrics.jsonl", name)],
-        callbacks=[FitProgress(progress), Stopwatch(), *callbacks, make_state_saver(state_dir, name, max_epochs)],
+        callbacks=[
+            FitProgress(progress),
+            Stopwatch(),
+            *callbacks,
+            make_state_saver(state_dir, name, max_epochs),
+            SaveAtSignal(state_dir / f"{name}.ckpt"),
+        ],
         log_every_n_steps=max(1, steps // LOSS_READS_PER_FIT if max_epochs is None else min(50, steps // 20)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -270,13 +247,3 @@ def make_state_saver(state_dir: Path, name: str, max_epochs: int | None) -> Mode
         every_n_epochs=max(1, max_epochs // STATES_PER_FIT),
         save_on_train_epoch_end=True,
     )
-
-
-def read_saved_step(state: Path) -> int | None:
-    """Return the step of a training state, or None if there is no readable one, so that the fit starts at step 0."""
-    if state.is_file():
-        try:
-            return TrainingStateIO().load_checkpoint(state, weights_only=True)["global_step"]
-        except Exception as error:  # torch raises many kinds of errors for a damaged file
-            log.warning("%s is damaged (%s). Training starts from step 0", state, type(error).__name__)
-    return None

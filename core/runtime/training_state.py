@@ -1,16 +1,22 @@
 """Training states, from which interrupted fits are resumed: Lightning's files with a hash of their content."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from core.runtime.artifacts import HASH, RESTORE, replace_atomically
 from core.runtime.content_hash import hash_tensor
 from core.runtime.errors import UserError
+from core.runtime.interruption import Interrupted, get_deferred_signal
+
+log = logging.getLogger(__name__)
 
 
 class TrainingStateIO(TorchCheckpointIO):
@@ -40,6 +46,25 @@ class TrainingStateIO(TorchCheckpointIO):
         return state
 
 
+class SaveAtSignal(Checkpoint):
+    """A callback that saves a training state and ends the fit after the step in which a signal asked for the end.
+
+    Lightning calls it after all other callbacks, because it is a `Checkpoint`.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and raise `Interrupted` if there was a signal."""
+        if (number := get_deferred_signal()) is not None:
+            trainer.save_checkpoint(self.file)
+            log.info("Saved step %d in %s", trainer.global_step, self.file)
+            raise Interrupted(number)
+
+
 def hash_state(state: Any) -> str:
     """Return the hash of nested mappings and sequences of tensors and plain values, in their order."""
     if isinstance(state, Tensor):
@@ -51,3 +76,13 @@ def hash_state(state: Any) -> str:
     else:
         return hashlib.sha256(f"{type(state).__name__} {state!r}".encode()).hexdigest()
     return hashlib.sha256(" ".join([type(state).__name__, *map(hash_state, parts)]).encode()).hexdigest()
+
+
+def read_saved_step(state: Path) -> int | None:
+    """Return the step of a training state, or None if there is no readable one, so that the fit starts at step 0."""
+    if state.is_file():
+        try:
+            return TrainingStateIO().load_checkpoint(state, weights_only=True)["global_step"]
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
+            log.warning("%s is damaged (%s). Training starts from step 0", state, type(error).__name__)
+    return None

@@ -19,9 +19,9 @@ from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.vector_rows import VectorRows
 from core.diffusion.gaussian_diffusion import NoiseSchedule, denoising_loss
 from core.networks.autoencoder import Autoencoder
-from core.runtime.errors import UserError
+from core.runtime.reporting_module import ReportingModule
 from core.runtime.seeding import derive_seed, reseed
-from core.runtime.trainer import MakeOptimizer, ReportingModule
+from core.runtime.trainer import MakeOptimizer
 
 # Pairs of a held-out latent and a timestep in one held-out loss of the diffusion, unless there are more latents. Their
 # noise is fixed, so a few hundred pairs give a smooth curve, and they cost about as much as one training step.
@@ -138,17 +138,8 @@ class SteppedModule(ReportingModule):
             return torch.stack(losses).sum()
 
     def on_train_end(self) -> None:
-        """Check that all weights are finite, because the last steps may have diverged after the last reported loss.
-
-        Raises:
-            UserError: A parameter or buffer is not finite.
-        """
-        for name, tensor in self.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise UserError(
-                    f"{self.stage}: {name} is not finite after {self.global_step} steps. "
-                    "Set a smaller learning rate (lr of the optimizer of this stage)"
-                )
+        """Check the weights once more, because the last steps may have diverged after the last reported loss."""
+        self.require_finite_weights()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer, and the cosine schedule of its learning rate unless the rate is constant."""

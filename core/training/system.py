@@ -1,17 +1,24 @@
 """The `system` configuration as typed values, and the settings that decide a trained generator."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 
 from core.checkpoints.checkpoint_set import CheckpointSet
 from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.generation.recipes import Recipe, build, build_sampler
-from core.runtime.errors import UserError, suggest_names
+from core.runtime.errors import UserError
+from core.runtime.optimizers import try_optimizer
+from core.runtime.settings import build_section, require_known
 
+SAMPLER_SETTINGS = ("scheduler", "num_steps", "clamp_samples")
+# Stands for a D that is not known yet. It is large, because the only sizes that a network refuses are too small ones.
+NOMINAL_PARAMS = 2**20
 CHOICES = {
+    "compile": (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "normalization": ("per_tensor", "none"),
     "latent_normalization": ("per_coordinate", "none"),
     "learning_rate_schedule": ("cosine", "constant"),
@@ -60,27 +67,18 @@ class SystemSpec:
         Raises:
             UserError: A setting is missing or unknown, or a setting of `CHOICES` has an unknown value.
         """
-        known = [field.name for field in fields(cls)]
-        for name in config:
-            if name not in known:
-                raise UserError(f"system.{name} is unknown; {suggest_names(name, known)}")
-        for name in known:
-            if name not in config:
-                raise UserError(
-                    f"system.{name} is missing. Set system.{name}=VALUE, for example the value in "
-                    "configs/system/ae_ddpm.yaml"
-                )
-        return cls(**config)
+        return build_section(cls, "system", config)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
+                known = ["null" if choice is None else choice for choice in choices]
                 raise UserError(
-                    f"system.{name}={getattr(self, name)} is invalid: expected one of {', '.join(choices)}. "
-                    f"Set system.{name}={choices[0]}"
+                    f"system.{name}={getattr(self, name)} is invalid: expected one of {', '.join(known)}. "
+                    f"Set system.{name}={known[0]}"
                 )
 
-    def check(self, num_params: int) -> None:
+    def check(self, num_params: int = NOMINAL_PARAMS) -> None:
         """Find a setting that would fail later, before anything is trained or moved.
 
         The networks are built without memory for their weights (on the device "meta"), and the sampler is tried.
@@ -89,10 +87,22 @@ class SystemSpec:
             num_params: D, the parameters of one vector.
 
         Raises:
-            UserError: A network, the noise schedule or the sampler refuses its settings.
+            UserError: A network, an optimizer, the noise schedule or the sampler refuses its settings.
         """
-        schedule = NoiseSchedule(**self.schedule)
-        num_timesteps = schedule.num_timesteps
+        try:
+            schedule = NoiseSchedule(**self.schedule)
+        except TypeError as error:
+            raise UserError(f"system.schedule is invalid ({error}). Correct the settings of system.schedule") from error
+        for stage in ("autoencoder", "denoiser"):
+            name = f"{stage}_optimizer"
+            try_optimizer(f"system.{name}", instantiate(getattr(self, name)))
+        if self.denoiser and self.sampler:
+            require_known("system.sampler", self.sampler, SAMPLER_SETTINGS)
+            build_sampler(self.sampler, schedule).check()
+        self._check_networks(num_params, schedule.num_timesteps)
+
+    def _check_networks(self, num_params: int, num_timesteps: int) -> None:
+        """Build the networks for vectors of D numbers on the device "meta"; raises `UserError` if one refuses."""
         with torch.device("meta"):
             autoencoder = build(self.autoencoder, num_params=num_params)
             if self.denoiser:
@@ -102,8 +112,6 @@ class SystemSpec:
                         f"system.denoiser.num_timesteps={denoiser.num_timesteps} is less than "
                         f"system.schedule.num_timesteps={num_timesteps}. Set both to the same number"
                     )
-        if self.denoiser and self.sampler:
-            build_sampler(self.sampler, schedule).check()
 
     @property
     def recipes(self) -> dict[str, Any]:

@@ -126,6 +126,17 @@ def fidelity(title: str, *runs: str) -> Measurement:
     )
 
 
+def proof(name: str, title: str) -> Measurement:
+    """Return a proof of docs/reliability.md."""
+    step = f"python -m scripts.prove {name} --out {{out}}"
+    return Measurement(title=title, steps=[step], code=(*PIPELINE, "scripts/prove/*.py"), kept=name)
+
+
+PROOFS = {
+    "kills": "30 kills at random moments of every stage",
+    "disk_full": "A full disk in every stage",
+    "overrides": "500 random overrides of the configuration",
+}
 NARROW = "system.denoiser=conv 'system.denoiser.channels=[16,32,64,32,16,1]'"
 # p-diff's convolutional denoiser with a quarter of its channels, which takes a sixteenth of the time on a CPU.
 QUARTER = "'system.denoiser.channels=[16,32,64,128,64,32,16,1]'"
@@ -241,6 +252,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         ],
         code=(*PIPELINE, "configs/task/model/convnet_mini.yaml", "configs/experiment/whole_network.yaml"),
     ),
+    **{f"proof_{name}": proof(name, title) for name, title in PROOFS.items()},
     "benchmark": Measurement(
         title="Each stage against the reference procedure",
         steps=[

@@ -261,6 +261,18 @@ def show_benchmark(results: Sequence[Result], stage: str) -> str:
     return tables.get(stage, format_table)(results[0].data[stage])
 
 
+def show_proof(results: Sequence[Result], count: str) -> str:
+    """Return one count of a proof, such as the number of kills.
+
+    Raises:
+        UserError: The proof has no such count.
+    """
+    (result,) = results
+    if not isinstance(result.data.get(count), int):
+        raise UserError(f"{result.name} has no count {count}; it has {', '.join(result.data)}")
+    return f"{result.data[count]:,}"
+
+
 VIEWS: dict[str, Callable[..., str]] = {
     "sources": show_sources,
     "protocols": show_protocols,
@@ -290,4 +302,5 @@ VIEWS: dict[str, Callable[..., str]] = {
     "origin": show_origin,
     "rules": show_rules,
     "benchmark": show_benchmark,
+    "proof": show_proof,
 }

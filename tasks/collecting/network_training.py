@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from core.checkpoints.subset import ParameterSubset, flatten
+from core.runtime.reporting_module import ReportingModule
 from core.runtime.seeding import derive_seed
-from core.runtime.trainer import MakeOptimizer, ReportingModule
+from core.runtime.trainer import MakeOptimizer
 from tasks.data.loaders import make_fixed_loader, make_training_loader
 from tasks.data.splits import TaskData
 from tasks.objectives.objective import Objective, ScoreCounter, add_model_axis

@@ -19,6 +19,7 @@ from core.checkpoints.shards import VectorFiles
 from core.checkpoints.subset import ParameterSubset, flatten
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
+from core.runtime.optimizers import try_optimizer
 from core.runtime.seeding import derive_seed, reseed
 from core.runtime.stage_progress import StageProgress
 from core.runtime.trainer import MakeTrainer, fit, forget_fit, limit_to_one_device
@@ -71,13 +72,14 @@ class StepsCollection(Collection):
         }
 
     def check(self, k: int, precision: str) -> None:
-        """Check the interval, and that the precision skips no optimizer steps; raises `UserError`."""
+        """Check the interval and the optimizer, and that the precision skips no steps; raises `UserError`."""
         if precision == "16-mixed":
             raise UserError(
                 "trainer.precision=16-mixed cannot be used to collect checkpoints by steps: it skips optimizer steps "
                 "whose gradients overflow, which would repeat checkpoints. Set trainer.precision=bf16-mixed"
             )
         choose_interval(self.every, k, steps_per_epoch=1)
+        try_optimizer("task.collect.optimizer", self.make_optimizer)
 
     def plan_networks(self, seed: int) -> list[PlannedNetwork]:
         """Return the only network, whose subset is trained further."""

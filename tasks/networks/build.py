@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.errors import UserError, suggest_names
+from core.runtime.settings import build_section
 from tasks.networks.adapters import LoraSpec, add_adapters
 from tasks.networks.detectors import DETECTORS, build_detector
 from tasks.networks.diffusion_unets import UNETS, build_unet
@@ -37,7 +38,7 @@ class ModelSpec:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelSpec":
         """Build the specification from the plain values of the `task.model` section."""
-        return cls(**{**config, "lora": LoraSpec.from_config(config.get("lora"))})
+        return build_section(cls, "task.model", {**config, "lora": LoraSpec.from_config(config.get("lora"))})
 
 
 # The networks for each objective but classification, whose networks are those of timm.

@@ -203,3 +203,10 @@ def test_the_fingerprint_changes_with_the_content(tiny_checkpoints, change):
     if change == "fewer":
         other = other.first(11)
     assert other.fingerprint != tiny_checkpoints.fingerprint
+
+
+def test_equal_checkpoints_have_no_distribution_to_learn(tiny_checkpoints):
+    tiny_checkpoints.require_distinct()
+    equal = replace(tiny_checkpoints, rows=VectorRows([tiny_checkpoints.vectors_KD[:1].repeat(12, 1)]))
+    with pytest.raises(UserError, match=r"all 12 checkpoints in the set are equal, .*task\.collect\.optimizer\.lr"):
+        equal.require_distinct()

@@ -74,8 +74,10 @@ def test_a_value_that_does_not_resolve_ends_in_one_sentence():
 
 def test_the_configuration_arrives_resolved():
     seen = {}
-    entry_point(lambda cfg: seen.update(OmegaConf.to_container(cfg)))(OmegaConf.create({**CONFIG, "a": 1, "b": "${a}"}))
-    assert seen["b"] == 1
+    entry_point(lambda cfg: seen.update(OmegaConf.to_container(cfg)))(
+        OmegaConf.create({**CONFIG, "seed": "${system.batch_size}", "system": {"batch_size": 3}})
+    )
+    assert seen["seed"] == 3
 
 
 def test_ctrl_c_ends_in_status_130():

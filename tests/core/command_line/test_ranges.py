@@ -129,6 +129,8 @@ def test_every_number_that_can_be_typed_has_a_range():
     assert not left
     others = {
         "task.data.image_size",
+        "task.data.mean",
+        "task.data.std",
         "task.warmup_steps",
         "task.gradient_clip",
         "evaluation.noise",

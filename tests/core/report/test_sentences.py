@@ -372,3 +372,13 @@ def test_metrics_json_gets_the_verdict_with_its_sentences_and_a_caution_only_if_
         assert {key: content[key] for key in verdict.to_json()} == verdict.to_json()
         assert content["sentences"] == write_statements(verdict)
         assert Verdict.from_json(json.loads(json.dumps(content, allow_nan=False))) == verdict
+
+
+@pytest.mark.parametrize("behavior", [Behavior.SAMPLES, Behavior.COLLAPSED])
+def test_models_far_outside_of_the_range_of_the_checkpoints_are_named(behavior):
+    far = replace(closeness(behavior), deviation=1234.5)
+    headline = write_headline(replace(make_verdict(), closeness={"p_diff": far}))
+    assert "They lie 1.23e+03 times as far from the mean of the checkpoints as checkpoints do, far outside" in headline
+    assert ("They are one model repeated." in headline) == (behavior is Behavior.COLLAPSED)
+    near = replace(closeness(behavior), deviation=2.0)
+    assert "far outside" not in write_headline(replace(make_verdict(), closeness={"p_diff": near}))

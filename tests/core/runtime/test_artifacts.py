@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,16 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
         temporary.write_text("half of the ne")
         raise error
     assert path.read_text() == "old" and files_in(tmp_path) == ["x.txt"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_deleted_when_the_file_is_written_again(tmp_path):
+    host, dead, alive = socket.gethostname(), 2**22 + 1, os.getppid()  # no process has a number above 2²²
+    others = [f".x.txt.{host}.{alive}.tmp", f".x.txt.elsewhere.{dead}.tmp", f".y.txt.{host}.{dead}.tmp", "x.txt.tmp"]
+    for name in [f".x.txt.{host}.{dead}.tmp", *others]:
+        (tmp_path / name).write_text("half")
+    with replace_atomically(tmp_path / "x.txt") as temporary:
+        temporary.write_text("whole")
+    assert files_in(tmp_path) == sorted([*others, "x.txt"])
 
 
 def test_the_new_file_appears_only_when_it_is_whole(tmp_path):

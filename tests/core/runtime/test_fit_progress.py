@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from core.runtime import progress as console
 from core.runtime.progress import Stages
-from core.runtime.trainer import ReportingModule, fit
+from core.runtime.reporting_module import ReportingModule
+from core.runtime.trainer import fit
 from tests.core.runtime.terminal import Terminal, stderr_as
 from tests.core.tiny import StopAfter, cpu_trainer
 

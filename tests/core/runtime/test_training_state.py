@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from core.runtime.errors import UserError
-from core.runtime.trainer import read_saved_step
-from core.runtime.training_state import TrainingStateIO, hash_state
+from core.runtime.training_state import TrainingStateIO, hash_state, read_saved_step
 
 STATE = {
     "global_step": 7,

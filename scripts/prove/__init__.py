@@ -1,0 +1,1 @@
+"""Proofs that no work is lost: kills at random moments, full disks, random overrides."""
