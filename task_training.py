@@ -75,7 +75,7 @@ def check_settings(cfg: DictConfig) -> tuple[TaskSpec, ScoringSpec]:
     task.collect.check(task.param.k, cfg.trainer.precision)
     task.check_training()
     SystemSpec.from_config(to_plain(cfg.system)).check()
-    check_deep_ensemble(task, cfg.evaluation.deep_ensemble)
+    check_deep_ensemble(task, cfg.evaluation.deep_ensemble, imported=False)
     if entries := to_plain(cfg.evaluation)["ood"]:
         list(read_entries(entries, task.data))
     return task, scoring

@@ -113,7 +113,8 @@ def find_least_p_of_accuracy(ours: Scores, theirs: Scores) -> float:
     if ours.influence_MN is None or theirs.influence_MN is None:
         weights_N = theirs.require_wrong().mean(axis=0) - ours.require_wrong().mean(axis=0)
         return find_least_p(count_differing(sum_groups(weights_N, ours.groups_N)))
-    weights_N = center_influences(*(each.influence_MN.mean(axis=0, dtype=np.float64) for each in (ours, theirs)))
+    means = [influence_MN.mean(axis=0, dtype=np.float64) for influence_MN in (ours.influence_MN, theirs.influence_MN)]
+    weights_N = center_influences(*means)
     return find_least_p(count_influential(sum_groups(weights_N, ours.groups_N)))
 
 
@@ -207,7 +208,7 @@ def find_contender(free: Sequence[Comparison]) -> str | None:
     its accuracy is not inferior, and a free source is not given less doubt than p_diff is.
     """
     rows = [
-        row
+        (row.max_iou.value, row.baseline.source)
         for row in free
         if row.doubt is Doubt.UNCERTAIN
         and row.max_iou is not None
@@ -215,7 +216,7 @@ def find_contender(free: Sequence[Comparison]) -> str | None:
         and row.kappa_relative is not None
         and row.kappa_relative.decision is Decision.WORSE
     ]
-    return max(rows, key=lambda row: row.max_iou.value).baseline.source if rows else None
+    return max(rows)[1] if rows else None
 
 
 def are_copies(closeness: Closeness) -> bool:

@@ -59,7 +59,7 @@ def list_names(cfg: DictConfig, section: str = "") -> Iterator[str]:
 def check(cfg: DictConfig) -> None:
     """Make all checks of task_training.py that come before the first training step."""
     task, _ = check_settings(cfg)
-    network = initialize_classifier(task.model, open_images(task), task.seed)
+    network = initialize_classifier(task, open_images(task), task.seed)
     subset = resolve_subset(network, task.param.subset, task.param.count)
     task.collect.check_subset(subset, task.param.subset, network)
 
