@@ -30,6 +30,7 @@ from tasks.objectives.generation import Generation, require_enough, stack_planes
 
 NATIVE_DIGITS, NATIVE_CIFAR = 8, 32  # S, in pixels
 NUM_CLASSES = 10  # of both datasets
+LEAST_TIMESTEPS = 700  # With the linear schedule, an image has 1/1000 of its variance left after as many timesteps.
 DIGIT_VISITS = 10  # Validation after each pass over 900 digits would take longer than the pass itself.
 SCALE = v2.Normalize([0.5], [0.5])  # from [0, 1] to [−1, 1], where the noise schedule expects images
 PREFIX = "task.data.diffusion"
@@ -41,7 +42,7 @@ class DiffusionOptions:
 
     Args:
         num_timesteps: The number of timesteps of the noise schedule.
-        sampling_steps: The steps in which an image is sampled, at most `num_timesteps`.
+        sampling_steps: The steps in which an image is sampled, a divisor of `num_timesteps`.
         features: A name in `tasks.data.feature_networks.FEATURES`.
     """
 
@@ -65,10 +66,18 @@ class DiffusionOptions:
         for name in ("num_timesteps", "sampling_steps"):
             if type(value := getattr(options, name)) is not int or value < 1:
                 raise UserError(f"{PREFIX}.{name}={value} is invalid: expected a whole number of at least 1")
-        if options.sampling_steps > options.num_timesteps:
+        if options.num_timesteps < LEAST_TIMESTEPS:
             raise UserError(
-                f"{PREFIX}.sampling_steps={options.sampling_steps} is above the number of timesteps. Set it to at most "
-                f"{PREFIX}.num_timesteps={options.num_timesteps}"
+                f"{PREFIX}.num_timesteps={options.num_timesteps} is invalid: images at the last timestep would be no "
+                f"pure noise, from which sampling starts. Set it to at least {LEAST_TIMESTEPS}, such as 1000"
+            )
+        if options.num_timesteps % options.sampling_steps:
+            fitting = [steps for steps in range(1, options.num_timesteps + 1) if options.num_timesteps % steps == 0]
+            nearest = sorted(fitting, key=lambda steps: abs(steps - options.sampling_steps))[:2]
+            raise UserError(
+                f"{PREFIX}.sampling_steps={options.sampling_steps} does not divide {PREFIX}.num_timesteps="
+                f"{options.num_timesteps}, so steps would differ in length. Set it to a divisor, such as "
+                f"{' or '.join(map(str, sorted(nearest)))}"
             )
         return options
 

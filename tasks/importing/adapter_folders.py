@@ -16,6 +16,11 @@ PREFIX = "base_model.model."  # peft wraps the network twice
 A_NAME, B_NAME = ".lora_A.weight", ".lora_B.weight"
 # Other initializations of an adapter change the frozen weights as well.
 PLAIN_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
+HARMLESS = {  # settings of peft that do not change what an adapter computes, or that are read here
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "init_lora_weights",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core", "peft_type", "peft_version",
+    "qalora_group_size", "r", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+}  # fmt: skip
 PLAIN = {  # settings of peft and their values with which an adapter is W + scale · B A with one rank for all layers
     "bias": "none",
     "use_dora": False,
@@ -79,7 +84,11 @@ def read_adapter_spec(folder: Path) -> LoraSpec:
     config = read_config(folder)
     if (kind := config.get("peft_type")) != "LORA":
         raise UserError(f"{folder} holds an adapter of the type {kind}. Only LORA can be imported; exclude this folder")
-    refused = {name: config[name] for name, plain in PLAIN.items() if config.get(name) and config[name] != plain}
+    refused = {
+        name: value
+        for name, value in config.items()
+        if name not in HARMLESS and value and value != PLAIN.get(name)  # settings of later versions are refused, too
+    }
     if config.get("init_lora_weights", True) not in PLAIN_INITIALIZATIONS:
         refused["init_lora_weights"] = config["init_lora_weights"]
     if refused:
@@ -95,10 +104,15 @@ def read_adapter_spec(folder: Path) -> LoraSpec:
             f"{folder} has r={config.get('r')} in {CONFIG_NAME}, but matrices of rank {', '.join(map(str, ranks))}. "
             "Exclude this folder, or save the adapter again"
         )
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    if type(alpha := config.get("lora_alpha")) not in (int, float):
+        raise UserError(
+            f"{folder} has lora_alpha={alpha} in {CONFIG_NAME}, expected a number. Exclude this folder, or save the "
+            "adapter again"
+        )
+    rank = int(config["r"])
     layers = [name.partition(".lora_A.")[0] for name in tensors if ".lora_A." in name]
     # Rank-stabilized LoRA divides alpha by √rank instead of the rank (Kalajdzievski 2023).
-    return LoraSpec(rank, alpha * rank**0.5 if config.get("use_rslora") else alpha, sorted(layers))
+    return LoraSpec(rank, float(alpha * rank**0.5 if config.get("use_rslora") else alpha), sorted(layers))
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from core.checkpoints.low_rank import LowRankUpdate
 from core.checkpoints.subset import ParameterSubset, resolve_subset
@@ -97,6 +98,8 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
 
 def can_adapt(layer: nn.Module) -> bool:
     """Return whether a layer has a weight to which a product of two matrices can be added."""
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return False  # torch's MultiheadAttention reads the weight of this layer without calling the layer
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 

@@ -70,7 +70,7 @@ class Generation(Objective):
         self.recorded = {**recorded, "num_timesteps": num_timesteps, "sampling_steps": sampling_steps}
         # diffusers declares no types for its schedulers.
         self.noising: Any = DDPMScheduler(num_timesteps, **SCHEDULE)
-        # "trailing" starts at the last timestep, whose images are pure noise, however few the steps are.
+        # "trailing" starts at the last timestep, at which images are nearly pure noise, however few the steps are.
         self.sampling: Any = DDIMScheduler(num_timesteps, **SCHEDULE, timestep_spacing="trailing")
         self.sampling.set_timesteps(sampling_steps)
 
@@ -128,6 +128,8 @@ class GenerationCounter(ScoreCounter):
     The features lie in temporary files, of which the system keeps in memory what fits: 200 models with 10,000 samples
     each have 16 GB of Inception's 2,048 features.
 
+    A model that gives NaN counts as one that makes black images only, or white ones, whichever FID is larger.
+
     Args:
         num_models: M.
         features: The feature network.
@@ -136,6 +138,7 @@ class GenerationCounter(ScoreCounter):
 
     def __init__(self, num_models: int, features: nn.Module, metric: Metric):
         self.num_models, self.features, self.metric = num_models, features, metric
+        self.blank_2F: np.ndarray | None = None  # the features of a black and of a white image
         self.real: list[np.ndarray] = []  # for each batch (B, F)
         self.generated: list[np.ndarray] = []  # for each batch (M, B, F)
         self.loss: list[np.ndarray] = []  # for each batch (M, B)
@@ -144,6 +147,9 @@ class GenerationCounter(ScoreCounter):
     def add(self, predictions: Iterable[tuple[slice, Mapping[str, Tensor]]], targets: Tensor) -> None:
         """Add the losses (models, B) and samples (models, B, C, S, S), and the real images (B, C, S, S)."""
         real_BF = self.features(targets).float().cpu().numpy()
+        if self.blank_2F is None:
+            blank_2CSS = torch.stack([-torch.ones_like(targets[0]), torch.ones_like(targets[0])])
+            self.blank_2F = self.features(blank_2CSS).float().cpu().numpy()
         shape = self.num_models, *real_BF.shape
         with tempfile.TemporaryFile() as file:
             generated_MBF = np.memmap(file, dtype=np.float32, shape=shape, mode="w+")
@@ -164,9 +170,13 @@ class GenerationCounter(ScoreCounter):
         """
         real = Gaussian(np.concatenate(self.real))
         require_enough(*real.features_NF.shape)
-        generated_M = (Gaussian(np.concatenate(rows)) for rows in zip(*self.generated, strict=True))
-        pairs = [measure_distance(real, generated) for generated in generated_M]
         loss_MN = np.concatenate(self.loss, axis=1)
+        pairs = [
+            measure_distance(real, Gaussian(np.concatenate(rows)))
+            if np.isfinite(loss_N).all()
+            else self._measure_blank(real)
+            for rows, loss_N in zip(zip(*self.generated, strict=True), loss_MN, strict=True)
+        ]
         return Scores(
             np.array([distance for distance, _ in pairs]),
             loss_MN.mean(axis=1),
@@ -174,6 +184,12 @@ class GenerationCounter(ScoreCounter):
             metric=self.metric,
             influence_MN=np.stack([influence_N for _, influence_N in pairs]).astype(np.float32),
         )
+
+    def _measure_blank(self, real: Gaussian) -> tuple[float, np.ndarray]:
+        """Return the larger distance of black and of white images, with its influences."""
+        assert self.blank_2F is not None
+        blanks = [Gaussian(np.tile(blank_F, (len(real.features_NF), 1))) for blank_F in self.blank_2F]
+        return max((measure_distance(real, blank) for blank in blanks), key=lambda pair: pair[0])
 
 
 def require_enough(num_images: int, num_features: int, name: str = "the scored set") -> None:

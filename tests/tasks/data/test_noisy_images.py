@@ -86,7 +86,8 @@ def test_cifar10_is_read_in_its_own_format(tmp_path):
     "options, told",
     [
         ({"diffusion": {"features": "inceptoin"}}, ["task.data.diffusion.features=inceptoin", "inception"]),
-        ({"diffusion": {"sampling_steps": 11, "num_timesteps": 10}}, ["task.data.diffusion.sampling_steps=11", 10]),
+        ({"diffusion": {"sampling_steps": 61}}, ["task.data.diffusion.sampling_steps=61", 1000, "40", "50"]),
+        ({"diffusion": {"num_timesteps": 100, "sampling_steps": 10}}, ["task.data.diffusion.num_timesteps=100", 700]),
         ({"diffusion": {"sampling_steps": 0}}, ["task.data.diffusion.sampling_steps=0"]),
         ({"diffusion": {"num_timesteps": 1.5}}, ["task.data.diffusion.num_timesteps=1.5"]),
         ({"diffusion": {"steps": 3}}, ["task.data.diffusion.steps"]),

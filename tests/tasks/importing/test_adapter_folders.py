@@ -60,6 +60,8 @@ def test_an_adapter_of_peft_computes_the_same_here(tmp_path, settings, alpha):
         ({"modules_to_save": ["head"]}, "modules_to_save"),
         ({"rank_pattern": {"qkv": 3}}, "rank_pattern"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"use_a_later_method": True}, "use_a_later_method=True"),
+        ({"lora_alpha": None}, "lora_alpha=None"),
         ({"r": 5}, "r=5"),
     ],
 )

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from core.checkpoints.low_rank import add_updates, remove_updates
 from core.checkpoints.subset import flatten, unflatten
 from core.runtime.errors import UserError
-from tasks.networks.adapters import LoraSpec, choose_subset, resolve_parameters
+from tasks.networks.adapters import LoraSpec, can_adapt, choose_subset, resolve_parameters
 from tasks.networks.build import ModelSpec, build_from_spec
 from tasks.scoring.frozen_prefix import SplitNetwork, split_network
 from tests.tasks.tiny import task_config, task_spec
@@ -78,6 +79,11 @@ def test_the_network_before_the_first_adapter_is_computed_once():
 def test_a_target_that_cannot_have_an_adapter_is_refused_with_those_that_can(targets):
     with pytest.raises(UserError, match=rf"names {targets[-1]}, .*task\.model\.lora\.targets.*attn\.qkv"):
         build({"rank": 2, "targets": targets})
+
+
+def test_a_layer_whose_weight_is_read_without_calling_it_is_refused():
+    network = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "linear": nn.Linear(8, 8)})
+    assert can_adapt(network["linear"]) and not can_adapt(network["attention"].out_proj)
 
 
 def test_without_peft_one_sentence_says_what_to_install(monkeypatch):

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import TensorDataset, default_collate
 
 from core.checkpoints.subset import flatten, resolve_subset, unflatten
-from core.evaluation.scores import Scores
+from core.evaluation.scores import Metric, Scores
 from tasks.data.scenes import collate_detection
 from tasks.data.splits import FixedItems, TaskData
 from tasks.objectives.classification import Classification
 from tasks.objectives.detection import Detection
+from tasks.objectives.generation import Generation, stack_planes
 from tasks.objectives.objective import add_model_axis
 from tasks.objectives.segmentation import VOID, Segmentation
 from tasks.scoring.scorer import Scorer, ScoringSpec
@@ -155,9 +156,49 @@ def make_regression() -> Case:
     return Case(model, TaskData(items, items, items, objective), spread=0.2)
 
 
+class NoiseGuess(nn.Module):
+    """A network that predicts a share of the noisy image as its noise, another one late than early, and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.share, self.later, self.constant = (nn.Parameter(torch.tensor(value)) for value in (0.6, 0.3, 0.1))
+
+    def forward(self, noisy_BCSS, timestep_B):
+        """Return the predicted noise (B, C, S, S)."""
+        late_B111 = (timestep_B / 1000).view(-1, 1, 1, 1)
+        return (self.share + self.later * late_B111) * noisy_BCSS + self.constant
+
+
+class PixelFeatures(nn.Module):
+    """The mean and the upper left pixel of an image as its features."""
+
+    num_features = 2
+
+    def forward(self, images_BCSS):
+        """Return the features (B, 2)."""
+        return torch.stack([images_BCSS.mean(dim=(1, 2, 3)), images_BCSS[:, 0, 0, 0]], dim=1)
+
+
+def make_generation() -> Case:
+    """Return bright images of 4×4 pixels, and a network that makes darker ones."""
+    generator = torch.Generator().manual_seed(0)
+    images_N144 = 0.5 + 0.2 * torch.randn(NUM_ITEMS, 1, 4, 4, generator=generator)
+    planes = torch.stack([stack_planes(image, 1000, generator) for image in images_N144])
+    items = TensorDataset(planes, images_N144)
+    objective = Generation(
+        PixelFeatures(),
+        Metric("FID", unit="", higher_is_better=False),
+        num_timesteps=1000,
+        sampling_steps=3,
+        recorded={},
+    )
+    return Case(NoiseGuess(), TaskData(items, items, items, objective), spread=0.1)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "classification": make_classification,
     "segmentation": make_segmentation,
     "detection": make_detection,
+    "generation": make_generation,
     "regression": make_regression,
 }

@@ -151,8 +151,11 @@ def test_a_model_that_gives_nan_has_the_loss_nan_and_a_bad_finite_fid(items):
     scores = score(networks, items)
     assert np.isnan(scores.loss_M).tolist() == [False, True]
     assert np.isfinite(scores.accuracy_M).all() and np.isfinite(scores.influence_MN).all()
-    gray = measure_distance(Gaussian(Features()(items[1]).numpy()), Gaussian(np.zeros((NUM_ITEMS, 6))))[0]
-    assert scores.accuracy_M[1] == pytest.approx(gray)
+    real = Gaussian(Features()(items[1]).numpy())
+    black, white = (
+        measure_distance(real, Gaussian(Features()(torch.full_like(items[1], shade)).numpy()))[0] for shade in (-1, 1)
+    )
+    assert scores.accuracy_M[1] == pytest.approx(max(black, white))
 
 
 def test_the_loss_is_the_error_of_the_predicted_noise_at_the_timestep_of_the_item(items):
