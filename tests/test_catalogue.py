@@ -64,7 +64,8 @@ def compose_config(*overrides):
 
 def list_arguments(cfg):
     """Return the arguments of the builder for the network of a configuration, without its adapters and weights."""
-    return {name: value for name, value in cfg.task.model.items() if name != "lora"} | {"pretrained": False}
+    model = OmegaConf.to_container(cfg.task.model, resolve=True)
+    return {name: value for name, value in model.items() if name != "lora"} | {"pretrained": False}
 
 
 def resolve_configured(network, cfg):
@@ -147,7 +148,7 @@ def test_every_task_of_generation_has_a_unet_and_its_subset(task):
     dataset, name, channels, size, num_params = GENERATION[task]
     assert (cfg.task.data.dataset, cfg.task.model.name) == (dataset, name)
     with torch.device("meta"):
-        network = build_network(**cfg.task.model, num_classes=10, channels=channels, image_size=size)
+        network = build_network(**list_arguments(cfg), num_classes=10, channels=channels, image_size=size)
     assert resolve_subset(network, cfg.task.param.subset, cfg.task.param.count).num_params == num_params
 
 

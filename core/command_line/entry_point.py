@@ -22,7 +22,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from core.command_line.composition_error import CONFIGS, explain_composition_error, is_group
-from core.command_line.names import check_kinds, check_names
+from core.command_line.names import check_kinds, check_names, check_sections
 from core.command_line.ranges import check_ranges
 from core.command_line.run_command import exit_on_mistake
 from core.runtime.errors import UserError
@@ -47,6 +47,7 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[..., None]:
         composed = True
         quiet_lightning()
         with exit_on_mistake(OmegaConfBaseException, InstantiationException, MisconfigurationException):
+            check_sections(cfg)
             OmegaConf.resolve(cfg)
             check_kinds(cfg)
             check_names(cfg)

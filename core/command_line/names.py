@@ -77,6 +77,21 @@ def list_settings(file: str, section: str) -> list[str]:
     return [str(name) for name in (content[section] if section else content) if name not in ("defaults", "hydra")]
 
 
+def check_sections(cfg: DictConfig) -> None:
+    """Check that `task`, `system` and `trainer` are sections, before values that refer to their settings are resolved.
+
+    Raises:
+        UserError: One of them is a single value.
+    """
+    sections: Any = OmegaConf.to_container(cfg, resolve=False)
+    for name, value in sections.items():
+        if name in ("task", "system", "trainer") and not isinstance(value, dict):
+            raise UserError(
+                f"{name}={value} is invalid: expected the name of a file in configs/{name}. Remove it, or set "
+                f"{name}=NAME"
+            )
+
+
 def check_kinds(cfg: DictConfig) -> None:
     """Check the values that are texts or choices, and that sections hold settings.
 

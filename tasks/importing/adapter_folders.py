@@ -104,7 +104,8 @@ def read_adapter_spec(folder: Path) -> LoraSpec:
             f"{folder} has r={config.get('r')} in {CONFIG_NAME}, but matrices of rank {', '.join(map(str, ranks))}. "
             "Exclude this folder, or save the adapter again"
         )
-    if type(alpha := config.get("lora_alpha")) not in (int, float):
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float):
         raise UserError(
             f"{folder} has lora_alpha={alpha} in {CONFIG_NAME}, expected a number. Exclude this folder, or save the "
             "adapter again"

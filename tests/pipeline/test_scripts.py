@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from tasks.data.datasets import DATASETS
 from tasks.networks.detectors import DETECTORS
+from tasks.networks.diffusion_unets import UNETS
 from tasks.networks.segmenters import SEGMENTERS
 from tests.pipeline.conftest import TINY
 from tests.tasks.archives import write_cifar100
@@ -87,7 +88,7 @@ def test_every_task_and_model_compose(task, model):
     cfg = composed(f"task={task}", f"task/model={model}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     name, dataset = OmegaConf.load(ROOT / f"configs/task/model/{model}.yaml").name, cfg.task.data.dataset
-    assert name in {*timm.list_models(), *SEGMENTERS, *DETECTORS}
+    assert name in {*timm.list_models(), *SEGMENTERS, *DETECTORS, *UNETS}
     assert dataset in DATASETS and (dataset == task or task not in DATASETS)
     assert cfg.output_dir == f"outputs/{dataset}_{name}/ae_ddpm"
     assert cfg.task.param.path == f"param_data/{dataset}_{name}/checkpoints.safetensors"

@@ -121,7 +121,7 @@ def test_the_help_gives_the_default_of_every_option_and_an_example(place, capsys
     assert call(place, "--help") == 0
     options, _, examples = capsys.readouterr().out.partition("\nfiles:")[2].partition("\nexamples:")
     described = re.split(r"\n  (?=--)", options)[1:]
-    assert len(described) == 13 and all(re.search(r"\((default:|no\s+default|required)", one) for one in described)
+    assert len(described) == 14 and all(re.search(r"\((default:|no\s+default|required)", one) for one in described)
     assert "python -m scripts.import_checkpoints --model" in examples
 
 

@@ -133,6 +133,8 @@ def test_every_number_that_can_be_typed_has_a_range():
         "task.data.std",
         "task.warmup_steps",
         "task.gradient_clip",
+        "task.model.lora.rank",
+        "task.model.lora.alpha",
         "evaluation.noise",
         "evaluation.finetune_steps",
         "task.data.num_workers",

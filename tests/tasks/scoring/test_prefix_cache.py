@@ -28,7 +28,7 @@ def test_the_first_chunks_are_kept_if_memory_allows_and_the_others_are_recompute
     computed = []
     cache = make_cache(chunks * CHUNK_BYTES, computed)
     first = [*cache]
-    assert f"{min(10, 4 * chunks)} of 10 images" in cache.summary
+    assert f"is cached for {min(10, 4 * chunks)} of 10" in cache.summary
     assert ("scoring.cache_bytes" in cache.summary) == (chunks < 3)
     assert [number for labels in computed for number in labels] == list(range(10))
     computed.clear()
