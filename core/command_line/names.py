@@ -55,6 +55,7 @@ SECTIONS = (
     "task.collect",
     "task.collect.optimizer",
 )
+WHOLE = ("generation", "evaluation", "scoring")  # sections of which no setting may be missing
 OPTIONAL_SECTIONS = ("system.denoiser", "system.sampler", "task.scheduler", "task.model.options")
 
 
@@ -62,13 +63,18 @@ def check_names(cfg: DictConfig) -> None:
     """Check that every setting of the sections in `LISTED_IN` is one that the code reads.
 
     Raises:
-        UserError: A setting is unknown; the message suggests known ones.
+        UserError: A setting is unknown, and the message suggests known ones; or one is missing.
     """
     for section, places in LISTED_IN.items():
         given = OmegaConf.select(cfg, section) if section else cfg
         if isinstance(given, DictConfig):
             known = {name for place in places for name in list_settings(*place)}
             require_known(section, map(str, given), known | set(CHOSEN.get(section, ())))
+            if section in WHOLE and (missing := sorted(known - set(map(str, given)))):
+                raise UserError(
+                    f"{section}.{missing[0]} is missing, because an override replaces the section {section}. Remove "
+                    f"this override, and set single settings such as {section}.{missing[0]}=VALUE"
+                )
 
 
 def list_settings(file: str, section: str) -> list[str]:
@@ -78,17 +84,17 @@ def list_settings(file: str, section: str) -> list[str]:
 
 
 def check_sections(cfg: DictConfig) -> None:
-    """Check that `task`, `system` and `trainer` are sections, before values that refer to their settings are resolved.
+    """Check that the sections at the top are sections, before values that refer to their settings are resolved.
 
     Raises:
         UserError: One of them is a single value.
     """
     sections: Any = OmegaConf.to_container(cfg, resolve=False)
     for name, value in sections.items():
-        if name in ("task", "system", "trainer") and not isinstance(value, dict):
+        if (name in SECTIONS or name == "trainer") and value is not None and not isinstance(value, dict):
+            advice = f", or set {name}=NAME to a file of configs/{name}" if (CONFIGS / name).is_dir() else ""
             raise UserError(
-                f"{name}={value} is invalid: expected the name of a file in configs/{name}. Remove it, or set "
-                f"{name}=NAME"
+                f"{name}={value} is invalid: expected a section of settings, not one value. Remove it{advice}"
             )
 
 
