@@ -1,5 +1,6 @@
 """The handling of errors in every command, and the start of commands without Hydra."""
 
+import errno
 import logging
 import signal
 import sys
@@ -10,12 +11,15 @@ from core.runtime.errors import UserError, format_error
 from core.runtime.interruption import Interrupted, end_on_signals
 from core.runtime.quiet import quiet_lightning
 
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit of the size of files, a full quota
+
 
 @contextmanager
 def exit_on_mistake(*library_errors: type[Exception]) -> Iterator[None]:
     """Exit with one line on stderr and status 1 after a user's mistake, and with status 128 + n after signal n.
 
-    Status 130 is that of Ctrl-C. All other errors are bugs and keep their traceback.
+    Status 130 is that of Ctrl-C. A full disk counts as a mistake wherever it is found, since libraries write files,
+    too. All other errors are bugs and keep their traceback.
 
     Args:
         *library_errors: Errors of libraries that also count as a user's mistake, besides `UserError`.
@@ -27,6 +31,11 @@ def exit_on_mistake(*library_errors: type[Exception]) -> Iterator[None]:
     except mistakes as error:
         sys.exit(f"error: {format_error(error)}")
     except (KeyboardInterrupt, SystemExit, Exception) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            sys.exit(
+                f"error: there is no room on the disk ({format_error(error)}). Free disk space, and run the same "
+                "command again to resume"
+            )
         if (interruption := find_interruption(error)) is None:
             raise
         sys.stderr.write(

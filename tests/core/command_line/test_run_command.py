@@ -1,5 +1,8 @@
 """Errors of commands without Hydra; test_entry_point.py tests the entry points."""
 
+import errno
+import os
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +23,15 @@ def test_a_mistake_is_one_sentence_also_from_a_process_that_loads_images(num_wor
     with pytest.raises(SystemExit) as stop:
         run_command(lambda: len(list(DataLoader(Refusing(), num_workers=num_workers))))
     assert stop.value.code == "error: image 3.jpg cannot be read; remove it"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_one_sentence_also_if_a_library_writes(number):
+    with pytest.raises(SystemExit) as stop, exit_on_mistake():
+        raise OSError(number, os.strerror(number), "events.tfevents")
+    assert stop.value.code.startswith("error: there is no room on the disk") and "\n" not in stop.value.code
+    with pytest.raises(PermissionError), exit_on_mistake():
+        raise OSError(errno.EACCES, "denied")
 
 
 class FitStopped(SystemExit):
