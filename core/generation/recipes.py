@@ -53,7 +53,16 @@ def build(recipe: Recipe, **sizes: int) -> Any:
 
 
 def build_sampler(recipe: Mapping[str, Any], schedule: NoiseSchedule) -> Sampler:
-    """Build the sampler of a recipe with "scheduler", "num_steps" and optionally "clamp_samples"."""
+    """Build the sampler of a recipe with "scheduler", "num_steps" and optionally "clamp_samples".
+
+    Raises:
+        UserError: An entry is missing, or the sampler refuses its settings.
+    """
+    if missing := sorted({"scheduler", "num_steps"} - set(recipe)):
+        raise UserError(
+            f"system.sampler.{missing[0]} is missing. Set system/sampler to one of ddim, ddpm, dpm_solver, or remove "
+            "the override that replaces the section system.sampler"
+        )
     clamp = bool(recipe.get("clamp_samples"))
     return Sampler(build(recipe["scheduler"]), schedule, recipe["num_steps"], clamp=clamp)
 

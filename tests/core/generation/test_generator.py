@@ -13,9 +13,11 @@ from torch import nn
 from core.checkpoints.normalizer import Normalizer
 from core.checkpoints.subset import ParameterSubset
 from core.checkpoints.vector_rows import VectorRows
+from core.diffusion.gaussian_diffusion import NoiseSchedule
 from core.generation.generator import WeightGenerator
 from core.generation.generator_file import load_generator, load_matching_generator
 from core.generation.latent_diffusion import LatentDiffusionGenerator
+from core.generation.recipes import build_sampler
 from core.runtime.artifacts import load_artifact, save_artifact
 from core.runtime.errors import UserError
 from tests.core.tiny import SAMPLERS, damaged_copies, sampler_recipe
@@ -389,3 +391,8 @@ def test_only_a_generator_with_a_denoiser_has_steps(tiny_generator):
     assert (tiny_generator.has_encoder, tiny_generator.has_steps) == (True, True)
     tiny_generator.denoiser = None
     assert (tiny_generator.has_encoder, tiny_generator.has_steps) == (True, False)
+
+
+def test_a_sampler_without_its_scheduler_is_one_sentence():
+    with pytest.raises(UserError, match=r"system\.sampler\.scheduler is missing\. Set system/sampler to one of ddim"):
+        build_sampler({"num_steps": 3}, NoiseSchedule(10))
